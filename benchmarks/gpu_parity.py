@@ -1,0 +1,122 @@
+"""Every engine of a package, tried on this machine and compared with onnxruntime on the CPU.
+
+TensorRT-RTX does not document every GPU (Hopper, for one), so an engine is tried even where its validity
+check says no, and what happened is reported in full.  Outputs are poisoned before every run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.record import meta, write
+from runtime.backends import choose, cuda
+from runtime.backends.tensorrt import TensorRTBackend, misfit
+from runtime.backends.tensorrt_library import library, logger, validity
+from runtime.errors import BackendUnavailable, NemuError
+from runtime.package import Engine, Package
+from runtime.parity import measure
+from runtime.verify import limits_for, load_reference, run_all
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Write the report; it is written after every engine, so that a crash loses the last one only."""
+    p = argparse.ArgumentParser(description=__doc__)
+    p.add_argument("path", type=Path, help="JSON file to write")
+    p.add_argument("--package", type=Path)
+    options = p.parse_args(argv)
+    result: dict[str, Any] = {"meta": meta(), "engines": [], "skipped": []}
+    write(options.path, result)
+    if options.package is None:
+        result["skipped"].append({"what": "parity of engines", "why": "there is no package"})
+    else:
+        _package(Package.open(options.package), result, options.path)
+    write(options.path, result)
+    return 0
+
+
+def _package(package: Package, result: dict[str, Any], path: Path) -> None:
+    images = load_reference(package).images
+    cpu = choose(package, "onnxruntime")
+    expected = run_all(cpu, images)
+    cpu.close()
+    result["reference"] = f"onnxruntime on the CPU, fp32, {len(images)} reference images of the package"
+    if not package.engines():
+        result["skipped"].append({"what": "parity of engines", "why": "the package holds none"})
+    for engine in package.engines():
+        report: dict[str, Any] = {"engine": engine.path.name, "record": asdict(engine.record)}
+        result["engines"].append(report)
+        try:
+            _try(package, engine, images, expected, report, save=lambda: write(path, result))
+        except BackendUnavailable as error:
+            report["error"] = str(error)
+            result["skipped"].append({"what": f"running {engine.path.name}", "why": error.came})
+        except NemuError as error:
+            report["error"] = f"{type(error).__name__}: {error}"
+
+
+def _try(
+    package: Package,
+    engine: Engine,
+    images: np.ndarray,
+    expected: tuple[np.ndarray, np.ndarray],
+    report: dict[str, Any],
+    *,
+    save: Callable[[], None],
+) -> None:
+    """Fill `report`, calling `save` before every step that may take the process down."""
+    record = engine.record
+    plan = engine.read()
+    log = logger(library(record.flavour))
+    if record.flavour == "rtx":
+        report["validity"] = asdict(validity(plan))
+        report["validity_log"] = list(log.lines)
+    gpu = cuda.device(0)
+    report["gpu"] = asdict(gpu)
+    report["misfit"] = misfit(record, gpu.compute_capability)
+    report["stage"] = "opening"
+    save()
+    started = time.monotonic()
+    backend = TensorRTBackend(engine, plan=plan, input=package.manifest.input, gpu=gpu)
+    try:
+        report["open_seconds"] = time.monotonic() - started
+        report["stage"] = "running"
+        report["load_log"] = list(backend.load_log)
+        save()
+        limits = limits_for(record.precision)
+        for batch in sorted({1, backend.max_batch}):
+            outputs = _poisoned_run(backend, images, batch)
+            parity = measure(
+                embedding=outputs[0],
+                mask=outputs[1],
+                reference_embedding=expected[0],
+                reference_mask=expected[1],
+                limits=limits,
+            )
+            report.setdefault("parity", {})[f"batch {batch}"] = parity.to_json()
+            report.setdefault("failures", []).extend(parity.failures(limits))
+            save()
+        report["stage"] = "done"
+    finally:
+        backend.close()
+
+
+def _poisoned_run(backend: TensorRTBackend, images: np.ndarray, batch: int) -> tuple[np.ndarray, np.ndarray]:
+    """All images, `batch` at a time; every output buffer holds NaN before each run."""
+    parts = []
+    for start in range(0, len(images), batch):
+        backend.poison()
+        parts.append(backend.run(images[start : start + batch]))
+    embedding, mask = (np.concatenate(part) for part in zip(*parts, strict=True))
+    return embedding, mask
+
+
+if __name__ == "__main__":
+    sys.exit(main())

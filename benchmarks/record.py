@@ -1,0 +1,72 @@
+"""What every figure is reported with: versions, device, commit, command; and how it reaches the disk."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from runtime.atomic import atomic_file
+from runtime.backends import cuda
+from runtime.errors import BackendUnavailable
+
+PACKAGES = (
+    *("numpy", "torch", "torchvision", "timm", "lightning", "safetensors"),
+    *("onnx", "onnxscript", "onnxsim", "onnxruntime", "cuda-bindings"),
+    *("tensorrt_rtx", "tensorrt", "tensorrt_lean"),
+)
+
+
+def meta() -> dict[str, Any]:
+    """Versions, device, commit and command (of the whole check, where this process is a step of it)."""
+    return {
+        "versions": {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}},
+        "device": device_name(),
+        "commit": _commit(),
+        "command": os.environ.get("COMMAND") or " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+    }
+
+
+def device_name() -> str:
+    """Name of the first GPU, or of the processor and why there is no GPU."""
+    try:
+        return cuda.device(0).name
+    except BackendUnavailable as error:
+        return f"{_processor()}; no GPU: {error.came}"
+
+
+def write(path: Path, content: dict[str, Any]) -> None:
+    """Write JSON, whole or not at all."""
+    with atomic_file(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=2) + "\n")
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+def _processor() -> str:
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.is_file() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return f"{names[0] if names else platform.machine()}, {len(names)} logical CPUs"
+
+
+def _commit() -> str:
+    """Of the working tree, with `+changes` if it has some; `unknown` in a copy without its repository."""
+    try:
+        head = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True)
+        changes = subprocess.run(["git", "status", "--porcelain"], capture_output=True, text=True)
+    except FileNotFoundError:  # no git
+        return "unknown"
+    if head.returncode:
+        return "unknown"
+    return head.stdout.strip() + ("+changes" if changes.stdout.strip() else "")

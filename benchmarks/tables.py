@@ -1,0 +1,101 @@
+"""README's figures, from the JSON under benchmarks/results/.
+
+python -m benchmarks.tables          rewrite the part of README between the markers
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "benchmarks/results"
+BEGIN, END = "<!-- figures: python -m benchmarks.tables -->\n", "<!-- end of figures -->\n"
+
+
+def figures() -> str:
+    """Markdown made from the results as they stand."""
+    return "\n".join((_demo(_load("demo_score")), _zoo(_load("zoo")), _imports(_load("import_time"))))
+
+
+def insert(readme: str) -> str:
+    """README with its figures replaced."""
+    before, _, rest = readme.partition(BEGIN)
+    _, _, after = rest.partition(END)
+    return f"{before}{BEGIN}{figures()}{END}{after}"
+
+
+def _load(name: str) -> dict[str, Any]:
+    return json.loads((RESULTS / f"{name}.json").read_text())
+
+
+def _demo(result: dict[str, Any]) -> str:
+    rows = result["rows"]
+    encoder = json.loads((ROOT / "demo/encoder.json").read_text())
+    names = (
+        ("mean mask on the digit", "mask_on_digit", "{:.3f}"),
+        ("mean mask off the digit", "mask_off_digit", "{:.3f}"),
+        ("difference", "difference", "{:.3f}"),
+        ("embedding distance of the masked image, end of training", "embedding_distance", "{:.3f}"),
+    )
+    cells = [(title, _spread([row[key] for row in rows], form)) for title, key, form in names]
+    return (
+        f"**The demo's masker**, {rows[0]['steps']} steps, {rows[0]['scenes']} test scenes: mean ± standard "
+        f"deviation over {len(rows)} seeds\n"
+        "(`python -m benchmarks.demo_score --json benchmarks/results/demo_score.json`).\n"
+        f"Its encoder names {encoder['test_accuracy']:.1%} of {encoder['test_scenes']} test scenes right\n"
+        f"(`{encoder['command']}`).\n\n" + _table(("", ""), cells)
+    )
+
+
+def _zoo(result: dict[str, Any]) -> str:
+    titles = ("encoder", "engine", "layers in half", "build, s", "fp32 error", "fp16 error", "fp16 mask IoU")
+    cells = []
+    for r in result["rows"]:
+        layers = r["weighted_layers"]
+        half = f"{layers.get('HALF', 0)} of {sum(layers.values())}"
+        errors = (f"{r['fp32_embedding_error']:.0e}", f"{r['fp16_embedding_error']:.0e}")
+        cells.append(
+            (
+                r["encoder"],
+                r["engine"],
+                half,
+                f"{r['build_seconds']:.1f}",
+                *errors,
+                f"{r['fp16_mask_iou']:.4f}",
+            )
+        )
+    return (
+        "**Encoders that compile** at 224 pixels, random weights, fp16 engine built without a GPU\n"
+        "(`python -m benchmarks.zoo --out zoo --json benchmarks/results/zoo.json`).\n"
+        "Errors: embedding of the worst image, relative to the median distance between different images.\n\n"
+        + _table(titles, cells)
+    )
+
+
+def _imports(result: dict[str, Any]) -> str:
+    rows = {row["statement"]: row for row in result["rows"]}
+    one, every = (rows[k]["beyond_numpy_median_ms"] for k in ("runtime", "every module of runtime"))
+    return (
+        f"**Import**: `import runtime` takes {one:.0f} ms beyond `import numpy`, "
+        f"every module of it {every:.0f} ms; medians of {rows['runtime']['n']} interpreters\n"
+        "(`python -m benchmarks.import_time --json benchmarks/results/import_time.json`).\n"
+    )
+
+
+def _table(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = (titles, ["---"] * len(titles), *rows)
+    return "".join("| " + " | ".join(line) + " |\n" for line in lines)
+
+
+def _spread(values: list[float], form: str) -> str:
+    mean, deviation = statistics.mean(values), statistics.stdev(values) if len(values) > 1 else 0.0
+    return f"{form.format(mean)} ± {form.format(deviation)}"
+
+
+if __name__ == "__main__":
+    path = ROOT / "README.md"
+    path.write_text(insert(path.read_text()))

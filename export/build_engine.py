@@ -1,0 +1,159 @@
+"""python -m export.build_engine: a masker and its encoder, fused into one package; engines for devices.
+
+Two uses:
+  --masker … --out x.nemu     makes a package: ONNX graphs, reference, model card, and engines (needs torch)
+  --package x.nemu --target … adds an engine that this machine can build, from the package's own ONNX
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from export import attach
+from export.precision import GRAPHS
+from runtime.atomic import atomic_folder, refuse_existing
+from runtime.errors import InputError, NemuError
+from runtime.package import MANIFEST, Package
+
+TARGETS = ("onnx", "rtx", "tensorrt")
+
+EXAMPLE = """examples:
+  python -m export.build_engine --masker runs/x/masker.safetensors --target rtx --out x.nemu
+  python -m export.build_engine --package x.nemu --target tensorrt --precision fp16     # on the device
+
+exit codes: 0 ok, 1 error, 2 usage, 3 the parity gate failed (nothing is written)
+"""
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    p = argparse.ArgumentParser(
+        prog="python -m export.build_engine",
+        description=__doc__,
+        epilog=EXAMPLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    source = p.add_mutually_exclusive_group(required=True)
+    source.add_argument("--masker", type=Path, help="masker.safetensors from python -m train")
+    source.add_argument("--package", type=Path, help="an existing package, to add engines to")
+    p.add_argument("--out", type=Path, help="the package to make, NAME.nemu (with --masker)")
+    p.add_argument("--weights", help="where the encoder's weights are now (with --masker)")
+    p.add_argument(
+        "--reference", type=Path, help="folder of photographs to check with and to ship (with --masker)"
+    )
+    p.add_argument("--no-simplify", action="store_true", help="do not run onnxsim (with --masker)")
+    p.add_argument(
+        "--precision", choices=tuple(GRAPHS), default="fp16", help="inside the engine (%(default)s)"
+    )
+    p.add_argument("--batch", default="1:1:8", metavar="MIN:OPT:MAX", help="of the engine (%(default)s)")
+    p.add_argument("--target", action="append", choices=TARGETS, help="repeatable; default: onnx, no engine")
+    p.add_argument("--workspace", type=int, metavar="MIB", help="limit of the builder's scratch memory")
+    p.add_argument("--force", action="store_true", help="replace a package or engine that is already there")
+    p.add_argument("--quiet", action="store_true", help="no progress")
+    return p
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run; returns the exit code."""
+    p = parser()
+    options = p.parse_args(argv)
+    if options.masker and not options.out:
+        p.error("--masker needs --out NAME.nemu")
+    if options.package and (options.out or options.weights or options.reference):
+        p.error("--out, --weights and --reference go with --masker")
+    try:
+        request = attach.Request(
+            targets=tuple(dict.fromkeys(t for t in options.target or () if t != "onnx")),
+            precision=options.precision,
+            batch=_batch(options.batch),
+            workspace_bytes=None if options.workspace is None else options.workspace << 20,
+            progress=not options.quiet,
+            force=options.force,
+        )
+        request.check()
+        package = _add(options, request) if options.package else _make(options, request)
+    except NemuError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    except OSError as error:  # a full disk, a folder that may not be written
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted; nothing was written", file=sys.stderr)
+        return 130
+    for name, figures in package.manifest.parity.items():
+        print(
+            f"parity {name}: embedding error {figures['embedding_error']:.1e}, "
+            f"mask error {figures['mask_error']:.1e}, IoU {figures['mask_iou']:.4f}"
+        )
+    for engine in package.engines():
+        r = engine.record
+        print(f"{engine.path.name}: {r.flavour} {r.version}, {r.precision}, {r.tensor_types}")
+    print(f"{package.path}: {package.manifest.embedding_id}")
+    print(f"next: python -m runtime explain {package.path} PHOTO… --out explained/")
+    return 0
+
+
+def _make(options: argparse.Namespace, request: attach.Request) -> Package:
+    """A new package, whole or not at all."""
+    refuse_existing(options.out, force=options.force and (options.out / MANIFEST).is_file())
+    from export.pack import make_package  # imports torch
+
+    with atomic_folder(options.out, force=options.force) as folder:
+        package = make_package(
+            folder,
+            name=options.out.name,
+            masker=options.masker,
+            weights=options.weights,
+            reference=options.reference,
+            precision=options.precision,
+            simplify=not options.no_simplify,
+            step=_silent if options.quiet else _step,
+        )
+        attach.add(package, request)
+    return Package.open(options.out)
+
+
+def _add(options: argparse.Namespace, request: attach.Request) -> Package:
+    """Engines for an existing package."""
+    if not request.targets:
+        raise InputError(
+            f"--package {options.package} without an engine to build",
+            expected="--target rtx or --target tensorrt",
+            cure=f"python -m export.build_engine --package {options.package} --target rtx",
+        )
+    package = Package.open(options.package)
+    attach.add(package, request)
+    return package
+
+
+@contextmanager
+def _step(what: str) -> Iterator[None]:
+    print(f"{what} …", end=" ", file=sys.stderr, flush=True)
+    began = time.monotonic()
+    yield
+    print(f"{time.monotonic() - began:.1f} s", file=sys.stderr)
+
+
+@contextmanager
+def _silent(what: str) -> Iterator[None]:
+    yield
+
+
+def _batch(text: str) -> tuple[int, int, int]:
+    parts = text.split(":")
+    if not all(part.isdigit() for part in parts) or len(parts) not in (1, 3):
+        raise InputError(f"--batch {text}", expected="N, or MIN:OPT:MAX", cure="--batch 1:1:8")
+    low, best, high = (int(part) for part in (parts if len(parts) == 3 else parts * 3))
+    if not 1 <= low <= best <= high:
+        raise InputError(f"--batch {text}", expected="1 <= MIN <= OPT <= MAX", cure="--batch 1:1:8")
+    return low, best, high
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,171 @@
+"""torch → ONNX: export, simplify, lint.
+
+Opset and IR version are pinned low, because Python 3.10 on aarch64 resolves to an older onnxruntime and
+JetPack 6 to TensorRT 10.3.
+"""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import onnx
+
+from runtime.errors import ExportError
+
+if TYPE_CHECKING:
+    from export.fuse import Fused
+
+OPSET = 18
+IR_VERSION = 10
+INPUT = "image"
+OUTPUTS = ("embedding", "mask")
+
+
+def export_onnx(fused: Fused, *, height: int, width: int) -> onnx.ModelProto:
+    """The graph of `fused`, batch axis `N` free, everything else fixed.
+
+    Raises:
+        ExportError: the exporter could not trace the encoder.
+    """
+    import torch
+
+    example = torch.zeros(2, height, width, 3, dtype=torch.uint8)
+    for name in ("torch.onnx", "onnxscript", "onnx_ir"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            program = torch.onnx.export(
+                fused,
+                (example,),
+                dynamo=True,
+                verbose=False,
+                input_names=[INPUT],
+                output_names=list(OUTPUTS),
+                dynamic_shapes={"image": {0: torch.export.Dim("N", min=1, max=4096)}},
+                opset_version=OPSET,
+            )
+        except torch.onnx.errors.OnnxExporterError as error:
+            raise ExportError(
+                f"{fused.nem.encoder.record.id} could not be traced: {error}",
+                expected="an encoder whose forward is free of data-dependent control flow",
+                cure="try a newer torch, or wrap the encoder as module:factory without the part named above",
+            ) from error
+    if program is None:
+        raise ExportError(
+            f"torch {torch.__version__} returned no program",
+            expected="torch 2.6 or newer, with its dynamo exporter",
+            cure='pip install --upgrade "torch>=2.6" onnxscript',
+        )
+    model = program.model_proto
+    model.ir_version = min(model.ir_version, IR_VERSION)
+    return model
+
+
+def simplify(model: onnx.ModelProto) -> tuple[onnx.ModelProto, str]:
+    """onnxsim, if it is installed and changes nothing but the graph's shape; and what was done, in words.
+
+    The simplified graph must give the original's outputs on a random image, bit for bit or within
+    1e-3 of their largest magnitude; otherwise the original is kept, and the words say so.
+    """
+    if sum(len(tensor.raw_data) for tensor in model.graph.initializer) > 1_900_000_000:
+        return model, "not simplified: more than protobuf's 2 GB"
+    try:
+        import onnxsim
+    except ImportError:
+        return model, "not simplified: onnxsim is not installed"
+    try:
+        simpler, consistent = onnxsim.simplify(model)
+    except (RuntimeError, ValueError, onnx.checker.ValidationError) as error:
+        return model, f"not simplified: onnxsim failed ({str(error).partition(chr(10))[0]})"
+    if not consistent:
+        return model, "not simplified: onnxsim's own check failed"
+    simpler.ir_version = min(simpler.ir_version, IR_VERSION)
+    worst = max(_difference(a, b) for a, b in zip(_outputs(model), _outputs(simpler), strict=True))
+    if not worst < 1e-3:
+        return model, f"not simplified: outputs moved by {worst:.1e}"
+    return simpler, f"simplified from {len(model.graph.node)} to {len(simpler.graph.node)} nodes"
+
+
+def lint(model: onnx.ModelProto) -> None:
+    """Refuse what TensorRT is known to refuse or to get wrong.
+
+    Raises:
+        ExportError: naming every node at fault.
+    """
+    faults = list(_faults(model))
+    if faults:
+        raise ExportError(
+            "the graph would not run everywhere: " + "; ".join(faults),
+            expected="no If/Loop/Scan, LayerNormalization as one op, no antialiased Resize, uint8 cast "
+            f"before it is transposed, opset {OPSET}, IR {IR_VERSION}, outputs {' and '.join(OUTPUTS)}",
+            cure="rewrite that part of the encoder (tables as constants, nn.LayerNorm, plain interpolate)",
+        )
+
+
+def save(model: onnx.ModelProto, path: Path) -> None:
+    """Write `path` and its weights as `path.data`, so that runtimes can map them."""
+    onnx.save_model(
+        model, str(path), save_as_external_data=True, location=path.name + ".data", size_threshold=1024
+    )
+    onnx.checker.check_model(str(path))
+
+
+def _faults(model: onnx.ModelProto) -> Iterator[str]:
+    opset = next(o.version for o in model.opset_import if o.domain in ("", "ai.onnx"))
+    if opset != OPSET or model.ir_version > IR_VERSION:
+        yield f"opset {opset}, IR {model.ir_version}"
+    outputs = [(o.name, o.type.tensor_type.elem_type) for o in model.graph.output]
+    if outputs != [(name, onnx.TensorProto.FLOAT) for name in OUTPUTS]:
+        yield f"outputs {outputs}"
+    image = model.graph.input[0]
+    if (image.name, image.type.tensor_type.elem_type) != (INPUT, onnx.TensorProto.UINT8):
+        yield f"input {image.name}"
+    spread = _squared_deviations(model)
+    for node in model.graph.node:
+        attributes = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
+        if node.op_type in ("If", "Loop", "Scan"):
+            yield f"{node.op_type} {node.name}"
+        elif node.op_type == "Transpose" and node.input[0] == INPUT:
+            yield f"Transpose of uint8 {node.name}"
+        elif node.op_type == "Resize" and attributes.get("antialias"):
+            yield f"antialiased Resize {node.name}"
+        elif node.op_type == "ReduceMean" and node.input[0] in spread:
+            yield f"LayerNorm in pieces at {node.name}"
+
+
+def _squared_deviations(model: onnx.ModelProto) -> set[str]:
+    """Tensors (x − mean x)², whose mean is a variance: a LayerNorm in pieces has them, an RMSNorm not."""
+    nodes = model.graph.node
+    means = {n.output[0] for n in nodes if n.op_type == "ReduceMean"}
+    deviations = {n.output[0] for n in nodes if n.op_type == "Sub" and set(n.input) & means}
+    return {
+        n.output[0]
+        for n in nodes
+        if (n.op_type == "Pow" and n.input[0] in deviations)
+        or (n.op_type == "Mul" and n.input[0] == n.input[1] and n.input[0] in deviations)
+    }
+
+
+def _outputs(model: onnx.ModelProto) -> list[np.ndarray]:
+    """The graph's outputs on one random image, through onnxruntime."""
+    import onnxruntime
+
+    shape = [d.dim_value or 1 for d in model.graph.input[0].type.tensor_type.shape.dim]
+    image = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    session = onnxruntime.InferenceSession(
+        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
+    return session.run(None, {INPUT: image})
+
+
+def _difference(a: np.ndarray, b: np.ndarray) -> float:
+    return float(np.abs(a - b).max() / max(np.abs(a).max(), 1e-9))

@@ -1,0 +1,171 @@
+"""Pack encoder and masker into a package: fuse, export, check, describe.  This part needs torch."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import hashlib
+import json
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import runtime
+from export import graph
+from export.card import model_card
+from export.fuse import Fused
+from export.precision import GRAPHS
+from export.verify import check_range, gate, run_onnx, run_torch
+from runtime.errors import InputError
+from runtime.image import Geometry, find_images, load_image
+from runtime.manifest import SCHEMA, EncoderRecord, InputRecord, Manifest, MaskerRecord, OutputRecord
+from runtime.package import MANIFEST, REFERENCE, Package, files_in, sha256_file
+from runtime.verify import Reference
+from train.checkpoint import load_nem, read_config
+from train.config import TrainConfig
+from train.encoder import FrozenEncoder
+
+PHOTOGRAPHS = Path(__file__).parent / "photographs"
+IMAGES = 16
+"""At most this many reference images are taken from a folder."""
+
+Step = Callable[[str], AbstractContextManager[None]]
+"""Wraps each long step, for progress."""
+
+
+def make_package(
+    folder: Path,
+    *,
+    name: str,
+    masker: Path,
+    weights: str | None,
+    reference: Path | None,
+    precision: str,
+    simplify: bool,
+    step: Step,
+) -> Package:
+    """Fill an empty folder with a package, without engines.
+
+    Args:
+        name: what the package will be called, for its model card.
+        reference: folder of photographs that may be shipped; None takes the project's own.
+        precision: `fp16` adds the half graph beside the fp32 one.
+
+    Raises:
+        ParityError: a graph is beyond the gate.
+        InputError, MaskerMismatch, SchemaError: see `train.checkpoint.load_nem`.
+        ExportError: see `export.graph`.
+    """
+    with step("loading encoder and masker"):
+        nem = load_nem(masker, weights=weights)
+        config = read_config(masker)
+        images = _reference_images(reference or PHOTOGRAPHS, nem.encoder.input)
+    full = Fused(nem, precision="fp32")
+    with step(f"torch reference on {len(images)} images"):
+        expected = Reference(images, *run_torch(full, images))
+    parity: dict[str, dict[str, Any]] = {}
+    for which in dict.fromkeys(("fp32", precision)):
+        fused = full if which == "fp32" else Fused(nem, precision=which)
+        if which != "fp32":
+            with step(f"{which}: torch in half precision"):
+                peaks = check_range(full, images)
+                outputs = run_torch(fused, images)
+                figures = gate(expected, f"torch {which}", *outputs, precision=which)
+                parity[f"torch {which}"] = {**figures.to_json(), "largest_activations": peaks}
+        with step(f"{which}: exporting {GRAPHS[which]}"):
+            how = _write_graph(fused, folder / GRAPHS[which], simplify=simplify)
+        with step(f"{which}: parity through onnxruntime"):
+            outputs = run_onnx(folder / GRAPHS[which], images)
+            figures = gate(expected, GRAPHS[which], *outputs, precision=which)
+            parity[f"onnx {which}"] = {**figures.to_json(), "graph": how}
+    np.savez_compressed(folder / REFERENCE, **expected._asdict())
+
+    manifest = Manifest(
+        schema=SCHEMA,
+        nemu=runtime.__version__,
+        created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        embedding_id=embedding_id(nem.encoder),
+        encoder=nem.encoder.record,
+        masker=MaskerRecord(
+            architecture="unet",
+            sha256=sha256_file(masker),
+            objective=config.objective,
+            config=_shippable(config),
+        ),
+        input=nem.encoder.input,
+        outputs=_outputs(nem.encoder.record, nem.encoder.input),
+        parity=parity,
+        files={},
+    )
+    return _seal(folder, manifest, name)
+
+
+def embedding_id(encoder: FrozenEncoder) -> str:
+    """Equal for two packages exactly if encoder weights, embedding and preprocessing are equal."""
+    r = encoder.record
+    what = json.dumps(
+        [r.fingerprint, r.embedding, r.l2_normalized, dataclasses.asdict(encoder.input)], sort_keys=True
+    )
+    name = r.id.rpartition("/")[2].rpartition(":")[2]
+    return f"{name}-{r.embedding}-{hashlib.sha256(what.encode()).hexdigest()[:12]}"
+
+
+def _shippable(config: TrainConfig) -> dict[str, Any]:
+    """The configuration without the maker's folders: of paths, only the last name."""
+    fields = dataclasses.asdict(config)
+    fields["data"] = Path(config.data).name
+    if config.encoder.weights is not None:
+        fields["encoder"]["weights"] = Path(config.encoder.weights).name
+    return fields
+
+
+def _write_graph(fused: Fused, path: Path, *, simplify: bool) -> str:
+    """Export, simplify, lint, write; returns what the simplifier did."""
+    size = fused.nem.encoder.input
+    model = graph.export_onnx(fused, height=size.height, width=size.width)
+    model, how = graph.simplify(model) if simplify else (model, "not simplified: --no-simplify")
+    graph.lint(model)
+    graph.save(model, path)
+    return how
+
+
+def _reference_images(folder: Path, size: InputRecord) -> np.ndarray:
+    """uint8 (N, H, W, 3): the first images of the folder, as the encoder would see them."""
+    files = find_images(folder)[:IMAGES]
+    if len(files) < 4:
+        raise InputError(
+            f"--reference {folder} holds {len(files)} images",
+            expected="at least 4 different ones",
+            cure="add photographs, or leave --reference out to use the project's own",
+        )
+    geometry = Geometry.from_record(size)
+    return np.stack([geometry.fit(load_image(file))[0] for file in files])
+
+
+def _outputs(encoder: EncoderRecord, size: InputRecord) -> tuple[OutputRecord, ...]:
+    return (
+        OutputRecord(
+            name="embedding",
+            shape=("N", encoder.dimension),
+            meaning=f"the encoder's {encoder.embedding} embedding",
+        ),
+        OutputRecord(
+            name="mask",
+            shape=("N", size.height, size.width),
+            meaning="0 to 1, higher = more important for the embedding",
+        ),
+    )
+
+
+def _seal(folder: Path, manifest: Manifest, name: str) -> Package:
+    """Write the card, then the manifest with every file's hash, and open the result."""
+    (folder / "README.md").write_text(model_card(manifest, name=name))
+    for _, file in files_in(folder):
+        file.chmod(0o644)  # onnx leaves its weights readable by their owner only
+    files = {path: sha256_file(file) for path, file in files_in(folder)}
+    manifest = dataclasses.replace(manifest, files=files)
+    (folder / MANIFEST).write_text(manifest.to_json())
+    return Package.open(folder)

@@ -1,0 +1,127 @@
+"""The parity gate: nothing enters a package without passing it.
+
+The reference is the torch module in float32 on the reference images.  Against it stand the ONNX graphs
+as onnxruntime runs them on the CPU, and, for fp16, the torch module in half precision: onnxruntime
+computes half graphs in float32 on a CPU, so it can only vouch for the graph, not for its arithmetic.
+What is measured, and the negative control, is in `runtime.parity`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from runtime.errors import ParityError
+from runtime.parity import Parity
+from runtime.verify import Reference, limits_for
+
+if TYPE_CHECKING:
+    from export.fuse import Fused
+
+LARGEST_HALF = 65504.0
+
+
+def gate(
+    reference: Reference, name: str, embedding: np.ndarray, mask: np.ndarray, *, precision: str
+) -> Parity:
+    """Hold outputs for the reference's images against it.
+
+    Args:
+        name: what was compared, for the message.
+        precision: whose limits apply, see `runtime.parity.LIMITS`.
+
+    Raises:
+        ParityError: beyond the limits, with the likely cause.
+    """
+    parity = reference.compare(embedding, mask, precision=precision)
+    if failures := parity.failures(limits_for(precision)):
+        raise ParityError(
+            f"{name}: " + "; ".join(failures),
+            expected="outputs within the gate",
+            cure=_cure(parity, precision),
+        )
+    return parity
+
+
+def run_torch(fused: Fused, images: np.ndarray, *, batch: int = 4) -> tuple[np.ndarray, np.ndarray]:
+    """uint8 (N, H, W, 3) → embedding (N, D), mask (N, H, W), both float32, by the torch module."""
+    import torch
+
+    with torch.inference_mode():
+        parts = [fused(torch.from_numpy(images[i : i + batch])) for i in range(0, len(images), batch)]
+    embedding, mask = (torch.cat(p).numpy() for p in zip(*parts, strict=True))
+    return embedding, mask
+
+
+def run_onnx(path: Path, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The same by onnxruntime on the CPU, one image at a time."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    parts = [session.run(["embedding", "mask"], {"image": image[None]}) for image in images]
+    embedding, mask = (np.concatenate(p) for p in zip(*parts, strict=True))
+    return embedding, mask
+
+
+def largest_activations(fused: Fused, images: np.ndarray, *, top: int = 3) -> dict[str, float]:
+    """The modules whose outputs are largest in magnitude on the images, largest first.
+
+    Hooks every leaf module of the float32 network, so that an overflow in half precision has a name.
+    """
+    import torch
+
+    peaks: dict[str, float] = {}
+
+    def record(name: str, output: Any) -> None:
+        if isinstance(output, torch.Tensor) and output.numel():
+            peaks[name] = max(peaks.get(name, 0.0), output.abs().max().item())
+
+    hooks = [
+        module.register_forward_hook(lambda _m, _i, output, name=name: record(name, output))
+        for name, module in fused.named_modules()
+        if not any(True for _ in module.children())
+    ]
+    try:
+        run_torch(fused, images)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return dict(sorted(peaks.items(), key=lambda item: -item[1])[:top])
+
+
+def check_range(fused: Fused, images: np.ndarray) -> dict[str, float]:
+    """Refuse a network whose activations leave half precision's range.
+
+    Returns:
+        The largest activations, by module name.
+
+    Raises:
+        ParityError: naming the modules above 65504.
+    """
+    peaks = largest_activations(fused, images)
+    beyond = {k: v for k, v in peaks.items() if not v < LARGEST_HALF}
+    if beyond:
+        raise ParityError(
+            "activations leave half precision: "
+            + ", ".join(f"{k} reaches {v:.3g}" for k, v in beyond.items()),
+            expected=f"magnitudes below {LARGEST_HALF:.0f}",
+            cure="build with --precision fp32",
+        )
+    return peaks
+
+
+def _cure(parity: Parity, precision: str) -> str:
+    if not parity.control_failed:
+        return "give reference images that differ more, with --reference FOLDER"
+    if precision == "fp32":
+        return (
+            "an operator of this graph is exported or simplified wrongly: build with --no-simplify; if that "
+            "does not help, try another version of torch, onnx or onnxruntime"
+        )
+    return (
+        "half precision loses too much: build with --precision fp32, or give more typical --reference images"
+    )

@@ -1,0 +1,68 @@
+"""nemu train | build | explain | info | doctor | verify: one name for the commands of every room."""
+
+from __future__ import annotations
+
+import sys
+
+_COMMANDS = {
+    "train": "train a masker for an encoder          (python -m train)",
+    "build": "masker → package with engines          (python -m export.build_engine)",
+    "explain": "explain pictures                       (python -m runtime explain)",
+    "info": "what a package is                      (python -m runtime info)",
+    "doctor": "what is installed and what is missing  (python -m runtime doctor)",
+    "verify": "does a package give what it should     (python -m runtime verify)",
+}
+_EXTRAS = {"train": "train", "build": "export"}
+_TRAIN = ("torch", "torchvision", "timm", "lightning", "safetensors", "onnxscript")
+_USAGE = "usage: nemu COMMAND ...   (nemu COMMAND --help)\n\n" + "\n".join(
+    f"  {name:9}{text}" for name, text in _COMMANDS.items()
+)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run a command; returns its exit code: 0 done, 1 error, 2 wrong usage, 3 the parity gate failed."""
+    arguments = sys.argv[1:] if argv is None else argv
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(_USAGE)
+        return 0 if arguments else 2
+    if arguments[0] == "--version":
+        from runtime import __version__
+
+        print(__version__)
+        return 0
+    if arguments[0] not in _COMMANDS:
+        print(f"nemu: there is no command {arguments[0]!r}\n{_USAGE}", file=sys.stderr)
+        return 2
+    try:
+        return _run(arguments[0], arguments[1:])
+    except KeyboardInterrupt:
+        return 130
+    except ModuleNotFoundError as error:
+        extra = "train" if error.name in _TRAIN else _EXTRAS.get(arguments[0])
+        if extra is None or (error.name or "").partition(".")[0] in ("runtime", "train", "export"):
+            raise
+        print(
+            f"error: nemu {arguments[0]} needs {error.name}, which is not installed\n"
+            f"  expected: the packages of the extra `{extra}`\n"
+            f'  cure: in the folder of this project: pip install ".[{extra}]"',
+            file=sys.stderr,
+        )
+        return 1
+
+
+def _run(command: str, arguments: list[str]) -> int:
+    if command == "train":
+        from train.__main__ import main as train
+
+        return train(arguments)
+    if command == "build":
+        from export.build_engine import main as build
+
+        return build(arguments)
+    from runtime.__main__ import main as run
+
+    return run([command, *arguments])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,42 @@
+"""What runs on the device: a compiled package in, embedding and explanation mask out."""
+
+from runtime.errors import (
+    BackendError,
+    BackendUnavailable,
+    EngineMismatch,
+    ExportError,
+    InputError,
+    IntegrityError,
+    MaskerMismatch,
+    NemuError,
+    OutputExists,
+    PackageError,
+    ParityError,
+    SchemaError,
+)
+from runtime.explainer import Explainer
+from runtime.explanation import Explanation
+from runtime.manifest import Manifest
+from runtime.package import Package
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "BackendError",
+    "BackendUnavailable",
+    "EngineMismatch",
+    "Explainer",
+    "Explanation",
+    "ExportError",
+    "InputError",
+    "IntegrityError",
+    "Manifest",
+    "MaskerMismatch",
+    "NemuError",
+    "OutputExists",
+    "Package",
+    "PackageError",
+    "ParityError",
+    "SchemaError",
+    "__version__",
+]

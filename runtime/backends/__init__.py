@@ -1,0 +1,55 @@
+"""Which backend runs a package.  Chosen once; after that nothing falls back."""
+
+from __future__ import annotations
+
+from runtime.backends.base import Backend, check_images
+from runtime.errors import BackendUnavailable, EngineMismatch, InputError
+from runtime.package import Package
+
+__all__ = ["NAMES", "Backend", "check_images", "choose"]
+
+NAMES = ("auto", "onnxruntime", "tensorrt")
+
+
+def choose(package: Package, backend: str = "auto", device: int = 0) -> Backend:
+    """Open a backend for a package.
+
+    Args:
+        package: an opened package.
+        backend: `onnxruntime` (CPU), `tensorrt` (an engine of the package, any flavour), or `auto`: a
+            fitting engine if its library and driver are here, else onnxruntime.  `Backend.why` says which
+            it was and why.
+        device: number of the GPU, for engines.
+
+    Raises:
+        InputError: no such backend.
+        BackendUnavailable: the library, driver or device of the backend asked for is not here.
+        EngineMismatch: `tensorrt` was asked for and no engine fits.
+        BackendError: it is here and failed.
+    """
+    if backend not in NAMES:
+        raise InputError(
+            f"backend={backend!r}", expected=" or ".join(NAMES), cure="use 'auto' if you have no preference"
+        )
+    if backend == "onnxruntime":
+        return _onnxruntime(package, "it was asked for")
+    if backend == "tensorrt":
+        return _tensorrt(package, device)
+    if not package.engines():
+        return _onnxruntime(package, "the package holds no engine")
+    try:
+        return _tensorrt(package, device)
+    except (BackendUnavailable, EngineMismatch) as error:
+        return _onnxruntime(package, f"no engine of the package can run here: {error.came}")
+
+
+def _onnxruntime(package: Package, why: str) -> Backend:
+    from runtime.backends.onnxruntime import OnnxRuntimeBackend
+
+    return OnnxRuntimeBackend(package, why=why)
+
+
+def _tensorrt(package: Package, device: int) -> Backend:
+    from runtime.backends.tensorrt import open_backend
+
+    return open_backend(package, device=device)

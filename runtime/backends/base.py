@@ -1,0 +1,61 @@
+"""What every backend is, and what it may be given: small enough that `fake.py` fits on a screen."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import numpy as np
+
+from runtime.errors import InputError
+
+
+class Backend(Protocol):
+    """Runs one package's graph.  Used from one thread at a time."""
+
+    name: str
+    """`onnxruntime`, `tensorrt`, ..."""
+    why: str
+    """One sentence: why this backend was chosen, and what it runs on."""
+    precision: str
+    """`fp32` or `fp16`: what the graph computes in; it names the parity limits and ends the embedding id."""
+    max_batch: int
+    """The most images one `run` takes."""
+    degraded: str
+    """What is slower or less than it should be, e.g. `no CUDA graph: ...`; empty if nothing is."""
+
+    def run(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Images in, both outputs out.
+
+        Args:
+            images: uint8 (N, H, W, 3) RGB, 1 <= N <= max_batch, of the graph's size.
+
+        Returns:
+            embedding float32 (N, D) and mask float32 (N, H, W) in [0, 1].  The caller owns both: the
+            next run does not touch them.
+
+        Raises:
+            InputError: images of another dtype or shape.
+            BackendError: the run failed, or the backend is closed.
+        """
+        ...
+
+    def close(self) -> None:
+        """Give back memory and handles; may be called again."""
+        ...
+
+
+def check_images(images: np.ndarray, *, height: int, width: int, max_batch: int) -> np.ndarray:
+    """The images, C-contiguous, if a graph of this size can take them.
+
+    Raises:
+        InputError: not uint8 (N, height, width, 3) with 1 <= N <= max_batch.
+    """
+    fits = isinstance(images, np.ndarray) and images.dtype == np.uint8 and images.ndim == 4
+    if not fits or images.shape[1:] != (height, width, 3) or not 1 <= len(images) <= max_batch:
+        came = f"{images.dtype} {images.shape}" if isinstance(images, np.ndarray) else type(images).__name__
+        raise InputError(
+            f"images: {came}",
+            expected=f"uint8 (N, {height}, {width}, 3), N from 1 to {max_batch}",
+            cure="use the Explainer, which resizes pictures and cuts batches to size",
+        )
+    return np.ascontiguousarray(images)

@@ -1,0 +1,107 @@
+"""onnxruntime on the CPU: the embedded default, and the reference that engines are measured against."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import numpy as np
+
+from runtime.backends.base import check_images
+from runtime.errors import BackendError, BackendUnavailable
+from runtime.package import Package
+
+MODEL = "model.onnx"
+_BATCH = 8  # images a run takes at once: more gains no speed on a CPU and costs memory
+
+
+class OnnxRuntimeBackend:
+    """Runs `model.onnx` in float32.
+
+    It computes on as many threads as this process may use CPUs (`taskset` and cpusets are honoured).
+    The weights in `model.onnx.data` are mapped into memory, not read.
+
+    Raises:
+        BackendUnavailable: onnxruntime is not installed.
+        BackendError: onnxruntime cannot load the graph.
+    """
+
+    name = "onnxruntime"
+    precision = "fp32"
+    degraded = ""
+
+    def __init__(self, package: Package, *, why: str = "it was asked for") -> None:
+        library = _library()
+        threads = _usable_cpus()
+        options = library.SessionOptions()
+        options.intra_op_num_threads = threads  # 0 would pin threads to CPUs, also to forbidden ones
+        options.log_severity_level = 3
+        path = package.file(MODEL)
+        try:
+            self._session: Any = library.InferenceSession(
+                str(path), sess_options=options, providers=["CPUExecutionProvider"]
+            )
+        except Exception as error:  # its exceptions share no base but this
+            raise BackendError(
+                f"onnxruntime {library.__version__} cannot load {path}: {_first_line(error)}",
+                expected="a graph of opset 20, IR 10 or older",
+                cure="pip install --upgrade onnxruntime; if that does not help, build the package again",
+            ) from error
+        self._input = package.manifest.input
+        self.max_batch = _max_batch(self._session.get_inputs()[0].shape[0])
+        self.why = f"{why}; onnxruntime {library.__version__} on the CPU, {threads} threads"
+
+    def run(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """See `Backend.run`."""
+        if self._session is None:
+            raise BackendError("this backend is closed", expected="an open one", cure="make a new Explainer")
+        images = check_images(
+            images, height=self._input.height, width=self._input.width, max_batch=self.max_batch
+        )
+        try:
+            embedding, mask = self._session.run(["embedding", "mask"], {self._input.name: images})
+        except Exception as error:  # its exceptions share no base but this
+            raise BackendError(
+                f"onnxruntime failed on images {images.shape}: {_first_line(error)}",
+                expected="outputs `embedding` and `mask`",
+                cure="free memory if it says so; otherwise: python -m runtime verify PACKAGE",
+            ) from error
+        return embedding, mask
+
+    def close(self) -> None:
+        """See `Backend.close`."""
+        self._session = None
+
+
+def _library() -> Any:
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise BackendUnavailable(
+            f"onnxruntime cannot be imported ({error})",
+            expected="onnxruntime 1.18 or newer, or an engine that fits this device",
+            cure="pip install onnxruntime",
+        ) from error
+    return onnxruntime
+
+
+def _usable_cpus() -> int:
+    affinity = getattr(os, "sched_getaffinity", None)  # Linux only
+    return len(affinity(0)) if affinity else os.cpu_count() or 1
+
+
+def _max_batch(axis: int | str | None) -> int:
+    """The graph's batch axis is a name where it is free; a number means that batch and no other."""
+    if not isinstance(axis, int):
+        return _BATCH
+    if axis == 1:
+        return 1
+    raise BackendError(
+        f"the graph takes batches of exactly {axis}",
+        expected="a free batch axis, or 1",
+        cure="build the package again, e.g. with --batch 1:1:8",
+    )
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0]

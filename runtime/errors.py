@@ -1,0 +1,84 @@
+"""Every error this project raises on purpose.
+
+    NemuError
+    ├── InputError               an image, a folder or an option that cannot be used
+    ├── OutputExists             something is already where the result should go
+    ├── PackageError             a package that cannot be trusted or read
+    │   ├── IntegrityError           a file is missing or is not the one that was written
+    │   └── SchemaError              a manifest that is empty, malformed or from a newer version
+    ├── BackendError             the backend was there and failed while working
+    │   ├── BackendUnavailable       a library, driver or device is not here
+    │   └── EngineMismatch           an engine built for another device or version
+    ├── MaskerMismatch           a masker trained for another encoder
+    ├── ExportError              a graph or an engine that could not be built
+    └── ParityError              two backends disagree by more than the gate allows
+
+Each one says what came, what was expected, and the cure.  The command lines print that text and
+exit with the class's `exit_code`: 1, or 3 where the parity gate failed (2 is a usage error).
+"""
+
+from __future__ import annotations
+
+
+class NemuError(Exception):
+    """Base of the tree: catch this one to catch them all.
+
+    Args:
+        came: what was found, with the name of the thing (a path, a shape, a version).
+        expected: what would have been accepted.
+        cure: what to do next, if possible a command.
+    """
+
+    exit_code = 1
+
+    def __init__(self, came: str, *, expected: str, cure: str) -> None:
+        super().__init__(f"{came}\n  expected: {expected}\n  cure: {cure}")
+        self.came = came
+        self.expected = expected
+        self.cure = cure
+
+
+class InputError(NemuError):
+    """An image, a folder or an option that cannot be used."""
+
+
+class OutputExists(NemuError):
+    """Something is already where the result should go."""
+
+
+class PackageError(NemuError):
+    """A package that cannot be trusted or read."""
+
+
+class IntegrityError(PackageError):
+    """A file of the package is missing or is not the one that was written."""
+
+
+class SchemaError(PackageError):
+    """A manifest that is empty, malformed, or written by a newer version."""
+
+
+class BackendError(NemuError):
+    """The backend was there and failed while working."""
+
+
+class BackendUnavailable(BackendError):
+    """A library, driver or device that the backend needs is not here."""
+
+
+class EngineMismatch(BackendError):
+    """An engine built for another device or another version of its library."""
+
+
+class MaskerMismatch(NemuError):
+    """A masker that was trained for another encoder."""
+
+
+class ExportError(NemuError):
+    """A graph or an engine that could not be built."""
+
+
+class ParityError(NemuError):
+    """Two backends disagree by more than the gate allows."""
+
+    exit_code = 3

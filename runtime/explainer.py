@@ -1,0 +1,212 @@
+"""Explainer: a package and a backend → explanations.  No numerics of its own."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, NamedTuple, Union, overload
+
+import numpy as np
+
+from runtime.backends import Backend, choose
+from runtime.errors import BackendError, InputError
+from runtime.explanation import Explanation
+from runtime.image import Geometry, ImageLike, Placement, check_channel_order, load_image
+from runtime.manifest import Manifest
+from runtime.package import Package
+
+if TYPE_CHECKING:
+    import PIL.Image
+
+_OneImage = Union[str, "os.PathLike[str]", bytes, "PIL.Image.Image"]
+_END: Any = object()
+
+
+class _Prepared(NamedTuple):
+    """A picture on its way to the backend."""
+
+    original: np.ndarray  # uint8 (H0, W0, 3)
+    fitted: np.ndarray  # uint8 (height, width, 3)
+    placement: Placement
+    milliseconds: float
+
+
+class Explainer:
+    """Embedding and explanation of pictures, from one compiled package.
+
+        with Explainer("demo.nemu") as explainer:
+            explanation = explainer("photo.jpg")
+
+    The backend is chosen once, here; after that nothing falls back: what fails raises and names the cure.
+    Use an explainer from one thread at a time.
+
+    Args:
+        package: the folder NAME.nemu, or an opened `Package`.
+        backend: `auto`, `onnxruntime` or `tensorrt` (see `runtime.backends.choose`), or a `Backend`, which
+            then belongs to the explainer.
+        device: number of the GPU.
+        channel_order: `rgb` or `bgr`: the order of the channels in arrays that come in; files and PIL
+            images know their own.
+
+    Raises:
+        PackageError: the package is missing, was changed, or is from a newer version.
+        BackendError: the backend is not here, no engine fits, or it cannot load the graph.
+        InputError: an unknown backend or channel order.
+    """
+
+    def __init__(
+        self,
+        package: str | os.PathLike[str] | Package,
+        *,
+        backend: str | Backend = "auto",
+        device: int = 0,
+        channel_order: str = "rgb",
+    ) -> None:
+        check_channel_order(channel_order)
+        self._package = package if isinstance(package, Package) else Package.open(package)
+        self._geometry = Geometry.from_record(self.manifest.input)
+        self._channel_order = channel_order
+        self._backend = choose(self._package, backend, device) if isinstance(backend, str) else backend
+        self._closed = False
+
+    @property
+    def manifest(self) -> Manifest:
+        """What the package says about itself."""
+        return self._package.manifest
+
+    @property
+    def backend(self) -> Backend:
+        """The backend that was chosen; its `name` and `why` say which and why."""
+        return self._backend
+
+    @property
+    def embedding_id(self) -> str:
+        """Encoder, kind of embedding and precision: only equal ids may be compared."""
+        return f"{self.manifest.embedding_id}-{self._backend.precision}"
+
+    @overload
+    def __call__(self, image: _OneImage) -> Explanation: ...
+    @overload
+    def __call__(self, image: np.ndarray) -> Any: ...  # one or a list: its type does not tell
+    @overload
+    def __call__(self, image: list[Any] | tuple[Any, ...]) -> list[Explanation]: ...
+
+    def __call__(self, image: ImageLike | list[Any] | tuple[Any, ...]) -> Explanation | list[Explanation]:
+        """Explain one picture, or several.
+
+        Args:
+            image: what `runtime.image.load_image` takes (path, bytes, PIL image, uint8 array); or a list
+                or tuple of these, sizes may differ; or a uint8 array (N, H, W, 3).
+
+        Returns:
+            One `Explanation`; for a list, a tuple or an array with four axes, a list of them in order.
+
+        Raises:
+            InputError: a picture that cannot be used (of a list, its position is named), or none at all.
+            BackendError: the run failed, or the explainer is closed.
+        """
+        self._refuse_closed()
+        if isinstance(image, (list, tuple)) or (isinstance(image, np.ndarray) and image.ndim == 4):
+            return self._several(image)
+        return self._explain([self._prepare(image)])[0]
+
+    def stream(self, frames: Iterable[ImageLike]) -> Iterator[Explanation]:
+        """Explain frames one by one, lazily and in order.
+
+        While one frame runs, a worker thread takes the next from `frames` and prepares it; so `frames` is
+        read one ahead, and from that thread.  An array is copied when it is taken: a camera may reuse its
+        buffer.  An exception of `frames` or of a frame is raised where its explanation would have come.
+        Closing the iterator stops the worker, after the frame it is waiting for.
+        """
+        self._refuse_closed()
+        return self._stream(iter(frames))
+
+    def close(self) -> None:
+        """Give back the backend's memory and handles; may be called again."""
+        self._closed = True
+        self._backend.close()
+
+    def __enter__(self) -> Explainer:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _several(self, images: Sequence[ImageLike] | np.ndarray) -> list[Explanation]:
+        if len(images) == 0:
+            raise InputError(
+                "no images (an empty list or array)",
+                expected="at least one",
+                cure="check where the list comes from",
+            )
+        explanations: list[Explanation] = []
+        for start in range(0, len(images), self._backend.max_batch):
+            chunk = range(start, min(start + self._backend.max_batch, len(images)))
+            explanations += self._explain([self._prepare_numbered(images[i], i) for i in chunk])
+        return explanations
+
+    def _prepare_numbered(self, image: ImageLike, position: int) -> _Prepared:
+        try:
+            return self._prepare(image)
+        except InputError as error:
+            raise InputError(
+                f"images[{position}]: {error.came}", expected=error.expected, cure=error.cure
+            ) from error
+
+    def _prepare(self, image: ImageLike) -> _Prepared:
+        started = time.perf_counter()
+        original = load_image(image, channel_order=self._channel_order)
+        fitted, placement = self._geometry.fit(original)
+        return _Prepared(original, fitted, placement, 1e3 * (time.perf_counter() - started))
+
+    def _explain(self, prepared: list[_Prepared]) -> list[Explanation]:
+        """At most `max_batch` pictures, in one run."""
+        self._refuse_closed()
+        batch = np.stack([one.fitted for one in prepared])  # (N, height, width, 3)
+        started = time.perf_counter()
+        embedding, mask = self._backend.run(batch)  # (N, D), (N, height, width)
+        timing: dict[str, float | str] = {"run": 1e3 * (time.perf_counter() - started), "batch": len(batch)}
+        if self._backend.degraded:
+            timing["degraded"] = self._backend.degraded
+        if len(embedding) != len(batch) or len(mask) != len(batch):
+            raise BackendError(
+                f"{self._backend.name} returned {len(embedding)} embeddings and {len(mask)} masks",
+                expected=f"{len(batch)} of each",
+                cure="python -m runtime verify PACKAGE",
+            )
+        return [
+            Explanation(
+                embedding=embedding[i],
+                graph_mask=mask[i],
+                placement=one.placement,
+                image=one.original,
+                embedding_id=self.embedding_id,
+                timing={"preprocess": one.milliseconds, **timing},
+            )
+            for i, one in enumerate(prepared)
+        ]
+
+    def _stream(self, frames: Iterator[ImageLike]) -> Iterator[Explanation]:
+        from concurrent.futures import ThreadPoolExecutor  # 10 ms that other callers need not spend
+
+        def take() -> _Prepared | None:
+            frame = next(frames, _END)
+            if frame is _END:
+                return None
+            return self._prepare(frame.copy() if isinstance(frame, np.ndarray) else frame)
+
+        with ThreadPoolExecutor(1, thread_name_prefix="nemu-stream") as worker:
+            ahead = worker.submit(take)
+            while (prepared := ahead.result()) is not None:
+                ahead = worker.submit(take)
+                yield self._explain([prepared])[0]
+
+    def _refuse_closed(self) -> None:
+        if self._closed:
+            raise BackendError(
+                "this explainer is closed", expected="an open one", cure="make a new Explainer"
+            )

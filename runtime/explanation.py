@@ -1,0 +1,148 @@
+"""Explanation: what one picture gave, in numpy, checked when it is made."""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from runtime.atomic import atomic_file, refuse_existing
+from runtime.errors import BackendError, InputError
+from runtime.image import Box, Placement, encode_png
+from runtime.overlay import overlay
+
+_TOLERANCE = 1e-3  # how far half precision may put a mask outside [0, 1]
+
+
+class SavedPaths(NamedTuple):
+    """What `Explanation.save` wrote."""
+
+    overlay: Path
+    mask: Path
+    record: Path
+
+    @classmethod
+    def of(cls, folder: Path, name: str) -> SavedPaths:
+        """Where an explanation of this name goes; nothing is written."""
+        return cls(folder / f"{name}.overlay.png", folder / f"{name}.mask.npy", folder / f"{name}.json")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Explanation:
+    """The embedding of one picture, and which of its pixels it comes from.
+
+    Raises:
+        BackendError: an array of another shape or dtype, a value that is not finite, or a mask outside
+            [0, 1] by more than 0.001.
+    """
+
+    embedding: np.ndarray
+    """float32 (D,), exactly what the encoder's owner uses; which vector it is, `embedding_id` says."""
+    graph_mask: np.ndarray
+    """float32 (h, w) in [0, 1], on the graph's grid; higher = more important."""
+    placement: Placement
+    """Where that grid lies on the picture."""
+    image: np.ndarray
+    """uint8 (H0, W0, 3) RGB, the original picture.  It is your own array, not a copy, if you called the
+    Explainer with an RGB array: draw the overlay before you overwrite it."""
+    embedding_id: str
+    """Embeddings may be compared only if their ids are equal."""
+    timing: Mapping[str, float | str]
+    """Milliseconds: `preprocess` (decode and resize, this picture) and `run` (the backend, the whole batch
+    that it was part of).  `batch`: how many pictures that was.  `degraded`, only if something is: why the
+    backend is slower than it could be."""
+
+    def __post_init__(self) -> None:
+        _check("embedding", self.embedding, ndim=1)
+        _check("mask", self.graph_mask, ndim=2)
+        low, high = float(self.graph_mask.min()), float(self.graph_mask.max())
+        if low < -_TOLERANCE or high > 1 + _TOLERANCE or self.graph_mask.shape != self.placement.grid:
+            raise _unusable(
+                f"a mask {self.graph_mask.shape} from {low:.4g} to {high:.4g}",
+                f"a mask {self.placement.grid} in [0, 1]",
+            )
+        if self.image.dtype != np.uint8 or self.image.shape != (*self.placement.size, 3):
+            raise InputError(
+                f"a picture {self.image.dtype} {self.image.shape}",
+                expected=f"uint8 {(*self.placement.size, 3)}, the picture the placement was made for",
+                cure="pass the array that load_image returned",
+            )
+
+    @functools.cached_property
+    def mask(self) -> np.ndarray:
+        """float32 (H0, W0) in [0, 1] on the original pixels, 0 outside `valid`.
+
+        Upsampled when first asked for, then kept.
+        """
+        return self.placement.restore(self.graph_mask)
+
+    @property
+    def valid(self) -> Box:
+        """left, top, right, bottom of the original pixels that the encoder saw."""
+        return self.placement.valid
+
+    def overlay(self, alpha: float = 0.7) -> np.ndarray:
+        """uint8 (H0, W0, 3): the mask as heat over the picture; see `runtime.overlay`."""
+        return overlay(self.image, self.mask, alpha=alpha, valid=self.valid)
+
+    def save(self, folder: str | Path, name: str, *, force: bool = False) -> SavedPaths:
+        """Write NAME.overlay.png, NAME.mask.npy (float32, original pixels) and NAME.json.
+
+        All three or, where something fails, none.
+
+        Raises:
+            InputError: a name that is not a plain file name.
+            OutputExists: one of the files is there and `force` is not given.
+        """
+        if not name or Path(name).name != name:
+            raise InputError(
+                f"name={name!r}", expected="a plain file name", cure="put the folders into `folder`"
+            )
+        paths = SavedPaths.of(Path(folder), name)
+        for path in paths:
+            refuse_existing(path, force=force)
+        # Writing is all inside, renaming is all at the end.
+        with (
+            atomic_file(paths.record, force=force) as record,
+            atomic_file(paths.mask, force=force) as mask,
+            atomic_file(paths.overlay, force=force) as picture,
+        ):
+            picture.write_bytes(encode_png(self.overlay()))
+            with mask.open("wb") as file:
+                np.save(file, self.mask)
+            record.write_text(json.dumps(self.to_json(), indent=2) + "\n")
+        return paths
+
+    def to_json(self) -> dict[str, Any]:
+        """What NAME.json holds; the embedding's numbers read back to the same float32."""
+        return {
+            "embedding_id": self.embedding_id,
+            "image_size": list(self.placement.size),
+            "valid": list(self.valid),
+            "mask": {
+                "mean": round(float(self.graph_mask.mean()), 6),
+                "above_half": round(float((self.graph_mask > 0.5).mean()), 6),
+            },
+            "timing": {k: round(v, 3) if isinstance(v, float) else v for k, v in self.timing.items()},
+            "embedding": [float(f"{value:.9g}") for value in self.embedding],
+        }
+
+
+def _check(name: str, array: np.ndarray, *, ndim: int) -> None:
+    if array.dtype != np.float32 or array.ndim != ndim or array.size == 0:
+        raise _unusable(f"{name}: {array.dtype} {array.shape}", f"{name}: float32 with {ndim} axes")
+    if not np.isfinite(array).all():
+        raise _unusable(f"{name}: {np.count_nonzero(~np.isfinite(array))} values not finite", "finite values")
+
+
+def _unusable(came: str, expected: str) -> BackendError:
+    return BackendError(
+        f"the backend returned {came}",
+        expected=expected,
+        cure="python -m runtime verify PACKAGE; if that fails, build the package again in fp32",
+    )

@@ -1,0 +1,228 @@
+"""The records of a package: `manifest.json` and the sidecar of an engine, typed and checked.
+
+What they describe on disk is in `runtime.package`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import types
+import typing
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from runtime.errors import IntegrityError, SchemaError
+
+SCHEMA = 1
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class InputRecord:
+    """What the graph takes, and how a photograph becomes it (executed by `runtime.image`)."""
+
+    name: str
+    """Name of the graph's input; uint8 (N, height, width, 3)."""
+    height: int
+    width: int
+    mean: tuple[float, float, float]
+    """Per-channel mean in [0, 1] units; applied inside the graph."""
+    std: tuple[float, float, float]
+    resize: str
+    """`crop`, `squash` or `letterbox`; see `runtime.image.Geometry`."""
+    crop_pct: float
+    """Share of the scaled image that the centre crop keeps (timm's meaning); 1 for other rules."""
+    interpolation: str
+    """`bilinear` or `bicubic`."""
+    channel_order: str = "rgb"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class OutputRecord:
+    """One output of the graph."""
+
+    name: str
+    shape: tuple[str | int, ...]
+    """Symbolic where an axis is free, e.g. `("N", 512)`; always float32."""
+    meaning: str
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EncoderRecord:
+    """The frozen encoder that the package was made from."""
+
+    id: str
+    """As given to `python -m train --encoder`, e.g. `timm/resnet50`."""
+    fingerprint: str
+    """sha256 of the weights."""
+    embedding: str
+    """`pooled`, `head` or `cls`: which vector the embedding is; `own` for an encoder of the user's own."""
+    l2_normalized: bool
+    dimension: int
+    license: str
+    """As far as the weights declare one; `unknown` otherwise."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MaskerRecord:
+    """The masking network that was trained for it."""
+
+    architecture: str
+    sha256: str
+    """Of `masker.safetensors`."""
+    objective: str
+    config: dict[str, Any]
+    """The training configuration, as it stood."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """`manifest.json`, typed.  Written once, when the package is born."""
+
+    schema: int
+    nemu: str
+    """Version that wrote it."""
+    created: str
+    """UTC, ISO 8601."""
+    embedding_id: str
+    """Two embeddings may share an index only if theirs are equal (up to the precision suffix)."""
+    encoder: EncoderRecord
+    masker: MaskerRecord
+    input: InputRecord
+    outputs: tuple[OutputRecord, ...]
+    parity: dict[str, dict[str, Any]]
+    """Figures of the gate, by name of the comparison; see `export.verify`."""
+    files: dict[str, str]
+    """sha256 of every file the package was born with, by its path inside the package."""
+
+    def to_json(self) -> str:
+        """The text of `manifest.json`: the fields, and `digest`, the sha256 over them."""
+        fields = dataclasses.asdict(self)
+        return json.dumps({**fields, "digest": _digest(fields)}, indent=2) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str, *, source: str) -> Manifest:
+        """Read and check; `source` names the file in errors.
+
+        Raises:
+            SchemaError: empty, not JSON, a newer schema, or a field missing, unknown or of a wrong type.
+            IntegrityError: the fields are not those that the digest was made over.
+        """
+        fields = _json_object(text, source)
+        schema = fields.get("schema")
+        if isinstance(schema, int) and schema > SCHEMA:
+            raise SchemaError(
+                f"{source} has schema {schema}",
+                expected=f"schema {SCHEMA} or older, which is what this version reads",
+                cure=f"update this project to {fields.get('nemu')}, which wrote it, or newer",
+            )
+        digest = fields.pop("digest", None)
+        manifest = typing.cast(Manifest, _read(cls, fields, source))
+        if digest != _digest(fields):
+            raise IntegrityError(
+                f"{source} was changed after it was written",
+                expected=f"fields whose sha256 is {digest}",
+                cure="copy the package again, or build it again with python -m export.build_engine",
+            )
+        return manifest
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EngineRecord:
+    """The sidecar of one engine: everything that decides whether it fits a device."""
+
+    flavour: str
+    """`rtx` or `tensorrt`: which library built it and can load it."""
+    version: str
+    """Exact version of that library."""
+    compute_capability: str
+    """Such as `8.7`, or `portable`."""
+    precision: str
+    """`fp32` or `fp16`, as read back from the parsed network."""
+    tensor_types: dict[str, int]
+    """How many of the network's tensors have which type; the evidence for `precision`."""
+    batch: tuple[int, int, int]
+    """min, opt, max of the optimisation profile."""
+    onnx: str
+    """The package file it was built from."""
+    onnx_sha256: str
+    package: str
+    """`Package.hash` of the package it belongs to."""
+    flags: dict[str, Any]
+    """Build settings that change the engine."""
+    parity: dict[str, Any]
+    """Figures of the gate on the device that built it, or `{"not_run": why}`."""
+    build_seconds: float
+    sha256: str
+    """Of the `.engine` file."""
+
+    def with_parity(self, figures: dict[str, Any]) -> EngineRecord:
+        """The same record with the gate's figures."""
+        return dataclasses.replace(self, parity=figures)
+
+    def to_json(self) -> str:
+        """The text of the sidecar."""
+        return json.dumps(dataclasses.asdict(self), indent=2) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str, *, source: str) -> EngineRecord:
+        """Read and check; raises `SchemaError`."""
+        return typing.cast(EngineRecord, _read(cls, _json_object(text, source), source))
+
+
+def changed(path: Path) -> IntegrityError:
+    """The error for a file whose bytes are not those that were recorded."""
+    return IntegrityError(
+        f"{path} is not the file that was written (its sha256 differs)",
+        expected="the bytes that the manifest or sidecar was made from",
+        cure="copy the package again, or build it again with python -m export.build_engine",
+    )
+
+
+def _digest(fields: Mapping[str, Any]) -> str:
+    canonical = json.dumps(fields, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def _json_object(text: str, source: str) -> dict[str, Any]:
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise _malformed(source, f"is not JSON ({error})" if text.strip() else "is empty") from error
+    if not isinstance(value, dict):
+        raise _malformed(source, f"holds a {type(value).__name__}")
+    return value
+
+
+def _malformed(source: str, what: str) -> SchemaError:
+    return SchemaError(
+        f"{source} {what}",
+        expected=f"a JSON object of schema {SCHEMA}, as python -m export.build_engine writes it",
+        cure="copy the package again, or build it again with python -m export.build_engine",
+    )
+
+
+def _read(kind: Any, value: Any, where: str) -> Any:
+    """`value` (from JSON) as `kind` (a type annotation of the records above), or `SchemaError`."""
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if dataclasses.is_dataclass(kind):
+        if not isinstance(value, dict):
+            raise _malformed(where, f"is a {type(value).__name__}")
+        hints = typing.get_type_hints(kind)
+        if set(value) != set(hints):
+            odd = sorted(set(value) ^ set(hints))
+            raise _malformed(where, "has missing or unknown fields: " + ", ".join(odd))
+        return typing.cast(Any, kind)(**{k: _read(hints[k], v, f"{where}: {k}") for k, v in value.items()})
+    if origin is tuple and isinstance(value, list):
+        many = arguments[-1] is Ellipsis
+        if many or len(value) == len(arguments):
+            kinds = [arguments[0]] * len(value) if many else arguments
+            return tuple(_read(k, v, where) for k, v in zip(kinds, value, strict=True))
+    elif origin is dict and isinstance(value, dict):
+        return {k: _read(arguments[1], v, f"{where}: {k}") for k, v in value.items()}
+    plain = {types.UnionType: arguments}.get(origin, (int, float) if kind is float else (kind,))
+    if kind is Any or type(value) in plain:
+        return value
+    raise _malformed(where, f"is {value!r}, not {kind}")

@@ -1,0 +1,95 @@
+"""The mask as a heat map over its picture, on a fixed scale: 0 is 0 and 1 is 1 in every picture.
+
+Stretching each mask to its own range would paint a hot spot on a mask that says "nothing here".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+# Ten steps of matplotlib's inferno: lightness rises from 0 to 1 without a turn, so that more important is
+# brighter also on a grey print and for colour-blind eyes (a rainbow such as turbo is neither).
+_ANCHORS = np.array(
+    [
+        (0x00, 0x00, 0x04), (0x1B, 0x0C, 0x42), (0x4B, 0x0C, 0x6B), (0x78, 0x1C, 0x6D), (0xA5, 0x2C, 0x60),
+        (0xCF, 0x44, 0x46), (0xED, 0x69, 0x25), (0xFB, 0x9A, 0x06), (0xF7, 0xD0, 0x3C), (0xFC, 0xFF, 0xA4),
+    ],
+    np.float32,
+)  # fmt: skip
+_STEPS = np.linspace(0, 1, 256)
+TABLE = np.stack([np.interp(_STEPS, np.linspace(0, 1, 10), channel) for channel in _ANCHORS.T], 1)
+"""float64 (256, 3): the colour of importance i / 255, in 0..255."""
+
+_DIM = 0.75  # brightness of the grey photograph under the heat
+_UNSEEN = 0.35  # and of what never reached the encoder
+
+
+def overlay(
+    image: np.ndarray,
+    mask: np.ndarray,
+    *,
+    alpha: float = 0.7,
+    valid: tuple[int, int, int, int] | None = None,
+) -> np.ndarray:
+    """Heat over a grey copy of the picture: where there is colour, the mask put it there.
+
+    What is not important stays the grey photograph; the heat's opacity is alpha times the mask.
+
+    Args:
+        image: uint8 (H, W, 3), RGB.
+        mask: float (H, W) in [0, 1]; the scale is fixed, never stretched to the picture.
+        alpha: opacity where the mask is 1, in [0, 1].
+        valid: left, top, right, bottom of what the encoder saw; the rest is drawn darker.
+
+    Returns:
+        uint8 (H, W, 3).
+    """
+    luma = image @ np.array([0.299, 0.587, 0.114], np.float32)  # float32 (H, W), in 0..255
+    shade = np.full(mask.shape, _DIM, np.float32)
+    if valid is not None:
+        left, top, right, bottom = valid
+        shade[:] = _UNSEEN
+        shade[top:bottom, left:right] = _DIM
+    opacity = (alpha * mask)[..., None].astype(np.float32)
+    blended = (1 - opacity) * (luma * shade)[..., None] + opacity * heat(mask)
+    return (blended + 0.5).astype(np.uint8)
+
+
+def heat(mask: np.ndarray) -> np.ndarray:
+    """The colour table applied: float (H, W) in [0, 1] → uint8 (H, W, 3)."""
+    levels = (np.clip(mask, 0, 1) * 255 + 0.5).astype(np.uint8)
+    return (TABLE + 0.5).astype(np.uint8)[levels]
+
+
+def colour_bar(width: int, height: int = 12) -> np.ndarray:
+    """The scale itself, 0 at the left and 1 at the right: uint8 (height, width, 3)."""
+    return heat(np.broadcast_to(np.linspace(0, 1, width), (height, width)))
+
+
+def grid(rows: Sequence[Sequence[np.ndarray]], *, gap: int = 4) -> np.ndarray:
+    """Pictures side by side in rows, on white.
+
+    Args:
+        rows: uint8 (H, W, 3) each; each row as tall as its tallest picture, each column as wide as its
+            widest.
+        gap: white pixels between them.
+
+    Returns:
+        uint8 (H, W, 3).
+    """
+    heights = [max(cell.shape[0] for cell in row) for row in rows]
+    columns = max(map(len, rows))
+    widths = [max(row[i].shape[1] for row in rows if i < len(row)) for i in range(columns)]
+    canvas = np.full(
+        (sum(heights) + gap * (len(rows) - 1), sum(widths) + gap * (columns - 1), 3), 255, np.uint8
+    )
+    top = 0
+    for row, height in zip(rows, heights, strict=True):
+        left = 0
+        for cell, width in zip(row, widths, strict=False):
+            canvas[top : top + cell.shape[0], left : left + cell.shape[1]] = cell
+            left += width + gap
+        top += height + gap
+    return canvas

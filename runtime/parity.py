@@ -1,0 +1,191 @@
+"""How far two runs of the same graph are apart, and whether that is near enough.
+
+The embedding's error is measured against how far apart different images are: a cosine of 1.0 proves
+nothing for an encoder whose embeddings all look alike.  A negative control, the same outputs against
+another image's reference, must fail.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from runtime.errors import InputError, ParityError
+
+_SAMPLE = 200_000  # mask pixels the rank correlation looks at
+_BETWEEN = (0.02, 0.98)  # a reference mask outside is saturated: its ranks are rounding noise
+_FEWEST = 64  # pixels in between, below which ranks say nothing
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """What the gate allows; None where a measure is not part of it."""
+
+    embedding: float
+    """Largest `Parity.embedding_error`."""
+    mask_error: float | None
+    """Largest `Parity.mask_error`."""
+    mask_iou: float | None
+    """Smallest `Parity.mask_iou`."""
+
+
+LIMITS = {
+    "fp32": Limits(embedding=1e-3, mask_error=1e-4, mask_iou=None),
+    "fp16": Limits(embedding=2e-2, mask_error=None, mask_iou=0.98),
+}
+"""The gate, by the precision that was measured."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parity:
+    """The measures of one comparison.  An output that is not finite gives an infinite error."""
+
+    embedding_error: float
+    """Worst image: ‖z − z_ref‖ / median distance between references of different images.  Less is better."""
+    mask_error: float
+    """Mean |m − m_ref|.  Less is better."""
+    mask_iou: float
+    """Intersection over union of m > 0.5 and m_ref > 0.5 over all pixels; 1 if both are empty."""
+    mask_rank_correlation: float | None
+    """Spearman's, over the pixels where the reference is neither saturated nor tiny; None if too few are."""
+    n: int
+    """Images compared."""
+    control_embedding_error: float
+    """`embedding_error` of the same outputs against another image's reference."""
+    control_failed: bool
+    """Whether that was above the limit, as it must be."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values for JSON, which knows no infinity: an infinite error becomes the text `inf`."""
+        fields = dataclasses.asdict(self)
+        return {k: str(v) if isinstance(v, float) and not math.isfinite(v) else v for k, v in fields.items()}
+
+    def failures(self, limits: Limits) -> list[str]:
+        """Sentences saying what is beyond the limits; empty if the gate is passed."""
+        said = []
+        if not self.embedding_error <= limits.embedding:
+            said.append(
+                f"embedding error {self.embedding_error:.2e} is above {limits.embedding:.0e} (worst of "
+                f"{self.n} images, in units of the median distance between different images)"
+            )
+        if limits.mask_error is not None and not self.mask_error <= limits.mask_error:
+            said.append(
+                f"mask error {self.mask_error:.2e} is above {limits.mask_error:.0e} (mean difference)"
+            )
+        if limits.mask_iou is not None and not self.mask_iou >= limits.mask_iou:
+            said.append(f"mask IoU at 0.5 is {self.mask_iou:.4f}, below {limits.mask_iou}")
+        if not self.control_failed:
+            said.append(
+                f"the negative control passed: against another image's reference the embedding error is "
+                f"only {self.control_embedding_error:.2e}, so this comparison proves nothing"
+            )
+        return said
+
+
+def measure(
+    *,
+    embedding: np.ndarray,
+    mask: np.ndarray,
+    reference_embedding: np.ndarray,
+    reference_mask: np.ndarray,
+    limits: Limits,
+) -> Parity:
+    """Compare the outputs for N different images with their references.
+
+    Args:
+        embedding: float (N, D).
+        mask: float (N, H, W) in [0, 1].
+        reference_embedding: float (N, D), finite.
+        reference_mask: float (N, H, W), finite.
+        limits: only for the negative control, which must lie above `limits.embedding`.
+
+    Raises:
+        InputError: fewer than two images.
+        ParityError: shapes differ, or the references are not finite or all alike.
+    """
+    _check(embedding, mask, reference_embedding, reference_mask)
+    unit = _median_distance(reference_embedding)
+    control = _worst_distance(embedding, np.roll(reference_embedding, 1, axis=0)) / unit
+    finite = bool(np.isfinite(mask).all())
+    return Parity(
+        embedding_error=_worst_distance(embedding, reference_embedding) / unit,
+        mask_error=float(np.mean(np.abs(mask - reference_mask), dtype=np.float64)) if finite else math.inf,
+        mask_iou=_iou(mask > 0.5, reference_mask > 0.5) if finite else 0.0,
+        mask_rank_correlation=_rank_correlation(mask, reference_mask) if finite else None,
+        n=len(embedding),
+        control_embedding_error=control,
+        control_failed=control > limits.embedding,
+    )
+
+
+def _check(
+    embedding: np.ndarray, mask: np.ndarray, reference_embedding: np.ndarray, reference_mask: np.ndarray
+) -> None:
+    n = len(reference_embedding)
+    if n < 2:
+        raise InputError(
+            f"{n} reference image",
+            expected="at least 2 different images: the error is measured against their distance",
+            cure="give more images to the gate",
+        )
+    for name, array, reference, ndim in (
+        ("embedding", embedding, reference_embedding, 2),
+        ("mask", mask, reference_mask, 3),
+    ):
+        if array.shape != reference.shape or array.ndim != ndim or len(array) != n:
+            raise ParityError(
+                f"{name} {array.shape} against a reference {reference.shape}",
+                expected=f"both of one shape with {ndim} axes, for {n} images",
+                cure="compare a graph with the reference that was made from it",
+            )
+        if not np.isfinite(reference).all():
+            raise ParityError(
+                f"the reference {name} holds values that are not finite",
+                expected="a reference to measure against",
+                cure="look for the layer that overflows; build the package again",
+            )
+
+
+def _median_distance(embedding: np.ndarray) -> float:
+    """Median Euclidean distance over all pairs of rows."""
+    z = embedding.astype(np.float64)
+    distances = np.concatenate([np.linalg.norm(z[i + 1 :] - z[i], axis=1) for i in range(len(z) - 1)])
+    median = float(np.median(distances))
+    if median <= 1e-6 * np.linalg.norm(z, axis=1).mean():  # nothing but rounding noise, or nothing at all
+        raise ParityError(
+            f"the reference embeddings of {len(z)} images are all alike (median distance {median:.1e})",
+            expected="images that the encoder tells apart",
+            cure="give different photographs to the gate; if they are, the encoder has collapsed",
+        )
+    return median
+
+
+def _worst_distance(embedding: np.ndarray, reference: np.ndarray) -> float:
+    if not np.isfinite(embedding).all():
+        return math.inf
+    return float(np.linalg.norm(embedding.astype(np.float64) - reference, axis=1).max())
+
+
+def _iou(one: np.ndarray, other: np.ndarray) -> float:
+    union = np.count_nonzero(one | other)
+    return float(np.count_nonzero(one & other) / union) if union else 1.0
+
+
+def _rank_correlation(mask: np.ndarray, reference: np.ndarray) -> float | None:
+    telling = (reference > _BETWEEN[0]) & (reference < _BETWEEN[1])
+    a, b = mask[telling], reference[telling]
+    step = max(1, math.ceil(len(b) / _SAMPLE))
+    a, b = _ranks(a[::step]), _ranks(b[::step])
+    if len(b) < _FEWEST or a.std() == 0 or b.std() == 0:
+        return None
+    return float(np.corrcoef(a, b)[0, 1])
+
+
+def _ranks(values: np.ndarray) -> np.ndarray:
+    """Ranks as float64; equal values share the mean of theirs."""
+    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
+    return (np.cumsum(counts) - (counts - 1) / 2)[inverse.reshape(-1)]

@@ -1,0 +1,247 @@
+"""The command that makes packages: what it writes, what it refuses, what it leaves behind when it fails."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from export import pack
+from export.build_engine import main
+from export.engine import validity
+from runtime import Explainer
+from runtime.__main__ import main as runtime
+from runtime.errors import IntegrityError, ParityError
+from runtime.package import Package
+from train.__main__ import main as train
+from train.checkpoint import load_nem
+
+
+def test_a_package_is_what_the_design_says(package):
+    names = {p.name for p in package.iterdir()}
+    assert names == {
+        *("manifest.json", "README.md", "reference.npz", "model.onnx", "model.onnx.data"),
+        *("model.fp16.onnx", "model.fp16.onnx.data"),
+    }
+    manifest = Package.open(package).manifest
+    assert set(manifest.files) == names - {"manifest.json"}
+    assert set(manifest.parity) == {"onnx fp32", "torch fp16", "onnx fp16"}
+    fp32, fp16 = manifest.parity["onnx fp32"], manifest.parity["torch fp16"]
+    assert fp32["embedding_error"] <= 1e-3
+    assert fp32["mask_error"] <= 1e-4
+    assert fp16["embedding_error"] <= 2e-2
+    assert fp16["mask_iou"] >= 0.98
+    assert all(p["control_failed"] for p in manifest.parity.values())
+
+
+def test_it_says_nothing_of_the_makers_folders(package, photographs, weights):
+    text = (package / "manifest.json").read_text() + (package / "README.md").read_text()
+    assert str(photographs.parent) not in text
+    assert str(weights.parent) not in text
+
+
+def test_the_explainer_gives_the_encoders_own_embedding(package, masker, photographs):
+    """End to end: a file through the package equals the torch encoder on the same file."""
+    import torch
+
+    from runtime.image import Geometry, load_image
+
+    nem = load_nem(masker)
+    file = sorted(photographs.glob("*.png"))[3]
+    fitted, _ = Geometry.from_record(nem.encoder.input).fit(load_image(file))
+    with torch.no_grad():
+        embedding, mask = nem(nem.encoder.normalize(torch.from_numpy(fitted.copy())[None]))
+    with Explainer(package, backend="onnxruntime") as explainer:
+        explanation = explainer(file)
+    np.testing.assert_allclose(explanation.embedding, embedding[0].numpy(), rtol=1e-3, atol=1e-5)
+    np.testing.assert_allclose(explanation.graph_mask, mask[0].numpy(), atol=1e-4)
+    assert explanation.mask.shape == (96, 96)
+
+
+def test_rtx_engines_are_built_added_and_recognised(package, tmp_path, capsys):
+    pytest.importorskip("tensorrt_rtx")
+    copy = tmp_path / "copy.nemu"
+    shutil.copytree(package, copy)
+    manifest = (copy / "manifest.json").read_bytes()
+    assert main(["--package", str(copy), "--target", "rtx", "--precision", "fp16", "--quiet"]) == 0
+    assert main(["--package", str(copy), "--target", "rtx", "--precision", "fp32", "--quiet"]) == 0
+    assert (copy / "manifest.json").read_bytes() == manifest
+    engines = {e.record.precision: e for e in Package.open(copy).engines()}
+    assert set(engines) == {"fp16", "fp32"}
+    assert engines["fp16"].record.flags["weighted_layers"].keys() == {"HALF"}
+    assert engines["fp32"].record.flags["weighted_layers"].keys() == {"FLOAT"}
+    assert engines["fp16"].record.batch == (1, 1, 8)
+
+    stranger = tmp_path / "stranger.nemu"
+    shutil.copytree(copy, stranger)
+    (stranger / "manifest.json").write_bytes(manifest + b"\n")  # the same fields, so another package
+    with pytest.raises(IntegrityError, match="built from another package"):
+        Package.open(stranger).engines()
+
+    plan = engines["fp16"].read()
+    assert "MALFORMED_ENGINE" not in validity(plan).reasons
+    assert "MALFORMED_ENGINE" in validity(bytes(1000) + plan[1000:]).reasons
+
+    assert main(["--package", str(copy), "--target", "rtx", "--quiet"]) == 1  # it is there already
+    assert "--force" in capsys.readouterr().err
+    assert main(["--package", str(copy), "--target", "rtx", "--quiet", "--force"]) == 0
+
+    assert runtime(["verify", str(copy)]) == 0
+    assert "10 files are as they were written" in capsys.readouterr().out
+    engine = engines["fp16"].path
+    engine.write_bytes(bytes(4) + engine.read_bytes()[4:])
+    assert runtime(["verify", str(copy)]) == 1
+    assert engine.name in capsys.readouterr().err
+
+
+def test_a_failed_gate_writes_nothing_and_exits_3(masker, tmp_path, monkeypatch, capsys):
+    """A half graph that is subtly wrong: its embedding is half too long."""
+    original = pack.run_torch
+
+    def slightly_wrong(fused, images):
+        embedding, mask = original(fused, images)
+        return (embedding * 1.5 if fused.scale.dtype.itemsize == 2 else embedding), mask
+
+    monkeypatch.setattr(pack, "run_torch", slightly_wrong)
+    out = tmp_path / "x.nemu"
+    assert main(["--masker", str(masker), "--out", str(out), "--quiet"]) == 3
+    error = capsys.readouterr().err
+    assert "torch fp16: embedding error" in error
+    assert "--precision fp32" in error
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("failure", [KeyboardInterrupt, OSError(28, "No space left on device")])
+def test_ctrl_c_or_a_full_disk_leaves_nothing(masker, tmp_path, monkeypatch, capsys, failure):
+    def fail(*_, **__):
+        raise failure
+
+    monkeypatch.setattr(pack, "run_onnx", fail)
+    arguments = ["--masker", str(masker), "--out", str(tmp_path / "x.nemu"), "--quiet"]
+    assert main(arguments) == (130 if failure is KeyboardInterrupt else 1)
+    assert ("No space left" in capsys.readouterr().err) is (failure is not KeyboardInterrupt)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_existing_package_stays_until_its_successor_is_whole(
+    package, masker, tmp_path, monkeypatch, capsys
+):
+    out = tmp_path / "x.nemu"
+    shutil.copytree(package, out)
+    before = (out / "manifest.json").read_bytes()
+    assert main(["--masker", str(masker), "--out", str(out), "--quiet"]) == 1
+    assert "--force" in capsys.readouterr().err
+
+    def refuse(*_, **__):
+        raise ParityError("no", expected="", cure="")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pack, "check_range", refuse)
+        assert main(["--masker", str(masker), "--out", str(out), "--quiet", "--force"]) == 3
+    assert (out / "manifest.json").read_bytes() == before
+    assert (
+        main(["--masker", str(masker), "--out", str(out), "--quiet", "--force", "--precision", "fp32"]) == 0
+    )
+    assert json.loads((out / "manifest.json").read_text())["parity"].keys() == {"onnx fp32"}
+    assert [p.name for p in tmp_path.iterdir()] == ["x.nemu"]
+
+
+OWN = """
+import torch
+
+class Mine(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.stem = torch.nn.Conv2d(3, 8, 3, stride=2, padding=1)
+        self.body = torch.nn.Conv2d(8, 16, 3, stride=2, padding=1)
+
+    def forward(self, x):
+        shallow = self.stem(x).relu()
+        deep = self.body(shallow).relu()
+        return deep.mean((2, 3)), [shallow, deep]
+"""
+
+
+def test_an_encoder_of_ones_own_goes_all_the_way(photographs, tmp_path, monkeypatch):
+    (tmp_path / "my_encoder.py").write_text(OWN)
+    monkeypatch.chdir(tmp_path)
+    options = [
+        *("--encoder", "my_encoder:Mine", "--image-size", "32", "48", "--resize", "letterbox"),
+        *("--mean", "0.5", "0.5", "0.5", "--std", "0.25", "0.25", "0.25"),
+        *("--data", str(photographs), "--out", "run", "--steps", "2", "--batch-size", "4", "--quiet"),
+    ]
+    assert train(options) == 0
+    assert main(["--masker", "run/masker.safetensors", "--out", "mine.nemu", "--quiet"]) == 0
+    with Explainer("mine.nemu") as explainer:
+        assert explainer(photographs / "00.png").embedding.shape == (16,)
+        assert explainer.embedding_id.startswith("Mine-own-")
+
+
+def test_force_replaces_packages_and_nothing_else(masker, tmp_path, capsys):
+    out = tmp_path / "photographs"
+    out.mkdir()
+    (out / "holiday.jpg").write_bytes(b"precious")
+    assert main(["--masker", str(masker), "--out", str(out), "--quiet", "--force"]) == 1
+    assert (out / "holiday.jpg").read_bytes() == b"precious"
+
+
+def test_reference_images_are_the_users_only_if_named(package, masker, photographs, tmp_path):
+    with np.load(package / "reference.npz") as arrays:
+        assert len(arrays["images"]) == len(list(pack.PHOTOGRAPHS.glob("*.jpg")))
+    out = tmp_path / "x.nemu"
+    arguments = ["--masker", str(masker), "--out", str(out), "--reference", str(photographs), "--quiet"]
+    assert main([*arguments, "--precision", "fp32"]) == 0
+    with np.load(out / "reference.npz") as arrays:
+        assert len(arrays["images"]) == 12
+
+
+def test_the_embedding_id_follows_weights_and_preprocessing(masker, weights):
+    from train.config import EncoderConfig
+    from train.zoo import load_encoder
+
+    def identity(**options):
+        config = EncoderConfig(
+            encoder="timm/test_resnet", weights=str(weights), **{"image_size": (64, 64), **options}
+        )
+        return pack.embedding_id(load_encoder(config))
+
+    assert identity() == pack.embedding_id(load_nem(masker).encoder)
+    others = {
+        identity(),
+        identity(resize="squash"),
+        identity(embedding="head"),
+        identity(image_size=(64, 96)),
+    }
+    assert len(others) == 4
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--masker", "nowhere.safetensors", "--out", "x"], "no such file"),
+        (["--package", "nowhere.nemu", "--target", "rtx"], "holds no manifest.json"),
+        (["--package", "nowhere.nemu"], "--target rtx"),
+        (["--masker", "m", "--out", "x", "--batch", "8:1:1"], "MIN <= OPT <= MAX"),
+        (["--masker", "m", "--out", "x", "--batch", "many"], "MIN:OPT:MAX"),
+    ],
+)
+def test_bad_requests_are_explained(arguments, message, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(arguments) == 1
+    assert message in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_encoders_weights_are_not_a_masker(weights, tmp_path, capsys):
+    assert main(["--masker", str(weights), "--out", str(tmp_path / "x.nemu")]) == 1
+    assert "not an encoder's weights" in capsys.readouterr().err
+
+
+def test_classic_tensorrt_that_is_missing_is_said_before_any_work(masker, tmp_path, capsys):
+    arguments = ["--masker", str(masker), "--out", str(tmp_path / "x.nemu"), "--target", "tensorrt"]
+    assert main(arguments) == 1
+    assert "tensorrt" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,188 @@
+"""The exported graph keeps its contract, for a CNN and for a ViT."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+import timm
+import torch
+from onnx import TensorProto, helper
+from safetensors.torch import save_file
+
+from export import graph
+from export.fuse import Fused
+from export.verify import run_onnx, run_torch
+from runtime.errors import ExportError
+from train.config import EncoderConfig
+from train.nem import NEM
+from train.zoo import load_encoder
+
+
+def nem_of(tmp_path, name, *, size=(64, 64), **options):
+    torch.manual_seed(0)
+    weights = tmp_path / f"{name}.safetensors"
+    save_file(timm.create_model(name).state_dict(), weights)
+    encoder = load_encoder(EncoderConfig(encoder=f"timm/{name}", weights=str(weights), image_size=size))
+    return NEM.untrained(encoder, **options).eval()
+
+
+def photographs(n, height, width):
+    return np.random.default_rng(0).integers(0, 256, (n, height, width, 3), dtype=np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("test_resnet", {"image_skip": True}),
+        ("test_vit", {}),
+        ("test_convnext", {"size": (64, 96)}),
+        ("test_resnet", {"size": (50, 70)}),  # odd sizes on the way down
+    ],
+)
+def test_onnx_gives_what_torch_gives(tmp_path, name, options):
+    nem = nem_of(tmp_path, name, **options)
+    size = nem.encoder.input
+    images = photographs(3, size.height, size.width)
+    fused = Fused(nem, precision="fp32")
+    model, how = graph.simplify(graph.export_onnx(fused, height=size.height, width=size.width))
+    graph.lint(model)
+    graph.save(model, tmp_path / "model.onnx")
+    assert how.startswith("simplified")
+    assert (tmp_path / "model.onnx.data").stat().st_size > 10 * (tmp_path / "model.onnx").stat().st_size
+
+    embedding, mask = run_torch(fused, images)
+    from_onnx = run_onnx(tmp_path / "model.onnx", images)
+    np.testing.assert_allclose(from_onnx[0], embedding, atol=1e-4 * np.abs(embedding).max())
+    np.testing.assert_allclose(from_onnx[1], mask, atol=1e-4)
+    assert embedding.std() > 0
+    assert mask.shape == images.shape[:3]
+
+
+def test_the_boundary_is_uint8_in_float_out_and_half_inside(tmp_path):
+    fused = Fused(nem_of(tmp_path, "test_resnet"), precision="fp16")
+    model = graph.export_onnx(fused, height=64, width=64)
+    graph.lint(model)
+    (image,), outputs = model.graph.input, model.graph.output
+    assert image.type.tensor_type.elem_type == TensorProto.UINT8
+    assert [d.dim_value for d in image.type.tensor_type.shape.dim][1:] == [64, 64, 3]
+    assert image.type.tensor_type.shape.dim[0].dim_param
+    assert {o.name: o.type.tensor_type.elem_type for o in outputs} == dict.fromkeys(
+        ("embedding", "mask"), TensorProto.FLOAT
+    )
+    convolved = {n.input[1] for n in model.graph.node if n.op_type == "Conv"}
+    types = {t.data_type for t in model.graph.initializer if t.name in convolved}
+    assert types == {TensorProto.FLOAT16}
+
+
+def test_a_vit_keeps_layer_normalisation_as_one_op(tmp_path):
+    model = graph.export_onnx(Fused(nem_of(tmp_path, "test_vit"), precision="fp16"), height=64, width=64)
+    kinds = [n.op_type for n in model.graph.node]
+    assert kinds.count("LayerNormalization") >= 12  # two in each of six blocks
+    assert "Loop" not in kinds
+    assert "If" not in kinds
+
+
+def test_no_shape_arithmetic_survives_in_a_cnn(tmp_path):
+    model = graph.export_onnx(Fused(nem_of(tmp_path, "test_resnet"), precision="fp32"), height=64, width=64)
+    kinds = {n.op_type for n in graph.simplify(model)[0].graph.node}
+    assert not kinds & {"Shape", "Gather", "Range", "Slice"}
+
+
+def test_fusing_leaves_the_network_as_it_was(tmp_path):
+    nem = nem_of(tmp_path, "test_resnet")
+    Fused(nem, precision="fp16")
+    assert {p.dtype for p in nem.parameters()} == {torch.float32}
+
+
+def test_normalisation_is_inside(tmp_path):
+    nem = nem_of(tmp_path, "test_resnet")
+    images = photographs(2, 64, 64)
+    with torch.no_grad():
+        expected = nem(nem.encoder.normalize(torch.from_numpy(images)))
+    got = run_torch(Fused(nem, precision="fp32"), images)
+    np.testing.assert_allclose(got[0], expected[0].numpy(), rtol=1e-4, atol=1e-5)
+
+
+def small(nodes, *, opset=graph.OPSET, outputs=("embedding", "mask")):
+    """A graph with the right boundary around the given nodes, which make `x` from `image`."""
+    value = helper.make_tensor_value_info
+    ends = [
+        helper.make_node("Cast", ["x"], [name], to=TensorProto.FLOAT, name=f"to_{name}") for name in outputs
+    ]
+    body = helper.make_graph(
+        [*nodes, *ends],
+        "small",
+        [value("image", TensorProto.UINT8, ["N", 4, 4, 3])],
+        [value(name, TensorProto.FLOAT, None) for name in outputs],
+    )
+    return helper.make_model(body, opset_imports=[helper.make_opsetid("", opset)], ir_version=10)
+
+
+CAST = helper.make_node("Cast", ["image"], ["f"], to=TensorProto.FLOAT, name="cast")
+
+
+@pytest.mark.parametrize(
+    ("nodes", "options", "fault"),
+    [
+        (
+            [helper.make_node("Transpose", ["image"], ["x"], perm=[0, 3, 1, 2], name="early")],
+            {},
+            "uint8 early",
+        ),
+        (
+            [CAST, helper.make_node("Resize", ["f", "", "s"], ["x"], antialias=1, name="soft")],
+            {},
+            "antialiased Resize soft",
+        ),
+        (
+            [
+                CAST,
+                helper.make_node("ReduceMean", ["f"], ["m"], name="mean"),
+                helper.make_node("Sub", ["f", "m"], ["d"], name="deviation"),
+                helper.make_node("Pow", ["d", "two"], ["p"], name="square"),
+                helper.make_node("ReduceMean", ["p"], ["x"], name="variance"),
+            ],
+            {},
+            "LayerNorm in pieces at variance",
+        ),
+        ([helper.make_node("Loop", ["", "", "image"], ["x"], name="again")], {}, "Loop again"),
+        ([helper.make_node("Identity", ["image"], ["x"])], {"opset": 20}, "opset 20"),
+        ([helper.make_node("Identity", ["image"], ["x"])], {"outputs": ("mask", "embedding")}, "outputs"),
+    ],
+)
+def test_lint_names_what_would_not_run(nodes, options, fault):
+    with pytest.raises(ExportError) as caught:
+        graph.lint(small(nodes, **options))
+    assert fault in str(caught.value)
+
+
+def test_lint_leaves_an_rms_norm_alone():
+    square = helper.make_node("Pow", ["f", "two"], ["p"])
+    assert list(graph._faults(small([CAST, square, helper.make_node("ReduceMean", ["p"], ["x"])]))) == []
+
+
+def test_lint_accepts_the_contract():
+    model = small([CAST, helper.make_node("Transpose", ["f"], ["x"], perm=[0, 3, 1, 2])])
+    assert list(graph._faults(model)) == []
+
+
+def test_a_simplifier_that_changes_the_outputs_is_not_believed(tmp_path, monkeypatch):
+    import onnxsim
+
+    model = graph.export_onnx(Fused(nem_of(tmp_path, "test_resnet"), precision="fp32"), height=64, width=64)
+
+    def wrong(given):
+        changed = onnx.ModelProto()
+        changed.CopyFrom(given)
+        for tensor in changed.graph.initializer:
+            if tensor.data_type == TensorProto.FLOAT and len(tensor.dims) == 4:
+                tensor.CopyFrom(
+                    onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(tensor) * 2, tensor.name)
+                )
+        return changed, True
+
+    monkeypatch.setattr(onnxsim, "simplify", wrong)
+    kept, how = graph.simplify(model)
+    assert kept is model
+    assert "moved" in how

@@ -1,0 +1,138 @@
+"""A real package, tiny: its embedding and mask are simple enough to know by heart."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from runtime.manifest import SCHEMA, EncoderRecord, InputRecord, Manifest, MaskerRecord, OutputRecord
+from runtime.package import MANIFEST, REFERENCE, Package, files_in, sha256_file
+
+HEIGHT, WIDTH = 24, 32
+
+
+def expected_outputs(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """What the tiny graph computes: mean colour in 0..1 (N, 3), and brightness in 0..1 (N, H, W)."""
+    scaled = images.astype(np.float32) / 255
+    return scaled.mean((1, 2)), scaled.mean(3)
+
+
+def write_graph(path: Path) -> None:
+    """uint8 (N, H, W, 3) → embedding (N, 3), mask (N, H, W); weights in an external file."""
+    nodes = [
+        helper.make_node("Cast", ["image"], ["float"], to=TensorProto.FLOAT),
+        helper.make_node("Transpose", ["float"], ["nchw"], perm=[0, 3, 1, 2]),
+        helper.make_node("Mul", ["nchw", "scale"], ["scaled"]),
+        helper.make_node("ReduceMean", ["scaled", "area"], ["embedding"], keepdims=0),
+        helper.make_node("ReduceMean", ["scaled", "channel"], ["mask"], keepdims=0),
+    ]
+    constants = {
+        "scale": np.full((1, 3, HEIGHT, WIDTH), 1 / 255, np.float32),  # the weights
+        "area": np.array([2, 3]),
+        "channel": np.array([1]),
+    }
+    graph = helper.make_graph(
+        nodes,
+        "tiny",
+        [helper.make_tensor_value_info("image", TensorProto.UINT8, ["N", HEIGHT, WIDTH, 3])],
+        [
+            helper.make_tensor_value_info("embedding", TensorProto.FLOAT, ["N", 3]),
+            helper.make_tensor_value_info("mask", TensorProto.FLOAT, ["N", HEIGHT, WIDTH]),
+        ],
+        [numpy_helper.from_array(value, name) for name, value in constants.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    onnx.save(model, path, save_as_external_data=True, location=f"{path.name}.data", size_threshold=1024)
+
+
+def manifest_for(root: Path) -> Manifest:
+    """A manifest that names every file below `root`."""
+    return Manifest(
+        schema=SCHEMA,
+        nemu="0.1.0",
+        created="2026-01-01T00:00:00+00:00",
+        embedding_id="tiny-mean",
+        encoder=EncoderRecord(
+            id="tiny",
+            fingerprint="0" * 64,
+            embedding="pooled",
+            l2_normalized=False,
+            dimension=3,
+            license="none",
+        ),
+        masker=MaskerRecord(architecture="tiny", sha256="0" * 64, objective="none", config={}),
+        input=InputRecord(
+            name="image",
+            height=HEIGHT,
+            width=WIDTH,
+            mean=(0.0, 0.0, 0.0),
+            std=(1.0, 1.0, 1.0),
+            resize="letterbox",
+            crop_pct=1.0,
+            interpolation="bilinear",
+        ),
+        outputs=(
+            OutputRecord(name="embedding", shape=("N", 3), meaning="mean colour"),
+            OutputRecord(name="mask", shape=("N", HEIGHT, WIDTH), meaning="brightness"),
+        ),
+        parity={"onnxruntime": {"embedding_error": 0.0}},
+        files={name: sha256_file(path) for name, path in files_in(root)},
+    )
+
+
+def write_package(root: Path, *, error: float = 0.0) -> Path:
+    """A package whose reference embedding is off by `error`."""
+    root.mkdir()
+    write_graph(root / "model.onnx")
+    images = np.random.default_rng(0).integers(0, 256, (5, 1, 1, 3), dtype=np.uint8)
+    images = np.tile(images, (1, HEIGHT, WIDTH, 1)) // np.arange(1, WIDTH + 1, dtype=np.uint8)[:, None]
+    embedding, mask = expected_outputs(images)
+    np.savez(root / REFERENCE, images=images, embedding=embedding + np.float32(error), mask=mask)
+    (root / "README.md").write_text("tiny\n")
+    (root / MANIFEST).write_text(manifest_for(root).to_json())
+    return root
+
+
+@pytest.fixture(scope="session")
+def _tiny(tmp_path_factory) -> Path:
+    return write_package(tmp_path_factory.mktemp("packages") / "tiny.nemu")
+
+
+@pytest.fixture
+def package_path(_tiny, tmp_path) -> Path:
+    """A fresh copy that a test may damage."""
+    return Path(shutil.copytree(_tiny, tmp_path / "tiny.nemu"))
+
+
+@pytest.fixture
+def tiny(package_path) -> Package:
+    return Package.open(package_path)
+
+
+@pytest.fixture
+def with_input(tiny):
+    """The package with other input settings, e.g. `with_input(resize="crop")`."""
+
+    def change(**fields) -> Package:
+        record = dataclasses.replace(tiny.manifest.input, **fields)
+        return dataclasses.replace(tiny, manifest=dataclasses.replace(tiny.manifest, input=record))
+
+    return change
+
+
+@pytest.fixture
+def outputs():
+    """`expected_outputs`, for tests that cannot import this file."""
+    return expected_outputs
+
+
+@pytest.fixture
+def make_package():
+    """`write_package`, for tests that cannot import this file."""
+    return write_package

@@ -1,0 +1,172 @@
+"""What an Explanation holds, draws and writes."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from runtime.errors import BackendError, InputError, OutputExists
+from runtime.explanation import Explanation
+from runtime.image import Geometry
+from runtime.overlay import TABLE, colour_bar, grid, heat, overlay
+
+IMAGE = np.random.default_rng(0).integers(0, 256, (30, 60, 3), dtype=np.uint8)
+
+
+@pytest.fixture
+def explanation() -> Explanation:
+    """A crop of a wide picture; the mask is 1 in the upper half of what was seen."""
+    placement = Geometry(height=10, width=10, resize="crop").place(30, 60)
+    mask = np.zeros((10, 10), np.float32)
+    mask[:5] = 1
+    return Explanation(
+        embedding=np.linspace(-1, 1, 7, dtype=np.float32),
+        graph_mask=mask,
+        placement=placement,
+        image=IMAGE,
+        embedding_id="tiny-fp32",
+        timing={"preprocess": 1.25, "run": 2.5, "batch": 1},
+    )
+
+
+def test_the_mask_lies_on_the_original_pixels(explanation):
+    assert explanation.valid == (15, 0, 45, 30)
+    assert explanation.mask.shape == (30, 60)
+    assert explanation.mask.dtype == np.float32
+    assert (explanation.mask[:12, 15:45] == 1).all()
+    assert not explanation.mask[18:].any()
+    assert not explanation.mask[:, :15].any()
+    assert explanation.mask is explanation.mask, "upsampled once"
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "word"),
+    [
+        ("embedding", np.zeros(3), "float64"),
+        ("embedding", np.zeros((1, 3), np.float32), "1 axes"),
+        ("embedding", np.zeros(0, np.float32), r"\(0,\)"),
+        ("embedding", np.array([1, np.nan], np.float32), "not finite"),
+        ("graph_mask", np.full((10, 10), 1.01, np.float32), "1.01"),
+        ("graph_mask", np.full((10, 10), -0.1, np.float32), "-0.1"),
+        ("graph_mask", np.full((10, 10), np.inf, np.float32), "not finite"),
+        ("graph_mask", np.zeros((9, 10), np.float32), r"\(9, 10\)"),
+        ("graph_mask", np.zeros((1, 10, 10), np.float32), "2 axes"),
+    ],
+)
+def test_what_no_backend_should_return_is_refused_at_birth(explanation, field, value, word):
+    with pytest.raises(BackendError, match=word):
+        dataclasses.replace(explanation, **{field: value})
+
+
+def test_a_picture_of_another_size_is_refused(explanation):
+    with pytest.raises(InputError, match="picture"):
+        dataclasses.replace(explanation, image=IMAGE[1:])
+
+
+def test_half_precisions_overshoot_is_clipped(explanation):
+    over = dataclasses.replace(explanation, graph_mask=np.full((10, 10), 1.0005, np.float32))
+    assert over.mask.max() == 1
+
+
+def test_it_is_frozen(explanation):
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        explanation.embedding = None
+
+
+def test_save_writes_three_files_that_read_back(explanation, tmp_path):
+    paths = explanation.save(tmp_path / "new" / "folder", "photo")
+    assert sorted(p.name for p in paths[0].parent.iterdir()) == [
+        "photo.json",
+        "photo.mask.npy",
+        "photo.overlay.png",
+    ]
+    assert np.array_equal(np.load(paths.mask, allow_pickle=False), explanation.mask)
+    assert np.array_equal(np.asarray(Image.open(paths.overlay)), explanation.overlay())
+    record = json.loads(paths.record.read_text())
+    assert np.array_equal(np.array(record["embedding"], np.float32), explanation.embedding)
+    assert record["valid"] == [15, 0, 45, 30]
+    assert record["image_size"] == [30, 60]
+    assert record["mask"] == {"mean": 0.5, "above_half": 0.5}
+    assert record["embedding_id"] == "tiny-fp32"
+    assert record["timing"]["run"] == 2.5
+
+
+@pytest.mark.parametrize("which", [0, 1, 2])
+def test_save_never_overwrites_without_force(explanation, tmp_path, which):
+    paths = explanation.save(tmp_path, "photo")
+    for i, path in enumerate(paths):
+        path.unlink() if i != which else path.write_text("mine")
+    with pytest.raises(OutputExists, match="--force"):
+        explanation.save(tmp_path, "photo")
+    assert [p.name for p in tmp_path.iterdir()] == [paths[which].name]
+    explanation.save(tmp_path, "photo", force=True)
+    assert paths[which].read_bytes() != b"mine"
+
+
+def test_a_failure_while_saving_leaves_nothing(explanation, tmp_path, monkeypatch):
+    monkeypatch.setattr(np, "save", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    with pytest.raises(OSError, match="No space"):
+        explanation.save(tmp_path, "photo")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["", "a/b", "../a", "/a"])
+def test_save_wants_a_plain_name(explanation, tmp_path, name):
+    with pytest.raises(InputError, match="plain file name"):
+        explanation.save(tmp_path, name)
+
+
+def test_the_table_rises_in_lightness_so_that_brighter_is_more_important():
+    luma = TABLE @ [0.2126, 0.7152, 0.0722]
+    assert (np.diff(luma) > 0).all()
+
+
+def test_overlay_scale_is_fixed_never_stretched():
+    """A faint mask stays faint: the same value gives the same colour whatever the rest of the mask is."""
+    image = np.full((2, 2, 3), 100, np.uint8)
+    faint = np.full((2, 2), 0.1, np.float32)
+    strong = np.array([[0.1, 1], [0, 0.5]], np.float32)
+    assert np.array_equal(overlay(image, faint)[0, 0], overlay(image, strong)[0, 0])
+
+
+def test_nothing_important_is_a_grey_photograph_and_the_unseen_is_darker(explanation):
+    plain = overlay(IMAGE, np.zeros((30, 60), np.float32))
+    assert (plain == plain[..., :1]).all(), "no colour without a mask"
+    luma = IMAGE @ np.array([0.299, 0.587, 0.114])
+    assert np.corrcoef(plain[..., 0].ravel(), luma.ravel())[0, 1] > 0.999
+    drawn = explanation.overlay()
+    assert drawn.shape == IMAGE.shape
+    assert drawn.dtype == np.uint8
+    assert (drawn[:, :15, 0] < plain[:, :15, 0] + 1).all()
+    assert drawn[:, :15].mean() < 0.6 * plain[:, :15].mean()
+    assert np.array_equal(drawn[20:, 20:40], plain[20:, 20:40])
+
+
+@given(st.floats(0, 1))
+def test_heat_is_the_table(value):
+    assert np.abs(heat(np.array([[value]], np.float32))[0, 0] - TABLE[round(value * 255)]).max() <= 6
+
+
+def test_full_alpha_shows_the_colour_itself():
+    image = np.full((1, 1, 3), 50, np.uint8)
+    one = np.ones((1, 1), np.float32)
+    assert np.array_equal(overlay(image, one, alpha=1.0), heat(one))
+    assert np.array_equal(colour_bar(64)[0, -1], heat(one)[0, 0])
+    assert np.array_equal(colour_bar(64, 5)[:, 0], np.tile(heat(one * 0)[0, 0], (5, 1)))
+
+
+def test_grid_places_pictures_on_white():
+    red = np.full((2, 3, 3), (255, 0, 0), np.uint8)
+    blue = np.full((4, 2, 3), (0, 0, 255), np.uint8)
+    sheet = grid([[red, blue], [blue]], gap=1)
+    assert sheet.shape == (4 + 1 + 4, 3 + 1 + 2, 3)
+    assert np.array_equal(sheet[:2, :3], red)
+    assert np.array_equal(sheet[:4, 4:], blue)
+    assert np.array_equal(sheet[5:, :2], blue)
+    assert (sheet[2:5, :4] == 255).all()

@@ -1,0 +1,88 @@
+"""Who may import whom: tests, benchmarks, demo → export → train → runtime → numpy."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+HEAVY = (
+    "torch torchvision timm lightning safetensors onnx onnxsim onnxscript onnxruntime tensorrt tensorrt_rtx "
+    "tensorrt_lean tensorrt_dispatch cuda pycuda PIL cv2 scipy matplotlib tqdm sklearn skimage "
+    "train export demo benchmarks"
+)
+OPTIONAL = "onnxruntime PIL tensorrt tensorrt_rtx tensorrt_lean cuda pycuda"  # inside functions of runtime
+FORBIDDEN = {
+    "runtime": "train export demo benchmarks tests",
+    "train": "export demo benchmarks tests",
+    "export": "demo benchmarks tests",
+}
+
+
+def imports(path: Path, *, top: bool = False) -> Iterator[str]:
+    """The packages a file imports (their first names): anywhere, or only where it is executed at import."""
+    for node in at_import(ast.parse(path.read_text())) if top else ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (name.name.partition(".")[0] for name in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            yield (node.module or "").partition(".")[0]
+
+
+def at_import(node: ast.AST) -> Iterator[ast.AST]:
+    """Every node below `node` that runs when the module is imported."""
+    for child in ast.iter_child_nodes(node):
+        typing_only = isinstance(child, ast.If) and "TYPE_CHECKING" in ast.unparse(child.test)
+        if not typing_only and not isinstance(child, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)):
+            yield child
+            yield from at_import(child)
+
+
+def files(package: str) -> list[Path]:
+    found = sorted((ROOT / package).rglob("*.py"))
+    assert found, package
+    return found
+
+
+def test_every_module_of_the_runtime_imports_with_only_numpy():
+    code = (
+        f"import sys, pkgutil, importlib\n"
+        f"for name in {HEAVY!r}.split(): sys.modules[name] = None\n"
+        f"import runtime, nemu\n"
+        f"names = [m.name for m in pkgutil.walk_packages(runtime.__path__, 'runtime.')]\n"
+        f"assert len(names) > 10 and 'runtime.backends.onnxruntime' in names, names\n"
+        f"for name in names: importlib.import_module(name)\n"
+    )
+    answer = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert answer.returncode == 0, answer.stderr
+
+
+@pytest.mark.parametrize("package", FORBIDDEN)
+def test_arrows_point_down(package):
+    for path in files(package):
+        upward = set(imports(path)) & set(FORBIDDEN[package].split())
+        assert not upward, f"{path.relative_to(ROOT)} imports {', '.join(upward)}"
+
+
+def test_the_runtime_imports_only_the_standard_library_and_numpy_at_the_top():
+    for path in files("runtime"):
+        other = set(imports(path, top=True)) - sys.stdlib_module_names - {"numpy", "runtime"}
+        assert not other, f"{path.relative_to(ROOT)} imports {', '.join(other)} at the top"
+
+
+def test_the_runtime_imports_nothing_of_training_anywhere():
+    allowed = sys.stdlib_module_names | {"numpy", "runtime"} | set(OPTIONAL.split())
+    for path in files("runtime"):
+        other = set(imports(path)) - allowed
+        assert not other, f"{path.relative_to(ROOT)} imports {', '.join(other)}"
+
+
+def test_the_rules_notice_a_breach(tmp_path):
+    path = tmp_path / "breach.py"
+    path.write_text("import numpy\ndef f():\n    import torch.nn\nif True:\n    from timm.data import x\n")
+    assert set(imports(path)) == {"numpy", "torch", "timm"}
+    assert set(imports(path, top=True)) == {"numpy", "timm"}

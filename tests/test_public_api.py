@@ -1,0 +1,80 @@
+"""What users write against: names, signatures, and the exit codes of errors."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import inspect
+from pathlib import Path
+
+import pytest
+
+import runtime
+from runtime import Explainer, Explanation, NemuError, errors
+
+ROOT = Path(__file__).parents[1]
+
+
+def test_all_is_what_is_exported():
+    public = {
+        name
+        for name, value in vars(runtime).items()
+        if not name.startswith("_") and not inspect.ismodule(value)
+    }
+    assert public | {"__version__"} == set(runtime.__all__)
+
+
+def test_signatures():
+    assert str(inspect.signature(Explainer.__init__)) == (
+        "(self, package: 'str | os.PathLike[str] | Package', *, backend: 'str | Backend' = 'auto', "
+        "device: 'int' = 0, channel_order: 'str' = 'rgb') -> 'None'"
+    )
+    for name in ("stream", "close", "backend", "manifest", "embedding_id", "__enter__", "__exit__"):
+        assert hasattr(Explainer, name)
+    fields = {field.name for field in dataclasses.fields(Explanation)}
+    assert {"embedding", "graph_mask", "image", "embedding_id", "timing"} <= fields
+    for name in ("mask", "valid", "overlay", "save"):
+        assert hasattr(Explanation, name)
+
+
+def tree(kind: type[NemuError]) -> list[type[NemuError]]:
+    return [kind, *(below for child in kind.__subclasses__() for below in tree(child))]
+
+
+def test_every_error_is_exported_and_drawn_in_the_docstring():
+    for kind in tree(NemuError):
+        if kind.__module__ == "runtime.errors":
+            assert kind.__name__ in runtime.__all__
+            assert kind.__name__ in (errors.__doc__ or "")
+
+
+def test_an_error_says_came_expected_cure():
+    error = errors.InputError("a cat", expected="a dog", cure="bark")
+    assert str(error) == "a cat\n  expected: a dog\n  cure: bark"
+    assert (error.came, error.expected, error.cure) == ("a cat", "a dog", "bark")
+    assert NemuError.exit_code == 1
+    assert errors.ParityError.exit_code == 3
+
+
+def test_everything_public_in_the_runtime_has_a_docstring():
+    kinds = (ast.FunctionDef, ast.ClassDef)
+    for path in sorted((ROOT / "runtime").rglob("*.py")):
+        module = ast.parse(path.read_text())
+        assert ast.get_docstring(module), path
+        public = [n for n in module.body if isinstance(n, kinds) and not n.name.startswith("_")]
+        public += [
+            method
+            for owner in public
+            if isinstance(owner, ast.ClassDef)
+            for method in owner.body
+            if isinstance(method, ast.FunctionDef) and not method.name.startswith("_")
+        ]
+        for node in public:
+            overloaded = any("overload" in ast.unparse(d) for d in node.decorator_list)
+            assert overloaded or ast.get_docstring(node), f"{path.name}: {node.name}"
+
+
+def test_version_is_stated_once_in_effect():
+    tomllib = pytest.importorskip("tomllib")  # Python 3.11
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert project["version"] == runtime.__version__

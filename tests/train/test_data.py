@@ -1,0 +1,79 @@
+"""Order, crops and skips are functions of (seed, position)."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from runtime.errors import InputError
+from runtime.image import Geometry, find_images
+from train.data import Photographs, Steps, collate
+
+GEOMETRY = Geometry(height=32, width=32, resize="crop")
+
+
+def stream(folder, *, seed=0, augment="none"):
+    return Photographs(find_images(folder), geometry=GEOMETRY, seed=seed, augment=augment)
+
+
+def test_every_pass_shows_every_file_once_in_a_new_order(photographs):
+    images = stream(photographs)
+    passes = [torch.stack([images[12 * n + i][0] for i in range(12)]) for n in (0, 1)]
+    for one in passes:
+        assert len({image.numpy().tobytes() for image in one}) == 12
+    assert not torch.equal(*passes)
+
+
+@pytest.mark.parametrize("augment", ["none", "crop"])
+def test_a_position_is_the_same_whatever_came_before(photographs, augment):
+    warm, cold = stream(photographs, augment=augment), stream(photographs, augment=augment)
+    for position in (3, 40, 7):
+        _ = warm[position + 1]
+        assert torch.equal(warm[position][0], cold[position][0])
+
+
+def test_seed_and_augmentation_change_what_is_seen(photographs):
+    def first(**kwargs):
+        return torch.stack([stream(photographs, **kwargs)[i][0] for i in range(12)])
+
+    assert not torch.equal(first(), first(seed=1))
+    assert not torch.equal(first(), first(augment="crop"))
+
+
+def test_unreadable_files_are_replaced_and_named(photographs, tmp_path):
+    for file in find_images(photographs):
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    (tmp_path / "03.png").write_bytes(b"not a picture")
+    images = stream(tmp_path)
+    batch, skipped = collate([images[p] for p in range(12)])
+    assert batch.shape == (12, 32, 32, 3)
+    assert batch.dtype == torch.uint8
+    assert [images.files[i].name for i in skipped] == ["03.png"]
+
+
+def test_nothing_readable_is_an_error(tmp_path):
+    (tmp_path / "a.png").write_bytes(b"no")
+    with pytest.raises(InputError, match="could be decoded"):
+        stream(tmp_path)[0]
+
+
+def test_ranks_share_each_batch_without_overlap():
+    whole = list(Steps(2, 5, 8))
+    shares = [list(Steps(2, 5, 8, rank=r, world=2)) for r in (0, 1)]
+    assert [a + b for a, b in zip(*shares, strict=True)] == whole
+    assert whole[0] == list(range(16, 24))
+    assert len(Steps(2, 5, 8)) == 5
+
+
+def test_batches_are_the_geometrys_own_pixels(photographs):
+    images = Photographs(
+        find_images(photographs),
+        geometry=Geometry(height=96, width=96, resize="squash"),
+        seed=0,
+        augment="none",
+    )
+    from demo.world import scene
+
+    seen = {images[p][0].numpy().tobytes() for p in range(12)}
+    assert seen == {np.ascontiguousarray(scene(i, split="train").image).tobytes() for i in range(12)}

@@ -1,0 +1,341 @@
+"""A whole run: what learns, what does not, and that a killed run ends as an undisturbed one."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+from runtime.errors import MaskerMismatch
+from train.__main__ import main, parser
+from train.checkpoint import load_nem
+from train.config import EncoderConfig
+from train.folder import read_summary
+from train.nem import NEM
+from train.training import MaskerTraining
+from train.zoo import load_encoder
+
+ROOT = Path(__file__).parents[2]
+
+
+def run(arguments, out, *more):
+    return main([*arguments, "--out", str(out), *more])
+
+
+@pytest.fixture(scope="module")
+def undisturbed(train_arguments, tmp_path_factory):
+    """12 steps over 12 images in batches of 4, noise fill and random crops: four passes."""
+    arguments = [*train_arguments, "--steps", "12", "--fill", "noise", "--augment", "crop"]
+    out = tmp_path_factory.mktemp("undisturbed") / "run"
+    assert run(arguments, out, "--checkpoint-every", "100") == 0
+    return arguments, load_file(out / "masker.safetensors")
+
+
+@pytest.mark.parametrize("kill_after", [2, 5, 9])
+def test_killed_and_resumed_equals_undisturbed(undisturbed, tmp_path, kill_after):
+    arguments, expected = undisturbed
+    out = tmp_path / "run"
+    command = [sys.executable, "-m", "train", *arguments, "--out", str(out), "--checkpoint-every", "1"]
+    threads = {"OMP_NUM_THREADS": str(torch.get_num_threads())}
+    victim = subprocess.Popen(command, cwd=ROOT, env={**os.environ, **threads})
+    deadline = time.monotonic() + 120
+    while newest(out) < kill_after:
+        assert victim.poll() is None, "it ended before it was killed"
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    victim.send_signal(signal.SIGKILL)
+    victim.wait()
+    assert not (out / "masker.safetensors").exists()
+    reached = newest(out)
+    assert kill_after <= reached < 12
+
+    assert run(arguments, out, "--resume", "auto", "--checkpoint-every", "1") == 0
+    assert read_summary(out).resumed_at == reached
+    resumed = load_file(out / "masker.safetensors")
+    assert resumed.keys() == expected.keys()
+    assert all(torch.equal(resumed[k], expected[k]) for k in expected)
+
+
+def newest(out):
+    steps = [int(p.stem.removeprefix("step-")) for p in out.glob("checkpoints/step-*.ckpt")]
+    return max(steps, default=0)
+
+
+def test_ctrl_c_keeps_the_checkpoint_and_says_how_to_go_on(undisturbed, tmp_path):
+    arguments, _ = undisturbed
+    out = tmp_path / "run"
+    command = [sys.executable, "-m", "train", *arguments, "--steps", "500", "--out", str(out)]
+    victim = subprocess.Popen(
+        [*command, "--checkpoint-every", "1"], cwd=ROOT, stderr=subprocess.PIPE, text=True
+    )
+    while newest(out) < 2:
+        assert victim.poll() is None
+        time.sleep(0.01)
+    victim.send_signal(signal.SIGINT)
+    _, error = victim.communicate(timeout=60)
+    assert victim.returncode == 130
+    assert "--resume auto" in error
+    assert newest(out) >= 2
+    assert not (out / "masker.safetensors").exists()
+    assert not list(out.rglob("*.tmp*"))
+
+
+def test_a_resumed_run_does_only_the_remaining_steps(undisturbed, tmp_path, monkeypatch):
+    arguments, _ = undisturbed
+    seen = []
+    original = MaskerTraining.training_step
+
+    def recording(self, batch, batch_idx):
+        seen.append(self.global_step)
+        if len(seen) == 6:
+            raise RuntimeError("power cut")
+        return original(self, batch, batch_idx)
+
+    monkeypatch.setattr(MaskerTraining, "training_step", recording)
+    with pytest.raises(RuntimeError, match="power cut"):
+        run(arguments, tmp_path / "run", "--checkpoint-every", "4")
+    assert run(arguments, tmp_path / "run", "--resume", "auto") == 0
+    assert seen == [0, 1, 2, 3, 4, 5, *range(4, 12)]
+
+
+def test_the_masker_learns_and_the_encoder_does_not(train_arguments, masker):
+    config = parser().parse_args([*train_arguments, "--out", "x"])
+    untouched = load_encoder(
+        EncoderConfig(encoder=config.encoder, weights=config.weights, image_size=(64, 64))
+    )
+    nem = load_nem(masker)
+    assert nem.encoder.record.fingerprint == untouched.record.fingerprint
+    torch.manual_seed(0)
+    fresh = NEM.untrained(untouched).masker.state_dict()
+    trained = nem.masker.state_dict()
+    assert all(not torch.equal(trained[k], fresh[k]) for k in trained if k.endswith("weight"))
+
+
+def test_neither_weights_nor_statistics_of_the_encoder_move(train_arguments, tmp_path, monkeypatch):
+    modules = []
+    original = MaskerTraining.training_step
+
+    def recording(self, batch, batch_idx):
+        modules.append(self)
+        assert not any(m.training for m in self.nem.encoder.modules())
+        assert self.nem.masker.training
+        return original(self, batch, batch_idx)
+
+    monkeypatch.setattr(MaskerTraining, "training_step", recording)
+    assert run(train_arguments, tmp_path / "run", "--steps", "3") == 0
+    module = modules[-1]
+    weights = load_file(parser().parse_args([*train_arguments, "--out", "x"]).weights)
+    state = module.nem.encoder.model.model.state_dict()
+    assert all(torch.equal(state[k], weights[k]) for k in weights)
+    optimised = {id(p) for group in module.optimizers().param_groups for p in group["params"]}
+    assert optimised == {id(p) for p in module.nem.masker.parameters()}
+
+
+def test_the_artefact_holds_the_decoder_and_says_for_whom(masker):
+    with safe_open(masker, framework="pt") as file:
+        names, metadata = list(file.keys()), file.metadata()
+    assert names
+    assert all(name.startswith(("blocks.", "logit.")) for name in names)
+    assert len(metadata["encoder_fingerprint"]) == 64
+    assert json.loads(metadata["config"])["encoder"]["encoder"] == "timm/test_resnet"
+
+
+def test_a_masker_for_another_encoder_is_refused_with_both_fingerprints(masker, weights, tmp_path):
+    tensors = load_file(weights)
+    tensors["conv1.0.weight"] = tensors["conv1.0.weight"] + 1e-3
+    other = tmp_path / "other.safetensors"
+    save_file(tensors, other)
+    with pytest.raises(MaskerMismatch) as caught:
+        load_nem(masker, weights=str(other))
+    trained_for = load_nem(masker).encoder.record.fingerprint
+    this = load_encoder(EncoderConfig(encoder="timm/test_resnet", weights=str(other))).record.fingerprint
+    assert trained_for in str(caught.value)
+    assert this in str(caught.value)
+
+
+@pytest.mark.parametrize("objective", ["plain", "contrastive"])
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_every_objective_trains_in_every_precision(train_arguments, tmp_path, objective, precision):
+    options = ("--objective", objective, "--precision", precision, "--fill", "blur", "--image-skip")
+    assert run(train_arguments, tmp_path / "run", "--steps", "2", *options) == 0
+    assert 0 < read_summary(tmp_path / "run").loss < 5
+
+
+def test_it_learns(train_arguments, tmp_path):
+    """On 12 images the objective must fall; a gradient that does not reach the masker leaves it flat."""
+    losses = []
+    for steps in (1, 25):
+        run(train_arguments, tmp_path / str(steps), "--steps", str(steps), "--learning-rate", "3e-3")
+        losses.append(read_summary(tmp_path / str(steps)))
+    import csv
+
+    first = losses[0].loss
+    rows = list(csv.DictReader((tmp_path / "25/metrics/from-step-0/metrics.csv").open()))
+    assert float(rows[-1]["loss"]) < 0.8 * first
+
+
+def test_a_run_in_the_way_is_not_overwritten(train_arguments, tmp_path, capsys):
+    out = tmp_path / "run"
+    assert run(train_arguments, out, "--steps", "2") == 0
+    before = (out / "masker.safetensors").read_bytes()
+    assert run(train_arguments, out, "--steps", "2") == 1
+    assert "--force" in capsys.readouterr().err
+    assert run(train_arguments, out, "--steps", "3", "--resume", "auto") == 1
+    assert "steps 2 there, 3 here" in capsys.readouterr().err
+    assert (out / "masker.safetensors").read_bytes() == before
+    assert run(train_arguments, out, "--steps", "2", "--resume", "auto") == 0  # nothing left to do
+    assert run(train_arguments, out, "--data", "/nowhere", "--force") == 1
+    assert (out / "masker.safetensors").read_bytes() == before
+    assert run(train_arguments, out, "--steps", "3", "--force") == 0
+
+
+def test_a_run_started_afresh_is_not_taken_for_the_old_one(train_arguments, tmp_path, monkeypatch):
+    out = tmp_path / "run"
+    arguments = [*train_arguments, "--steps", "3"]
+    assert run(arguments, out) == 0
+
+    def fail(*_, **__):
+        raise RuntimeError("power cut")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(MaskerTraining, "training_step", fail)
+        with pytest.raises(RuntimeError, match="power cut"):
+            run(arguments, out, "--force")
+    assert not (out / "masker.safetensors").exists()
+    assert run(arguments, out, "--resume", "auto") == 0
+    assert read_summary(out).resumed_at == 0
+
+
+@pytest.mark.parametrize("force", [(), ("--force",)])
+def test_a_folder_of_something_else_is_left_alone(train_arguments, tmp_path, force):
+    for name in ("mine/letter.txt", "mine/metrics/precious.txt", "mine/checkpoints/best.ckpt", "file"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("dear")
+    (tmp_path / "other/config.json").parent.mkdir()
+    (tmp_path / "other/config.json").write_text('{"not": "ours"}')
+    before = sorted(tmp_path.rglob("*"))
+    for out in ("mine", "file", "other", "file/below"):
+        assert run(train_arguments, tmp_path / out, "--steps", "2", *force) == 1
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def interrupted(arguments, out, monkeypatch, *, at):
+    """A run that dies at a step, with a checkpoint at every step before."""
+    original = MaskerTraining.training_step
+
+    def fail(self, batch, batch_idx):
+        if self.global_step == at:
+            raise RuntimeError("power cut")
+        return original(self, batch, batch_idx)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(MaskerTraining, "training_step", fail)
+        with pytest.raises(RuntimeError, match="power cut"):
+            run(arguments, out, "--checkpoint-every", "1")
+
+
+def test_a_checkpoint_that_cannot_be_read_is_named(train_arguments, tmp_path, monkeypatch, capsys):
+    out = tmp_path / "run"
+    arguments = [*train_arguments, "--steps", "5"]
+    interrupted(arguments, out, monkeypatch, at=3)
+    (checkpoint,) = out.glob("checkpoints/step-*.ckpt")
+    checkpoint.write_bytes(checkpoint.read_bytes()[:5000])
+    assert run(arguments, out, "--resume", "auto") == 1
+    assert f"delete {checkpoint}" in capsys.readouterr().err
+    checkpoint.unlink()
+    assert run(arguments, out, "--resume", "auto") == 0
+
+
+def test_a_run_is_not_resumed_on_other_images(train_arguments, photographs, tmp_path, monkeypatch, capsys):
+    folder = tmp_path / "data"
+    shutil.copytree(photographs, folder)
+    (folder / "text.jpg").write_text("no picture")
+    arguments = [*train_arguments, "--steps", "6"]
+    arguments[arguments.index("--data") + 1] = str(folder)
+    interrupted(arguments, tmp_path / "run", monkeypatch, at=5)
+    shutil.copy(folder / "00.png", folder / "99.png")
+    assert run(arguments, tmp_path / "run", "--resume", "auto") == 1
+    assert "the same files" in capsys.readouterr().err
+    (folder / "99.png").unlink()
+    assert run(arguments, tmp_path / "run", "--resume", "auto") == 0
+    assert read_summary(tmp_path / "run").skipped == 1  # met before the interruption, still known
+
+
+def test_a_masker_that_is_not_finite_is_not_written(train_arguments, tmp_path, monkeypatch, capsys):
+    original = MaskerTraining.terms
+
+    def diverging(self, images, *, step):
+        with torch.no_grad():
+            self.nem.masker.logit.bias.fill_(float("nan"))
+        return original(self, images, step=step)
+
+    monkeypatch.setattr(MaskerTraining, "terms", diverging)
+    assert run(train_arguments, tmp_path / "run", "--steps", "2") == 1
+    assert "diverged" in capsys.readouterr().err
+    assert not (tmp_path / "run/masker.safetensors").exists()
+
+
+def test_two_processes_train_one_masker(train_arguments, tmp_path):
+    """torchrun: each process takes half of every batch, gradients are averaged, the first one writes."""
+    out = tmp_path / "run"
+    launch = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node",
+        "2",
+        "-m",
+        "train",
+    ]
+    done = subprocess.run(
+        [*launch, *train_arguments, "--steps", "2", "--out", str(out)],
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("masker.safetensors: 2 steps") == 1
+    summary = read_summary(out)
+    assert summary.processes == 2
+    assert load_nem(out / "masker.safetensors")
+
+
+def test_unreadable_files_are_listed(train_arguments, photographs, tmp_path, capsys):
+    folder = tmp_path / "data"
+    folder.mkdir()
+    for file in photographs.glob("*.png"):
+        (folder / file.name).write_bytes(file.read_bytes())
+    (folder / "text.jpg").write_text("this is no picture")
+    arguments = [*train_arguments]
+    arguments[arguments.index("--data") + 1] = str(folder)
+    assert run(arguments, tmp_path / "run", "--steps", "4") == 0
+    assert "1 files could not be decoded" in capsys.readouterr().out
+    assert (tmp_path / "run/skipped.txt").read_text().strip().endswith("text.jpg")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--data", "/nowhere"], "does not exist"),
+        (["--area-weight", "-1"], "a positive number"),
+        (["--batch-size", "1"], "at least 2"),
+        (["--weights", "/nowhere.safetensors"], "no such file"),
+    ],
+)
+def test_bad_options_are_explained_and_leave_nothing(train_arguments, tmp_path, capsys, options, message):
+    out = tmp_path / "run"
+    assert run(train_arguments, out, *options) == 1
+    assert message in capsys.readouterr().err
+    assert not out.exists()

@@ -1,0 +1,148 @@
+"""python -m train: train a masker for a frozen encoder on a folder of photographs."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+from pathlib import Path
+
+from safetensors import SafetensorError
+
+from runtime.errors import NemuError
+from runtime.image import RESIZES
+from train.config import (
+    AUGMENTATIONS,
+    EMBEDDINGS,
+    FILLS,
+    OBJECTIVES,
+    PRECISIONS,
+    EncoderConfig,
+    TrainConfig,
+)
+
+EXAMPLE = """example:
+  python -m train --encoder timm/resnet50 --data photographs/ --out runs/resnet50
+  python -m export.build_engine --masker runs/resnet50/masker.safetensors --out resnet50.nemu
+
+On several GPUs: torchrun --nproc-per-node 4 -m train … (the batch size stays the whole batch's).
+"""
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line; each option's default is the dataclass's."""
+    p = argparse.ArgumentParser(
+        prog="python -m train",
+        description=__doc__,
+        epilog=EXAMPLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    p.add_argument("--encoder", required=True, help="timm/NAME, or module:factory for your own")
+    p.add_argument("--data", required=True, help="folder of images, searched recursively; no labels needed")
+    p.add_argument("--out", required=True, type=Path, help="folder for masker.safetensors and checkpoints")
+
+    e = p.add_argument_group("encoder (defaults: what the model's own configuration says)")
+    e.add_argument("--weights", help="safetensors file for a timm encoder; default: timm's own")
+    e.add_argument("--embedding", choices=EMBEDDINGS, help="which vector is the embedding")
+    e.add_argument("--l2-normalize", action="store_true", help="scale the embedding to unit length")
+    e.add_argument("--image-size", type=int, nargs="+", metavar="N", help="pixels: side, or height width")
+    e.add_argument("--resize", choices=RESIZES, help="how a photograph becomes that size")
+    e.add_argument("--mean", type=float, nargs=3, metavar="M", help="of the pixels in [0, 1], R G B")
+    e.add_argument("--std", type=float, nargs=3, metavar="S")
+    e.add_argument("--taps", type=int, nargs="+", metavar="I", help="timm feature maps for the pyramid")
+
+    t = p.add_argument_group("training")
+    d = TrainConfig
+    t.add_argument("--image-skip", action="store_true", help="the image itself is a skip of the decoder")
+    t.add_argument("--objective", choices=OBJECTIVES, default=d.objective)
+    t.add_argument("--area-weight", type=float, default=d.area_weight, help="of the mean mask (%(default)s)")
+    t.add_argument("--fill", choices=FILLS, default=d.fill, help="of masked-out pixels (%(default)s)")
+    t.add_argument("--augment", choices=AUGMENTATIONS, default=d.augment)
+    t.add_argument("--steps", type=int, default=d.steps, help="optimiser steps (%(default)s)")
+    t.add_argument("--batch-size", type=int, default=d.batch_size, help="over all processes (%(default)s)")
+    t.add_argument("--learning-rate", type=float, default=d.learning_rate)
+    t.add_argument("--weight-decay", type=float, default=d.weight_decay)
+    t.add_argument("--seed", type=int, default=d.seed)
+    t.add_argument("--precision", choices=PRECISIONS, default=d.precision)
+
+    r = p.add_argument_group("running")
+    how = r.add_mutually_exclusive_group()
+    how.add_argument("--resume", choices=("auto", "never"), default="never", help="auto: go on where it was")
+    how.add_argument("--force", action="store_true", help="start afresh although --out holds a run")
+    r.add_argument("--checkpoint-every", type=int, default=100, metavar="STEPS")
+    r.add_argument("--workers", type=int, default=0, help="processes that decode images")
+    r.add_argument("--quiet", action="store_true", help="no progress bar")
+    return p
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run; returns the exit code: 0 ok, 1 error, 2 usage, 130 interrupted."""
+    p = parser()
+    options = p.parse_args(argv)
+    if len(options.image_size or ()) > 2:
+        p.error("--image-size takes one number, or height and width")
+    if options.workers < 0 or options.checkpoint_every < 1:
+        p.error("--workers is 0 or more, --checkpoint-every at least 1")
+    logging.basicConfig(format="%(levelname)s: %(message)s")
+    try:
+        config = _config(options)
+        from train.fit import fit  # imports torch: after the command line was understood
+        from train.folder import MASKER, SKIPPED
+
+        summary = fit(
+            config,
+            options.out,
+            resume=options.resume == "auto",
+            force=options.force,
+            checkpoint_every=options.checkpoint_every,
+            workers=options.workers,
+            progress=not options.quiet,
+        )
+    except NemuError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    except (OSError, SafetensorError) as error:  # a full disk, a folder that may not be written
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted; go on with the same command and --resume auto", file=sys.stderr)
+        return 130
+    if int(os.environ.get("RANK", "0")):  # under torchrun the first process speaks for all
+        return 0
+    masker = options.out / MASKER
+    if summary.skipped:
+        print(f"{summary.skipped} files could not be decoded, listed in {options.out / SKIPPED}")
+    print(
+        f"{masker}: {summary.steps} steps on {summary.images} images"
+        f"{f', resumed at step {summary.resumed_at}' if summary.resumed_at else ''}; "
+        f"loss {summary.loss:.3f}, embedding distance {summary.distance:.3f}, mask area {summary.area:.1%}"
+    )
+    if not 0.005 < summary.area < 0.995:
+        print("warning: the mask is nearly empty or full everywhere; try another --area-weight or --fill")
+    print(f"next: python -m export.build_engine --masker {masker} --out {options.out.name}.nemu")
+    return 0
+
+
+def _config(options: argparse.Namespace) -> TrainConfig:
+    size = options.image_size
+    encoder = EncoderConfig(
+        encoder=options.encoder,
+        weights=options.weights,
+        embedding=options.embedding,
+        l2_normalize=options.l2_normalize,
+        image_size=None if size is None else (size[0], size[-1]),
+        resize=options.resize,
+        mean=None if options.mean is None else tuple(options.mean),
+        std=None if options.std is None else tuple(options.std),
+        taps=None if options.taps is None else tuple(options.taps),
+    )
+    names = (
+        "image_skip", "objective", "area_weight", "fill", "augment", "steps", "batch_size",
+        "learning_rate", "weight_decay", "seed", "precision", "data",
+    )  # fmt: skip
+    return TrainConfig(encoder=encoder, **{n: getattr(options, n) for n in names})
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,127 @@
+"""What a training run is: every setting that changes its result, checked at birth, saved beside it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from runtime.errors import InputError, SchemaError
+from runtime.image import RESIZES
+
+EMBEDDINGS = ("pooled", "head", "cls")
+OBJECTIVES = ("plain", "contrastive")
+FILLS = ("zero", "noise", "blur")
+AUGMENTATIONS = ("none", "crop")
+PRECISIONS = ("32-true", "16-mixed", "bf16-mixed")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncoderConfig:
+    """Which frozen encoder, and which of its vectors is the embedding.
+
+    `None` means: what the model's own configuration says.
+    """
+
+    encoder: str
+    """`timm/NAME`, or `module:factory`, where `factory()` returns an nn.Module whose forward gives
+    (embedding, pyramid)."""
+    weights: str | None = None
+    """A safetensors file for a timm encoder; None loads timm's pretrained weights."""
+    embedding: str | None = None
+    """Of a timm encoder: `pooled` (pre-logits), `head` (its own projection head) or `cls` (class token)."""
+    l2_normalize: bool = False
+    """Scale the embedding to unit length."""
+    image_size: tuple[int, int] | None = None
+    """(height, width) of the graph, pixels."""
+    resize: str | None = None
+    """How a photograph becomes that size: `crop`, `squash` or `letterbox`."""
+    mean: tuple[float, float, float] | None = None
+    std: tuple[float, float, float] | None = None
+    taps: tuple[int, ...] | None = None
+    """Indices of the timm feature maps that form the pyramid, shallow to deep."""
+
+    def __post_init__(self) -> None:
+        if self.embedding is not None:
+            _one_of("--embedding", self.embedding, EMBEDDINGS)
+        if self.resize is not None:
+            _one_of("--resize", self.resize, RESIZES)
+        if self.image_size is not None and min(self.image_size) < 1:
+            raise _bad("--image-size", self.image_size, "positive pixels")
+        if self.std is not None and not min(self.std) > 0:
+            raise _bad("--std", self.std, "positive numbers")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """One run of `python -m train`."""
+
+    encoder: EncoderConfig
+    data: str
+    """Folder of images, searched recursively; no labels."""
+    image_skip: bool = False
+    """Give the masker the image itself as the shallowest skip."""
+    objective: str = "plain"
+    area_weight: float = 0.5
+    """Weight of the mean mask in the objective; the authors' value is 1/2."""
+    fill: str = "zero"
+    """What a masked-out pixel is replaced with; see `train.occlusion`."""
+    augment: str = "none"
+    """`none`, or `crop`: a random crop of 60 to 100 % of the area, mirrored half of the time."""
+    steps: int = 2000
+    batch_size: int = 32
+    learning_rate: float = 1e-3
+    weight_decay: float = 0.01
+    seed: int = 0
+    precision: str = "32-true"
+
+    def __post_init__(self) -> None:
+        _one_of("--objective", self.objective, OBJECTIVES)
+        _one_of("--fill", self.fill, FILLS)
+        _one_of("--augment", self.augment, AUGMENTATIONS)
+        _one_of("--precision", self.precision, PRECISIONS)
+        for flag, value in (("--steps", self.steps), ("--batch-size", self.batch_size)):
+            if value < 1:
+                raise _bad(flag, value, "at least 1")
+        if self.batch_size < 2 <= self.steps:
+            raise _bad("--batch-size", self.batch_size, "at least 2, for the masker's batch statistics")
+        for flag, least in (("--seed", self.seed), ("--weight-decay", self.weight_decay)):
+            if not 0 <= least < float("inf"):
+                raise _bad(flag, least, "0 or more")
+        for flag, weight in (("--area-weight", self.area_weight), ("--learning-rate", self.learning_rate)):
+            if not 0 < weight < float("inf"):
+                raise _bad(flag, weight, "a positive number")
+
+    def to_json(self) -> str:
+        """The text that `from_json` reads back."""
+        return json.dumps(dataclasses.asdict(self), indent=2) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str, *, source: str) -> TrainConfig:
+        """Read a saved configuration; `source` names it in errors.
+
+        Raises:
+            SchemaError: not a configuration of this version.
+        """
+        try:
+            fields: dict[str, Any] = json.loads(text)
+            encoder: dict[str, Any] = {
+                k: tuple(v) if isinstance(v, list) else v for k, v in fields.pop("encoder").items()
+            }
+            return cls(encoder=EncoderConfig(**encoder), **fields)
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise SchemaError(
+                f"{source} is not a training configuration ({error})",
+                expected="the JSON that python -m train writes",
+                cure="train again with this version",
+            ) from error
+
+
+def _one_of(flag: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise _bad(flag, value, "one of " + ", ".join(choices))
+
+
+def _bad(flag: str, value: object, expected: str) -> InputError:
+    return InputError(f"{flag} {value}", expected=expected, cure="see python -m train --help")

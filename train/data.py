@@ -1,0 +1,100 @@
+"""Photographs without labels, in an order that is a function of (seed, position) alone.
+
+Training sees one endless stream: position p belongs to pass p // n over the n files, each pass a fresh
+permutation.  Crop, mirror and order depend on (seed, p) and on nothing that happened before, so a run
+that is resumed at any step sees what an undisturbed run would have seen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset, Sampler
+
+from runtime.errors import InputError
+from runtime.image import Geometry, load_image
+
+
+class Photographs(Dataset[tuple[Tensor, Tensor]]):
+    """Position in the stream → (image uint8 (H, W, 3), indices of files skipped to get it int64 (k,)).
+
+    A file that cannot be decoded is replaced by the next one in the pass.
+
+    Args:
+        files: all images, in a fixed order.
+        geometry: how a photograph becomes the encoder's input.
+        seed: of order and augmentation.
+        augment: `none`, or `crop`; see `train.config`.
+    """
+
+    def __init__(self, files: Sequence[Path], *, geometry: Geometry, seed: int, augment: str) -> None:
+        self.files = list(files)
+        self.geometry = geometry
+        self.seed = seed
+        self.augment = augment
+        self._order = (-1, np.empty(0, np.int64))  # (pass, its permutation)
+
+    def __getitem__(self, position: int) -> tuple[Tensor, Tensor]:
+        """Raises InputError when no file at all can be decoded."""
+        number, at = divmod(position, len(self.files))
+        if self._order[0] != number:
+            self._order = (number, np.random.default_rng([self.seed, 0, number]).permutation(len(self.files)))
+        skipped: list[int] = []
+        for candidate in np.roll(self._order[1], -at):
+            try:
+                image = load_image(self.files[candidate])
+            except InputError:
+                skipped.append(int(candidate))
+                continue
+            rng = np.random.default_rng([self.seed, 1, position])
+            return torch.from_numpy(self._fit(image, rng)), torch.tensor(skipped, dtype=torch.int64)
+        raise InputError(
+            f"none of {len(self.files)} files could be decoded, {self.files[0]} the first",
+            expected="a folder of images (JPEG, PNG, WebP, …)",
+            cure="open one of them in an image viewer; if it opens there, report it as a bug",
+        )
+
+    def _fit(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        if self.augment == "crop":
+            share = np.sqrt(rng.uniform(0.6, 1.0))
+            height, width = (max(1, round(side * share)) for side in image.shape[:2])
+            top = rng.integers(image.shape[0] - height + 1)
+            left = rng.integers(image.shape[1] - width + 1)
+            image = image[top : top + height, left : left + width]
+            if rng.random() < 0.5:
+                image = image[:, ::-1]
+        return np.array(self.geometry.fit(np.ascontiguousarray(image))[0])
+
+
+@dataclass(frozen=True)
+class Steps(Sampler[list[int]]):
+    """Batches of stream positions from step `start` on; rank r of a world takes its slice of each.
+
+    Its length is the whole run's, `stop`, because Lightning counts the steps before a resume as done.
+    """
+
+    start: int
+    stop: int
+    batch_size: int
+    rank: int = 0
+    world: int = 1
+
+    def __iter__(self) -> Iterator[list[int]]:
+        share = self.batch_size // self.world
+        for step in range(self.start, self.stop):
+            first = step * self.batch_size + self.rank * share
+            yield list(range(first, first + share))
+
+    def __len__(self) -> int:
+        return self.stop
+
+
+def collate(samples: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    """A batch: images uint8 (N, H, W, 3), indices of all files skipped int64 (k,)."""
+    images, skipped = zip(*samples, strict=True)
+    return torch.stack(images), torch.cat(skipped)

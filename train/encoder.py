@@ -1,0 +1,93 @@
+"""FrozenEncoder: any vision encoder as one pass that gives the embedding and the feature pyramid.
+
+Frozen means all of it: no parameter wants a gradient, and the whole encoder is always in eval mode, so
+that BatchNorm statistics stay and dropout is off whatever the surrounding module is told.
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+import torch
+from torch import Tensor, nn
+
+from runtime.errors import InputError
+from runtime.manifest import EncoderRecord, InputRecord
+
+
+class FrozenEncoder(nn.Module):
+    """Φ: embedding and pyramid of a normalised image, in one pass.
+
+    Args:
+        model: its forward takes float (N, 3, H, W), normalised, and returns (embedding (N, D),
+            pyramid: list of (N, C_i, h_i, w_i), shallow to deep).
+        id, embedding, license: what the manifest will say of it.
+        input: how a photograph becomes its input.
+        l2_normalize: scale the embedding to unit length.
+        fingerprint: sha256 of the weights, if they were changed since they were loaded (a resized
+            position table); computed from `model` otherwise.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        id: str,
+        embedding: str,
+        input: InputRecord,
+        l2_normalize: bool = False,
+        license: str = "unknown",
+        fingerprint: str | None = None,
+    ) -> None:
+        super().__init__()
+        self.model = model.requires_grad_(False)
+        self.eval()
+        self.input = input
+        self.l2_normalize = l2_normalize
+        fingerprint = fingerprint or weights_fingerprint(model)
+        with torch.no_grad():
+            vector, pyramid = self(torch.zeros(1, 3, input.height, input.width))
+        if vector.ndim != 2 or not pyramid or any(p.ndim != 4 for p in pyramid):
+            raise InputError(
+                f"{id} returned an embedding {tuple(vector.shape)} and a pyramid of "
+                f"{[tuple(p.shape) for p in pyramid]}",
+                expected="an embedding (N, D) and feature maps (N, C, h, w), shallow to deep",
+                cure="pool the embedding to one vector, and reshape tokens to maps, in your module",
+            )
+        self.channels = tuple(p.shape[1] for p in pyramid)
+        self.sizes = tuple((p.shape[2], p.shape[3]) for p in pyramid)
+        self.record = EncoderRecord(
+            id=id,
+            fingerprint=fingerprint,
+            embedding=embedding,
+            l2_normalized=l2_normalize,
+            dimension=vector.shape[1],
+            license=license,
+        )
+
+    def forward(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Normalised images (N, 3, H, W) → embedding (N, D), pyramid [(N, C_i, h_i, w_i)]."""
+        embedding, pyramid = self.model(x)
+        if self.l2_normalize:
+            embedding = nn.functional.normalize(embedding.float(), dim=1)
+        return embedding, list(pyramid)
+
+    def train(self, mode: bool = True) -> FrozenEncoder:
+        """Stay in eval mode, whatever is asked for."""
+        return super().train(False)
+
+    def normalize(self, images: Tensor) -> Tensor:
+        """uint8 (N, H, W, 3) → normalised float32 (N, 3, H, W), as the exported graph does."""
+        mean = torch.tensor(self.input.mean, device=images.device).view(1, 3, 1, 1)
+        std = torch.tensor(self.input.std, device=images.device).view(1, 3, 1, 1)
+        return (images.permute(0, 3, 1, 2).float() / 255 - mean) / std
+
+
+def weights_fingerprint(model: nn.Module) -> str:
+    """sha256 over names, types, shapes and bytes of the state dict; independent of the device."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        array = tensor.detach().cpu().contiguous()
+        digest.update(f"{name} {array.dtype} {tuple(array.shape)}\n".encode())
+        digest.update(array.view(torch.uint8).numpy().data if array.ndim else array.numpy().tobytes())
+    return digest.hexdigest()

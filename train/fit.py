@@ -1,0 +1,215 @@
+"""One training run.  Lightning runs the loop; what it learns is in `train.training`."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import time
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning import LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint, TQDMProgressBar
+from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.plugins.io import TorchCheckpointIO
+from torch.utils.data import DataLoader
+
+from runtime.atomic import atomic_file
+from runtime.errors import InputError
+from runtime.image import Geometry, find_images
+from train.checkpoint import save_masker
+from train.config import TrainConfig
+from train.data import Photographs, Steps, collate
+from train.folder import MASKER, SKIPPED, SUMMARY, Summary, claim, newest_checkpoint, read_summary, start_step
+from train.nem import NEM
+from train.training import MaskerTraining
+from train.zoo import load_encoder
+
+log = logging.getLogger("nemu.train")
+
+
+class _Bar(TQDMProgressBar):
+    """Loss, embedding distance and mask area, without the logger's version number."""
+
+    def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
+        metrics = super().get_metrics(trainer, pl_module)
+        return {k: v for k, v in metrics.items() if k != "v_num"}
+
+
+def fit(
+    config: TrainConfig,
+    out: Path,
+    *,
+    resume: bool = False,
+    force: bool = False,
+    checkpoint_every: int = 100,
+    workers: int = 0,
+    progress: bool = True,
+) -> Summary:
+    """Train a masker into `out/`: masker.safetensors, config.json, summary.json, metrics, checkpoints.
+
+    A run that `out` already holds whole is not repeated when `resume` is given: its summary is returned.
+
+    Args:
+        resume: continue from the newest checkpoint in `out`, if there is one; start afresh if not.
+        force: start afresh although `out` holds a run.
+        checkpoint_every: steps between checkpoints.
+        workers: processes that decode images.
+
+    Raises:
+        OutputExists: `out` holds a run, and neither `resume` nor `force` is given.
+        InputError: no images; a run of other settings in `out`; a batch that the processes cannot share.
+        KeyboardInterrupt: Ctrl-C; checkpoints stay, nothing else is written.
+    """
+    start = start_step(config, out, resume=resume, force=force)
+    if resume and (out / MASKER).exists() and (out / SUMMARY).exists():
+        return read_summary(out)
+    files = find_images(Path(config.data))
+    torch.manual_seed(config.seed)
+    nem = NEM.untrained(load_encoder(config.encoder), image_skip=config.image_skip)
+    module = MaskerTraining(nem, config, files=_list_id(files, Path(config.data)))
+    images = Photographs(
+        files,
+        geometry=Geometry.from_record(module.nem.encoder.input),
+        seed=config.seed,
+        augment=config.augment,
+    )
+    if warning := module.check_collapse(collate([images[p] for p in range(config.batch_size)])[0]):
+        log.warning(warning)
+
+    began = time.monotonic()
+    with _hush():
+        trainer = _trainer(config, out, start=start, checkpoint_every=checkpoint_every, progress=progress)
+        _check_share(config.batch_size, trainer.world_size)
+        if trainer.is_global_zero:
+            claim(config, out, start=start)
+        batches = Steps(start, config.steps, config.batch_size, trainer.global_rank, trainer.world_size)
+        loader = DataLoader(images, batch_sampler=batches, collate_fn=collate, num_workers=workers)
+        try:
+            trainer.fit(
+                module, loader, ckpt_path=newest_checkpoint(out) if start else None, weights_only=True
+            )
+        except SystemExit as error:  # what Lightning makes of Ctrl-C, after it has shut down
+            raise KeyboardInterrupt from error
+    summary = _summary(module, start=start, images=len(files), seconds=time.monotonic() - began)
+    if trainer.is_global_zero:
+        _write(out, module, summary, files)
+    return summary
+
+
+def _list_id(files: list[Path], root: Path) -> str:
+    names = "\n".join(file.relative_to(root).as_posix() for file in files)
+    return hashlib.sha256(names.encode(errors="surrogateescape")).hexdigest()
+
+
+def _check_share(batch_size: int, world: int) -> None:
+    if batch_size % world or batch_size // world < 2:
+        raise InputError(
+            f"--batch-size {batch_size} for {world} processes",
+            expected="a multiple of the number of processes, at least 2 each",
+            cure=f"--batch-size {max(2, -(-batch_size // world)) * world}",
+        )
+
+
+def _trainer(config: TrainConfig, out: Path, *, start: int, checkpoint_every: int, progress: bool) -> Trainer:
+    """Lightning's loop: one long epoch of `steps` batches, one checkpoint kept, no hidden sharding."""
+    checkpoints = ModelCheckpoint(
+        dirpath=out / "checkpoints",
+        filename="step-{step}",
+        auto_insert_metric_name=False,
+        every_n_train_steps=checkpoint_every,
+        save_top_k=1,
+        save_on_train_epoch_end=False,
+    )
+    callbacks: list[Callback] = [checkpoints]
+    if progress:
+        callbacks.append(_Bar(refresh_rate=max(1, min(10, config.steps // 100))))
+    return Trainer(
+        max_steps=config.steps,
+        max_epochs=-1,
+        precision=config.precision,  # type: ignore[arg-type]
+        callbacks=callbacks,
+        logger=CSVLogger(out, name="metrics", version=f"from-step-{start}"),
+        log_every_n_steps=10,
+        default_root_dir=out,
+        use_distributed_sampler=False,
+        enable_model_summary=False,
+        enable_progress_bar=progress,
+        plugins=[_WholeCheckpoints()],
+        **_processes(),
+    )
+
+
+def _processes() -> dict[str, Any]:
+    """One device; under torchrun, those that torchrun started.  Lightning is not left to start its own."""
+    world, local = (int(os.environ.get(name, "1")) for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"))
+    if world == 1:
+        return {"devices": 1}
+    return {"devices": local, "num_nodes": world // local, "strategy": "ddp"}
+
+
+class _WholeCheckpoints(TorchCheckpointIO):
+    """A checkpoint is written beside its place and renamed, so that a kill leaves it whole or not there."""
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: str | os.PathLike[str], storage_options: Any = None
+    ) -> None:
+        with atomic_file(Path(path)) as file:
+            torch.save(checkpoint, file)
+
+
+@contextmanager
+def _hush() -> Iterator[None]:
+    """Lightning's advice that does not hold here: a frozen encoder is in eval mode on purpose, order is a
+    function of the step, so the loader needs no state of its own, and the checkpoint folder is the run's."""
+    unfounded = (
+        "eval mode", "resuming from a checkpoint", "Checkpoint directory", "using `ckpt_path`",
+        "num_workers", "log_every_n_steps", "LeafSpec",
+    )  # fmt: skip
+    logger = logging.getLogger("lightning.pytorch")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        for words in unfounded:
+            warnings.filterwarnings("ignore", message=f".*{words}")
+        try:
+            yield
+        finally:
+            logger.setLevel(level)
+
+
+def _summary(module: MaskerTraining, *, start: int, images: int, seconds: float) -> Summary:
+    loss, distance, area = torch.stack(list(module.recent)).mean(dim=0).tolist()
+    return Summary(
+        steps=module.config.steps,
+        resumed_at=start,
+        loss=loss,
+        distance=distance,
+        area=area,
+        processes=module.trainer.world_size,
+        images=images,
+        skipped=len(module.skipped),
+        seconds=seconds,
+    )
+
+
+def _write(out: Path, module: MaskerTraining, summary: Summary, files: list[Path]) -> None:
+    if not all(torch.isfinite(t).all() for t in module.nem.masker.state_dict().values()):
+        raise InputError(
+            f"training diverged: the masker holds values that are not finite (loss {summary.loss})",
+            expected="finite weights",
+            cure="lower --learning-rate, check --mean and --std, or use --precision 32-true",
+        )
+    if module.skipped:
+        with atomic_file(out / SKIPPED) as file:
+            file.write_text("".join(f"{files[i]}\n" for i in sorted(module.skipped)))
+    with atomic_file(out / SUMMARY) as file:
+        file.write_text(json.dumps(asdict(summary), indent=2) + "\n")
+    save_masker(out / MASKER, module.nem, module.config)

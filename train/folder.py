@@ -1,0 +1,113 @@
+"""The folder of a run: what lies in it, where a resumed run starts, and what may be replaced."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import shutil
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+
+from runtime.atomic import atomic_file, refuse_existing
+from runtime.errors import InputError, OutputExists
+from train.config import TrainConfig
+
+MASKER = "masker.safetensors"
+CONFIG = "config.json"
+SUMMARY = "summary.json"
+SKIPPED = "skipped.txt"
+
+
+@dataclass(frozen=True)
+class Summary:
+    """How a run ended."""
+
+    steps: int
+    """Steps of the whole run."""
+    resumed_at: int
+    """Step at which this process took over; 0 for a fresh run."""
+    loss: float
+    """Mean over the last steps (`train.training.TAIL`) of the first process, as are the next two."""
+    distance: float
+    area: float
+    processes: int
+    images: int
+    skipped: int
+    """Files that could not be decoded; listed in skipped.txt."""
+    seconds: float
+    """Of this process's training loop."""
+
+
+def read_summary(out: Path) -> Summary:
+    """The summary of a finished run."""
+    return Summary(**json.loads((out / SUMMARY).read_text()))
+
+
+def start_step(config: TrainConfig, out: Path, *, resume: bool, force: bool) -> int:
+    """The step to start at.  Under torchrun the first process alone judges what lies in `out`.
+
+    Raises:
+        OutputExists: `out` holds a run, and neither `resume` nor `force` is given; or something else.
+        InputError: it holds a run of other settings, or a checkpoint that cannot be read.
+    """
+    if _is_first_process():
+        _refuse_mixing(config, out, resume=resume, force=force)
+    newest = newest_checkpoint(out) if resume else None
+    if newest is None:
+        return 0
+    try:
+        return int(torch.load(newest, weights_only=True, map_location="cpu")["global_step"])
+    except (OSError, RuntimeError, EOFError, KeyError, pickle.UnpicklingError) as error:
+        raise InputError(
+            f"{newest} cannot be read ({str(error).partition(chr(10))[0]})",
+            expected="a checkpoint of this run, whole",
+            cure=f"delete {newest} and repeat the command",
+        ) from error
+
+
+def newest_checkpoint(out: Path) -> Path | None:
+    """The checkpoint of the highest step, if there is one."""
+    checkpoints = out.glob("checkpoints/step-*.ckpt")
+    return max(checkpoints, key=lambda p: int(p.stem.removeprefix("step-")), default=None)
+
+
+def claim(config: TrainConfig, out: Path, *, start: int) -> None:
+    """Write config.json; a run that starts afresh first removes what an earlier one left."""
+    if start == 0:
+        for old in (out / MASKER, out / SUMMARY, out / SKIPPED, *out.glob("checkpoints/step-*.ckpt")):
+            old.unlink(missing_ok=True)
+        for metrics in out.glob("metrics/from-step-*"):
+            shutil.rmtree(metrics)
+    with atomic_file(out / CONFIG) as file:
+        file.write_text(config.to_json())
+
+
+def _refuse_mixing(config: TrainConfig, out: Path, *, resume: bool, force: bool) -> None:
+    """Two runs must not share a folder, and a run must not move into somebody else's."""
+    if not (out / CONFIG).exists():
+        if out.exists() and not (out.is_dir() and not any(out.iterdir())):
+            raise OutputExists(
+                f"{out} is there, and holds no training run",
+                expected="a new folder, an empty one, or that of a run",
+                cure="choose another --out; --force replaces runs and nothing else",
+            )
+        return
+    saved = asdict(TrainConfig.from_json((out / CONFIG).read_text(), source=str(out / CONFIG)))
+    if not resume:
+        refuse_existing(out / CONFIG, force=force)
+        return
+    odd = [k for k, v in asdict(config).items() if v != saved[k]]
+    if odd:
+        raise InputError(
+            f"{out} holds a run with other settings: "
+            + ", ".join(f"{k} {saved[k]} there, {asdict(config)[k]} here" for k in odd),
+            expected="the settings that the run was started with",
+            cure="repeat them, or train into another --out, or start afresh with --force",
+        )
+
+
+def _is_first_process() -> bool:
+    return os.environ.get("RANK", "0") == "0"

@@ -1,0 +1,113 @@
+"""The masking network Ψ: a U-Net decoder on the frozen encoder's features.
+
+This is the decoder of the authors' released code (NEM_T, version A): from the deepest feature map,
+nearest-neighbour upsampling by two, the skip of that level, twice [3x3 conv, BatchNorm, SiLU], down to
+one logit a pixel.  Their "patching layer" at P = 1 is a scale and shift of that logit, which the last
+convolution already has, so it is left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+WIDTHS = (256, 128, 64, 32, 16)
+"""Output channels of the blocks, deep to shallow; the last is at full resolution."""
+
+
+class UNetMasker(nn.Module):
+    """Pyramid → mask logits.
+
+    Args:
+        channels: C_i of the encoder's pyramid, shallow to deep.
+        sizes: (h_i, w_i) of it.
+        image_size: (H, W) of the image, and of the mask.
+        image_skip: the normalised image is the skip of the last block (as for the authors' ResNet-50).
+
+    The blocks' output sizes are the image's halvings, down to the first that the deepest map reaches.
+    Each block takes the next shallower tap unless that tap is still finer than the block; a tap of
+    another size is nearest-resized to the block (the tokens of a plain ViT, or a stride-4 stem).
+    """
+
+    def __init__(
+        self,
+        *,
+        channels: Sequence[int],
+        sizes: Sequence[tuple[int, int]],
+        image_size: tuple[int, int],
+        image_skip: bool = False,
+    ) -> None:
+        super().__init__()
+        self.image_skip = image_skip
+        self.sizes = _levels(image_size, sizes[-1])
+        self.taps = _assign(self.sizes, sizes, image_skip=image_skip)  # index into the pyramid, or None
+
+        widths = (WIDTHS[0],) * (len(self.sizes) - len(WIDTHS)) + WIDTHS[-len(self.sizes) :]
+        in_channels = (channels[-1], *widths[:-1])
+        skip_channels = [0 if tap is None else channels[tap] for tap in self.taps]
+        if image_skip:
+            skip_channels[-1] += 3
+        self.blocks = nn.ModuleList(
+            _Block(i + s, o) for i, s, o in zip(in_channels, skip_channels, widths, strict=True)
+        )
+        self.logit = nn.Conv2d(widths[-1], 1, kernel_size=1)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight)
+
+    def forward(self, pyramid: Sequence[Tensor], image: Tensor) -> Tensor:
+        """Pyramid [(N, C_i, h_i, w_i)], image (N, 3, H, W) → logits (N, 1, H, W)."""
+        x = pyramid[-1]
+        for block, size, tap in zip(self.blocks, self.sizes, self.taps, strict=True):
+            parts = [_resize(x, size)]
+            if tap is not None:
+                parts.append(_resize(pyramid[tap], size))
+            if self.image_skip and block is self.blocks[-1]:
+                parts.append(image)
+            x = block(torch.cat(parts, dim=1))  # (N, width, *size)
+        return self.logit(x)
+
+
+class _Block(nn.Sequential):
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__(
+            nn.Conv2d(in_channels, out_channels, kernel_size=3, padding=1, bias=False),
+            nn.BatchNorm2d(out_channels),
+            nn.SiLU(),
+            nn.Conv2d(out_channels, out_channels, kernel_size=3, padding=1, bias=False),
+            nn.BatchNorm2d(out_channels),
+            nn.SiLU(),
+        )
+
+
+def _resize(x: Tensor, size: tuple[int, int]) -> Tensor:
+    if tuple(x.shape[-2:]) == size:
+        return x
+    if (2 * x.shape[-2], 2 * x.shape[-1]) == size:  # a constant scale leaves no shape arithmetic in the graph
+        return nn.functional.interpolate(x, scale_factor=2.0, mode="nearest")
+    return nn.functional.interpolate(x, size=size, mode="nearest")
+
+
+def _levels(image_size: tuple[int, int], deepest: tuple[int, int]) -> list[tuple[int, int]]:
+    """Halvings of the image (rounded up, as strided convolutions do) above `deepest`, deep to shallow."""
+    height, width = image_size
+    levels = [(height, width)]
+    while -(-height // 2) > deepest[0] or -(-width // 2) > deepest[1]:
+        height, width = -(-height // 2), -(-width // 2)
+        levels.insert(0, (height, width))
+    return levels
+
+
+def _assign(
+    levels: Sequence[tuple[int, int]], sizes: Sequence[tuple[int, int]], *, image_skip: bool
+) -> list[int | None]:
+    """The tap of each block: the next shallower one, unless it is finer than the block."""
+    taps: list[int | None] = []
+    tap = len(sizes) - 2
+    for level in levels:
+        fits = tap >= 0 and sizes[tap][0] <= level[0] and sizes[tap][1] <= level[1]
+        taps.append(tap if fits else None)
+        tap -= fits
+    return taps

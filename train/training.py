@@ -1,0 +1,114 @@
+"""What a masker learns: the objective on a batch, the optimiser, and what a checkpoint holds."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Any
+
+import numpy as np
+import torch
+from lightning import LightningModule
+from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
+from torch import Tensor
+
+from runtime.errors import InputError
+from train.config import TrainConfig
+from train.nem import NEM
+from train.objective import OBJECTIVES, Terms, check_collapse
+from train.occlusion import make_fill
+
+TAIL = 50
+"""Steps over which a summary's loss, distance and area are averaged."""
+
+
+class MaskerTraining(LightningModule):
+    """The objective, the optimiser and the checkpoint of a NEM; only the masker learns.
+
+    Args:
+        files: identifies the list of images; a run is not resumed on another list.
+
+    Batches: (images uint8 (N, H, W, 3), skipped file indices), see `train.data`.
+    """
+
+    def __init__(self, nem: NEM, config: TrainConfig, *, files: str) -> None:
+        super().__init__()
+        self.nem = nem
+        self.config = config
+        self.files = files
+        self.skipped: set[int] = set()
+        self.recent: deque[Tensor] = deque(maxlen=TAIL)  # (3,) each: loss, distance, area
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        images, skipped = batch
+        self.skipped.update(skipped.tolist())
+        terms = self.terms(images, step=self.global_step)
+        values = {"loss": terms.loss, "distance": terms.distance, "area": terms.area}
+        self.recent.append(torch.stack(list(values.values())).detach())
+        self.log_dict(values, prog_bar=True)
+        return terms.loss
+
+    def terms(self, images: Tensor, *, step: int) -> Terms:
+        """The objective on a batch of uint8 images; its fill is a function of (seed, step, rank)."""
+        encoder = self.nem.encoder
+        x = encoder.normalize(images)
+        with torch.no_grad():
+            embedding, pyramid = encoder(x)
+        mask = self.nem.masker(pyramid, x).squeeze(1).float().sigmoid()
+        fill = make_fill(self.config.fill, x, generator=self._generator(step))
+        return OBJECTIVES[self.config.objective](
+            lambda z: encoder(z)[0], x, embedding, mask, fill, area_weight=self.config.area_weight
+        )
+
+    def check_collapse(self, images: Tensor) -> str | None:
+        """Before training: the warning of `train.objective.CollapseCheck` for a batch of uint8 images."""
+        encoder = self.nem.encoder
+        x = encoder.normalize(images)
+        with torch.no_grad():
+            embedding = encoder(x)[0]
+        fill = make_fill(self.config.fill, x, generator=self._generator(0))
+        weight = self.config.area_weight
+        return check_collapse(lambda z: encoder(z)[0], x, embedding, fill, area_weight=weight).warning()
+
+    def on_train_end(self) -> None:
+        """Files that any process had to skip are known to the first."""
+        if torch.distributed.is_initialized():
+            everyone: list[Any] = [None] * self.trainer.world_size
+            torch.distributed.all_gather_object(everyone, self.skipped)
+            self.skipped = set().union(*everyone)
+
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
+        optimizer = torch.optim.AdamW(
+            self.nem.masker.parameters(), lr=self.config.learning_rate, weight_decay=self.config.weight_decay
+        )
+        steps = self.config.steps
+        schedule = torch.optim.lr_scheduler.OneCycleLR(
+            optimizer, max_lr=self.config.learning_rate, total_steps=steps + 1, pct_start=0.1
+        )
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """The encoder is not ours to store: `nem.encoder.*` is left out.  Which files there are is noted."""
+        state = checkpoint["state_dict"]
+        checkpoint["state_dict"] = {k: v for k, v in state.items() if not k.startswith("nem.encoder.")}
+        checkpoint["files"] = self.files
+        checkpoint["skipped"] = sorted(self.skipped)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Put the encoder at hand back in, so that Lightning's strict loading still holds.
+
+        Raises:
+            InputError: the folder of images is not what it was.
+        """
+        if checkpoint["files"] != self.files:
+            raise InputError(
+                f"the images in {self.config.data} are not those that the run was started with",
+                expected="the same files, because their order is a function of the seed",
+                cure="restore them, or start afresh with --force",
+            )
+        self.skipped.update(checkpoint["skipped"])
+        encoder = {f"nem.encoder.{k}": v for k, v in self.nem.encoder.state_dict().items()}
+        checkpoint["state_dict"] = {**checkpoint["state_dict"], **encoder}
+
+    def _generator(self, step: int) -> torch.Generator:
+        seed = np.random.SeedSequence([self.config.seed, step, self.global_rank]).generate_state(1, np.uint64)
+        return torch.Generator().manual_seed(int(seed[0]))
