@@ -101,6 +101,7 @@ def fit(
     summary = _summary(module, start=start, images=len(files), seconds=time.monotonic() - began)
     if trainer.is_global_zero:
         _write(out, module, summary, files)
+    _part()
     return summary
 
 
@@ -153,6 +154,13 @@ def _processes() -> dict[str, Any]:
     if world == 1:
         return {"devices": 1}
     return {"devices": local, "num_nodes": world // local, "strategy": "ddp"}
+
+
+def _part() -> None:
+    """Under torchrun: wait for each other, then leave.  Gloo's threads outlive an interpreter that just ends."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.barrier()
+        torch.distributed.destroy_process_group()
 
 
 class _WholeCheckpoints(TorchCheckpointIO):
