@@ -49,14 +49,14 @@ def scene(index: int, *, split: str, seed: int = 0, clutter: float = 1.0) -> Sce
         clutter: contrast and brightness of the photograph, 0 (black) to 1 (as it is).
     """
     rng = np.random.default_rng([seed, list(PHOTOGRAPHS).index(split), index])
-    digits, labels = _digits(split)
-    photographs = _photographs(split)
-    which = rng.integers(len(digits))
-    canvas = _crop(photographs[rng.integers(len(photographs))], rng).astype(np.float32) * clutter
+    images, labels = digits(split)
+    pictures = photographs(split)
+    which = rng.integers(len(images))
+    canvas = crop(pictures[rng.integers(len(pictures))], rng).astype(np.float32) * clutter
 
     side = int(rng.integers(36, 61))  # the digit's box, pixels
     strokes = np.asarray(
-        Image.fromarray(digits[which]).resize((side, side), Image.Resampling.BICUBIC), np.float32
+        Image.fromarray(images[which]).resize((side, side), Image.Resampling.BICUBIC), np.float32
     )
     alpha = np.clip((strokes / 255 - 0.25) / 0.3, 0, 1)[..., None]  # (side, side, 1), a firm stroke
     top, left = rng.integers(0, SIZE - side + 1, 2)
@@ -68,8 +68,8 @@ def scene(index: int, *, split: str, seed: int = 0, clutter: float = 1.0) -> Sce
     return Scene(np.clip(canvas + 0.5, 0, 255).astype(np.uint8), mask, int(labels[which]))
 
 
-def _crop(photograph: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """A random square of the photograph, scaled to a scene; mirrored half of the time."""
+def crop(photograph: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """A random square of the photograph (H, W, 3) as uint8 (SIZE, SIZE, 3); mirrored half of the time."""
     height, width = photograph.shape[:2]
     side = int(rng.integers(SIZE, min(height, width) + 1))
     top, left = rng.integers(0, height - side + 1), rng.integers(0, width - side + 1)
@@ -88,8 +88,8 @@ def _colour(background: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 @functools.cache
-def _digits(split: str) -> tuple[np.ndarray, np.ndarray]:
-    """uint8 (n, 8, 8) in 0..255 and labels (n,) of one split."""
+def digits(split: str) -> tuple[np.ndarray, np.ndarray]:
+    """The handwritten digits of one split: uint8 (n, 8, 8) in 0..255, and their labels (n,)."""
     from sklearn.datasets import load_digits
 
     data = load_digits()
@@ -100,8 +100,8 @@ def _digits(split: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 @functools.cache
-def _photographs(split: str) -> list[np.ndarray]:
-    """uint8 (H, W, 3) each."""
+def photographs(split: str) -> list[np.ndarray]:
+    """The photographs of one split, uint8 (H, W, 3) each."""
     import skimage.data
     from sklearn.datasets import load_sample_image
 

@@ -20,7 +20,7 @@ def test_a_scene_is_a_function_of_its_arguments():
 
 def test_test_scenes_share_neither_photograph_nor_digit():
     assert not set(world.PHOTOGRAPHS["train"]) & set(world.PHOTOGRAPHS["test"])
-    train, test = ({d.tobytes() for d in world._digits(s)[0]} for s in ("train", "test"))
+    train, test = ({d.tobytes() for d in world.digits(s)[0]} for s in ("train", "test"))
     assert len(train & test) <= 2  # two digits of the collection are drawn alike
 
 
