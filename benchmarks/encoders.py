@@ -52,10 +52,10 @@ class Planted:
 ENCODERS = {
     planted.name: planted
     for planted in (
-        Planted(name="digits", truth=("red", "blue"), steps=1200),
-        Planted(name="red", truth=("red",), steps=1200),
-        Planted(name="patch", truth=("patch",), steps=600),
-        Planted(name="selfsup", truth=(), steps=800),
+        Planted(name="digits", truth=("red", "blue"), steps=600),
+        Planted(name="red", truth=("red",), steps=500),
+        Planted(name="patch", truth=("patch",), steps=500),
+        Planted(name="selfsup", truth=(), steps=600),
     )
 }
 
