@@ -157,7 +157,7 @@ def _processes() -> dict[str, Any]:
 
 
 def _part() -> None:
-    """Under torchrun: wait for each other, then leave.  Gloo's threads outlive an interpreter that just ends."""
+    """Under torchrun: leave together, because a process group's threads outlive an interpreter that ends."""
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.barrier()
         torch.distributed.destroy_process_group()
