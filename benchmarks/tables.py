@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import json
 import statistics
-from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
+
+from benchmarks.markdown import table
+from benchmarks.quality_tables import compact
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks/results"
@@ -18,7 +20,10 @@ BEGIN, END = "<!-- figures: python -m benchmarks.tables -->\n", "<!-- end of fig
 
 def figures() -> str:
     """Markdown made from the results as they stand."""
-    return "\n".join((_demo(_load("demo_score")), _zoo(_load("zoo")), _imports(_load("import_time"))))
+    parts = [_demo(_load("demo_score")), _zoo(_load("zoo")), _imports(_load("import_time"))]
+    if (RESULTS / "quality.json").exists():
+        parts.insert(1, compact(_load("quality")))
+    return "\n".join(parts)
 
 
 def insert(readme: str) -> str:
@@ -47,7 +52,7 @@ def _demo(result: dict[str, Any]) -> str:
         f"deviation over {len(rows)} seeds\n"
         "(`python -m benchmarks.demo_score --json benchmarks/results/demo_score.json`).\n"
         f"Its encoder names {encoder['test_accuracy']:.1%} of {encoder['test_scenes']} test scenes right\n"
-        f"(`{encoder['command']}`).\n\n" + _table(("", ""), cells)
+        f"(`{encoder['command']}`).\n\n" + table(("", ""), cells)
     )
 
 
@@ -72,7 +77,7 @@ def _zoo(result: dict[str, Any]) -> str:
         "**Encoders that compile** at 224 pixels, random weights, fp16 engine built without a GPU\n"
         "(`python -m benchmarks.zoo --out zoo --json benchmarks/results/zoo.json`).\n"
         "Errors: embedding of the worst image, relative to the median distance between different images.\n\n"
-        + _table(titles, cells)
+        + table(titles, cells)
     )
 
 
@@ -84,11 +89,6 @@ def _imports(result: dict[str, Any]) -> str:
         f"every module of it {every:.0f} ms; medians of {rows['runtime']['n']} interpreters\n"
         "(`python -m benchmarks.import_time --json benchmarks/results/import_time.json`).\n"
     )
-
-
-def _table(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = (titles, ["---"] * len(titles), *rows)
-    return "".join("| " + " | ".join(line) + " |\n" for line in lines)
 
 
 def _spread(values: list[float], form: str) -> str:

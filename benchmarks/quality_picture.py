@@ -1,0 +1,94 @@
+"""The explanations themselves: the same scenes on several encoders, one column a method."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw, ImageFont
+
+from benchmarks import encoders
+from benchmarks.quality import Options, explainer
+from benchmarks.world import Scene, scene
+from runtime.image import save_png
+from runtime.overlay import grid, heat
+
+COLUMNS = {
+    "nemu": "NEM-U, ours",
+    "authors": "authors'",
+    "relax": "RELAX",
+    "occlusion": "occlusion",
+    "integrated_gradients": "Integr. Grad.",
+    "gradient_shap": "GradientSHAP",
+    "saliency": "saliency",
+    "lafam": "LaFAM",
+}
+MASKERS = ("nemu", "authors")
+"""Their maps are masks, whose level means something: drawn on the fixed scale 0..1."""
+ENCODERS = ("digits", "red", "patch")
+SHOWN = range(4)
+"""Test scenes: the first, not the best."""
+SCALE, FONT, LABEL, TITLE = 2, 22, 160, 40
+"""Enlargement; pixels of the letters, of the labels' width and of the titles' height."""
+
+
+def draw(out: Path, names: Sequence[str], methods: Sequence[str], options: Options) -> None:
+    """Write the picture of those of ENCODERS and COLUMNS that are named.
+
+    Maskers that are not there are trained; a RELAX map takes 3001 passes.
+    """
+    shown = [method for method in COLUMNS if method in methods]
+    scenes = [scene(i, split="test") for i in SHOWN]
+    maps = {name: _maps(name, shown, scenes, options) for name in ENCODERS if name in names}
+    rows = []
+    for i, one in enumerate(scenes):
+        for name, of in maps.items():
+            truth = encoders.region_of(name, options.work / "encoders")
+            region = np.any([one.regions[factor] for factor in truth], axis=0)
+            cells = [heat(of[m][i] if m in MASKERS else unit_range(of[m][i])) for m in shown]
+            rows.append((f"{name} {i}", [one.image, heat(region.astype(float)), *cells]))
+    save_png(out, sheet(["scene", "truth", *(COLUMNS[m] for m in shown)], rows), force=True)
+
+
+def sheet(titles: Sequence[str], rows: Sequence[tuple[str, Sequence[np.ndarray]]]) -> np.ndarray:
+    """A titled table of pictures: rows of (label, uint8 (H, W, 3) each), enlarged; uint8 (H', W', 3)."""
+    enlarged = [
+        (label, [np.kron(c, np.ones((SCALE, SCALE, 1), np.uint8)) for c in cells]) for label, cells in rows
+    ]
+    height, width, _ = enlarged[0][1][0].shape
+    head = [
+        lettering(title, height=TITLE, width=w)
+        for title, w in zip(["", *titles], [LABEL, *[width] * len(titles)], strict=True)
+    ]
+    return grid(
+        [head, *([lettering(label, height=height, width=LABEL), *cells] for label, cells in enlarged)]
+    )
+
+
+def lettering(words: str, *, height: int, width: int) -> np.ndarray:
+    """Black on white, in the middle: uint8 (height, width, 3)."""
+    image = Image.new("RGB", (width, height), "white")
+    font = ImageFont.load_default(size=FONT)
+    ImageDraw.Draw(image).text((width / 2, height / 2), words, fill="black", font=font, anchor="mm")
+    return np.asarray(image)
+
+
+def unit_range(map: np.ndarray) -> np.ndarray:
+    """Stretched to 0..1 by its own smallest and largest value; zeros where constant."""
+    low, high = float(map.min()), float(map.max())
+    return (map - low) / (high - low) if high > low else np.zeros_like(map)
+
+
+def _maps(
+    name: str, methods: Sequence[str], scenes: Sequence[Scene], options: Options
+) -> dict[str, np.ndarray]:
+    """(len(scenes), SIZE, SIZE) of each method."""
+    encoder = encoders.load(name, options.work / "encoders")
+    x = encoder.normalize(torch.from_numpy(np.stack([s.image for s in scenes])))
+    maps = {}
+    for method in methods:
+        explain, _ = explainer(options, name, method, options.seeds[0], encoder)
+        maps[method] = explain(encoder, x).numpy()
+    return maps

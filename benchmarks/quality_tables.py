@@ -1,0 +1,274 @@
+"""Markdown tables from what `python -m benchmarks.quality` wrote; what was not run is left out or `–`."""
+
+from __future__ import annotations
+
+import math
+import shlex
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from benchmarks.markdown import table
+from benchmarks.seeds import best_and_near, figure
+
+Row = Mapping[str, Any]
+Result = Mapping[str, Any]
+NONE = "–"
+
+METHODS = {
+    "nemu": "NEM-U, ours",
+    "ranking": "ranking objective",
+    "authors": "authors' decoder and objective",
+    "relax": "RELAX",
+    "u_relax": "U-RELAX",
+    "integrated_gradients": "Integrated Gradients",
+    "gradient_shap": "GradientSHAP",
+    "saliency": "saliency",
+    "lafam": "LaFAM",
+    "occlusion": "occlusion",
+    "centre": "centre (control)",
+    "random": "random (control)",
+}
+"""In the order of the tables."""
+CONTROLS = ("centre", "random")
+"""They never look at the encoder, and are no candidates for the best of a column."""
+
+
+def milliseconds(value: float) -> str:
+    """Three digits at least."""
+    return f"{value:.2f}" if value < 10 else f"{value:.1f}" if value < 100 else f"{value:.0f}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Column:
+    """One metric of a table."""
+
+    key: str
+    title: str
+    form: Callable[[float], str] = "{:.3f}".format
+    lower: bool = False
+    """Less is better."""
+    beside: str | None = None
+    """Another key, shown in brackets."""
+    once: bool = False
+    """Measured once for all seeds: no ± to show."""
+
+    def cell(self, rows: Sequence[Row]) -> str:
+        """`mean ± noise` of one method's rows, `mean` where no noise is known, `–` without a figure."""
+        f = figure(rows, self.key)
+        if f is None:
+            return NONE
+        text = self.form(f.mean)
+        if f.shown is not None and not self.once:
+            text += f" ± {self.form(f.shown)}"
+        other = figure(rows, self.beside) if self.beside else None
+        return f"{text} ({self.form(other.mean)})" if other else text
+
+
+RANK = Column(key="relevance_rank", title="relevance rank ↑")
+CORRECTED = Column(key="rank_corrected", title="corrected rank ↑")
+MASS = Column(key="relevance_mass", title="mass ↑")
+COMPLEXITY = Column(key="complexity", title="complexity (entropy) ↓", form="{:.2f}".format, lower=True)
+FAITHFUL = Column(key="insertion_minus_deletion", title="insertion − deletion ↑")
+TIME = Column(key="ms", title="ms per image ↓", form=milliseconds, lower=True, once=True)
+FULL = (
+    RANK,
+    CORRECTED,
+    MASS,
+    Column(key="pointing_game", title="pointing ↑"),
+    Column(key="roc_auc", title="AUC ↑"),
+    COMPLEXITY,
+    Column(key="sparseness", title="sparseness ↑"),
+    FAITHFUL,
+    Column(key="sensitivity", title="sensitivity ↓", lower=True),
+    Column(key="mprt_abs_rho", title="MPRT abs ρ ↓ (floor)", lower=True, beside="mprt_floor"),
+    TIME,
+)
+SHORT = (RANK, MASS, COMPLEXITY, FAITHFUL, TIME)
+MASKS = (
+    Column(key="mask_inside", title="mask inside"),
+    Column(key="mask_outside", title="mask outside"),
+    Column(key="area_ratio", title="area / region's", form="{:.2f}".format),
+    Column(key="cosine_kept", title="cosine kept, photograph"),
+    Column(key="cosine_kept_mean_fill", title="cosine kept, mean colour"),
+)
+TRAINING = Column(key="train_seconds", title="training, s", form="{:.0f}".format)
+ABLATION = (RANK, MASS, *MASKS[:4], FAITHFUL)
+
+
+def encoders_of(result: Result) -> list[str]:
+    """Names of the encoders that have rows."""
+    return list(dict.fromkeys(row["encoder"] for row in result["rows"]))
+
+
+def methods_of(result: Result) -> list[str]:
+    """Methods that have rows, in the order of the tables; others after them."""
+    return _ordered(dict.fromkeys(row["method"] for row in result["rows"]))
+
+
+def scored(result: Result, encoder: str, kind: str = "standard") -> dict[str, list[Row]]:
+    """Rows of each method, in order, with `ms` and `area_ratio` added."""
+    found: dict[str, list[Row]] = {}
+    for row in result["rows"]:
+        if row["encoder"] == encoder and row["kind"] == kind:
+            found.setdefault(row["method"], []).append(_derived(row))
+    return {name: found[name] for name in _ordered(found)}
+
+
+def evidence(result: Result) -> str:
+    """What each encoder looks at, shown by intervention."""
+    titles = (
+        *("encoder", "region", "accuracy", "moves when the truth changes", "when all else changes"),
+        *("image needed", "of it in the region", "region's area"),
+    )
+    return table(titles, [_evidence(name, facts) for name, facts in result["encoders"].items()])
+
+
+def comparison(rows: Mapping[str, Sequence[Row]], columns: Sequence[Column], *, images: bool = True) -> str:
+    """Methods × metrics; the best bold, what is within noise of it marked.
+
+    Args:
+        images: also give numbers of seeds and of images.
+    """
+    cells: dict[str, list[str]] = {name: [METHODS.get(name, name)] for name in rows}
+    for column in columns:
+        figures = {name: figure(seeds, column.key) for name, seeds in rows.items()}
+        ranked = {name: f for name, f in figures.items() if name not in CONTROLS}
+        best, near = best_and_near(ranked, lower=column.lower)
+        for name, seeds in rows.items():
+            text = column.cell(seeds)
+            cells[name].append(f"**{text}**" if name in best else f"≈ {text}" if name in near else text)
+    titles = ["method", *(column.title for column in columns)]
+    if images:
+        titles += ["seeds", "images"]
+        for name, seeds in rows.items():
+            cells[name] += [str(len(seeds)), _counts(seeds[0])]
+    return table(titles, cells.values())
+
+
+def masks(result: Result) -> str:
+    """What the level of the trained masks is worth, and what their training cost."""
+    titles = ("encoder", "masker", *(c.title for c in (*MASKS, TRAINING)), "break-even, images")
+    lines = []
+    for encoder in encoders_of(result):
+        rows = scored(result, encoder)
+        for name, seeds in rows.items():
+            if figure(seeds, TRAINING.key):
+                cells = [c.cell(seeds) for c in (*MASKS, TRAINING)]
+                lines.append(
+                    [encoder, METHODS.get(name, name), *cells, break_even(seeds, rows.get("relax", []))]
+                )
+    return table(titles, lines) if lines else ""
+
+
+def break_even(masker: Sequence[Row], relax: Sequence[Row]) -> str:
+    """After how many images training has cost no more than RELAX would have."""
+    trained, own, other = figure(masker, TRAINING.key), figure(masker, "ms"), figure(relax, "ms")
+    if not trained or not own or not other or own.mean >= other.mean:
+        return NONE
+    return str(math.ceil(1000 * trained.mean / (other.mean - own.mean)))
+
+
+def kinds(result: Result, encoder: str) -> str:
+    """Scenes with small digits, and with clutter that training never shows; empty if none was run."""
+    columns = [
+        Column(key=f"{kind} {c.key}", title=f"{kind}: {c.title}")
+        for kind in ("small", "unseen")
+        for c in (CORRECTED, MASS)
+    ]
+    merged: dict[str, list[Row]] = {}
+    for kind in ("small", "unseen"):
+        for name, seeds in scored(result, encoder, kind).items():
+            merged.setdefault(name, []).extend({f"{kind} {k}": v for k, v in row.items()} for row in seeds)
+    rows = {name: merged[name] for name in _ordered(merged)}
+    return comparison(rows, columns, images=False) if rows else ""
+
+
+def region_areas(result: Result, encoder: str) -> str:
+    """The region's share of a scene, of each kind that was run: the mass of a flat map."""
+    areas = {
+        kind: figure(
+            [row for seeds in scored(result, encoder, kind).values() for row in seeds], "region_area"
+        )
+        for kind in ("small", "unseen")
+    }
+    return ", ".join(f"{f.mean:.1%} of a scene ({kind})" for kind, f in areas.items() if f)
+
+
+def ablation(result: Result, encoder: str) -> str:
+    """Trainings × metrics, mean ± standard deviation over seeds."""
+    rows, known = scored(result, encoder), result.get("settings", {})
+    names = [n for n in known if n in rows] + [n for n in rows if n not in known]
+    lines = []
+    for name in names:
+        options = known.get(name)
+        given = NONE if options is None else f"`{shlex.join(options)}`" if options else "(defaults)"
+        cells = [c.cell(rows[name]) for c in ABLATION]
+        lines.append([METHODS.get(name, name), given, *cells, str(len(rows[name]))])
+    return table(("setting", "options", *(c.title for c in ABLATION), "seeds"), lines)
+
+
+def compact(result: Result) -> str:
+    """README's part: one encoder, and where the rest is."""
+    names = encoders_of(result)
+    if not names:
+        return ""
+    encoder = "digits" if "digits" in names else names[0]
+    rows = scored(result, encoder)
+    others = [name for name in names if name != encoder]
+    beyond = f"The same for the encoders {', '.join(others)}, with" if others else "With"
+    return (
+        f"**Explanations against a planted truth**, encoder `{encoder}`, standard scenes\n"
+        "(`python -m benchmarks.quality --json benchmarks/results/quality.json`).\n"
+        f"{_scenes(rows)}.\n"
+        "± is the standard deviation over seeds of training, or else the standard error over images; "
+        "≈ is within noise of the best.\n\n"
+        f"{comparison(rows, SHORT, images=False)}\n"
+        f"{beyond} the other metrics and what they mean: [docs/quality.md](docs/quality.md).\n"
+    )
+
+
+def _derived(row: Row) -> Row:
+    seconds, area, region = (row.get(k) for k in ("seconds_per_image", "mask_area", "region_area"))
+    return {
+        **row,
+        "ms": None if seconds is None else 1000 * seconds,
+        "area_ratio": None if area is None or not region else area / region,
+    }
+
+
+def _ordered(names: Mapping[str, Any]) -> list[str]:
+    return [n for n in METHODS if n in names] + [n for n in names if n not in METHODS]
+
+
+def _counts(row: Row) -> str:
+    keys = ("n_images", "n_faithfulness", "n_sensitivity", "n_mprt")
+    return " / ".join(str(row.get(key, NONE)) for key in keys)
+
+
+def _scenes(rows: Mapping[str, Sequence[Row]]) -> str:
+    """How many scenes, and which methods had fewer."""
+    counts = {name: seeds[0]["n_images"] for name, seeds in rows.items()}
+    most = max(counts.values(), default=0)
+    fewer = ", ".join(f"{METHODS.get(name, name)} {n}" for name, n in counts.items() if n < most)
+    return f"{most} test scenes" + (f" ({fewer}, for what they cost)" if fewer else "")
+
+
+def _evidence(name: str, facts: Row) -> list[str]:
+    planted, moved = facts.get("truth") or [], (facts.get("evidence") or {}).get("standard", {})
+    region = facts.get("region") or planted
+    accuracy = (facts.get("test_accuracy") or {}).get("standard", {})
+    rest = {k: v for k, v in moved.items() if k not in (*region, "truth_changed", "rest_changed")}
+    truth = moved.get("truth_changed", moved.get(region[0]) if len(region) == 1 else None)
+    one_by_one = ", ".join(f"{factor} {value:.2f}" for factor, value in rest.items())
+    return [
+        name,
+        f"{' + '.join(region)} ({'planted' if planted else 'measured'})",
+        ", ".join(f"{factor} {share:.1%}" for factor, share in accuracy.items()) or NONE,
+        NONE if truth is None else f"{truth:.2f}",
+        f"{moved['rest_changed']:.2f}" if "rest_changed" in moved else one_by_one or NONE,
+        *(
+            NONE if (share := facts.get(key)) is None else f"{share:.1%}"
+            for key in ("needed_area", "needed_inside_region", "region_area")
+        ),
+    ]
