@@ -222,7 +222,7 @@ def compact(result: Result) -> str:
         "(`python -m benchmarks.quality --json benchmarks/results/quality.json`).\n"
         f"{_scenes(rows)}.\n"
         "± is the standard deviation over seeds of training, or else the standard error over images; "
-        "≈ is within noise of the best.\n\n"
+        "≈ is within noise of the best.  Controls do not compete.\n\n"
         f"{comparison(rows, SHORT, images=False)}\n"
         f"{beyond} the other metrics and what they mean: [docs/quality.md](docs/quality.md).\n"
     )
@@ -251,7 +251,9 @@ def _scenes(rows: Mapping[str, Sequence[Row]]) -> str:
     counts = {name: seeds[0]["n_images"] for name, seeds in rows.items()}
     most = max(counts.values(), default=0)
     fewer = ", ".join(f"{METHODS.get(name, name)} {n}" for name, n in counts.items() if n < most)
-    return f"{most} test scenes" + (f" ({fewer}, for what they cost)" if fewer else "")
+    hidden = max((seeds[0].get("n_faithfulness") or 0 for seeds in rows.values()), default=0)
+    first = f"{most} test scenes" + (f" ({fewer}, for what they cost)" if fewer else "")
+    return f"{first}; insertion − deletion on the first {min(most, hidden)} of them"
 
 
 def _evidence(name: str, facts: Row) -> list[str]:
