@@ -11,8 +11,9 @@ def model_card(manifest: Manifest, *, name: str) -> str:
     config = m.masker.config
     length = f"{e.dimension} numbers{', unit length' if e.l2_normalized else ''}"
     objective = (
-        f"{m.masker.objective}, area weight {config['area_weight']}, fill {config['fill']}, "
-        f"{config['steps']} steps of {config['batch_size']}"
+        f"{m.masker.objective}{', centred' if config['centred'] else ''}, "
+        + (f"area weight {config['area_weight']}, " if config["area_weight"] else "")
+        + f"fill {config['fill']}, {config['steps']} steps of {config['batch_size']}"
     )
     parity = "\n".join(
         f"| {key} | {p['embedding_error']:.1e} | {p['mask_error']:.1e} | {p['mask_iou']:.4f} | {p['n']} |"

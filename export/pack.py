@@ -90,7 +90,7 @@ def make_package(
         embedding_id=embedding_id(nem.encoder),
         encoder=nem.encoder.record,
         masker=MaskerRecord(
-            architecture="unet",
+            architecture=config.masker,
             sha256=sha256_file(masker),
             objective=config.objective,
             config=_shippable(config),

@@ -13,9 +13,11 @@ from safetensors import SafetensorError
 from runtime.errors import NemuError
 from runtime.image import RESIZES
 from train.config import (
+    AREA_WEIGHT,
     AUGMENTATIONS,
     EMBEDDINGS,
     FILLS,
+    MASKERS,
     OBJECTIVES,
     PRECISIONS,
     EncoderConfig,
@@ -54,9 +56,16 @@ def parser() -> argparse.ArgumentParser:
 
     t = p.add_argument_group("training")
     d = TrainConfig
-    t.add_argument("--image-skip", action="store_true", help="the image itself is a skip of the decoder")
+    t.add_argument("--masker", choices=MASKERS, default=d.masker, help="the decoder; unet is the authors'")
+    t.add_argument("--image-skip", action="store_true", help="the image itself is a skip of the unet decoder")
     t.add_argument("--objective", choices=OBJECTIVES, default=d.objective)
-    t.add_argument("--area-weight", type=float, default=d.area_weight, help="of the mean mask (%(default)s)")
+    t.add_argument("--area-weight", type=float, help=f"of the mean mask ({AREA_WEIGHT}; ranking has none)")
+    t.add_argument(
+        "--centred",
+        action=argparse.BooleanOptionalAction,
+        default=d.centred,
+        help="cosine around the mean embedding",
+    )
     t.add_argument("--fill", choices=FILLS, default=d.fill, help="of masked-out pixels (%(default)s)")
     t.add_argument("--augment", choices=AUGMENTATIONS, default=d.augment)
     t.add_argument("--steps", type=int, default=d.steps, help="optimiser steps (%(default)s)")
@@ -118,7 +127,7 @@ def main(argv: list[str] | None = None) -> int:
         f"{f', resumed at step {summary.resumed_at}' if summary.resumed_at else ''}; "
         f"loss {summary.loss:.3f}, embedding distance {summary.distance:.3f}, mask area {summary.area:.1%}"
     )
-    if not 0.005 < summary.area < 0.995:
+    if config.objective != "ranking" and not 0.005 < summary.area < 0.995:
         print("warning: the mask is nearly empty or full everywhere; try another --area-weight or --fill")
     print(f"next: python -m export.build_engine --masker {masker} --out {options.out.name}.nemu")
     return 0
@@ -138,8 +147,8 @@ def _config(options: argparse.Namespace) -> TrainConfig:
         taps=None if options.taps is None else tuple(options.taps),
     )
     names = (
-        "image_skip", "objective", "area_weight", "fill", "augment", "steps", "batch_size",
-        "learning_rate", "weight_decay", "seed", "precision", "data",
+        "masker", "image_skip", "objective", "area_weight", "centred", "fill", "augment", "steps",
+        "batch_size", "learning_rate", "weight_decay", "seed", "precision", "data",
     )  # fmt: skip
     return TrainConfig(encoder=encoder, **{n: getattr(options, n) for n in names})
 

@@ -27,7 +27,6 @@ def save_masker(path: Path, nem: NEM, config: TrainConfig) -> None:
     """Write the decoder of `nem` atomically."""
     metadata = {
         "format": FORMAT,
-        "architecture": "unet",
         "encoder_fingerprint": nem.encoder.record.fingerprint,
         "encoder_embedding": nem.encoder.record.embedding,
         "encoder_input": json.dumps(dataclasses.asdict(nem.encoder.input)),
@@ -79,7 +78,7 @@ def load_nem(path: Path, *, weights: str | None = None, encoder: FrozenEncoder |
             expected="the same size, mean, std and resize rule",
             cure="load it with the version of timm that it was trained with, or train again",
         )
-    nem = NEM.untrained(encoder, image_skip=config.image_skip)
+    nem = NEM.untrained(encoder, masker=config.masker, image_skip=config.image_skip)
     nem.masker.load_state_dict(load_file(path))
     return nem.eval()
 

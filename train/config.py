@@ -11,9 +11,11 @@ from runtime.errors import InputError, SchemaError
 from runtime.image import RESIZES
 
 EMBEDDINGS = ("pooled", "head", "cls")
-OBJECTIVES = ("plain", "contrastive")
-FILLS = ("zero", "noise", "blur")
+MASKERS = ("lateral", "unet")
+OBJECTIVES = ("plain", "contrastive", "ranking", "class")
+FILLS = ("zero", "noise", "blur", "mixed")
 AUGMENTATIONS = ("none", "crop")
+AREA_WEIGHT = 0.75
 PRECISIONS = ("32-true", "16-mixed", "bf16-mixed")
 
 
@@ -60,12 +62,19 @@ class TrainConfig:
     encoder: EncoderConfig
     data: str
     """Folder of images, searched recursively; no labels."""
+    masker: str = "lateral"
+    """The decoder: `lateral`, or the authors' `unet`; see `train.masker`."""
     image_skip: bool = False
-    """Give the masker the image itself as the shallowest skip."""
+    """Give the authors' decoder the image itself as the shallowest skip."""
     objective: str = "plain"
-    area_weight: float = 0.5
-    """Weight of the mean mask in the objective; the authors' value is 1/2."""
-    fill: str = "zero"
+    """See `train.objective`."""
+    area_weight: float | None = None
+    """Weight of the mean mask in the objective; None becomes AREA_WEIGHT (the authors' is 1/2),
+    and stays None for `ranking`, where size has no price."""
+    centred: bool | None = None
+    """Take the cosine around the mean embedding of some training images; None becomes True, and False
+    for `class`, which has no cosine."""
+    fill: str = "mixed"
     """What a masked-out pixel is replaced with; see `train.occlusion`."""
     augment: str = "none"
     """`none`, or `crop`: a random crop of 60 to 100 % of the area, mirrored half of the time."""
@@ -77,10 +86,21 @@ class TrainConfig:
     precision: str = "32-true"
 
     def __post_init__(self) -> None:
+        _one_of("--masker", self.masker, MASKERS)
         _one_of("--objective", self.objective, OBJECTIVES)
         _one_of("--fill", self.fill, FILLS)
         _one_of("--augment", self.augment, AUGMENTATIONS)
         _one_of("--precision", self.precision, PRECISIONS)
+        if self.image_skip and self.masker != "unet":
+            raise _bad("--image-skip with --masker", self.masker, "--masker unet, the decoder that has it")
+        if self.area_weight is None and self.objective != "ranking":
+            object.__setattr__(self, "area_weight", AREA_WEIGHT)
+        if self.area_weight is not None and self.objective == "ranking":
+            raise _bad("--objective ranking with --area-weight", self.area_weight, "none: size has no price")
+        if self.centred is None:
+            object.__setattr__(self, "centred", self.objective != "class")
+        if self.objective == "class":
+            _check_class(self.encoder, centred=bool(self.centred))
         for flag, value in (("--steps", self.steps), ("--batch-size", self.batch_size)):
             if value < 1:
                 raise _bad(flag, value, "at least 1")
@@ -90,8 +110,13 @@ class TrainConfig:
             if not 0 <= least < float("inf"):
                 raise _bad(flag, least, "0 or more")
         for flag, weight in (("--area-weight", self.area_weight), ("--learning-rate", self.learning_rate)):
-            if not 0 < weight < float("inf"):
+            if weight is not None and not 0 < weight < float("inf"):
                 raise _bad(flag, weight, "a positive number")
+
+    @property
+    def area_price(self) -> float:
+        """`area_weight` as a number: 0 where it is None."""
+        return self.area_weight or 0.0
 
     def to_json(self) -> str:
         """The text that `from_json` reads back."""
@@ -109,6 +134,9 @@ class TrainConfig:
             encoder: dict[str, Any] = {
                 k: tuple(v) if isinstance(v, list) else v for k, v in fields.pop("encoder").items()
             }
+            missing = {f.name for f in dataclasses.fields(cls)} - {"encoder", *fields}
+            if missing:  # a default of today is not what was trained then
+                raise ValueError("without " + ", ".join(sorted(missing)))
             return cls(encoder=EncoderConfig(**encoder), **fields)
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise SchemaError(
@@ -116,6 +144,20 @@ class TrainConfig:
                 expected="the JSON that python -m train writes",
                 cure="train again with this version",
             ) from error
+
+
+def _check_class(encoder: EncoderConfig, *, centred: bool) -> None:
+    """The class objective takes the softmax of the embedding, so that has to be class logits."""
+    if encoder.embedding != "head" or encoder.l2_normalize or not encoder.encoder.startswith("timm/"):
+        raise InputError(
+            f"--objective class with --encoder {encoder.encoder}"
+            + (f" --embedding {encoder.embedding}" if encoder.embedding else "")
+            + (" --l2-normalize" if encoder.l2_normalize else ""),
+            expected="an embedding that is known to be class logits: the head of a timm classifier",
+            cure="--embedding head with a timm classifier, or another --objective",
+        )
+    if centred:
+        raise _bad("--objective class with", "--centred", "one of them: class probabilities have no cosine")
 
 
 def _one_of(flag: str, value: str, choices: tuple[str, ...]) -> None:

@@ -7,6 +7,7 @@ that BatchNorm statistics stay and dropout is off whatever the surrounding modul
 from __future__ import annotations
 
 import hashlib
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -53,6 +54,12 @@ class FrozenEncoder(nn.Module):
                 f"{[tuple(p.shape) for p in pyramid]}",
                 expected="an embedding (N, D) and feature maps (N, C, h, w), shallow to deep",
                 cure="pool the embedding to one vector, and reshape tokens to maps, in your module",
+            )
+        if any(p.shape[2] < q.shape[2] or p.shape[3] < q.shape[3] for p, q in pairwise(pyramid)):
+            raise InputError(
+                f"{id} returned feature maps of {[tuple(p.shape[2:]) for p in pyramid]}",
+                expected="shallow to deep: none larger than the one before it",
+                cure="return them in the other order",
             )
         self.channels = tuple(p.shape[1] for p in pyramid)
         self.sizes = tuple((p.shape[2], p.shape[3]) for p in pyramid)

@@ -34,6 +34,9 @@ from train.zoo import load_encoder
 
 log = logging.getLogger("nemu.train")
 
+CENTRE_IMAGES = 128
+"""Images whose mean embedding is the centre of a centred cosine."""
+
 
 class _Bar(TQDMProgressBar):
     """Loss, embedding distance and mask area, without the logger's version number."""
@@ -73,7 +76,8 @@ def fit(
         return read_summary(out)
     files = find_images(Path(config.data))
     torch.manual_seed(config.seed)
-    nem = NEM.untrained(load_encoder(config.encoder), image_skip=config.image_skip)
+    encoder = load_encoder(config.encoder)
+    nem = NEM.untrained(encoder, masker=config.masker, image_skip=config.image_skip)
     module = MaskerTraining(nem, config, files=_list_id(files, Path(config.data)))
     images = Photographs(
         files,
@@ -81,6 +85,8 @@ def fit(
         seed=config.seed,
         augment=config.augment,
     )
+    if config.centred:
+        module.set_centre(collate([images[p] for p in range(CENTRE_IMAGES)])[0])
     if warning := module.check_collapse(collate([images[p] for p in range(config.batch_size)])[0]):
         log.warning(warning)
 

@@ -1,9 +1,7 @@
-"""The masking network Ψ: a U-Net decoder on the frozen encoder's features.
+"""The masking network Ψ: a decoder on the frozen encoder's features, pyramid → logits.
 
-This is the decoder of the authors' released code (NEM_T, version A): from the deepest feature map,
-nearest-neighbour upsampling by two, the skip of that level, twice [3x3 conv, BatchNorm, SiLU], down to
-one logit a pixel.  Their "patching layer" at P = 1 is a scale and shift of that logit, which the last
-convolution already has, so it is left out.
+`LateralMasker` is ours and the default: a feature pyramid (Lin et al., CVPR 2017) of few channels.
+`UNetMasker` is the decoder of the authors' released code (NEM_T, version A).
 """
 
 from __future__ import annotations
@@ -13,12 +11,69 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+LATERAL_WIDTH = 32
+"""Channels of every level of the lateral decoder."""
+LATERAL_STRIDE = 4
+"""A pyramid that ends coarser (a plain ViT's) is doubled before the logit, as long as it stays no finer."""
+
 WIDTHS = (256, 128, 64, 32, 16)
-"""Output channels of the blocks, deep to shallow; the last is at full resolution."""
+"""Output channels of the authors' blocks, deep to shallow; the last is at full resolution."""
+
+
+class LateralMasker(nn.Module):
+    """Pyramid → mask logits by lateral connections: project, add, smooth.
+
+    Every tap is projected to a few channels by a 1×1 convolution; from the deepest level on, the level
+    above is upsampled (nearest), added, and smoothed by one 3×3 convolution.  The logit is taken at the
+    shallowest tap, or above it where that is coarse, and upsampled bilinearly.
+
+    Args:
+        channels: C_i of the encoder's pyramid, shallow to deep.
+        sizes: (h_i, w_i) of it.
+        image_size: (H, W) of the image, and of the mask.
+    """
+
+    def __init__(
+        self, *, channels: Sequence[int], sizes: Sequence[tuple[int, int]], image_size: tuple[int, int]
+    ) -> None:
+        super().__init__()
+        levels = list(reversed(sizes))
+        while all(2 * s * LATERAL_STRIDE <= whole for s, whole in zip(levels[-1], image_size, strict=True)):
+            levels.append((levels[-1][0] * 2, levels[-1][1] * 2))
+        self.sizes = levels  # deep to shallow
+        self.image_size = image_size
+        self.lateral = nn.ModuleList(
+            nn.Sequential(nn.Conv2d(c, LATERAL_WIDTH, 1, bias=False), nn.BatchNorm2d(LATERAL_WIDTH))
+            for c in reversed(channels)
+        )
+        self.smooth = nn.ModuleList(
+            nn.Sequential(
+                nn.Conv2d(LATERAL_WIDTH, LATERAL_WIDTH, 3, padding=1, bias=False),
+                nn.BatchNorm2d(LATERAL_WIDTH),
+                nn.ReLU(),
+            )
+            for _ in levels
+        )
+        self.logit = nn.Conv2d(LATERAL_WIDTH, 1, kernel_size=1)
+
+    def forward(self, pyramid: Sequence[Tensor], image: Tensor) -> Tensor:
+        """Pyramid [(N, C_i, h_i, w_i)], image (not used) → logits (N, 1, H, W)."""
+        x = self.lateral[0](pyramid[-1])  # (N, width, *sizes[0])
+        for i, (smooth, size) in enumerate(zip(self.smooth, self.sizes, strict=True)):
+            if i:
+                x = _resize(x, size)
+                if i < len(self.lateral):
+                    x = x + self.lateral[i](pyramid[-1 - i])
+            x = smooth(x)
+        return _resize(self.logit(x), self.image_size, mode="bilinear")
 
 
 class UNetMasker(nn.Module):
-    """Pyramid → mask logits.
+    """Pyramid → mask logits by the authors' U-Net decoder.
+
+    From the deepest feature map: nearest-neighbour upsampling by two, the skip of that level, twice
+    [3×3 conv, BatchNorm, SiLU], down to one logit a pixel.  Their "patching layer" at P = 1 is a scale
+    and shift of that logit, which the last convolution already has, so it is left out.
 
     Args:
         channels: C_i of the encoder's pyramid, shallow to deep.
@@ -82,12 +137,15 @@ class _Block(nn.Sequential):
         )
 
 
-def _resize(x: Tensor, size: tuple[int, int]) -> Tensor:
-    if tuple(x.shape[-2:]) == size:
+def _resize(x: Tensor, size: tuple[int, int], *, mode: str = "nearest") -> Tensor:
+    height, width = x.shape[-2:]
+    if (height, width) == size:
         return x
-    if (2 * x.shape[-2], 2 * x.shape[-1]) == size:  # a constant scale leaves no shape arithmetic in the graph
-        return nn.functional.interpolate(x, scale_factor=2.0, mode="nearest")
-    return nn.functional.interpolate(x, size=size, mode="nearest")
+    # Constant scales leave no shape arithmetic in the graph.
+    if size[0] % height == 0 and size[1] % width == 0:
+        scales = (float(size[0] // height), float(size[1] // width))
+        return nn.functional.interpolate(x, scale_factor=scales, mode=mode)
+    return nn.functional.interpolate(x, size=size, mode=mode)
 
 
 def _levels(image_size: tuple[int, int], deepest: tuple[int, int]) -> list[tuple[int, int]]:

@@ -5,28 +5,29 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from train.encoder import FrozenEncoder
-from train.masker import UNetMasker
+from train.masker import LateralMasker, UNetMasker
 
 
 class NEM(nn.Module):
     """Neural Explanation Mask: x → (Φ(x), σ(Ψ(x))), Ψ on Φ's own features.
 
-    Møller et al., ICML 2024; architecture as in the authors' released code.
+    Møller et al., ICML 2024; the decoder is ours, or that of the authors' released code.
     """
 
-    def __init__(self, encoder: FrozenEncoder, masker: UNetMasker) -> None:
+    def __init__(self, encoder: FrozenEncoder, masker: LateralMasker | UNetMasker) -> None:
         super().__init__()
         self.encoder = encoder
         self.masker = masker
 
     @classmethod
-    def untrained(cls, encoder: FrozenEncoder, *, image_skip: bool = False) -> NEM:
-        """A fresh masker that fits the encoder's pyramid."""
+    def untrained(cls, encoder: FrozenEncoder, *, masker: str = "lateral", image_skip: bool = False) -> NEM:
+        """A fresh masker, `lateral` or the authors' `unet`, that fits the encoder's pyramid."""
         image_size = (encoder.input.height, encoder.input.width)
-        masker = UNetMasker(
-            channels=encoder.channels, sizes=encoder.sizes, image_size=image_size, image_skip=image_skip
-        )
-        return cls(encoder, masker)
+        channels, sizes = encoder.channels, encoder.sizes
+        if masker == "lateral":
+            return cls(encoder, LateralMasker(channels=channels, sizes=sizes, image_size=image_size))
+        unet = UNetMasker(channels=channels, sizes=sizes, image_size=image_size, image_skip=image_skip)
+        return cls(encoder, unet)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Normalised images (N, 3, H, W) → embedding (N, D), mask float32 (N, H, W) in [0, 1]."""

@@ -1,8 +1,10 @@
-"""The objectives of NEM-U: what the mask must keep, and what it costs.
+"""The objectives: what a mask must keep, and what it costs.
 
-Notation: f the encoder's embedding, m the mask, M̄ its mean, ρ the fill, x̃ = m·x + (1 − m)·ρ.
-Equations: the authors' released code (NEM_T, unsupervised branch); the body of the paper could not be
-read.  The cosine is taken on embeddings (N, D), over D, never over a spatial axis, and per image.
+Notation: f the encoder's embedding, a the masker's logits, m = σ(a) the mask, M̄ its mean, ρ the fill,
+x̃ = m·x + (1 − m)·ρ, x̄ = (1 − m)·x + m·ρ.  D(u, v) = (1 − cos(u − μ, v − μ)) / 2, where μ is 0, or the mean
+embedding of some training images if the cosine is centred.  It is taken on embeddings (N, D), over D,
+never over a spatial axis, and per image.  Equations: the authors' released code (NEM_T for NEM-U and
+NEMt, Ra_Nem for the ranking); the body of the NEM-U paper could not be read.
 """
 
 from __future__ import annotations
@@ -19,7 +21,34 @@ Embed = Callable[[Tensor], Tensor]
 """Normalised images (N, 3, H, W) → embeddings (N, D)."""
 
 DISTANCE_WEIGHT = 4.0
-"""Weight of D in both objectives (authors' code)."""
+"""Weight of D in the objectives of NEM-U (authors' code)."""
+CLASS_WEIGHT = 2.0
+"""Weight of the lost class probability in NEMt.  The authors' code has 50, which a cross-batch index makes
+about 50/32 for a sample's own class; here every row is scored on its own class alone."""
+RANKS = 6
+"""Levels k of the ranking objective per image and step (authors' code)."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What an objective judges; all rows are independent of each other."""
+
+    x: Tensor
+    """Normalised images (N, 3, H, W)."""
+    embedding: Tensor
+    """f(x), (N, D)."""
+    logits: Tensor
+    """a, float32 (N, H, W)."""
+    fill: Tensor
+    """ρ, (N, 3, H, W)."""
+    centre: Tensor
+    """μ, (D,)."""
+    generator: torch.Generator
+    """Source of an objective's own randomness, on the CPU."""
+
+    def distance(self, embedding: Tensor) -> Tensor:
+        """D(f(x), embedding), row by row: (N, D) → (N,)."""
+        return cosine_distance(self.embedding, embedding, centre=self.centre)
 
 
 @dataclass(frozen=True)
@@ -28,41 +57,86 @@ class Terms:
 
     loss: Tensor
     distance: Tensor
-    """Mean D⁺, 0 (embedding kept) to 1."""
+    """Mean D(f(x), f(x̃)), 0 (embedding kept) to 1."""
     area: Tensor
     """Mean mask, 0 to 1."""
 
 
-def cosine_distance(u: Tensor, v: Tensor) -> Tensor:
-    """D(u, v) = (1 − cos(u, v)) / 2 in [0, 1], row by row: (N, D), (N, D) → (N,), in float32."""
-    return (1 - torch.nn.functional.cosine_similarity(u.float(), v.float(), dim=1)) / 2
+def cosine_distance(u: Tensor, v: Tensor, *, centre: Tensor | None = None) -> Tensor:
+    """D(u, v) in [0, 1], row by row: (N, D), (N, D) → (N,), in float32; centre (D,) or none."""
+    u, v = u.float(), v.float()
+    if centre is not None:
+        u, v = u - centre, v - centre
+    return (1 - torch.nn.functional.cosine_similarity(u, v, dim=1)) / 2
 
 
-def plain(
-    embed: Embed, x: Tensor, embedding: Tensor, mask: Tensor, fill: Tensor, *, area_weight: float
-) -> Terms:
-    """L = 4·D(f(x), f(x̃)) + λ·M̄; the authors' λ is 1/2."""
-    distance = cosine_distance(embedding, embed(occlude(x, mask, fill)))
-    loss = DISTANCE_WEIGHT * distance.mean() + area_weight * mask.mean()
-    return Terms(loss, distance.mean(), mask.mean())
+def plain(embed: Embed, batch: Batch, *, area_weight: float) -> Terms:
+    """NEM-U: L = 4·D(f(x), f(x̃)) + λ·M̄; the authors' λ is 1/2."""
+    mask = batch.logits.sigmoid()
+    distance = batch.distance(embed(occlude(batch.x, mask, batch.fill))).mean()
+    return Terms(DISTANCE_WEIGHT * distance + area_weight * mask.mean(), distance, mask.mean())
 
 
-def contrastive(
-    embed: Embed, x: Tensor, embedding: Tensor, mask: Tensor, fill: Tensor, *, area_weight: float
-) -> Terms:
-    """L = (4 − D⁻)·D⁺ + λ·M̄, with D⁺ = D(f(x), f(x̃)), D⁻ = D(f(x̃), f(x̄)), x̄ = (1 − m)·x + m·ρ.
+def contrastive(embed: Embed, batch: Batch, *, area_weight: float) -> Terms:
+    """NEM-U: L = (4 − D⁻)·D⁺ + λ·M̄, with D⁺ = D(f(x), f(x̃)), D⁻ = D(f(x̃), f(x̄)).
 
     A complement whose embedding lies far away discounts the distance (version 1 of the authors' code;
     version 2 rewards a large D⁺ and is not offered).
     """
-    kept, complement = embed(torch.cat([occlude(x, mask, fill), occlude(x, 1 - mask, fill)])).chunk(2)
-    distance = cosine_distance(embedding, kept)
-    apart = cosine_distance(kept, complement)
+    mask = batch.logits.sigmoid()
+    both = torch.cat([occlude(batch.x, mask, batch.fill), occlude(batch.x, 1 - mask, batch.fill)])
+    kept, complement = embed(both).chunk(2)
+    distance = batch.distance(kept)
+    apart = cosine_distance(kept, complement, centre=batch.centre)
     loss = ((DISTANCE_WEIGHT - apart) * distance).mean() + area_weight * mask.mean()
     return Terms(loss, distance.mean(), mask.mean())
 
 
-OBJECTIVES = {"plain": plain, "contrastive": contrastive}
+def ranking(embed: Embed, batch: Batch, *, area_weight: float) -> Terms:
+    """Ranking: L = D(f(x), f(top_k(a)·x + (1 − top_k(a))·ρ)), mean over k, which is 1 − the insertion AUC.
+
+    The cosine of the embedding stands in for Ra-NEM's class probability (Ra_Nem codes this and does not
+    publish it).  Six levels k per image, one from each sixth of the pixels; Gumbel noise makes the order
+    random, a straight-through sigmoid around the k-th value lets gradients through, the value included.
+    The size has no price, so `area_weight` is not used; logits are ordinal, their level means nothing.
+    """
+    n, height, width = batch.logits.shape
+    uniform = torch.rand(n, RANKS, height * width, generator=batch.generator).clamp(min=1e-9)
+    noisy = batch.logits.view(n, 1, -1) - (-uniform.log()).log().to(batch.logits)  # (N, R, H·W)
+    sixth = height * width // RANKS
+    k = torch.arange(RANKS) * sixth + torch.randint(1, sixth + 1, (n, RANKS), generator=batch.generator)
+    mask = top_k(noisy, k.unsqueeze(2).to(noisy.device)).view(-1, height, width)  # (N·R, H, W)
+    x, fill, embedding = (t.repeat_interleave(RANKS, dim=0) for t in (batch.x, batch.fill, batch.embedding))
+    kept = embed(occlude(x, mask, fill))
+    distance = cosine_distance(embedding, kept, centre=batch.centre).mean()
+    return Terms(distance, distance, batch.logits.sigmoid().mean())
+
+
+def top_k(values: Tensor, k: Tensor) -> Tensor:
+    """1 for the k largest of the last axis and 0 for the others, exactly k ones even where values tie.
+
+    Backwards it is σ(value − k-th largest value).  Values (…, P); k int64 (…, 1), 1 to P.
+    """
+    ordered, order = values.sort(dim=-1, descending=True, stable=True)
+    first = torch.arange(values.shape[-1], device=values.device) < k
+    hard = torch.zeros_like(values).scatter(-1, order, first.to(values))
+    soft = (values - ordered.gather(-1, k - 1)).sigmoid()
+    return hard + (soft - soft.detach())  # what is added is exactly 0
+
+
+def class_targeted(embed: Embed, batch: Batch, *, area_weight: float) -> Terms:
+    """NEMt: L = w·mean(1 − p_c(x̃)) + λ·M̄, p = softmax of f, which is the encoder's logits here.
+
+    c is each row's own class, the arg-max of f(x); `distance` is the lost probability 1 − p_c.
+    """
+    mask = batch.logits.sigmoid()
+    probabilities = embed(occlude(batch.x, mask, batch.fill)).float().softmax(dim=1)
+    own = batch.embedding.argmax(dim=1, keepdim=True)
+    lost = (1 - probabilities.gather(1, own)).mean()
+    return Terms(CLASS_WEIGHT * lost + area_weight * mask.mean(), lost, mask.mean())
+
+
+OBJECTIVES = {"plain": plain, "contrastive": contrastive, "ranking": ranking, "class": class_targeted}
 
 
 @dataclass(frozen=True)
@@ -92,8 +166,8 @@ class CollapseCheck:
 
 @torch.no_grad()
 def check_collapse(
-    embed: Embed, x: Tensor, embedding: Tensor, fill: Tensor, *, area_weight: float
+    embed: Embed, embedding: Tensor, fill: Tensor, *, centre: Tensor, area_weight: float
 ) -> CollapseCheck:
     """Price the empty and the full mask on a batch (the empty mask wins where cos(f(x), f(ρ)) > 1 − λ/2)."""
-    empty = DISTANCE_WEIGHT * cosine_distance(embedding, embed(fill)).mean().item()
-    return CollapseCheck(empty_cost=empty, full_cost=area_weight)
+    distance = cosine_distance(embedding, embed(fill), centre=centre)
+    return CollapseCheck(empty_cost=DISTANCE_WEIGHT * distance.mean().item(), full_cost=area_weight)

@@ -14,7 +14,7 @@ from torch import Tensor
 from runtime.errors import InputError
 from train.config import TrainConfig
 from train.nem import NEM
-from train.objective import OBJECTIVES, Terms, check_collapse
+from train.objective import OBJECTIVES, Batch, Terms, check_collapse
 from train.occlusion import make_fill
 
 TAIL = 50
@@ -30,12 +30,15 @@ class MaskerTraining(LightningModule):
     Batches: (images uint8 (N, H, W, 3), skipped file indices), see `train.data`.
     """
 
+    centre: Tensor
+
     def __init__(self, nem: NEM, config: TrainConfig, *, files: str) -> None:
         super().__init__()
         self.nem = nem
         self.config = config
         self.files = files
         self.skipped: set[int] = set()
+        self.register_buffer("centre", torch.zeros(nem.encoder.record.dimension))  # (D,)
         self.recent: deque[Tensor] = deque(maxlen=TAIL)  # (3,) each: loss, distance, area
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
@@ -48,26 +51,43 @@ class MaskerTraining(LightningModule):
         return terms.loss
 
     def terms(self, images: Tensor, *, step: int) -> Terms:
-        """The objective on a batch of uint8 images; its fill is a function of (seed, step, rank)."""
+        """The objective on a batch of uint8 images; its randomness is a function of (seed, step, rank)."""
         encoder = self.nem.encoder
         x = encoder.normalize(images)
         with torch.no_grad():
             embedding, pyramid = encoder(x)
-        mask = self.nem.masker(pyramid, x).squeeze(1).float().sigmoid()
-        fill = make_fill(self.config.fill, x, generator=self._generator(step))
-        return OBJECTIVES[self.config.objective](
-            lambda z: encoder(z)[0], x, embedding, mask, fill, area_weight=self.config.area_weight
+        generator = self._generator(step)
+        batch = Batch(
+            x=x,
+            embedding=embedding,
+            logits=self.nem.masker(pyramid, x).squeeze(1).float(),
+            fill=make_fill(self.config.fill, x, generator=generator),
+            centre=self.centre,
+            generator=generator,
         )
+        return OBJECTIVES[self.config.objective](self._embed, batch, area_weight=self.config.area_price)
 
+    @torch.no_grad()
+    def set_centre(self, images: Tensor) -> None:
+        """Before training: the mean embedding of these uint8 images is the centre of the cosine."""
+        batches = images.split(self.config.batch_size)
+        embeddings = [self._embed(self.nem.encoder.normalize(batch)).float() for batch in batches]
+        self.centre = torch.cat(embeddings).mean(dim=0)
+
+    @torch.no_grad()
     def check_collapse(self, images: Tensor) -> str | None:
         """Before training: the warning of `train.objective.CollapseCheck` for a batch of uint8 images."""
-        encoder = self.nem.encoder
-        x = encoder.normalize(images)
-        with torch.no_grad():
-            embedding = encoder(x)[0]
+        if self.config.objective not in ("plain", "contrastive"):
+            return None
+        x = self.nem.encoder.normalize(images)
         fill = make_fill(self.config.fill, x, generator=self._generator(0))
-        weight = self.config.area_weight
-        return check_collapse(lambda z: encoder(z)[0], x, embedding, fill, area_weight=weight).warning()
+        weight = self.config.area_price
+        return check_collapse(
+            self._embed, self._embed(x), fill, centre=self.centre, area_weight=weight
+        ).warning()
+
+    def _embed(self, x: Tensor) -> Tensor:
+        return self.nem.encoder(x)[0]
 
     def on_train_end(self) -> None:
         """Files that any process had to skip are known to the first."""

@@ -14,7 +14,7 @@ from export import graph
 from export.fuse import Fused
 from export.verify import run_onnx, run_torch
 from runtime.errors import ExportError
-from train.config import EncoderConfig
+from train.config import MASKERS, EncoderConfig
 from train.nem import NEM
 from train.zoo import load_encoder
 
@@ -34,10 +34,11 @@ def photographs(n, height, width):
 @pytest.mark.parametrize(
     ("name", "options"),
     [
-        ("test_resnet", {"image_skip": True}),
-        ("test_vit", {}),
-        ("test_convnext", {"size": (64, 96)}),
-        ("test_resnet", {"size": (50, 70)}),  # odd sizes on the way down
+        ("test_resnet", {"masker": "unet", "image_skip": True}),
+        *((name, {"masker": masker}) for masker in MASKERS for name in ("test_resnet", "test_vit")),
+        *(("test_convnext", {"masker": masker, "size": (64, 96)}) for masker in MASKERS),
+        *(("test_resnet", {"masker": masker, "size": (50, 70)}) for masker in MASKERS),  # odd on the way down
+        ("test_resnet", {"size": (51, 71)}),  # the mask is no multiple of the level where its logit is taken
     ],
 )
 def test_onnx_gives_what_torch_gives(tmp_path, name, options):
@@ -83,8 +84,10 @@ def test_a_vit_keeps_layer_normalisation_as_one_op(tmp_path):
     assert "If" not in kinds
 
 
-def test_no_shape_arithmetic_survives_in_a_cnn(tmp_path):
-    model = graph.export_onnx(Fused(nem_of(tmp_path, "test_resnet"), precision="fp32"), height=64, width=64)
+@pytest.mark.parametrize("masker", MASKERS)
+def test_no_shape_arithmetic_survives_in_a_cnn(tmp_path, masker):
+    nem = nem_of(tmp_path, "test_resnet", masker=masker)
+    model = graph.export_onnx(Fused(nem, precision="fp32"), height=64, width=64)
     kinds = {n.op_type for n in graph.simplify(model)[0].graph.node}
     assert not kinds & {"Shape", "Gather", "Range", "Slice"}
 

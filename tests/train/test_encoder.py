@@ -179,6 +179,22 @@ def test_a_head_that_is_several_layers_is_recognised(tmp_path):
     assert load_encoder(EncoderConfig(encoder=name, weights=weights)).record.dimension == 192
 
 
+def test_a_pyramid_from_deep_to_shallow_is_refused(monkeypatch):
+    """Earlier code began its decoder at the shallowest tap, because two files disagreed on the order."""
+    import sys
+    import types
+
+    class UpsideDown(nn.Module):
+        def forward(self, x):
+            return x.mean((2, 3)), [x[..., ::4, ::4], x]
+
+    monkeypatch.setitem(sys.modules, "own", types.SimpleNamespace(make=UpsideDown))
+    with pytest.raises(InputError, match="shallow to deep"):
+        load_encoder(
+            EncoderConfig(encoder="own:make", image_size=(8, 8), mean=(0,) * 3, std=(1,) * 3, resize="squash")
+        )
+
+
 def test_own_encoder_must_state_its_preprocessing():
     with pytest.raises(InputError, match="--mean, --std, --resize"):
         load_encoder(EncoderConfig(encoder="own:make", image_size=(8, 8)))

@@ -18,14 +18,19 @@ from safetensors.torch import load_file, save_file
 
 from runtime.errors import MaskerMismatch
 from train.__main__ import main, parser
-from train.checkpoint import load_nem
-from train.config import EncoderConfig
+from train.checkpoint import load_nem, read_config, save_masker
+from train.config import MASKERS, OBJECTIVES, EncoderConfig, TrainConfig
 from train.folder import read_summary
 from train.nem import NEM
 from train.training import MaskerTraining
 from train.zoo import load_encoder
 
 ROOT = Path(__file__).parents[2]
+
+
+def without_area_weight(arguments):
+    at = arguments.index("--area-weight")
+    return [*arguments[:at], *arguments[at + 2 :]]
 
 
 def run(arguments, out, *more):
@@ -145,7 +150,7 @@ def test_the_artefact_holds_the_decoder_and_says_for_whom(masker):
     with safe_open(masker, framework="pt") as file:
         names, metadata = list(file.keys()), file.metadata()
     assert names
-    assert all(name.startswith(("blocks.", "logit.")) for name in names)
+    assert all(name.startswith(("lateral.", "smooth.", "logit.")) for name in names)
     assert len(metadata["encoder_fingerprint"]) == 64
     assert json.loads(metadata["config"])["encoder"]["encoder"] == "timm/test_resnet"
 
@@ -163,19 +168,125 @@ def test_a_masker_for_another_encoder_is_refused_with_both_fingerprints(masker, 
     assert this in str(caught.value)
 
 
-@pytest.mark.parametrize("objective", ["plain", "contrastive"])
+OPTIONS = {
+    "plain": ["--masker", "unet", "--image-skip", "--fill", "blur", "--no-centred"],
+    "contrastive": ["--centred", "--fill", "mixed"],
+    "ranking": ["--centred", "--fill", "mixed"],
+    "class": ["--embedding", "head", "--fill", "zero"],
+}
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
 def test_every_objective_trains_in_every_precision(train_arguments, tmp_path, objective, precision):
-    options = ("--objective", objective, "--precision", precision, "--fill", "blur", "--image-skip")
-    assert run(train_arguments, tmp_path / "run", "--steps", "2", *options) == 0
+    arguments = without_area_weight(train_arguments)
+    options = ["--objective", objective, "--precision", precision, *OPTIONS[objective]]
+    assert run(arguments, tmp_path / "run", "--steps", "2", *options) == 0
     assert 0 < read_summary(tmp_path / "run").loss < 5
+    trained = load_nem(tmp_path / "run/masker.safetensors").masker.state_dict()
+    torch.manual_seed(0)
+    config = read_config(tmp_path / "run/masker.safetensors")
+    fresh = NEM.untrained(load_encoder(config.encoder), masker=config.masker, image_skip=config.image_skip)
+    moved = {k for k, v in fresh.masker.state_dict().items() if not torch.equal(v, trained[k])}
+    assert moved >= {k for k in trained if k.endswith("weight")}
 
 
-def test_it_learns(train_arguments, tmp_path):
+@pytest.mark.parametrize("masker", MASKERS)
+def test_a_masker_comes_back_from_its_file(train_arguments, tmp_path, masker):
+    options = parser().parse_args([*train_arguments, "--out", "x"])
+    encoder = EncoderConfig(encoder=options.encoder, weights=options.weights, image_size=(64, 64))
+    config = TrainConfig(encoder=encoder, data=options.data, masker=masker)
+    torch.manual_seed(1)
+    nem = NEM.untrained(load_encoder(encoder), masker=masker)
+    x = torch.randn(2, 3, 64, 64)
+    nem.train()(x)  # so that the statistics are not those of a fresh masker
+    save_masker(tmp_path / "masker.safetensors", nem, config)
+    loaded = load_nem(tmp_path / "masker.safetensors")
+    assert read_config(tmp_path / "masker.safetensors") == config
+    assert all(torch.equal(a, b) for a, b in zip(loaded(x), nem.eval()(x), strict=True))
+
+
+def test_a_centred_run_that_is_resumed_ends_as_an_undisturbed_one(train_arguments, tmp_path, monkeypatch):
+    arguments = [*train_arguments, "--steps", "6", "--centred", "--fill", "mixed"]
+    assert run(arguments, tmp_path / "whole") == 0
+    interrupted(arguments, tmp_path / "run", monkeypatch, at=4)
+    (checkpoint,) = (tmp_path / "run").glob("checkpoints/step-*.ckpt")
+    centre = torch.load(checkpoint, weights_only=True)["state_dict"]["centre"]
+    assert centre.abs().max() > 0
+    used = []
+    original = MaskerTraining.training_step
+
+    def recording(self, batch, batch_idx):
+        used.append(self.centre.clone())
+        return original(self, batch, batch_idx)
+
+    monkeypatch.setattr(MaskerTraining, "training_step", recording)
+    assert run(arguments, tmp_path / "run", "--resume", "auto") == 0
+    assert len(used) == 2
+    assert all(torch.equal(c, centre) for c in used)
+    whole, resumed = (load_file(tmp_path / f"{name}/masker.safetensors") for name in ("whole", "run"))
+    assert all(torch.equal(resumed[k], whole[k]) for k in whole)
+    monkeypatch.undo()
+    assert run([*arguments, "--no-centred"], tmp_path / "other") == 0
+    assert not torch.equal(
+        load_file(tmp_path / "other/masker.safetensors")["logit.weight"], whole["logit.weight"]
+    )
+
+
+@pytest.fixture
+def module(train_arguments):
+    options = parser().parse_args([*train_arguments, "--out", "x"])
+    encoder = EncoderConfig(encoder=options.encoder, weights=options.weights, image_size=(64, 64))
+    config = TrainConfig(encoder=encoder, data=options.data, area_weight=100.0, centred=True, steps=20)
+    torch.manual_seed(0)
+    return MaskerTraining(NEM.untrained(load_encoder(encoder)), config, files="")
+
+
+def test_the_centre_is_the_mean_embedding(module):
+    images = torch.randint(256, (40, 64, 64, 3), dtype=torch.uint8)
+    module.set_centre(images)
+    expected = module.nem.encoder(module.nem.encoder.normalize(images))[0].mean(0)
+    torch.testing.assert_close(module.centre, expected)
+    assert "centre" in module.state_dict()
+
+
+def test_looking_for_collapse_leaves_the_masker_as_it_was(module):
+    """Not even BatchNorm's running statistics, although the masker is in training mode."""
+    module.train()
+    before = {k: v.clone() for k, v in module.state_dict().items()}
+    assert "empty mask" in module.check_collapse(torch.randint(256, (4, 64, 64, 3), dtype=torch.uint8))
+    assert all(torch.equal(v, before[k]) for k, v in module.state_dict().items())
+
+
+def test_a_step_runs_the_encoder_once_on_the_clean_image_and_once_on_the_masked_one(module):
+    calls = []
+    module.nem.encoder.register_forward_hook(lambda *_: calls.append(torch.is_grad_enabled()))
+    module.terms(torch.randint(256, (4, 64, 64, 3), dtype=torch.uint8), step=0)
+    assert calls == [False, True]
+
+
+def test_the_learning_rate_rises_once_and_ends_near_zero(module):
+    made = module.configure_optimizers()
+    optimizer, schedule = made["optimizer"], made["lr_scheduler"]["scheduler"]
+    rates = []
+    for _ in range(20):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        schedule.step()
+    top = rates.index(max(rates))
+    assert rates[: top + 1] == sorted(rates[: top + 1])
+    assert rates[top:] == sorted(rates[top:], reverse=True)
+    assert max(rates) > 0.9e-3
+    assert rates[-1] < 0.02 * max(rates)
+
+
+@pytest.mark.parametrize(("masker", "rate"), [("lateral", "2e-2"), ("unet", "1e-2")])
+def test_it_learns(train_arguments, tmp_path, masker, rate):
     """On 12 images the objective must fall; a gradient that does not reach the masker leaves it flat."""
+    arguments = [*train_arguments, "--masker", masker, "--learning-rate", rate]
     losses = []
     for steps in (1, 25):
-        run(train_arguments, tmp_path / str(steps), "--steps", str(steps), "--learning-rate", "3e-3")
+        run(arguments, tmp_path / str(steps), "--steps", str(steps))
         losses.append(read_summary(tmp_path / str(steps)))
     import csv
 
@@ -332,6 +443,9 @@ def test_unreadable_files_are_listed(train_arguments, photographs, tmp_path, cap
         (["--area-weight", "-1"], "a positive number"),
         (["--batch-size", "1"], "at least 2"),
         (["--weights", "/nowhere.safetensors"], "no such file"),
+        (["--objective", "ranking"], "ranking with --area-weight 1.0"),
+        (["--objective", "class"], "--embedding head with a timm classifier"),
+        (["--image-skip"], "--masker unet"),
     ],
 )
 def test_bad_options_are_explained_and_leave_nothing(train_arguments, tmp_path, capsys, options, message):

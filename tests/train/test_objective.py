@@ -2,11 +2,25 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from runtime.errors import InputError
-from train.objective import check_collapse, contrastive, cosine_distance, plain
+from train.objective import (
+    OBJECTIVES,
+    RANKS,
+    Batch,
+    check_collapse,
+    contrastive,
+    cosine_distance,
+    plain,
+    ranking,
+    top_k,
+)
 from train.occlusion import make_fill, occlude
 
 
@@ -23,10 +37,23 @@ def red_and_green():
 
 
 LEFT = torch.tensor([[[1.0, 0.0]]])
+ORIGIN = torch.zeros(3)
 
 
 def generator(seed=0):
     return torch.Generator().manual_seed(seed)
+
+
+def shown(x, mask, fill=None, *, embed=colour_sum, centre=ORIGIN):
+    """A batch whose mask is (all but) exactly the given zeros and ones."""
+    return Batch(
+        x=x,
+        embedding=embed(x),
+        logits=100 * (2 * mask - 1),
+        fill=torch.zeros_like(x) if fill is None else fill,
+        centre=centre,
+        generator=generator(),
+    )
 
 
 def test_cosine_distance_is_per_row_over_the_channels():
@@ -35,9 +62,17 @@ def test_cosine_distance_is_per_row_over_the_channels():
     torch.testing.assert_close(cosine_distance(u, v), torch.tensor([0.0, 0.5, 1.0]))
 
 
+def test_a_centred_cosine_forgets_what_all_embeddings_share():
+    """Around (10, 10) the vectors are (1, 0), (0, 1) and (-1, 0); around the origin all but parallel."""
+    u, v, w = (torch.tensor([row]) for row in ([11.0, 10], [10.0, 11], [9.0, 10]))
+    centre = torch.tensor([10.0, 10])
+    assert cosine_distance(u, v, centre=centre).item() == pytest.approx(0.5)
+    assert cosine_distance(u, w, centre=centre).item() == pytest.approx(1)
+    assert cosine_distance(u, v).item() < 0.003
+
+
 def test_plain_on_a_known_mask():
-    x = red_and_green()
-    terms = plain(colour_sum, x, colour_sum(x), LEFT, torch.zeros_like(x), area_weight=0.5)
+    terms = plain(colour_sum, shown(red_and_green(), LEFT), area_weight=0.5)
     distance = (1 - 0.5**0.5) / 2  # cos((1,1,0), (1,0,0)) = 1/sqrt(2)
     assert terms.distance.item() == pytest.approx(distance)
     assert terms.area.item() == pytest.approx(0.5)
@@ -45,10 +80,31 @@ def test_plain_on_a_known_mask():
 
 
 def test_contrastive_on_a_known_mask():
-    x = red_and_green()
-    terms = contrastive(colour_sum, x, colour_sum(x), LEFT, torch.zeros_like(x), area_weight=0.5)
+    terms = contrastive(colour_sum, shown(red_and_green(), LEFT), area_weight=0.5)
     near, apart = (1 - 0.5**0.5) / 2, 0.5  # complement (0,1,0) is orthogonal to what is kept (1,0,0)
     assert terms.loss.item() == pytest.approx((4 - apart) * near + 0.25)
+
+
+def test_class_on_a_known_mask():
+    """Hiding the green pixel moves the logits (1, 1.5, 0) to (1, 0, 0): class 1 falls to 1 / (e + 2)."""
+    x = red_and_green() * torch.tensor([1, 1.5, 1]).view(1, 3, 1, 1)
+    terms = OBJECTIVES["class"](colour_sum, shown(x, LEFT), area_weight=0.5)
+    lost = 1 - 1 / (2.718281828 + 2)
+    assert terms.distance.item() == pytest.approx(lost)
+    assert terms.loss.item() == pytest.approx(2 * lost + 0.5 * 0.5)
+
+
+@pytest.mark.parametrize("name", ["plain", "contrastive"])
+def test_the_centre_reaches_the_objective(name):
+    """Around (0, 1, 0) the image is (1, 0, 0) and the kept red pixel (1, -1, 0)."""
+    terms = OBJECTIVES[name](
+        colour_sum, shown(red_and_green(), LEFT, centre=torch.tensor([0.0, 1, 0])), area_weight=0.5
+    )
+    assert terms.distance.item() == pytest.approx((1 - 0.5**0.5) / 2)
+    terms = OBJECTIVES[name](
+        colour_sum, shown(red_and_green(), LEFT, centre=torch.tensor([0.0, 2, 0])), area_weight=0.5
+    )
+    assert terms.distance.item() == pytest.approx((1 - 3 / 10**0.5) / 2)  # (1, -1, 0) to (1, -2, 0)
 
 
 @pytest.mark.parametrize("objective", [plain, contrastive])
@@ -58,49 +114,183 @@ def test_losing_the_embedding_costs(objective):
     empty = torch.zeros(1, 1, 2)
     fill = torch.zeros_like(x)
     fill[:, 2] = 1  # blue: orthogonal to the image
-    cost = [
-        objective(colour_sum, x, colour_sum(x), m, fill, area_weight=0.5).loss for m in (empty, 1 - empty)
-    ]
+    cost = [objective(colour_sum, shown(x, m, fill), area_weight=0.5).loss for m in (empty, 1 - empty)]
     assert cost[0] > cost[1]
 
 
-@pytest.mark.parametrize("objective", [plain, contrastive])
-def test_images_of_a_batch_do_not_mix(objective):
+def random_batch(n=4):
     torch.manual_seed(0)
-    x, mask, fill = torch.randn(4, 3, 5, 5), torch.rand(4, 5, 5), torch.randn(4, 3, 5, 5)
-    whole = objective(colour_sum, x, colour_sum(x), mask, fill, area_weight=1.0).loss
+    x, fill = torch.randn(2, n, 3, 5, 5)
+    return partial(
+        Batch,
+        x=x,
+        embedding=colour_sum(x),
+        logits=torch.randn(n, 5, 5),
+        fill=fill,
+        centre=torch.tensor([1.0, -2, 3]),
+    )
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_images_of_a_batch_do_not_mix(name):
+    """The gradient of a row's logits is the same whatever images, fills and masks the other rows hold.
+
+    A cross-batch index, as in earlier code, scores every image on every other image's class.
+    """
+
+    def gradient(batch):
+        logits = batch.logits.clone().requires_grad_()
+        batch = Batch(**{**vars(batch), "logits": logits, "generator": generator()})
+        OBJECTIVES[name](colour_sum, batch, area_weight=1.0).loss.backward()
+        return logits.grad
+
+    batch = random_batch()(generator=generator())
+    others = {k: v.clone() for k, v in vars(batch).items() if k in ("x", "fill", "logits", "embedding")}
+    order = torch.tensor([0, 2, 3, 1])
+    before = gradient(batch)
+    shuffled = gradient(Batch(**{**vars(batch), **{k: v[order] for k, v in others.items()}}))
+    torch.testing.assert_close(shuffled[0], before[0])
+    others["x"][1:] *= -3
+    others["embedding"][1:] = colour_sum(others["x"][1:])
+    others["logits"][1:] += 1
+    changed = gradient(Batch(**{**vars(batch), **others}))
+    torch.testing.assert_close(changed[0], before[0])
+    assert before[0].abs().max() > 0
+    assert not torch.allclose(changed[1:], before[1:])
+
+
+@pytest.mark.parametrize("name", ["plain", "contrastive", "class"])
+def test_a_batch_costs_the_mean_of_its_images(name):
+    batch = random_batch()(generator=generator())
     rows = [
-        objective(
-            colour_sum,
-            x[i : i + 1],
-            colour_sum(x[i : i + 1]),
-            mask[i : i + 1],
-            fill[i : i + 1],
-            area_weight=1.0,
-        )
+        Batch(**{k: v[i : i + 1] if k not in ("centre", "generator") else v for k, v in vars(batch).items()})
         for i in range(4)
     ]
-    torch.testing.assert_close(whole, torch.stack([r.loss for r in rows]).mean())
+    whole, *each = (OBJECTIVES[name](colour_sum, b, area_weight=1.0).loss for b in (batch, *rows))
+    torch.testing.assert_close(whole, torch.stack(each).mean())
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_chance_comes_from_the_generator_alone(name):
+    def loss(seed):
+        torch.manual_seed(loss.calls)  # the global state must not matter
+        loss.calls += 1
+        return OBJECTIVES[name](colour_sum, loss.make(generator=generator(seed)), area_weight=1.0).loss
+
+    loss.calls, loss.make = 0, random_batch()
+    first = loss(0)
+    assert torch.equal(loss(0), first)
+    assert torch.equal(loss(1), first) is (name != "ranking")
+
+
+@pytest.mark.parametrize(("name", "passes"), [("plain", 1), ("contrastive", 2), ("class", 1), ("ranking", 6)])
+def test_no_image_is_embedded_that_the_equation_does_not_ask_for(name, passes):
+    seen = []
+
+    def counting(x):
+        seen.append(len(x))
+        return colour_sum(x)
+
+    OBJECTIVES[name](counting, random_batch()(generator=generator()), area_weight=1.0)
+    assert sum(seen) == passes * 4
+
+
+@settings(deadline=None)
+@given(
+    values=st.lists(st.lists(st.integers(-3, 3), min_size=6, max_size=6), min_size=1, max_size=3),
+    k=st.integers(1, 6),
+)
+def test_top_k_is_exactly_k_ones_even_where_values_tie(values, k):
+    values = torch.tensor(values) * 0.37
+    mask = top_k(values, torch.full((len(values), 1), k))
+    assert set(mask.unique().tolist()) <= {0.0, 1.0}  # exactly: 1 + s - s would not be
+    assert mask.sum(1).tolist() == [k] * len(values)
+    kept, left = (values.where(mask == one, worst) for one, worst in ((1, torch.inf), (0, -torch.inf)))
+    assert (kept.amin(1) >= left.amax(1)).all()
+
+
+def test_top_k_passes_the_gradient_of_the_sigmoid_and_of_the_kth_value():
+    values = torch.tensor([[0.0, 2.0, -1.0]], requires_grad=True)
+    weights = torch.tensor([[1.0, 10.0, 100.0]])
+    (top_k(values, torch.tensor([[2]])) * weights).sum().backward()
+    slope = torch.sigmoid(torch.tensor([0.0, 2.0, -1.0])) * torch.sigmoid(-torch.tensor([0.0, 2.0, -1.0]))
+    expected = weights[0] * slope
+    expected[0] -= (weights[0] * slope).sum()  # the first is the second largest: it is the level itself
+    torch.testing.assert_close(values.grad[0], expected)
+
+
+def test_ranking_shows_one_level_from_each_sixth_and_x_where_the_mask_is_one():
+    shares, mixed = [], []
+
+    def spy(z):  # images are 1, fills 0
+        shares.append(z[:, 0].mean((1, 2)).view(-1, RANKS))
+        mixed.append(((z != 0) & (z != 1)).any())
+        return torch.ones(len(z), 2)
+
+    x = torch.ones(5, 3, 8, 9)
+    for seed in range(20):
+        batch = Batch(x, torch.ones(5, 2), torch.randn(5, 8, 9), 0 * x, torch.zeros(2), generator(seed))
+        ranking(spy, batch, area_weight=1.0)
+    k = torch.cat(shares) * 72
+    assert not any(mixed)
+    for stratum in range(RANKS):
+        assert k[:, stratum].min().item() == pytest.approx(12 * stratum + 1)
+        assert k[:, stratum].max().item() == pytest.approx(12 * stratum + 12)
+
+
+def test_ranking_puts_the_pixels_that_matter_on_top():
+    """The embedding is three pixels of 36, red, green and blue; a few steps must rank those first."""
+    seen = [3, 17, 30]
+
+    def embed(z):
+        return torch.stack([z.flatten(2)[:, c, p] for c, p in enumerate(seen)], dim=1)
+
+    torch.manual_seed(0)
+    x = torch.rand(8, 3, 6, 6) + 1
+    logits = torch.zeros(1, 6, 6, requires_grad=True)
+    optimiser = torch.optim.Adam([logits], lr=0.1)
+    for step in range(60):
+        fill = make_fill("noise", x, generator=generator(step))
+        batch = Batch(x, embed(x), logits.expand(8, -1, -1), fill, ORIGIN, generator(step))
+        optimiser.zero_grad()
+        ranking(embed, batch, area_weight=1.0).loss.backward()
+        optimiser.step()
+    assert sorted(logits.flatten().topk(3).indices.tolist()) == seen
+
+
+def test_ranking_does_not_depend_on_the_level_of_the_logits():
+    make = random_batch()
+    low, high = make(generator=generator()), make(generator=generator())
+    high = Batch(**{**vars(high), "logits": high.logits + 8})
+    assert ranking(colour_sum, low, area_weight=1.0).loss.item() == pytest.approx(
+        ranking(colour_sum, high, area_weight=1.0).loss.item()
+    )
 
 
 def test_collapse_is_announced_with_the_numbers():
     x = red_and_green()
     fill = torch.zeros_like(x)
     fill[0, 0] = 1.0  # f(fill) = (2, 0, 0): cos = 1/sqrt(2), the empty mask costs 4 * 0.1464
-    check = check_collapse(colour_sum, x, colour_sum(x), fill, area_weight=1.0)
+    check = check_collapse(colour_sum, colour_sum(x), fill, centre=ORIGIN, area_weight=1.0)
     assert check.empty_cost == pytest.approx(0.5858, abs=1e-4)
     assert check.break_even_area == pytest.approx(0.5858, abs=1e-4)
     assert "59%" in str(check.warning())
-    assert check_collapse(colour_sum, x, colour_sum(x), fill, area_weight=0.5).warning() is None
+    assert check_collapse(colour_sum, colour_sum(x), fill, centre=ORIGIN, area_weight=0.5).warning() is None
+    around = torch.tensor([0.0, 1, 0])  # (1, 0, 0) and (2, -1, 0): cos = 2/sqrt(5)
+    check = check_collapse(colour_sum, colour_sum(x), fill, centre=around, area_weight=1.0)
+    assert check.empty_cost == pytest.approx(2 * (1 - 2 / 5**0.5))
 
 
 def test_authors_threshold_is_a_cosine_of_three_quarters():
     """With area weight 1/2 the empty mask wins where cos(f(x), f(ρ)) > 0.75."""
     for cosine, collapses in ((0.74, False), (0.76, True)):
-        embedding = torch.tensor([[1.0, 0.0]])
         of_fill = torch.tensor([[cosine, (1 - cosine**2) ** 0.5]])
         check = check_collapse(
-            lambda _, z=of_fill: z, red_and_green(), embedding, red_and_green(), area_weight=0.5
+            lambda _, z=of_fill: z,
+            torch.tensor([[1.0, 0.0]]),
+            red_and_green(),
+            centre=torch.zeros(2),
+            area_weight=0.5,
         )
         assert (check.warning() is not None) is collapses
 
@@ -131,6 +321,30 @@ def test_blur_is_a_gaussian():
     torch.testing.assert_close(make_fill("blur", constant, generator=generator()), constant)  # no dark border
 
 
+def test_a_blur_is_not_computed_in_half_precision():
+    x = torch.randn(2, 3, 64, 64, generator=generator())
+    expected = make_fill("blur", x, generator=generator())
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(make_fill("blur", x, generator=generator()), expected)
+
+
+@pytest.mark.parametrize("autocast", [False, True])
+def test_mixed_is_one_of_the_three_for_each_image(autocast):
+    x = torch.randn(60, 3, 16, 16, generator=generator())
+    blur = make_fill("blur", x, generator=generator())
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
+        fill = make_fill("mixed", x, generator=generator())
+    assert fill.dtype == torch.float32
+    is_zero = (fill == 0).flatten(1).all(1)
+    is_blur = (fill == blur).flatten(1).all(1)
+    noise = fill[~is_zero & ~is_blur]
+    assert (10 < is_zero.sum() < 30, 10 < is_blur.sum() < 30, 10 < len(noise) < 30) == (True, True, True)
+    assert (noise.flatten(1).mean(1).abs() < 0.15).all()
+    assert (noise.flatten(1).std(1) - 1).abs().max() < 0.15
+    assert torch.equal(fill, make_fill("mixed", x, generator=generator()))
+    assert not torch.equal(fill, make_fill("mixed", x, generator=generator(1)))
+
+
 def test_unknown_fill_is_refused():
-    with pytest.raises(InputError, match="zero, noise or blur"):
+    with pytest.raises(InputError, match="zero, noise, blur or mixed"):
         make_fill("checkerboard", torch.zeros(1, 3, 4, 4), generator=generator())

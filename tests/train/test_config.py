@@ -1,0 +1,73 @@
+"""A configuration is whole, says what was trained, and holds no option that does nothing."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import pytest
+
+from runtime.errors import InputError, SchemaError
+from train.__main__ import _config, parser
+from train.config import AREA_WEIGHT, OBJECTIVES, EncoderConfig, TrainConfig
+
+HEAD = EncoderConfig(encoder="timm/test_resnet", embedding="head")
+
+
+def config(**options):
+    return TrainConfig(**{"encoder": HEAD, "data": "photographs", **options})
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_a_default_is_what_the_objective_uses_and_is_written_down(objective):
+    made = config(objective=objective)
+    assert made.area_weight == (None if objective == "ranking" else AREA_WEIGHT)
+    assert made.area_price == (0 if objective == "ranking" else AREA_WEIGHT)
+    assert made.centred is (objective != "class")
+    assert TrainConfig.from_json(made.to_json(), source="test") == made
+
+
+def test_what_is_asked_for_is_kept():
+    assert config(area_weight=2.0).area_price == 2
+    assert config(centred=False).centred is False
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"objective": "ranking", "area_weight": 0.5}, "--objective ranking with --area-weight 0.5"),
+        ({"objective": "class", "centred": True}, "--centred"),
+        ({"objective": "class", "encoder": EncoderConfig(encoder="timm/resnet50")}, "timm classifier"),
+        ({"objective": "class", "encoder": dataclasses.replace(HEAD, l2_normalize=True)}, "--l2-normalize"),
+        ({"objective": "class", "encoder": EncoderConfig(encoder="own:make")}, "encoder own:make"),
+        ({"image_skip": True}, "--image-skip with --masker lateral"),
+        ({"masker": "transformer"}, "lateral, unet"),
+        ({"objective": "best"}, "plain, contrastive, ranking, class"),
+        ({"fill": "grey"}, "zero, noise, blur, mixed"),
+        ({"area_weight": 0.0}, "a positive number"),
+        ({"area_weight": float("nan")}, "a positive number"),
+    ],
+)
+def test_what_would_do_nothing_or_harm_is_refused(options, message):
+    with pytest.raises(InputError) as caught:
+        config(**options)
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["masker", "centred", "fill", "encoder"])
+def test_a_configuration_that_lacks_a_setting_is_not_filled_up_with_todays_defaults(name):
+    fields = json.loads(config().to_json())
+    del fields[name]
+    with pytest.raises(SchemaError, match=name):
+        TrainConfig.from_json(json.dumps(fields), source="test")
+
+
+def test_the_command_line_has_the_defaults_of_the_dataclass():
+    options = parser().parse_args(["--encoder", "timm/test_resnet", "--data", "photographs", "--out", "x"])
+    assert _config(options) == config(encoder=EncoderConfig(encoder="timm/test_resnet"))
+
+
+def test_settings_have_names_not_places():
+    """Earlier code passed learning rate and batch size in each other's place."""
+    with pytest.raises(TypeError):
+        TrainConfig(HEAD, "photographs")
