@@ -2,7 +2,7 @@
 
     python -m benchmarks.encoders [digits patch red selfsup] [--out benchmarks/out/encoders]
 
-NAME.safetensors is a timm ResNet (half precision) and NAME.json how it came about: its score on each
+NAME.safetensors is a timm model (half precision) and NAME.json how it came about: its score on each
 kind of test scene, and by how much its embedding moves when one factor of a scene is changed.
 
 Naming a factor does not make an encoder blind to the others.  So each training scene has a twin in
@@ -13,6 +13,7 @@ together, relative to how far apart different scenes are.  `selfsup` is SimCLR: 
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 import time
 from collections.abc import Collection
@@ -28,6 +29,7 @@ from torch import Tensor, nn
 from benchmarks.planting import CLASSES, fit_names, fit_selfsup
 from benchmarks.record import meta, write
 from benchmarks.world import FACTORS, KINDS, SIZE, scene
+from demo.train_encoder import ARCHITECTURE
 from runtime.atomic import atomic_file
 from runtime.errors import InputError
 from train.config import EncoderConfig
@@ -47,6 +49,8 @@ class Planted:
     truth: tuple[str, ...]
     """The factors it names, each with a head of its own; none for an encoder without labels."""
     steps: int
+    architecture: str = ARCHITECTURE
+    """Of timm."""
 
 
 ENCODERS = {
@@ -56,6 +60,7 @@ ENCODERS = {
         Planted(name="red", truth=("red",), steps=500),
         Planted(name="patch", truth=("patch",), steps=500),
         Planted(name="selfsup", truth=(), steps=600),
+        Planted(name="convnext", truth=("patch",), steps=600, architecture="convnext_atto"),
     )
 }
 
@@ -75,7 +80,7 @@ def train_encoder(
     steps = steps or planted.steps
     begun = time.perf_counter()
     fit = fit_names if planted.truth else fit_selfsup
-    model = fit(planted.truth, steps=steps, seed=seed, scenes=train_scenes)
+    model = fit(planted.truth, architecture=planted.architecture, steps=steps, seed=seed, scenes=train_scenes)
     seconds = time.perf_counter() - begun
 
     weights = out / f"{name}.safetensors"
@@ -108,7 +113,7 @@ def train_encoder(
 
 def load(name: str, folder: Path = OUT) -> FrozenEncoder:
     """A trained encoder, as `--encoder timm/resnet10t --weights FILE --image-size 96` would load it."""
-    _planted(name)
+    planted = _planted(name)
     weights = folder / f"{name}.safetensors"
     if not weights.is_file():
         raise InputError(
@@ -118,9 +123,20 @@ def load(name: str, folder: Path = OUT) -> FrozenEncoder:
         )
     return load_encoder(
         EncoderConfig(
-            encoder="timm/resnet10t", weights=str(weights), image_size=(SIZE, SIZE), resize="squash"
+            encoder=f"timm/{planted.architecture}",
+            weights=str(weights),
+            image_size=(SIZE, SIZE),
+            resize="squash",
         )
     )
+
+
+def region_of(name: str, folder: Path = OUT) -> tuple[str, ...]:
+    """The factors that an embedding depends on: planted, or else the one it was measured to move with."""
+    if truth := _planted(name).truth:
+        return truth
+    moved = json.loads((folder / f"{name}.json").read_text())["evidence"]["standard"]
+    return (max(("patch", "red", "blue"), key=lambda factor: moved[factor]),)
 
 
 @torch.inference_mode()
@@ -137,7 +153,7 @@ def accuracy(encoder: FrozenEncoder, truth: Collection[str], kind: str, scenes: 
     tests = [scene(i, split="test", kind=kind) for i in range(scenes)]
     timm_model: Any = encoder.model.model
     with torch.inference_mode():
-        logits = timm_model.fc(embed(encoder, np.stack([s.image for s in tests])))
+        logits = timm_model.get_classifier()(embed(encoder, np.stack([s.image for s in tests])))
     heads = logits.split([CLASSES[name] for name in truth], dim=1)
     return {
         name: float((head.argmax(dim=1).numpy() == [s.labels[name] for s in tests]).mean())

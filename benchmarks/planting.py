@@ -26,26 +26,31 @@ TWINS = 1.0
 TEMPERATURE = 0.2
 
 
-def fit_names(truth: Sequence[str], *, steps: int, seed: int, scenes: int) -> nn.Module:
+def fit_names(truth: Sequence[str], *, architecture: str, steps: int, seed: int, scenes: int) -> nn.Module:
     """Train to name the factors of `truth`, and to embed a scene as its twin.
 
-    The twin shares those factors and all places; everything else is changed.  The weights start from the
-    demo's encoder, which already sees digits.
+    The twin shares those factors and all places; everything else is changed.  The demo's architecture
+    starts from the demo's weights, which already see digits; another one from nothing, and twins count
+    in proportion to the steps done.
     """
     torch.manual_seed(seed)
     images, labels = rendered(scenes)
     twins, _ = rendered(scenes, changed=tuple(name for name in FACTORS if name not in truth))
-    model: Any = timm.create_model(ARCHITECTURE, num_classes=sum(CLASSES[name] for name in truth))
-    start = {k: v.float() for k, v in load_file(WEIGHTS).items() if not k.startswith("fc.")}
-    model.load_state_dict(start, strict=False)
+    classes = sum(CLASSES[name] for name in truth)
+    # from nothing, ConvNeXt's residual branches must not start at 1e-6 of their size
+    options: dict[str, Any] = {"ls_init_value": 1.0} if architecture.startswith("convnext") else {}
+    model: Any = timm.create_model(architecture, num_classes=classes, **options)
+    if warm := architecture == ARCHITECTURE:
+        start = {k: v.float() for k, v in load_file(WEIGHTS).items() if not k.startswith("fc.")}
+        model.load_state_dict(start, strict=False)
     wanted = torch.from_numpy(np.stack([labels[name] for name in truth], axis=1))
     draws = torch.Generator().manual_seed(seed)
 
-    def loss() -> tuple[Tensor, dict[str, float]]:
+    def loss(progress: float) -> tuple[Tensor, dict[str, float]]:
         which = torch.randint(scenes, (BATCH // 2,), generator=draws)
         pixels = torch.cat([images[which], twins[which]])
         z = model.forward_head(model.forward_features(jitter(pixels)), pre_logits=True)
-        logits, z, targets = model.fc(z).float(), z.float(), wanted[which].repeat(2, 1)
+        logits, z, targets = model.get_classifier()(z).float(), z.float(), wanted[which].repeat(2, 1)
         parts = list(zip(logits.split([CLASSES[name] for name in truth], dim=1), targets.T, strict=True))
         naming = sum((F.cross_entropy(part, t, label_smoothing=0.05) for part, t in parts), torch.tensor(0.0))
         one, other = z.chunk(2)
@@ -53,23 +58,23 @@ def fit_names(truth: Sequence[str], *, steps: int, seed: int, scenes: int) -> nn
         together = (one - other).square().sum(1).mean() / apart
         right = torch.stack([(part.argmax(1) == t).float().mean() for part, t in parts])
         shown = {"named": naming.item(), "twins": together.item(), "right": right.min().item()}
-        return naming + TWINS * together, shown
+        return naming + TWINS * (1.0 if warm else progress) * together, shown
 
     optimise(loss, model, steps=steps, name="+".join(truth))
     return model
 
 
-def fit_selfsup(truth: Sequence[str], *, steps: int, seed: int, scenes: int) -> nn.Module:
+def fit_selfsup(truth: Sequence[str], *, architecture: str, steps: int, seed: int, scenes: int) -> nn.Module:
     """SimCLR from scratch: two views of a scene are each other's only match among all views of a batch."""
     torch.manual_seed(seed)
     images, _ = rendered(scenes)
-    model: Any = timm.create_model(ARCHITECTURE, num_classes=0)
+    model: Any = timm.create_model(architecture, num_classes=0)
     width = model.num_features
     head = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, 128))
     draws = torch.Generator().manual_seed(seed)
     match = torch.arange(2 * BATCH).roll(BATCH)
 
-    def loss() -> tuple[Tensor, dict[str, float]]:
+    def loss(progress: float) -> tuple[Tensor, dict[str, float]]:
         which = torch.randint(scenes, (BATCH,), generator=draws)
         pixels = view(images[which].repeat(2, 1, 1, 1))
         p = F.normalize(head(model(pixels)).float(), dim=1)
@@ -83,16 +88,20 @@ def fit_selfsup(truth: Sequence[str], *, steps: int, seed: int, scenes: int) -> 
 
 
 def optimise(
-    loss: Callable[[], tuple[Tensor, dict[str, float]]], model: nn.Module, *, steps: int, name: str
+    loss: Callable[[float], tuple[Tensor, dict[str, float]]], model: nn.Module, *, steps: int, name: str
 ) -> None:
-    """AdamW with one cycle of the learning rate, in bfloat16 where autocast allows; ends in eval mode."""
+    """AdamW with one cycle of the learning rate; ends in eval mode.
+
+    In bfloat16, unless there are depthwise convolutions, which a CPU computes many times slower in it.
+    """
+    depthwise = any(isinstance(m, nn.Conv2d) and m.groups > 1 for m in model.modules())
     model.to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3, weight_decay=0.05)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=2e-3, total_steps=steps, pct_start=0.15)
     bar = tqdm(range(steps), desc=name, mininterval=10)
-    for _ in bar:
-        with torch.autocast("cpu", torch.bfloat16):
-            value, shown = loss()
+    for step in bar:
+        with torch.autocast("cpu", torch.bfloat16, enabled=not depthwise):
+            value, shown = loss(step / steps)
         optimizer.zero_grad()
         value.backward()
         optimizer.step()

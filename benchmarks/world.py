@@ -114,6 +114,13 @@ def scene(
     return Scene(canvas, regions, labels)
 
 
+def photograph(index: int, *, split: str, seed: int = 0) -> np.ndarray:
+    """A crop of a photograph with nothing on it, function of the arguments: uint8 (SIZE, SIZE, 3)."""
+    rng = np.random.default_rng([seed, SPLITS.index(split), index])
+    photographs = _photographs(split)
+    return demo.crop(photographs[rng.integers(len(photographs))], rng)
+
+
 def _check(split: str, kind: str, changed: Collection[str]) -> None:
     for what, values, allowed in (
         ("split", [split], SPLITS),

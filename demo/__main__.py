@@ -40,7 +40,6 @@ TRAIN = [
     *("--encoder", f"timm/{ARCHITECTURE}", "--weights", os.path.relpath(WEIGHTS)),
     *("--image-size", "96", "--resize", "squash"),
     *("--data", str(OUT / "scenes/train"), "--out", str(OUT / "run")),
-    *("--fill", "noise", "--area-weight", "1", "--learning-rate", "2e-3"),
 ]
 BUILD = [
     *("--masker", str(OUT / "run/masker.safetensors"), "--reference", str(OUT / "scenes/test")),

@@ -12,10 +12,10 @@ from runtime.image import RESIZES
 
 EMBEDDINGS = ("pooled", "head", "cls")
 MASKERS = ("lateral", "unet")
-OBJECTIVES = ("plain", "contrastive", "ranking", "class")
+OBJECTIVES = ("sparse", "plain", "contrastive", "ranking", "class")
 FILLS = ("zero", "noise", "blur", "mixed")
 AUGMENTATIONS = ("none", "crop")
-AREA_WEIGHT = 0.75
+AREA_WEIGHT = 0.5
 PRECISIONS = ("32-true", "16-mixed", "bf16-mixed")
 
 
@@ -66,11 +66,11 @@ class TrainConfig:
     """The decoder: `lateral`, or the authors' `unet`; see `train.masker`."""
     image_skip: bool = False
     """Give the authors' decoder the image itself as the shallowest skip."""
-    objective: str = "plain"
+    objective: str = "sparse"
     """See `train.objective`."""
     area_weight: float | None = None
-    """Weight of the mean mask in the objective; None becomes AREA_WEIGHT (the authors' is 1/2),
-    and stays None for `ranking`, where size has no price."""
+    """Weight of the mask's size in the objective; None becomes the authors' 1/2, and stays None for
+    `ranking`, where size has no price."""
     centred: bool | None = None
     """Take the cosine around the mean embedding of some training images; None becomes True, and False
     for `class`, which has no cosine."""
@@ -80,7 +80,7 @@ class TrainConfig:
     """`none`, or `crop`: a random crop of 60 to 100 % of the area, mirrored half of the time."""
     steps: int = 2000
     batch_size: int = 32
-    learning_rate: float = 1e-3
+    learning_rate: float = 3e-3
     weight_decay: float = 0.01
     seed: int = 0
     precision: str = "32-true"

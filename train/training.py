@@ -77,7 +77,7 @@ class MaskerTraining(LightningModule):
     @torch.no_grad()
     def check_collapse(self, images: Tensor) -> str | None:
         """Before training: the warning of `train.objective.CollapseCheck` for a batch of uint8 images."""
-        if self.config.objective not in ("plain", "contrastive"):
+        if self.config.objective not in ("sparse", "plain", "contrastive"):
             return None
         x = self.nem.encoder.normalize(images)
         fill = make_fill(self.config.fill, x, generator=self._generator(0))

@@ -230,7 +230,9 @@ def test_a_picture_of_made_up_maps_has_the_right_size():
 def test_the_same_scenes_are_drawn_for_each_encoder(tmp_path, monkeypatch):
     made_up = {method: np.full((4, SIZE, SIZE), 0.5) for method in quality_picture.COLUMNS}
     monkeypatch.setattr(quality_picture, "_maps", lambda *_: made_up)
-    options = Options(encoders=(), methods=(), seeds=(0,), steps=1, work=tmp_path, quick=False)
+    options = Options(
+        encoders=(), methods=(), seeds=(0,), steps=1, kinds=("standard",), work=tmp_path, quick=False
+    )
     out = tmp_path / "quality.png"
     quality_picture.draw(out, ["selfsup", "red", "digits"], ["lafam", "random", "nemu"], options)
     drawn = np.asarray(Image.open(out))

@@ -42,7 +42,7 @@ def test_what_is_asked_for_is_kept():
         ({"objective": "class", "encoder": EncoderConfig(encoder="own:make")}, "encoder own:make"),
         ({"image_skip": True}, "--image-skip with --masker lateral"),
         ({"masker": "transformer"}, "lateral, unet"),
-        ({"objective": "best"}, "plain, contrastive, ranking, class"),
+        ({"objective": "best"}, "sparse, plain, contrastive, ranking, class"),
         ({"fill": "grey"}, "zero, noise, blur, mixed"),
         ({"area_weight": 0.0}, "a positive number"),
         ({"area_weight": float("nan")}, "a positive number"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -19,6 +20,7 @@ from train.objective import (
     cosine_distance,
     plain,
     ranking,
+    sparse,
     top_k,
 )
 from train.occlusion import make_fill, occlude
@@ -79,6 +81,30 @@ def test_plain_on_a_known_mask():
     assert terms.loss.item() == pytest.approx(4 * distance + 0.5 * 0.5)
 
 
+def test_sparse_charges_the_root_of_the_mask():
+    x = red_and_green()
+    grey = replace(shown(x, LEFT), logits=torch.full((1, 1, 2), 0.25).logit())
+    terms = sparse(colour_sum, grey, area_weight=0.5)
+    assert terms.distance.item() == pytest.approx(0, abs=1e-6), "grey on black keeps the direction"
+    assert terms.area.item() == pytest.approx(0.25)
+    assert terms.loss.item() == pytest.approx(0.5 * 0.5)
+    assert sparse(colour_sum, shown(x, LEFT), area_weight=0.5).loss == pytest.approx(
+        plain(colour_sum, shown(x, LEFT), area_weight=0.5).loss
+    ), "a mask of zeros and ones costs its area"
+
+
+def test_sparse_pushes_a_small_mask_harder_and_stays_finite_at_none():
+    gradients = []
+    for objective in (plain, sparse):
+        logits = torch.tensor([[[-4.0, -200.0]]], requires_grad=True)
+        batch = replace(shown(red_and_green(), LEFT), logits=logits)
+        objective(lambda z: torch.ones(len(z), 3), batch, area_weight=1.0).loss.backward()
+        assert logits.grad is not None
+        assert logits.grad.isfinite().all()
+        gradients.append(logits.grad[0, 0, 0].item())
+    assert gradients[1] > 3 * gradients[0] > 0
+
+
 def test_contrastive_on_a_known_mask():
     terms = contrastive(colour_sum, shown(red_and_green(), LEFT), area_weight=0.5)
     near, apart = (1 - 0.5**0.5) / 2, 0.5  # complement (0,1,0) is orthogonal to what is kept (1,0,0)
@@ -94,7 +120,7 @@ def test_class_on_a_known_mask():
     assert terms.loss.item() == pytest.approx(2 * lost + 0.5 * 0.5)
 
 
-@pytest.mark.parametrize("name", ["plain", "contrastive"])
+@pytest.mark.parametrize("name", ["sparse", "plain", "contrastive"])
 def test_the_centre_reaches_the_objective(name):
     """Around (0, 1, 0) the image is (1, 0, 0) and the kept red pixel (1, -1, 0)."""
     terms = OBJECTIVES[name](
@@ -107,7 +133,7 @@ def test_the_centre_reaches_the_objective(name):
     assert terms.distance.item() == pytest.approx((1 - 3 / 10**0.5) / 2)  # (1, -1, 0) to (1, -2, 0)
 
 
-@pytest.mark.parametrize("objective", [plain, contrastive])
+@pytest.mark.parametrize("objective", [sparse, plain, contrastive])
 def test_losing_the_embedding_costs(objective):
     """Version 2 of the authors' contrastive form has the wrong sign: there the empty mask is optimal."""
     x = red_and_green()
@@ -159,7 +185,7 @@ def test_images_of_a_batch_do_not_mix(name):
     assert not torch.allclose(changed[1:], before[1:])
 
 
-@pytest.mark.parametrize("name", ["plain", "contrastive", "class"])
+@pytest.mark.parametrize("name", ["sparse", "plain", "contrastive", "class"])
 def test_a_batch_costs_the_mean_of_its_images(name):
     batch = random_batch()(generator=generator())
     rows = [
@@ -183,7 +209,9 @@ def test_chance_comes_from_the_generator_alone(name):
     assert torch.equal(loss(1), first) is (name != "ranking")
 
 
-@pytest.mark.parametrize(("name", "passes"), [("plain", 1), ("contrastive", 2), ("class", 1), ("ranking", 6)])
+@pytest.mark.parametrize(
+    ("name", "passes"), [("sparse", 1), ("plain", 1), ("contrastive", 2), ("class", 1), ("ranking", 6)]
+)
 def test_no_image_is_embedded_that_the_equation_does_not_ask_for(name, passes):
     seen = []
 

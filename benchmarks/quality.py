@@ -1,0 +1,309 @@
+"""Do explanations find what an embedding depends on?  Every method, on encoders with a planted truth.
+
+    python -m benchmarks.encoders
+    python -m benchmarks.quality --json benchmarks/results/quality.json
+
+One flat row per (encoder, method, seed, kind of scene).  Maskers are trained by `python -m train` on
+scenes that neither encoders' nor maskers' test scenes share a photograph, a digit or a texture with.
+Rows are kept under --work as they are finished; a second run goes on where the first one stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import hashlib
+import json
+import sys
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from benchmarks import encoders
+from benchmarks.baselines import BASELINES
+from benchmarks.needed import needed
+from benchmarks.record import meta, write
+from benchmarks.robustness import randomised
+from benchmarks.scoring import Counts, Explain, Row, score, subject
+from benchmarks.settings import ABLATION, SETTINGS, TRAINED
+from benchmarks.timing import seconds_per_image
+from benchmarks.world import KINDS, scene
+from runtime.atomic import atomic_folder
+from runtime.errors import InputError, NemuError
+from runtime.image import save_png
+from train.__main__ import main as train
+from train.checkpoint import load_nem
+from train.encoder import FrozenEncoder
+from train.folder import read_summary
+
+WORK = Path("benchmarks/out")
+TRAIN_SCENES, STEPS = 4000, 300
+
+CHEAP = Counts(images=200, faithfulness=40, sensitivity=20, draws=30, mprt=20)
+COUNTS = {
+    "integrated_gradients": Counts(images=60, faithfulness=40, sensitivity=2, draws=10, mprt=10),
+    "occlusion": Counts(images=30, faithfulness=30, sensitivity=0, draws=0, mprt=6),
+    "relax": Counts(images=12, faithfulness=12, sensitivity=0, draws=0, mprt=3),
+    "u_relax": Counts(images=12, faithfulness=12, sensitivity=0, draws=0, mprt=3),
+}
+"""How many scenes each method is scored on: a RELAX map alone costs 3001 passes.  The rest: CHEAP."""
+OTHER_KINDS = 100
+"""Scenes of the kinds other than standard, for methods that are cheap."""
+RANDOMISED_SEED = 43
+NEEDED_SCENES = 3
+TIMED_SEED = 1000
+"""Baselines are timed with seeds of their own, so that no run of RELAX is remembered."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What a run covers."""
+
+    encoders: tuple[str, ...]
+    methods: tuple[str, ...]
+    seeds: tuple[int, ...]
+    steps: int
+    kinds: tuple[str, ...]
+    work: Path
+    quick: bool
+
+    def counts(self, method: str, kind: str) -> Counts:
+        full = COUNTS.get(method, CHEAP)
+        if kind != "standard":
+            full = Counts(images=OTHER_KINDS, faithfulness=0, sensitivity=0, draws=0, mprt=0)
+        if not self.quick:
+            return full
+        return replace(
+            full,
+            images=min(full.images, 4),
+            faithfulness=min(full.faithfulness, 2),
+            sensitivity=min(full.sensitivity, 1),
+            draws=min(full.draws, 2),
+            mprt=min(full.mprt, 3),
+        )
+
+
+def rows(options: Options) -> list[Row]:
+    """Every row of a run, new or kept."""
+    jobs = [
+        (encoder, method, seed, kind)
+        for encoder in options.encoders
+        for method in options.methods
+        for seed in (options.seeds if method in SETTINGS else options.seeds[:1])
+        for kind in (options.kinds if method not in COUNTS else options.kinds[:1])
+    ]
+    done = []
+    bar = tqdm(jobs, desc="quality")
+    for encoder, method, seed, kind in bar:
+        bar.set_postfix_str(f"{encoder} {method} {seed} {kind}")
+        done.append(_row(options, encoder, method, seed, kind))
+    return done
+
+
+def _row(options: Options, name: str, method: str, seed: int, kind: str) -> Row:
+    encoder = _encoder(name, options.work)
+    counts = options.counts(method, kind)
+    key = {
+        "encoder": encoder.record.fingerprint,
+        "settings": SETTINGS[method] if method in SETTINGS else BASELINES[method].settings,
+        "steps": options.steps if method in SETTINGS else None,
+        "counts": asdict(counts),
+    }
+    kept = options.work / "rows" / f"{_slug(name, method, str(seed), kind)}.json"
+    key = json.loads(json.dumps(key))
+    if kept.exists() and (found := json.loads(kept.read_text()))["key"] == key:
+        return found["row"]
+    truth = encoders.region_of(name, options.work / "encoders")
+    explain, trained = explainer(options, name, method, seed, encoder)
+    figures = score(
+        subject(encoder, truth, kind=kind, scenes=counts.images),
+        explain,
+        counts=counts,
+        is_mask=method in SETTINGS and method != "ranking",
+        randomised=_randomised(encoder),
+        seed=seed,
+    )
+    who = {
+        "encoder": name,
+        "method": method,
+        "objective": trained.get("objective"),
+        "seed": seed,
+        "kind": kind,
+    }
+    row = {**who, "truth": "+".join(truth), **figures, "train_seconds": trained.get("seconds")}
+    write(kept, {"key": key, "row": row})
+    return row
+
+
+def facts(options: Options, name: str) -> Row:
+    """What is known of an encoder: its truth, its evidence by intervention, and how much it needs."""
+    folder = options.work / "encoders"
+    record = json.loads((folder / f"{name}.json").read_text())
+    encoder = _encoder(name, options.work)
+    scenes = 1 if options.quick else NEEDED_SCENES
+    kept = options.work / "rows" / f"{name}-needed.json"
+    key = {"encoder": encoder.record.fingerprint, "scenes": scenes}
+    if not kept.exists() or json.loads(kept.read_text())["key"] != key:
+        seen = subject(encoder, encoders.region_of(name, folder), kind="standard", scenes=scenes)
+        left = [
+            needed(seen.embed, x, fill, centre=seen.centre).numpy()
+            for x, fill in zip(seen.x, seen.fill("photograph", scenes), strict=True)
+        ]
+        inside = [(area & region).sum() / area.sum() for area, region in zip(left, seen.regions, strict=True)]
+        row = {
+            "needed_area": float(np.mean(left)),
+            "needed_inside_region": float(np.mean(inside)),
+            "region_area": float(seen.regions.mean()),
+            "needed_scenes": scenes,
+        }
+        write(kept, {"key": key, "row": row})
+    names = ("truth", "steps", "seed", "train_seconds", "test_accuracy", "evidence")
+    return {
+        **{n: record[n] for n in names},
+        "region": encoders.region_of(name, folder),
+        "fingerprint": encoder.record.fingerprint,
+        "command": f"python -m benchmarks.encoders {name}",
+        **json.loads(kept.read_text())["row"],
+    }
+
+
+def explainer(
+    options: Options, name: str, method: str, seed: int, encoder: FrozenEncoder
+) -> tuple[Explain, Row]:
+    """A method on an encoder, and how its masker was trained (empty for a baseline)."""
+    if method in BASELINES:
+        return (lambda e, x: BASELINES[method].explain(e, x, seed=seed)), {}
+    out, summary = masker(options, name, method, seed)
+    nem = load_nem(out, encoder=encoder)
+
+    @torch.inference_mode()
+    def explain(e: FrozenEncoder, x: torch.Tensor) -> torch.Tensor:
+        return nem.masker(e(x)[1], x).squeeze(1).float().sigmoid()
+
+    return explain, summary
+
+
+def masker(options: Options, name: str, method: str, seed: int) -> tuple[Path, Row]:
+    """Train, or find, a masker: its path, objective and seconds.
+
+    Raises:
+        InputError: training failed; it has said why.
+    """
+    folder = options.work / "encoders"
+    arguments = [
+        *(
+            "--encoder",
+            f"timm/{encoders.ENCODERS[name].architecture}",
+            "--weights",
+            str(folder / f"{name}.safetensors"),
+        ),
+        *("--image-size", "96", "--resize", "squash", "--data", str(training_scenes(options.work))),
+        *("--steps", str(options.steps), "--learning-rate", "3e-3", "--precision", "bf16-mixed"),
+        *("--seed", str(seed), *SETTINGS[method]),
+    ]
+    fingerprint = _encoder(name, options.work).record.fingerprint
+    digest = hashlib.sha256(" ".join([fingerprint, *arguments]).encode()).hexdigest()[:8]
+    out = options.work / "runs" / _slug(name, method, str(seed), digest)
+    if code := train([*arguments, "--out", str(out), "--quiet", "--resume", "auto"]):
+        raise InputError(
+            f"python -m train {' '.join(arguments)} ended with {code}",
+            expected="a trained masker",
+            cure="see its message above",
+        )
+    config = json.loads((out / "config.json").read_text())
+    return out / "masker.safetensors", {
+        "objective": config["objective"],
+        "seconds": read_summary(out).seconds,
+    }
+
+
+def training_scenes(work: Path) -> Path:
+    """The folder of scenes that maskers are trained on, written if it is not there."""
+    out = work / "scenes"
+    if not out.exists():
+        with atomic_folder(out, force=False) as folder:
+            for i in tqdm(range(TRAIN_SCENES), desc="scenes"):
+                save_png(folder / f"{i:05d}.png", scene(i, split="train").image)
+    return out
+
+
+@functools.cache
+def _encoder(name: str, work: Path) -> FrozenEncoder:
+    """Loaded once: RELAX remembers its runs by the encoder."""
+    return encoders.load(name, work / "encoders")
+
+
+@functools.cache
+def _randomised(encoder: FrozenEncoder) -> FrozenEncoder:
+    copy = randomised(encoder, seed=RANDOMISED_SEED)
+    if not isinstance(copy, FrozenEncoder):
+        raise TypeError(f"a copy of a FrozenEncoder is a {type(copy).__name__}")
+    return copy
+
+
+def _slug(*names: str) -> str:
+    return "-".join("".join(c if c.isalnum() else "_" for c in name) for name in names)
+
+
+def timed(options: Options, done: list[Row]) -> None:
+    """Add seconds per image to every row: all methods on the same scenes, in this process, one by one."""
+    measured: dict[tuple[str, str], Row] = {}
+    for row in tqdm(done, desc="timing"):
+        name, method = row["encoder"], row["method"]
+        if (name, method) not in measured:
+            encoder = _encoder(name, options.work)
+            seed = options.seeds[0] if method in SETTINGS else TIMED_SEED + options.methods.index(method)
+            explain, _ = explainer(options, name, method, seed, encoder)
+            images = subject(encoder, ("red",), kind="standard", scenes=20)
+            call = functools.partial(explain, encoder)
+            measured[name, method] = seconds_per_image(call, images.x, slow=method in COUNTS)
+        row |= measured[name, method]
+
+
+def main() -> int:
+    """Returns 0, or 1 with a message."""
+    p = argparse.ArgumentParser(prog="python -m benchmarks.quality", description=__doc__.partition("\n")[0])
+    p.add_argument("--json", type=Path, required=True)
+    p.add_argument("--encoders", nargs="+", default=list(encoders.ENCODERS), choices=list(encoders.ENCODERS))
+    everything = [*TRAINED, *BASELINES]
+    p.add_argument(
+        "--methods", nargs="+", default=everything, help="`ablation`: the trainings of settings.py"
+    )
+    p.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], help="of the maskers' training")
+    p.add_argument("--steps", type=int, default=STEPS, help="of each masker's training (%(default)s)")
+    p.add_argument("--kinds", nargs="+", default=list(KINDS), choices=KINDS, help="of scenes")
+    p.add_argument("--work", type=Path, default=WORK, help="encoders, maskers and finished rows")
+    p.add_argument("--quick", action="store_true", help="a few scenes a method: does everything run?")
+    p.add_argument("--no-timing", action="store_true", help="leave seconds per image null")
+    o = p.parse_args()
+    methods = ABLATION if o.methods == ["ablation"] else tuple(o.methods)
+    if unknown := [m for m in methods if m not in SETTINGS and m not in BASELINES]:
+        p.error(f"no method {', '.join(unknown)}; there are {', '.join([*SETTINGS, *BASELINES])}")
+    options = Options(
+        encoders=tuple(o.encoders),
+        methods=methods,
+        seeds=tuple(o.seeds),
+        steps=o.steps,
+        kinds=tuple(o.kinds),
+        work=o.work,
+        quick=o.quick,
+    )
+    try:
+        done = rows(options)
+        if not o.no_timing:
+            timed(options, done)
+    except NemuError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    settings: dict[str, object] = {name: list(SETTINGS[name]) for name in methods if name in SETTINGS}
+    settings |= {name: BASELINES[name].settings for name in methods if name in BASELINES}
+    known = {name: facts(options, name) for name in options.encoders}
+    write(o.json, {"meta": meta(), "encoders": known, "settings": settings, "rows": done})
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,41 @@
+"""How long an explanation takes: wall time on this process's threads, after a warm-up."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def seconds_per_image(
+    explain: Callable[[Tensor], Tensor], x: Tensor, *, slow: bool, rounds: int = 5
+) -> dict[str, Any]:
+    """Median seconds an image, one image at a time and in one batch of all of x (N, 3, H, W).
+
+    Args:
+        slow: seconds an image: two images, one by one, without warm-up; the batch is left null.
+    """
+
+    def clock(part: Tensor) -> float:
+        began = time.perf_counter()
+        explain(part)
+        return time.perf_counter() - began
+
+    threads = {"threads": torch.get_num_threads()}
+    if slow:
+        singles = [clock(one) for one in x[-2:].split(1)]
+        return {"seconds_per_image": statistics.median(singles), "seconds_per_image_batched": None, **threads}
+    clock(x[:1])
+    singles = [clock(one) for _ in range(rounds) for one in x.split(1)]
+    clock(x)
+    batches = [clock(x) / len(x) for _ in range(rounds)]
+    return {
+        "seconds_per_image": statistics.median(singles),
+        "seconds_per_image_batched": statistics.median(batches),
+        "batch": len(x),
+        **threads,
+    }
