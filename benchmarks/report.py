@@ -19,7 +19,6 @@ from benchmarks import quality_tables as tables
 from benchmarks.quality import STEPS, WORK, Options
 from benchmarks.quality_picture import COLUMNS, MASKERS, SHOWN, draw
 from benchmarks.tables import RESULTS, ROOT
-from benchmarks.world import KINDS
 from runtime.atomic import atomic_file
 from runtime.errors import NemuError
 
@@ -176,7 +175,7 @@ def _draw(result: tables.Result, o: argparse.Namespace) -> None:
         methods=tuple(methods),
         seeds=(min(seeds, default=0),),
         steps=o.steps,
-        kinds=KINDS,
+        kinds=("standard",),
         work=o.work,
         quick=False,
     )
