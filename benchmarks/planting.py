@@ -30,12 +30,13 @@ def fit_names(truth: Sequence[str], *, architecture: str, steps: int, seed: int,
     """Train to name the factors of `truth`, and to embed a scene as its twin.
 
     The twin shares those factors and all places; everything else is changed.  The demo's architecture
-    starts from the demo's weights, which already see digits; another one from nothing, and twins count
-    in proportion to the steps done.
+    starts from the demo's weights, which already see digits.  Another one starts from nothing and close
+    up: first it sees only what it is to name, and in the first two thirds the view widens to the scene;
+    twins count in proportion to the steps done.
     """
     torch.manual_seed(seed)
-    images, labels = rendered(scenes)
-    twins, _ = rendered(scenes, changed=tuple(name for name in FACTORS if name not in truth))
+    images, labels, boxes = rendered(scenes)
+    twins, _, _ = rendered(scenes, changed=tuple(name for name in FACTORS if name not in truth))
     classes = sum(CLASSES[name] for name in truth)
     # from nothing, ConvNeXt's residual branches must not start at 1e-6 of their size
     options: dict[str, Any] = {"ls_init_value": 1.0} if architecture.startswith("convnext") else {}
@@ -48,8 +49,10 @@ def fit_names(truth: Sequence[str], *, architecture: str, steps: int, seed: int,
 
     def loss(progress: float) -> tuple[Tensor, dict[str, float]]:
         which = torch.randint(scenes, (BATCH // 2,), generator=draws)
-        pixels = torch.cat([images[which], twins[which]])
-        z = model.forward_head(model.forward_features(jitter(pixels)), pre_logits=True)
+        pixels = jitter(torch.cat([images[which], twins[which]]))
+        if not warm:
+            pixels = close_up(pixels, boxes[truth[0]][which].repeat(2, 1), widening=min(1, 1.5 * progress))
+        z = model.forward_head(model.forward_features(pixels), pre_logits=True)
         logits, z, targets = model.get_classifier()(z).float(), z.float(), wanted[which].repeat(2, 1)
         parts = list(zip(logits.split([CLASSES[name] for name in truth], dim=1), targets.T, strict=True))
         naming = sum((F.cross_entropy(part, t, label_smoothing=0.05) for part, t in parts), torch.tensor(0.0))
@@ -67,7 +70,7 @@ def fit_names(truth: Sequence[str], *, architecture: str, steps: int, seed: int,
 def fit_selfsup(truth: Sequence[str], *, architecture: str, steps: int, seed: int, scenes: int) -> nn.Module:
     """SimCLR from scratch: two views of a scene are each other's only match among all views of a batch."""
     torch.manual_seed(seed)
-    images, _ = rendered(scenes)
+    images, _, _ = rendered(scenes)
     model: Any = timm.create_model(architecture, num_classes=0)
     width = model.num_features
     head = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, 128))
@@ -111,16 +114,33 @@ def optimise(
 
 
 @functools.lru_cache(maxsize=2)
-def rendered(scenes: int, *, changed: tuple[str, ...] = ()) -> tuple[Tensor, dict[str, np.ndarray]]:
-    """The first training scenes: uint8 (scenes, SIZE, SIZE, 3), and the labels (scenes,) of each factor."""
+def rendered(
+    scenes: int, *, changed: tuple[str, ...] = ()
+) -> tuple[Tensor, dict[str, np.ndarray], dict[str, Tensor]]:
+    """The first training scenes: uint8 (scenes, SIZE, SIZE, 3); of each factor the labels (scenes,), and
+    the boxes (scenes, 4) around what is visible of it: left, top, right, bottom in −1..1."""
     images = np.empty((scenes, SIZE, SIZE, 3), np.uint8)
     labels = {name: np.empty(scenes, np.int64) for name in CLASSES}
+    boxes = {name: torch.empty(scenes, 4) for name in CLASSES}
     for i in tqdm(range(scenes), desc="scenes", mininterval=10):
         one = scene(i, split="train", changed=changed)
         images[i] = one.image
         for name in labels:
             labels[name][i] = one.labels[name]
-    return torch.from_numpy(images), labels
+            rows, columns = (np.flatnonzero(one.regions[name].any(axis=axis)) for axis in (1, 0))
+            edges = (columns[0], rows[0], columns[-1] + 1, rows[-1] + 1)
+            boxes[name][i] = torch.tensor(edges) * (2 / SIZE) - 1
+    return torch.from_numpy(images), labels, boxes
+
+
+def close_up(pixels: Tensor, boxes: Tensor, *, widening: float) -> Tensor:
+    """(N, 3, S, S) seen through windows between the boxes (N, 4) at 0 and the whole picture at 1."""
+    box = torch.lerp(boxes, torch.tensor([-1.0, -1, 1, 1]), widening)
+    centre, half = (box[:, 2:] + box[:, :2]) / 2, (box[:, 2:] - box[:, :2]) / 2
+    affine = torch.cat([torch.diag_embed(half), centre[:, :, None]], dim=2)  # (N, 2, 3)
+    grid = F.affine_grid(affine, list(pixels.shape), align_corners=False)
+    seen = F.grid_sample(pixels, grid, padding_mode="reflection", align_corners=False)
+    return seen.contiguous(memory_format=torch.channels_last)
 
 
 def jitter(images: Tensor, *, strength: float = 0.15) -> Tensor:
