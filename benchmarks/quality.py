@@ -12,35 +12,30 @@ from __future__ import annotations
 
 import argparse
 import functools
-import hashlib
 import json
 import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import torch
 from tqdm import tqdm
 
 from benchmarks import encoders
 from benchmarks.baselines import BASELINES
+from benchmarks.explainers import encoder_of, explainer, slug
 from benchmarks.needed import needed
 from benchmarks.record import meta, write
 from benchmarks.robustness import randomised
-from benchmarks.scoring import Counts, Explain, Row, score, subject
-from benchmarks.settings import ABLATION, SETTINGS, TRAINED
+from benchmarks.scoring import Counts, Row, score, subject
+from benchmarks.settings import ABLATION, METHODS, SETTINGS, seeds_of
 from benchmarks.timing import seconds_per_image
-from benchmarks.world import KINDS, scene
-from runtime.atomic import atomic_folder
-from runtime.errors import InputError, NemuError
-from runtime.image import save_png
-from train.__main__ import main as train
-from train.checkpoint import load_nem
+from benchmarks.world import KINDS
+from runtime.errors import NemuError
 from train.encoder import FrozenEncoder
-from train.folder import read_summary
 
 WORK = Path("benchmarks/out")
-TRAIN_SCENES, STEPS = 4000, 300
+STEPS = 300
 
 CHEAP = Counts(images=200, faithfulness=40, sensitivity=20, draws=30, mprt=20)
 COUNTS = {
@@ -62,8 +57,8 @@ TIMED_SEED = 1000
 class Options:
     """What a run covers."""
 
-    encoders: tuple[str, ...]
-    methods: tuple[str, ...]
+    methods: Mapping[str, Sequence[str]]
+    """Of each encoder."""
     seeds: tuple[int, ...]
     steps: int
     kinds: tuple[str, ...]
@@ -90,9 +85,9 @@ def rows(options: Options) -> list[Row]:
     """Every row of a run, new or kept."""
     jobs = [
         (encoder, method, seed, kind)
-        for encoder in options.encoders
-        for method in options.methods
-        for seed in (options.seeds if method in SETTINGS else options.seeds[:1])
+        for encoder, methods in options.methods.items()
+        for method in methods
+        for seed in seeds_of(encoder, method, options.seeds)
         for kind in (options.kinds if method not in COUNTS else options.kinds[:1])
     ]
     done = []
@@ -104,7 +99,7 @@ def rows(options: Options) -> list[Row]:
 
 
 def _row(options: Options, name: str, method: str, seed: int, kind: str) -> Row:
-    encoder = _encoder(name, options.work)
+    encoder = encoder_of(name, options.work)
     counts = options.counts(method, kind)
     key = {
         "encoder": encoder.record.fingerprint,
@@ -112,12 +107,12 @@ def _row(options: Options, name: str, method: str, seed: int, kind: str) -> Row:
         "steps": options.steps if method in SETTINGS else None,
         "counts": asdict(counts),
     }
-    kept = options.work / "rows" / f"{_slug(name, method, str(seed), kind)}.json"
+    kept = options.work / "rows" / f"{slug(name, method, str(seed), kind)}.json"
     key = json.loads(json.dumps(key))
     if kept.exists() and (found := json.loads(kept.read_text()))["key"] == key:
         return found["row"]
     truth = encoders.region_of(name, options.work / "encoders")
-    explain, trained = explainer(options, name, method, seed, encoder)
+    explain, trained = explainer(options.work, name, method, seed=seed, steps=options.steps)
     figures = score(
         subject(encoder, truth, kind=kind, scenes=counts.images),
         explain,
@@ -133,7 +128,7 @@ def _row(options: Options, name: str, method: str, seed: int, kind: str) -> Row:
         "seed": seed,
         "kind": kind,
     }
-    row = {**who, "truth": "+".join(truth), **figures, "train_seconds": trained.get("seconds")}
+    row = {**who, "truth": "+".join(truth), **figures, "train_seconds": trained.get("train_seconds")}
     write(kept, {"key": key, "row": row})
     return row
 
@@ -142,7 +137,7 @@ def facts(options: Options, name: str) -> Row:
     """What is known of an encoder: its truth, its evidence by intervention, and how much it needs."""
     folder = options.work / "encoders"
     record = json.loads((folder / f"{name}.json").read_text())
-    encoder = _encoder(name, options.work)
+    encoder = encoder_of(name, options.work)
     scenes = 1 if options.quick else NEEDED_SCENES
     kept = options.work / "rows" / f"{name}-needed.json"
     key = {"encoder": encoder.record.fingerprint, "scenes": scenes}
@@ -170,72 +165,6 @@ def facts(options: Options, name: str) -> Row:
     }
 
 
-def explainer(
-    options: Options, name: str, method: str, seed: int, encoder: FrozenEncoder
-) -> tuple[Explain, Row]:
-    """A method on an encoder, and how its masker was trained (empty for a baseline)."""
-    if method in BASELINES:
-        return (lambda e, x: BASELINES[method].explain(e, x, seed=seed)), {}
-    out, summary = masker(options, name, method, seed)
-    nem = load_nem(out, encoder=encoder)
-
-    @torch.inference_mode()
-    def explain(e: FrozenEncoder, x: torch.Tensor) -> torch.Tensor:
-        return nem.masker(e(x)[1], x).squeeze(1).float().sigmoid()
-
-    return explain, summary
-
-
-def masker(options: Options, name: str, method: str, seed: int) -> tuple[Path, Row]:
-    """Train, or find, a masker: its path, objective and seconds.
-
-    Raises:
-        InputError: training failed; it has said why.
-    """
-    folder = options.work / "encoders"
-    arguments = [
-        *(
-            "--encoder",
-            f"timm/{encoders.ENCODERS[name].architecture}",
-            "--weights",
-            str(folder / f"{name}.safetensors"),
-        ),
-        *("--image-size", "96", "--resize", "squash", "--data", str(training_scenes(options.work))),
-        *("--steps", str(options.steps), "--learning-rate", "3e-3", "--precision", "bf16-mixed"),
-        *("--seed", str(seed), *SETTINGS[method]),
-    ]
-    fingerprint = _encoder(name, options.work).record.fingerprint
-    digest = hashlib.sha256(" ".join([fingerprint, *arguments]).encode()).hexdigest()[:8]
-    out = options.work / "runs" / _slug(name, method, str(seed), digest)
-    if code := train([*arguments, "--out", str(out), "--quiet", "--resume", "auto"]):
-        raise InputError(
-            f"python -m train {' '.join(arguments)} ended with {code}",
-            expected="a trained masker",
-            cure="see its message above",
-        )
-    config = json.loads((out / "config.json").read_text())
-    return out / "masker.safetensors", {
-        "objective": config["objective"],
-        "seconds": read_summary(out).seconds,
-    }
-
-
-def training_scenes(work: Path) -> Path:
-    """The folder of scenes that maskers are trained on, written if it is not there."""
-    out = work / "scenes"
-    if not out.exists():
-        with atomic_folder(out, force=False) as folder:
-            for i in tqdm(range(TRAIN_SCENES), desc="scenes"):
-                save_png(folder / f"{i:05d}.png", scene(i, split="train").image)
-    return out
-
-
-@functools.cache
-def _encoder(name: str, work: Path) -> FrozenEncoder:
-    """Loaded once: RELAX remembers its runs by the encoder."""
-    return encoders.load(name, work / "encoders")
-
-
 @functools.cache
 def _randomised(encoder: FrozenEncoder) -> FrozenEncoder:
     copy = randomised(encoder, seed=RANDOMISED_SEED)
@@ -244,19 +173,15 @@ def _randomised(encoder: FrozenEncoder) -> FrozenEncoder:
     return copy
 
 
-def _slug(*names: str) -> str:
-    return "-".join("".join(c if c.isalnum() else "_" for c in name) for name in names)
-
-
 def timed(options: Options, done: list[Row]) -> None:
     """Add seconds per image to every row: all methods on the same scenes, in this process, one by one."""
     measured: dict[tuple[str, str], Row] = {}
     for row in tqdm(done, desc="timing"):
         name, method = row["encoder"], row["method"]
         if (name, method) not in measured:
-            encoder = _encoder(name, options.work)
-            seed = options.seeds[0] if method in SETTINGS else TIMED_SEED + options.methods.index(method)
-            explain, _ = explainer(options, name, method, seed, encoder)
+            encoder = encoder_of(name, options.work)
+            seed = options.seeds[0] if method in SETTINGS else TIMED_SEED + list(BASELINES).index(method)
+            explain, _ = explainer(options.work, name, method, seed=seed, steps=options.steps)
             images = subject(encoder, ("red",), kind="standard", scenes=20)
             call = functools.partial(explain, encoder)
             measured[name, method] = seconds_per_image(call, images.x, slow=method in COUNTS)
@@ -267,11 +192,8 @@ def main() -> int:
     """Returns 0, or 1 with a message."""
     p = argparse.ArgumentParser(prog="python -m benchmarks.quality", description=__doc__.partition("\n")[0])
     p.add_argument("--json", type=Path, required=True)
-    p.add_argument("--encoders", nargs="+", default=list(encoders.ENCODERS), choices=list(encoders.ENCODERS))
-    everything = [*TRAINED, *BASELINES]
-    p.add_argument(
-        "--methods", nargs="+", default=everything, help="`ablation`: the trainings of settings.py"
-    )
+    p.add_argument("--encoders", nargs="+", default=list(METHODS), choices=list(METHODS))
+    p.add_argument("--methods", nargs="+", help="`ablation`, or names; default: METHODS of settings.py")
     p.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], help="of the maskers' training")
     p.add_argument("--steps", type=int, default=STEPS, help="of each masker's training (%(default)s)")
     p.add_argument("--kinds", nargs="+", default=list(KINDS), choices=KINDS, help="of scenes")
@@ -279,12 +201,11 @@ def main() -> int:
     p.add_argument("--quick", action="store_true", help="a few scenes a method: does everything run?")
     p.add_argument("--no-timing", action="store_true", help="leave seconds per image null")
     o = p.parse_args()
-    methods = ABLATION if o.methods == ["ablation"] else tuple(o.methods)
-    if unknown := [m for m in methods if m not in SETTINGS and m not in BASELINES]:
+    methods = ABLATION if o.methods == ["ablation"] else o.methods
+    if unknown := [m for m in methods or () if m not in SETTINGS and m not in BASELINES]:
         p.error(f"no method {', '.join(unknown)}; there are {', '.join([*SETTINGS, *BASELINES])}")
     options = Options(
-        encoders=tuple(o.encoders),
-        methods=methods,
+        methods={name: methods or METHODS[name] for name in o.encoders},
         seeds=tuple(o.seeds),
         steps=o.steps,
         kinds=tuple(o.kinds),
@@ -298,9 +219,12 @@ def main() -> int:
     except NemuError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
-    settings: dict[str, object] = {name: list(SETTINGS[name]) for name in methods if name in SETTINGS}
-    settings |= {name: BASELINES[name].settings for name in methods if name in BASELINES}
-    known = {name: facts(options, name) for name in options.encoders}
+    ran = {row["method"] for row in done}
+    settings = {
+        **{name: list(chosen) for name, chosen in SETTINGS.items() if name in ran},
+        **{name: baseline.settings for name, baseline in BASELINES.items() if name in ran},
+    }
+    known = {name: facts(options, name) for name in options.methods}
     write(o.json, {"meta": meta(), "encoders": known, "settings": settings, "rows": done})
     return 0
 

@@ -10,7 +10,8 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 
 from benchmarks import encoders
-from benchmarks.quality import Options, explainer
+from benchmarks.explainers import encoder_of, explainer
+from benchmarks.scoring import FIRST_SCENE
 from benchmarks.world import Scene, scene
 from runtime.image import save_png
 from runtime.overlay import grid, heat
@@ -28,27 +29,27 @@ COLUMNS = {
 MASKERS = ("nemu", "authors")
 """Their maps are masks, whose level means something: drawn on the fixed scale 0..1."""
 ENCODERS = ("digits", "red", "patch")
-SHOWN = range(4)
-"""Test scenes: the first, not the best."""
+SHOWN = range(FIRST_SCENE, FIRST_SCENE + 4)
+"""Test scenes: the first that are measured, not the best."""
 SCALE, FONT, LABEL, TITLE = 2, 22, 160, 40
 """Enlargement; pixels of the letters, of the labels' width and of the titles' height."""
 
 
-def draw(out: Path, names: Sequence[str], methods: Sequence[str], options: Options) -> None:
+def draw(out: Path, names: Sequence[str], methods: Sequence[str], *, work: Path, steps: int) -> None:
     """Write the picture of those of ENCODERS and COLUMNS that are named.
 
-    Maskers that are not there are trained; a RELAX map takes 3001 passes.
+    Maskers (seed 0) that are not there are trained; a RELAX map takes 3001 passes.
     """
     shown = [method for method in COLUMNS if method in methods]
     scenes = [scene(i, split="test") for i in SHOWN]
-    maps = {name: _maps(name, shown, scenes, options) for name in ENCODERS if name in names}
+    maps = {name: _maps(name, shown, scenes, work=work, steps=steps) for name in ENCODERS if name in names}
     rows = []
     for i, one in enumerate(scenes):
         for name, of in maps.items():
-            truth = encoders.region_of(name, options.work / "encoders")
+            truth = encoders.region_of(name, work / "encoders")
             region = np.any([one.regions[factor] for factor in truth], axis=0)
             cells = [heat(of[m][i] if m in MASKERS else unit_range(of[m][i])) for m in shown]
-            rows.append((f"{name} {i}", [one.image, heat(region.astype(float)), *cells]))
+            rows.append((name, [one.image, heat(region.astype(float)), *cells]))
     save_png(out, sheet(["scene", "truth", *(COLUMNS[m] for m in shown)], rows), force=True)
 
 
@@ -82,13 +83,13 @@ def unit_range(map: np.ndarray) -> np.ndarray:
 
 
 def _maps(
-    name: str, methods: Sequence[str], scenes: Sequence[Scene], options: Options
+    name: str, methods: Sequence[str], scenes: Sequence[Scene], *, work: Path, steps: int
 ) -> dict[str, np.ndarray]:
     """(len(scenes), SIZE, SIZE) of each method."""
-    encoder = encoders.load(name, options.work / "encoders")
+    encoder = encoder_of(name, work)
     x = encoder.normalize(torch.from_numpy(np.stack([s.image for s in scenes])))
     maps = {}
     for method in methods:
-        explain, _ = explainer(options, name, method, options.seeds[0], encoder)
+        explain, _ = explainer(work, name, method, seed=0, steps=steps)
         maps[method] = explain(encoder, x).numpy()
     return maps

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import quality_tables as tables
-from benchmarks.quality import STEPS, WORK, Options
+from benchmarks.quality import STEPS, WORK
 from benchmarks.quality_picture import COLUMNS, MASKERS, SHOWN, draw
 from benchmarks.tables import RESULTS, ROOT
 from runtime.atomic import atomic_file
@@ -144,8 +144,8 @@ def _caption() -> str:
     masks = " and ".join(COLUMNS[m] for m in MASKERS)
     return (
         f"![The same scenes on several encoders: the maps change with the encoder]({PICTURE})\n\n"
-        f"The first {len(SHOWN)} standard test scenes (not the best), each on several encoders;\n"
-        "the number after the encoder is the scene.  The image stays, the map has to change.\n"
+        f"The first {len(SHOWN)} standard test scenes (not the best), each on several encoders.  The image\n"
+        "stays, the map has to change.\n"
         f"The truth and the masks ({masks}) are on the fixed scale 0 to 1.\n"
         "Other methods have no level: each map is stretched to its own range, which also paints hot spots\n"
         "on a map that is nearly flat.\n"
@@ -169,18 +169,8 @@ def write_reports(o: argparse.Namespace) -> list[Path]:
 def _draw(result: tables.Result, o: argparse.Namespace) -> None:
     """The picture of what has rows; a missing encoder is said, and the tables go on."""
     names, methods = tables.encoders_of(result), tables.methods_of(result)
-    seeds = [row["seed"] for row in result["rows"] if row["method"] in MASKERS]
-    options = Options(
-        encoders=tuple(names),
-        methods=tuple(methods),
-        seeds=(min(seeds, default=0),),
-        steps=o.steps,
-        kinds=("standard",),
-        work=o.work,
-        quick=False,
-    )
     try:
-        draw(o.out / PICTURE, names, methods, options)
+        draw(o.out / PICTURE, names, methods, work=o.work, steps=o.steps)
     except NemuError as error:
         print(f"no picture: {error}", file=sys.stderr)
 

@@ -10,7 +10,6 @@ import pytest
 from PIL import Image
 
 from benchmarks import quality_picture, quality_tables, report, seeds, tables
-from benchmarks.quality import Options
 from benchmarks.world import SIZE
 
 META = {
@@ -229,12 +228,11 @@ def test_a_picture_of_made_up_maps_has_the_right_size():
 
 def test_the_same_scenes_are_drawn_for_each_encoder(tmp_path, monkeypatch):
     made_up = {method: np.full((4, SIZE, SIZE), 0.5) for method in quality_picture.COLUMNS}
-    monkeypatch.setattr(quality_picture, "_maps", lambda *_: made_up)
-    options = Options(
-        encoders=(), methods=(), seeds=(0,), steps=1, kinds=("standard",), work=tmp_path, quick=False
-    )
+    monkeypatch.setattr(quality_picture, "_maps", lambda *_, **__: made_up)
     out = tmp_path / "quality.png"
-    quality_picture.draw(out, ["selfsup", "red", "digits"], ["lafam", "random", "nemu"], options)
+    quality_picture.draw(
+        out, ["selfsup", "red", "digits"], ["lafam", "random", "nemu"], work=tmp_path, steps=1
+    )
     drawn = np.asarray(Image.open(out))
     cell = SIZE * quality_picture.SCALE + 4
     assert drawn.shape == (quality_picture.TITLE + 8 * cell, quality_picture.LABEL + 4 * cell, 3)
