@@ -91,7 +91,11 @@ def gradient_shap(encoder: FrozenEncoder, x: Tensor, *, seed: int) -> Tensor:
             stdevs=0.0,
         )
 
-    return _over_channels(torch.cat(_seeded_rows(one, x.detach(), seed=seed)))
+    rows = []
+    for image in x.detach().split(1):
+        with _random_state(seed, device=x.device):  # not of the pixels: a noisy copy has the same samples
+            rows.append(one(image))
+    return _over_channels(torch.cat(rows))
 
 
 def saliency(encoder: FrozenEncoder, x: Tensor, *, seed: int) -> Tensor:

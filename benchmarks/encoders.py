@@ -1,6 +1,6 @@
 """Encoders whose explanation is known: each is trained to see one planted factor, and to ignore the rest.
 
-    python -m benchmarks.encoders [digits patch red selfsup] [--out benchmarks/out/encoders]
+    python -m benchmarks.encoders [digits patch red selfsup convnext] [--out benchmarks/out/encoders]
 
 NAME.safetensors is a timm model (half precision) and NAME.json how it came about: its score on each
 kind of test scene, and by how much its embedding moves when one factor of a scene is changed.
@@ -13,7 +13,6 @@ together, relative to how far apart different scenes are.  `selfsup` is SimCLR: 
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import time
 from collections.abc import Collection
@@ -129,14 +128,6 @@ def load(name: str, folder: Path = OUT) -> FrozenEncoder:
             resize="squash",
         )
     )
-
-
-def region_of(name: str, folder: Path = OUT) -> tuple[str, ...]:
-    """The factors that an embedding depends on: planted, or else the one it was measured to move with."""
-    if truth := _planted(name).truth:
-        return truth
-    moved = json.loads((folder / f"{name}.json").read_text())["evidence"]["standard"]
-    return (max(("patch", "red", "blue"), key=lambda factor: moved[factor]),)
 
 
 @torch.inference_mode()

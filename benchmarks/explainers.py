@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from benchmarks.world import SIZE, scene
 from runtime.atomic import atomic_folder
 from runtime.errors import InputError
 from runtime.image import save_png
+from train.__main__ import config_of, parser
 from train.__main__ import main as train
 from train.checkpoint import load_nem
 from train.encoder import FrozenEncoder
@@ -49,18 +51,25 @@ def explainer(work: Path, name: str, method: str, *, seed: int, steps: int) -> t
         return nem.masker(encoder(x)[1], x).squeeze(1).float().sigmoid()
 
     config = json.loads((run / "config.json").read_text())
-    return explain, {"objective": config["objective"], "train_seconds": read_summary(run).seconds}
+    summary = read_summary(run)
+    seconds = None if summary.resumed_at else summary.seconds
+    return explain, {"objective": config["objective"], "train_seconds": seconds}
+
+
+def settings(work: Path, name: str, method: str, *, seed: int, steps: int) -> dict[str, Any]:
+    """Everything that a method's map depends on, the defaults of today resolved."""
+    if method in BASELINES:
+        return BASELINES[method].settings
+    options = parser().parse_args([*_arguments(work, name, method, seed=seed, steps=steps), "--out", "-"])
+    config = asdict(config_of(options))
+    del config["data"], config["encoder"]["weights"]  # where they lie; the fingerprint says what they are
+    return config
 
 
 def train_masker(work: Path, name: str, method: str, *, seed: int, steps: int) -> Path:
     """The run folder of a masker, trained if it is not there yet."""
-    architecture = f"timm/{encoders.ENCODERS[name].architecture}"
-    arguments = [
-        *("--encoder", architecture, "--weights", str(work / "encoders" / f"{name}.safetensors")),
-        *("--image-size", str(SIZE), "--resize", "squash", "--data", str(training_scenes(work))),
-        *("--steps", str(steps), "--learning-rate", "3e-3", "--precision", "bf16-mixed"),
-        *("--seed", str(seed), *SETTINGS[method]),
-    ]
+    training_scenes(work)
+    arguments = _arguments(work, name, method, seed=seed, steps=steps)
     fingerprint = encoder_of(name, work).record.fingerprint
     digest = hashlib.sha256(" ".join([fingerprint, *arguments]).encode()).hexdigest()[:8]
     out = work / "runs" / slug(name, method, str(seed), digest)
@@ -73,14 +82,23 @@ def train_masker(work: Path, name: str, method: str, *, seed: int, steps: int) -
     return out
 
 
-def training_scenes(work: Path) -> Path:
-    """The folder of scenes that maskers are trained on, written if it is not there."""
-    out = work / "scenes"
-    if not out.exists():
-        with atomic_folder(out, force=False) as folder:
+def _arguments(work: Path, name: str, method: str, *, seed: int, steps: int) -> list[str]:
+    """Of `python -m train`, but for --out."""
+    architecture = f"timm/{encoders.ENCODERS[name].architecture}"
+    return [
+        *("--encoder", architecture, "--weights", str(work / "encoders" / f"{name}.safetensors")),
+        *("--image-size", str(SIZE), "--resize", "squash", "--data", str(work / "scenes")),
+        *("--steps", str(steps), "--learning-rate", "3e-3", "--precision", "bf16-mixed"),
+        *("--seed", str(seed), *SETTINGS[method]),
+    ]
+
+
+def training_scenes(work: Path) -> None:
+    """Write the folder of scenes that maskers are trained on, if it is not there."""
+    if not (work / "scenes").exists():
+        with atomic_folder(work / "scenes", force=False) as folder:
             for i in tqdm(range(TRAIN_SCENES), desc="scenes"):
                 save_png(folder / f"{i:05d}.png", scene(i, split="train").image)
-    return out
 
 
 def slug(*names: str) -> str:

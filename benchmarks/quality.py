@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import functools
+import hashlib
 import json
 import sys
 from collections.abc import Mapping, Sequence
@@ -23,7 +24,7 @@ from tqdm import tqdm
 
 from benchmarks import encoders
 from benchmarks.baselines import BASELINES
-from benchmarks.explainers import encoder_of, explainer, slug
+from benchmarks.explainers import encoder_of, explainer, settings, slug
 from benchmarks.needed import needed
 from benchmarks.record import meta, write
 from benchmarks.robustness import randomised
@@ -37,17 +38,17 @@ from train.encoder import FrozenEncoder
 WORK = Path("benchmarks/out")
 STEPS = 300
 
-CHEAP = Counts(images=200, faithfulness=40, sensitivity=20, draws=30, mprt=20)
+CHEAP = Counts(images=200, faithfulness=40, sensitivity=20, draws=30, mprt=20, copies=5)
 COUNTS = {
-    "integrated_gradients": Counts(images=60, faithfulness=40, sensitivity=2, draws=10, mprt=10),
-    "occlusion": Counts(images=30, faithfulness=30, sensitivity=0, draws=0, mprt=6),
-    "relax": Counts(images=12, faithfulness=12, sensitivity=0, draws=0, mprt=3),
-    "u_relax": Counts(images=12, faithfulness=12, sensitivity=0, draws=0, mprt=3),
+    "integrated_gradients": Counts(images=60, faithfulness=40, sensitivity=2, draws=10, mprt=10, copies=3),
+    "occlusion": Counts(images=30, faithfulness=30, sensitivity=0, draws=0, mprt=6, copies=1),
+    "relax": Counts(images=12, faithfulness=12, sensitivity=0, draws=0, mprt=3, copies=1),
+    "u_relax": Counts(images=12, faithfulness=12, sensitivity=0, draws=0, mprt=3, copies=1),
 }
 """How many scenes each method is scored on: a RELAX map alone costs 3001 passes.  The rest: CHEAP."""
 OTHER_KINDS = 100
 """Scenes of the kinds other than standard, for methods that are cheap."""
-RANDOMISED_SEED = 43
+RANDOMISED_SEEDS = (43, 44, 45, 46, 47)
 NEEDED_SCENES = 3
 TIMED_SEED = 1000
 """Baselines are timed with seeds of their own, so that no run of RELAX is remembered."""
@@ -68,7 +69,7 @@ class Options:
     def counts(self, method: str, kind: str) -> Counts:
         full = COUNTS.get(method, CHEAP)
         if kind != "standard":
-            full = Counts(images=OTHER_KINDS, faithfulness=0, sensitivity=0, draws=0, mprt=0)
+            full = Counts(images=OTHER_KINDS, faithfulness=0, sensitivity=0, draws=0, mprt=0, copies=0)
         if not self.quick:
             return full
         return replace(
@@ -78,6 +79,7 @@ class Options:
             sensitivity=min(full.sensitivity, 1),
             draws=min(full.draws, 2),
             mprt=min(full.mprt, 3),
+            copies=min(full.copies, 2),
         )
 
 
@@ -88,7 +90,8 @@ def rows(options: Options) -> list[Row]:
         for encoder, methods in options.methods.items()
         for method in methods
         for seed in seeds_of(encoder, method, options.seeds)
-        for kind in (options.kinds if method not in COUNTS else options.kinds[:1])
+        for kind in options.kinds
+        if kind == "standard" or method not in COUNTS
     ]
     done = []
     bar = tqdm(jobs, desc="quality")
@@ -99,19 +102,19 @@ def rows(options: Options) -> list[Row]:
 
 
 def _row(options: Options, name: str, method: str, seed: int, kind: str) -> Row:
-    encoder = encoder_of(name, options.work)
-    counts = options.counts(method, kind)
+    encoder, counts = encoder_of(name, options.work), options.counts(method, kind)
+    who = {"encoder": name, "method": method, "seed": seed, "kind": kind}
     key = {
-        "encoder": encoder.record.fingerprint,
-        "settings": SETTINGS[method] if method in SETTINGS else BASELINES[method].settings,
-        "steps": options.steps if method in SETTINGS else None,
+        **who,
+        "fingerprint": encoder.record.fingerprint,
+        "settings": settings(options.work, name, method, seed=seed, steps=options.steps),
         "counts": asdict(counts),
     }
-    kept = options.work / "rows" / f"{slug(name, method, str(seed), kind)}.json"
-    key = json.loads(json.dumps(key))
-    if kept.exists() and (found := json.loads(kept.read_text()))["key"] == key:
-        return found["row"]
-    truth = encoders.region_of(name, options.work / "encoders")
+    digest = hashlib.sha256(json.dumps(key).encode()).hexdigest()[:8]
+    kept = options.work / "rows" / f"{slug(name, method, str(seed), kind, digest)}.json"
+    if kept.exists():
+        return json.loads(kept.read_text())["row"]
+    truth = encoders.ENCODERS[name].truth
     explain, trained = explainer(options.work, name, method, seed=seed, steps=options.steps)
     figures = score(
         subject(encoder, truth, kind=kind, scenes=counts.images),
@@ -121,14 +124,9 @@ def _row(options: Options, name: str, method: str, seed: int, kind: str) -> Row:
         randomised=_randomised(encoder),
         seed=seed,
     )
-    who = {
-        "encoder": name,
-        "method": method,
-        "objective": trained.get("objective"),
-        "seed": seed,
-        "kind": kind,
-    }
-    row = {**who, "truth": "+".join(truth), **figures, "train_seconds": trained.get("train_seconds")}
+    if method == "ranking":  # only the order of its map means something
+        figures |= dict.fromkeys(("relevance_mass", "complexity", "sparseness"))
+    row = {**who, "objective": None, "truth": "+".join(truth), "train_seconds": None, **trained, **figures}
     write(kept, {"key": key, "row": row})
     return row
 
@@ -139,10 +137,9 @@ def facts(options: Options, name: str) -> Row:
     record = json.loads((folder / f"{name}.json").read_text())
     encoder = encoder_of(name, options.work)
     scenes = 1 if options.quick else NEEDED_SCENES
-    kept = options.work / "rows" / f"{name}-needed.json"
-    key = {"encoder": encoder.record.fingerprint, "scenes": scenes}
-    if not kept.exists() or json.loads(kept.read_text())["key"] != key:
-        seen = subject(encoder, encoders.region_of(name, folder), kind="standard", scenes=scenes)
+    kept = options.work / "rows" / f"{name}-needed-{scenes}-{encoder.record.fingerprint[:8]}.json"
+    if not kept.exists():
+        seen = subject(encoder, encoders.ENCODERS[name].truth, kind="standard", scenes=scenes)
         left = [
             needed(seen.embed, x, fill, centre=seen.centre).numpy()
             for x, fill in zip(seen.x, seen.fill("photograph", scenes), strict=True)
@@ -150,15 +147,14 @@ def facts(options: Options, name: str) -> Row:
         inside = [(area & region).sum() / area.sum() for area, region in zip(left, seen.regions, strict=True)]
         row = {
             "needed_area": float(np.mean(left)),
-            "needed_inside_region": float(np.mean(inside)),
-            "region_area": float(seen.regions.mean()),
+            "needed_inside_region": float(np.mean(inside)) if seen.regions.any() else None,
+            "region_area": float(seen.regions.mean()) or None,
             "needed_scenes": scenes,
         }
-        write(kept, {"key": key, "row": row})
+        write(kept, {"row": row})
     names = ("truth", "steps", "seed", "train_seconds", "test_accuracy", "evidence")
     return {
         **{n: record[n] for n in names},
-        "region": encoders.region_of(name, folder),
         "fingerprint": encoder.record.fingerprint,
         "command": f"python -m benchmarks.encoders {name}",
         **json.loads(kept.read_text())["row"],
@@ -166,11 +162,9 @@ def facts(options: Options, name: str) -> Row:
 
 
 @functools.cache
-def _randomised(encoder: FrozenEncoder) -> FrozenEncoder:
-    copy = randomised(encoder, seed=RANDOMISED_SEED)
-    if not isinstance(copy, FrozenEncoder):
-        raise TypeError(f"a copy of a FrozenEncoder is a {type(copy).__name__}")
-    return copy
+def _randomised(encoder: FrozenEncoder) -> list[FrozenEncoder]:
+    copies = [randomised(encoder, seed=seed) for seed in RANDOMISED_SEEDS]
+    return [copy for copy in copies if isinstance(copy, FrozenEncoder)]
 
 
 def timed(options: Options, done: list[Row]) -> None:
@@ -220,12 +214,12 @@ def main() -> int:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
     ran = {row["method"] for row in done}
-    settings = {
-        **{name: list(chosen) for name, chosen in SETTINGS.items() if name in ran},
+    chosen = {
+        **{name: list(given) for name, given in SETTINGS.items() if name in ran},
         **{name: baseline.settings for name, baseline in BASELINES.items() if name in ran},
     }
     known = {name: facts(options, name) for name in options.methods}
-    write(o.json, {"meta": meta(), "encoders": known, "settings": settings, "rows": done})
+    write(o.json, {"meta": meta(), "encoders": known, "settings": chosen, "rows": done})
     return 0
 
 

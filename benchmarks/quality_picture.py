@@ -17,8 +17,8 @@ from runtime.image import save_png
 from runtime.overlay import grid, heat
 
 COLUMNS = {
-    "nemu": "NEM-U, ours",
-    "authors": "authors'",
+    "nemu": "nemu",
+    "authors": "NEM-U, authors'",
     "relax": "RELAX",
     "occlusion": "occlusion",
     "integrated_gradients": "Integr. Grad.",
@@ -46,8 +46,7 @@ def draw(out: Path, names: Sequence[str], methods: Sequence[str], *, work: Path,
     rows = []
     for i, one in enumerate(scenes):
         for name, of in maps.items():
-            truth = encoders.region_of(name, work / "encoders")
-            region = np.any([one.regions[factor] for factor in truth], axis=0)
+            region = np.any([one.regions[factor] for factor in encoders.ENCODERS[name].truth], axis=0)
             cells = [heat(of[m][i] if m in MASKERS else unit_range(of[m][i])) for m in shown]
             rows.append((name, [one.image, heat(region.astype(float)), *cells]))
     save_png(out, sheet(["scene", "truth", *(COLUMNS[m] for m in shown)], rows), force=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import shlex
 import subprocess
 import sys
 from importlib.metadata import PackageNotFoundError, version
@@ -18,6 +19,7 @@ from runtime.errors import BackendUnavailable
 PACKAGES = (
     *("numpy", "torch", "torchvision", "timm", "lightning", "safetensors"),
     *("onnx", "onnxscript", "onnxsim", "onnxruntime", "cuda-bindings"),
+    *("captum", "relax-xai", "quantus", "scikit-image", "scikit-learn"),
     *("tensorrt_rtx", "tensorrt", "tensorrt_lean"),
 )
 
@@ -28,7 +30,7 @@ def meta() -> dict[str, Any]:
         "versions": {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}},
         "device": device_name(),
         "commit": _commit(),
-        "command": os.environ.get("COMMAND") or " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "command": os.environ.get("COMMAND") or shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
     }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -41,6 +42,8 @@ class Counts:
     sensitivity: int
     draws: int
     mprt: int
+    copies: int
+    """Randomised encoders that MPRT is averaged over."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,14 +70,17 @@ class Subject:
 
 
 def subject(encoder: FrozenEncoder, truth: Sequence[str], *, kind: str, scenes: int) -> Subject:
-    """Test scenes of a kind, from FIRST_SCENE on; the region is the union of the factors of `truth`."""
+    """Test scenes of a kind, from FIRST_SCENE on; the region is the union of the factors of `truth`.
+
+    Without a truth the region is empty, and what is measured against it null.
+    """
     tests = [scene(i, split="test", kind=kind) for i in range(FIRST_SCENE, FIRST_SCENE + scenes)]
     training = np.stack([scene(i, split="train").image for i in range(CENTRE_SCENES)])
     bare = np.stack([photograph(i, split="train") for i in range(FILL_PHOTOGRAPHS)])
     return Subject(
         encoder=encoder,
         x=encoder.normalize(torch.from_numpy(np.stack([s.image for s in tests]))),
-        regions=np.stack([np.any([s.regions[name] for name in truth], axis=0) for s in tests]),
+        regions=np.stack([sum((s.regions[n] for n in truth), np.zeros((SIZE, SIZE), bool)) for s in tests]),
         centre=embed(encoder, training).mean(dim=0).clone(),
         photographs=encoder.normalize(torch.from_numpy(bare)),
     )
@@ -86,14 +92,14 @@ def score(
     *,
     counts: Counts,
     is_mask: bool,
-    randomised: FrozenEncoder,
+    randomised: Sequence[FrozenEncoder],
     seed: int,
 ) -> Row:
     """Every metric, or None where its count is 0.
 
     Args:
         is_mask: the map is a mask in [0, 1] whose level means something.
-        randomised: a copy of the encoder with nothing learned left in it.
+        randomised: copies of the encoder with nothing learned left in them; the first ones are used.
         seed: of the metrics' own randomness.
     """
 
@@ -107,7 +113,7 @@ def score(
         **_faithfulness(subject, maps[: counts.faithfulness], seed=seed),
         **(_kept(subject, maps) if is_mask else dict.fromkeys(KEPT)),
         **_sensitivity(subject, maps_of, counts=counts, seed=seed),
-        **_mprt(subject, maps_of, maps, randomised=randomised, n=counts.mprt),
+        **_mprt(subject, maps_of, maps, randomised=randomised[: counts.copies], n=counts.mprt),
     }
 
 
@@ -131,7 +137,7 @@ def _localisation(maps: np.ndarray, regions: np.ndarray, *, is_mask: bool) -> Ro
         row[name] = float(np.mean([inside(m, r) for m, r in pairs])) if is_mask else None
     row |= _figure("complexity", [complexity(m) for m in maps])
     row |= _figure("sparseness", [sparseness(m) for m in maps])
-    return {**row, "region_area": float(regions.mean())}
+    return {**row, "region_area": float(regions.mean()) or None}
 
 
 def _faithfulness(subject: Subject, maps: Tensor, *, seed: int) -> Row:
@@ -188,17 +194,30 @@ def _sensitivity(subject: Subject, maps_of: Explain, *, counts: Counts, seed: in
     return {**_figure("sensitivity", values), "n_sensitivity": len(values), "sensitivity_draws": counts.draws}
 
 
-def _mprt(subject: Subject, maps_of: Explain, maps: Tensor, *, randomised: FrozenEncoder, n: int) -> Row:
-    if not n:
-        return {"mprt_abs_rho": None, "mprt_abs_rho_error": None, "mprt_floor": None, "n_mprt": 0}
-    values = mprt(lambda _: maps[:n], lambda x: maps_of(randomised, x), subject.x[:n])
-    return {**_figure("mprt_abs_rho", values), "mprt_floor": _number(mprt_floor(maps).upper), "n_mprt": n}
+def _mprt(
+    subject: Subject, maps_of: Explain, maps: Tensor, *, randomised: Sequence[FrozenEncoder], n: int
+) -> Row:
+    """Mean over images and copies; the error is over copies, which differ more than images do, if there are
+    several."""
+    copies = len(randomised) if n else 0
+    values = np.array(
+        [mprt(lambda _: maps[:n], partial(maps_of, encoder), subject.x[:n]) for encoder in randomised]
+        if n
+        else []
+    )
+    return {
+        **_figure("mprt_abs_rho", np.nanmean(values, axis=1) if copies > 1 else values.flatten()),
+        "mprt_floor": _number(mprt_floor(maps).upper) if n else None,
+        "n_mprt": n,
+        "mprt_copies": copies,
+    }
 
 
 def _figure(name: str, values: Sequence[float] | np.ndarray) -> Row:
-    """Mean and standard error over images; null where there is none."""
+    """Mean and standard error over images; null where there is none.  Undefined ones are counted."""
     figure = estimate(list(values))
-    return {name: _number(figure.mean), f"{name}_error": _number(figure.error)}
+    row = {name: _number(figure.mean), f"{name}_error": _number(figure.error)}
+    return {**row, f"{name}_undefined": figure.undefined} if figure.undefined else row
 
 
 def _number(value: float) -> float | None:

@@ -11,8 +11,12 @@ _ZERO = ("--fill", "zero")
 SETTINGS: dict[str, tuple[str, ...]] = {
     NEMU: (),
     "ranking": ("--objective", "ranking"),
-    # the authors' decoder with the authors' objective, fill and weight
-    "authors": ("--masker", "unet", "--learning-rate", "2e-3", *_PLAIN, *_ZERO),
+    # the authors' decoder (image as a skip), objective (contrastive), fill and weight; the optimiser and the
+    # steps are ours
+    "authors": (
+        *("--masker", "unet", "--image-skip", "--learning-rate", "2e-3"),
+        *("--objective", "contrastive", "--no-centred", *_ZERO),
+    ),
     # the grey mask, on our decoder, one remedy at a time, and all but the root
     "grey": (*_PLAIN, *_ZERO),
     "grey + contrastive": ("--objective", "contrastive", "--no-centred", *_ZERO),

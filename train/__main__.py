@@ -59,7 +59,7 @@ def parser() -> argparse.ArgumentParser:
     t.add_argument("--masker", choices=MASKERS, default=d.masker, help="the decoder; unet is the authors'")
     t.add_argument("--image-skip", action="store_true", help="the image itself is a skip of the unet decoder")
     t.add_argument("--objective", choices=OBJECTIVES, default=d.objective)
-    t.add_argument("--area-weight", type=float, help=f"of the mean mask ({AREA_WEIGHT}; ranking has none)")
+    t.add_argument("--area-weight", type=float, help=f"of the mask's size ({AREA_WEIGHT}; ranking has none)")
     t.add_argument(
         "--centred",
         action=argparse.BooleanOptionalAction,
@@ -95,7 +95,7 @@ def main(argv: list[str] | None = None) -> int:
         p.error("--workers is 0 or more, --checkpoint-every at least 1")
     logging.basicConfig(format="%(levelname)s: %(message)s")
     try:
-        config = _config(options)
+        config = config_of(options)
         from train.fit import fit  # imports torch: after the command line was understood
         from train.folder import MASKER, SKIPPED
 
@@ -133,7 +133,8 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def _config(options: argparse.Namespace) -> TrainConfig:
+def config_of(options: argparse.Namespace) -> TrainConfig:
+    """The run that parsed options ask for."""
     size = options.image_size
     encoder = EncoderConfig(
         encoder=options.encoder,
