@@ -134,7 +134,7 @@ def _localisation(maps: np.ndarray, regions: np.ndarray, *, is_mask: bool) -> Ro
         ("mask_inside", localisation.mask_inside),
         ("mask_outside", localisation.mask_outside),
     ):
-        row[name] = float(np.mean([inside(m, r) for m, r in pairs])) if is_mask else None
+        row[name] = _number(np.mean([inside(m, r) for m, r in pairs])) if is_mask else None
     row |= _figure("complexity", [complexity(m) for m in maps])
     row |= _figure("sparseness", [sparseness(m) for m in maps])
     return {**row, "region_area": float(regions.mean()) or None}
@@ -220,5 +220,5 @@ def _figure(name: str, values: Sequence[float] | np.ndarray) -> Row:
     return {**row, f"{name}_undefined": figure.undefined} if figure.undefined else row
 
 
-def _number(value: float) -> float | None:
+def _number(value: float | np.floating[Any]) -> float | None:
     return None if np.isnan(value) else float(value)

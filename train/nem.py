@@ -21,7 +21,11 @@ class NEM(nn.Module):
 
     @classmethod
     def untrained(cls, encoder: FrozenEncoder, *, masker: str = "lateral", image_skip: bool = False) -> NEM:
-        """A fresh masker, `lateral` or the authors' `unet`, that fits the encoder's pyramid."""
+        """A fresh masker, `lateral` or the authors' `unet`, that fits the encoder's pyramid.
+
+        Args:
+            image_skip: the image is a skip; only the authors' decoder has it.
+        """
         image_size = (encoder.input.height, encoder.input.width)
         channels, sizes = encoder.channels, encoder.sizes
         if masker == "lateral":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -44,8 +45,8 @@ def subject(weights):
 
 
 def figures(subject, explain, **options):
-    counts = Counts(images=4, faithfulness=2, sensitivity=1, draws=2, mprt=3)
-    settings = {"counts": counts, "is_mask": True, "randomised": subject.encoder, "seed": 0, **options}
+    counts = Counts(images=4, faithfulness=2, sensitivity=1, draws=2, mprt=3, copies=2)
+    settings = {"counts": counts, "is_mask": True, "randomised": [subject.encoder] * 3, "seed": 0, **options}
     return score(subject, explain, **settings)
 
 
@@ -58,10 +59,19 @@ def test_a_map_that_is_the_truth_has_the_best_figures(subject):
     assert row["complexity"] == pytest.approx(np.log(1024))
     assert row["sensitivity"] == 0
     assert row["mprt_abs_rho"] == pytest.approx(1), "a map that ignores the model"
+    assert row["mprt_copies"] == 2
+
+
+def test_without_a_region_only_what_needs_none_is_measured(subject):
+    nowhere = replace(subject, regions=np.zeros_like(subject.regions))
+    row = figures(nowhere, lambda _, x: torch.rand(len(x), 64, 64))
+    assert row["relevance_rank"] is row["relevance_mass"] is row["mask_inside"] is row["region_area"] is None
+    assert row["insertion_auc"] is not None
+    assert row["complexity"] > 0
 
 
 def test_what_is_not_run_is_null(subject):
-    nothing = Counts(images=4, faithfulness=0, sensitivity=0, draws=0, mprt=0)
+    nothing = Counts(images=4, faithfulness=0, sensitivity=0, draws=0, mprt=0, copies=0)
     row = figures(subject, lambda _, x: torch.rand(len(x), 64, 64), counts=nothing, is_mask=False)
     for key in ("mask_inside", "cosine_kept", "mask_area", "insertion_auc", "sensitivity", "mprt_floor"):
         assert row[key] is None
@@ -132,7 +142,7 @@ def test_a_run_writes_every_key_and_goes_on_where_it_stopped(tmp_path, monkeypat
     assert 0 < masker["mask_area"] < 1
     assert lafam["objective"] is lafam["cosine_kept"] is None
     facts = first["encoders"]["digits"]
-    assert facts["region"] == ["red", "blue"]
+    assert facts["truth"] == ["red", "blue"]
     assert 0 <= facts["needed_area"] <= 1
     assert first["settings"]["nemu"] == []
 
