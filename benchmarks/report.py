@@ -96,8 +96,9 @@ Made by `python -m benchmarks.report`; do not edit.  Metrics: [quality.md](quali
 
 Encoder `{encoder}`, 200 standard scenes; with several seeds mean ± standard deviation over seeds, with one
 ± standard error over images.  *Options* are those of `python -m train`, in place of its defaults (objective
-`sparse`, fill `mixed`, centred, area weight 1/2, masker `lateral`); *area / region's* and *cosine kept* are of
-the mask above 0.5.  Not tried: an area weight that a target fidelity sets, a ranking calibrated to areas.
+`sparse`, fill `mixed`, centred, area weight 1/2, masker `lateral`); *area / region's* and *cosine kept*
+are of the mask above 0.5.  Not tried: an area weight that a target fidelity sets, a ranking calibrated to
+areas.
 """
 
 

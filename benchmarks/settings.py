@@ -11,7 +11,7 @@ _ZERO = ("--fill", "zero")
 SETTINGS: dict[str, tuple[str, ...]] = {
     NEMU: (),
     "ranking": ("--objective", "ranking"),
-    # the authors' decoder (the image is a skip), objective (contrastive), fill and weight; the optimiser and the
+    # the authors' decoder (the image is a skip), objective (contrastive), fill and weight; optimiser and
     # steps are ours
     "authors": (
         *("--masker", "unet", "--image-skip", "--learning-rate", "2e-3"),
