@@ -15,7 +15,7 @@ from benchmarks.needed import CELL, needed
 from benchmarks.scoring import Counts, Subject, score
 from benchmarks.settings import METHODS, SETTINGS, seeds_of
 from benchmarks.timing import seconds_per_image
-from train.__main__ import parser
+from train.__main__ import config_of, parser
 from train.config import EncoderConfig
 from train.zoo import load_encoder
 
@@ -104,7 +104,8 @@ def test_the_needed_area_lies_where_the_embedding_looks():
 
 @pytest.mark.parametrize("name", SETTINGS)
 def test_settings_are_options_of_the_command(name):
-    parser().parse_args(["--encoder", "e", "--data", "d", "--out", "o", *SETTINGS[name]])
+    options = parser().parse_args(["--encoder", "e", "--data", "d", "--out", "o", *SETTINGS[name]])
+    assert config_of(options).masker == ("unet" if name == "authors" else "lateral")
 
 
 def test_the_plan_has_three_seeds_where_a_claim_rests_on_them():
