@@ -144,10 +144,14 @@ def facts(options: Options, name: str) -> Row:
             needed(seen.embed, x, fill, centre=seen.centre).numpy()
             for x, fill in zip(seen.x, seen.fill("photograph", scenes), strict=True)
         ]
-        inside = [(area & region).sum() / area.sum() for area, region in zip(left, seen.regions, strict=True)]
+        shares = [
+            float((area & region).sum() / area.sum())
+            for area, region in zip(left, seen.regions, strict=True)
+            if area.any() and region.any()
+        ]
         row = {
             "needed_area": float(np.mean(left)),
-            "needed_inside_region": float(np.mean(inside)) if seen.regions.any() else None,
+            "needed_inside_region": float(np.mean(shares)) if len(shares) == scenes else None,
             "region_area": float(seen.regions.mean()) or None,
             "needed_scenes": scenes,
         }

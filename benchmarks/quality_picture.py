@@ -18,7 +18,6 @@ from runtime.overlay import grid, heat
 
 COLUMNS = {
     "nemu": "nemu",
-    "authors": "NEM-U, authors'",
     "relax": "RELAX",
     "occlusion": "occlusion",
     "integrated_gradients": "Integr. Grad.",
@@ -26,8 +25,8 @@ COLUMNS = {
     "saliency": "saliency",
     "lafam": "LaFAM",
 }
-MASKERS = ("nemu", "authors")
-"""Their maps are masks, whose level means something: drawn on the fixed scale 0..1."""
+MASKERS = ("nemu",)
+"""Its maps are masks, whose level means something: drawn on the fixed scale 0..1."""
 ENCODERS = ("digits", "red", "patch")
 SHOWN = range(FIRST_SCENE, FIRST_SCENE + 4)
 """Test scenes: the first that are measured, not the best."""

@@ -76,8 +76,8 @@ def _zoo(result: dict[str, Any]) -> str:
     return (
         "**Encoders that compile** at 224 pixels, random weights, fp16 engine built without a GPU\n"
         "(`python -m benchmarks.zoo --out zoo --json benchmarks/results/zoo.json`).\n"
-        "Errors: embedding of the worst image, relative to the median distance between different images.\n\n"
-        + table(titles, cells)
+        "Errors: embedding of the worst image, relative to the median distance between different images.\n"
+        "Measured when the authors' decoder was the default masker.\n\n" + table(titles, cells)
     )
 
 
