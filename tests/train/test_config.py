@@ -8,7 +8,7 @@ import json
 import pytest
 
 from runtime.errors import InputError, SchemaError
-from train.__main__ import _config, parser
+from train.__main__ import config_of, parser
 from train.config import AREA_WEIGHT, OBJECTIVES, EncoderConfig, TrainConfig
 
 HEAD = EncoderConfig(encoder="timm/test_resnet", embedding="head")
@@ -64,7 +64,7 @@ def test_a_configuration_that_lacks_a_setting_is_not_filled_up_with_todays_defau
 
 def test_the_command_line_has_the_defaults_of_the_dataclass():
     options = parser().parse_args(["--encoder", "timm/test_resnet", "--data", "photographs", "--out", "x"])
-    assert _config(options) == config(encoder=EncoderConfig(encoder="timm/test_resnet"))
+    assert config_of(options) == config(encoder=EncoderConfig(encoder="timm/test_resnet"))
 
 
 def test_settings_have_names_not_places():
