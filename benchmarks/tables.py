@@ -47,10 +47,12 @@ def _demo(result: dict[str, Any]) -> str:
         ("embedding distance of the masked image, end of training", "embedding_distance", "{:.3f}"),
     )
     cells = [(title, _spread([row[key] for row in rows], form)) for title, key, form in names]
+    seeds = [str(row["seed"]) for row in rows]
+    over = f"mean ± standard deviation over {len(seeds)} seeds" if len(seeds) > 1 else "one seed"
     return (
-        f"**The demo's masker**, {rows[0]['steps']} steps, {rows[0]['scenes']} test scenes: mean ± standard "
-        f"deviation over {len(rows)} seeds\n"
-        "(`python -m benchmarks.demo_score --json benchmarks/results/demo_score.json`).\n"
+        f"**The demo's masker**, {rows[0]['steps']} steps, {rows[0]['scenes']} test scenes: {over}\n"
+        f"(`python -m benchmarks.demo_score --seeds {' '.join(seeds)} "
+        "--json benchmarks/results/demo_score.json`).\n"
         f"Its encoder names {encoder['test_accuracy']:.1%} of {encoder['test_scenes']} test scenes right\n"
         f"(`{encoder['command']}`).\n\n" + table(("", ""), cells)
     )
@@ -92,8 +94,9 @@ def _imports(result: dict[str, Any]) -> str:
 
 
 def _spread(values: list[float], form: str) -> str:
-    mean, deviation = statistics.mean(values), statistics.stdev(values) if len(values) > 1 else 0.0
-    return f"{form.format(mean)} ± {form.format(deviation)}"
+    if len(values) == 1:
+        return form.format(values[0])
+    return f"{form.format(statistics.mean(values))} ± {form.format(statistics.stdev(values))}"
 
 
 if __name__ == "__main__":
