@@ -52,6 +52,7 @@ def test_every_option_it_names_exists():
     known = {o for p in (build(), train()) for a in p._actions for o in a.option_strings}
     assert set(re.findall(r"(--[a-z][a-z0-9-]+)", README)) <= known | {
         "--json",
+        "--seeds",
         "--out",
         "--nproc-per-node",
     }  # of benchmarks and torchrun
