@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -19,6 +20,7 @@ from benchmarks.maps import flat
 from benchmarks.ranks import unit_ranks
 from runtime.errors import InputError
 
+Module = TypeVar("Module", bound=nn.Module)
 Explain = Callable[[Tensor], Tensor]
 """Normalised images (N, 3, H, W) → maps (N, H, W)."""
 
@@ -39,7 +41,7 @@ def average_sensitivity(
     return (distance / draws / a.norm(dim=1)).numpy()
 
 
-def randomised(model: nn.Module, *, seed: int) -> nn.Module:
+def randomised(model: Module, *, seed: int) -> Module:
     """A copy of the model with nothing learned left in it; the model itself is not touched.
 
     Every layer is re-initialised by its `reset_parameters` (BatchNorm's statistics too).  Parameters of

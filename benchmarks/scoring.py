@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
@@ -69,7 +69,8 @@ class Subject:
         return held_out_fill(kind, self.x[:n], photographs=self.photographs, generator=generator)
 
 
-def subject(encoder: FrozenEncoder, truth: Sequence[str], *, kind: str, scenes: int) -> Subject:
+@lru_cache(maxsize=4)  # every method of an encoder is scored on the same one
+def subject(encoder: FrozenEncoder, truth: tuple[str, ...], *, kind: str, scenes: int) -> Subject:
     """Test scenes of a kind, from FIRST_SCENE on; the region is the union of the factors of `truth`.
 
     Without a truth the region is empty, and what is measured against it null.
@@ -197,13 +198,10 @@ def _sensitivity(subject: Subject, maps_of: Explain, *, counts: Counts, seed: in
 def _mprt(
     subject: Subject, maps_of: Explain, maps: Tensor, *, randomised: Sequence[FrozenEncoder], n: int
 ) -> Row:
-    """Mean over images and copies; the error is over copies, which differ more than images do, if there are
-    several."""
+    """Mean over images and copies; the error is over copies, if several, which differ more than images."""
     copies = len(randomised) if n else 0
     values = np.array(
-        [mprt(lambda _: maps[:n], partial(maps_of, encoder), subject.x[:n]) for encoder in randomised]
-        if n
-        else []
+        [mprt(lambda _: maps[:n], partial(maps_of, copy), subject.x[:n]) for copy in randomised[:copies]]
     )
     return {
         **_figure("mprt_abs_rho", np.nanmean(values, axis=1) if copies > 1 else values.flatten()),
