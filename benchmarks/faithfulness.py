@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from runtime.errors import InputError
-from train.objective import Embed
+from train.objective import Embed, cosine_distance
 from train.occlusion import occlude
 
 
@@ -19,8 +19,7 @@ def centred_cosine(u: Tensor, v: Tensor, *, centre: Tensor) -> Tensor:
     Embeddings of one encoder share a direction, so a plain cosine is near 1 whatever is hidden; without
     their mean c (over images that are not measured) two different images are 0 on average.
     """
-    centre = centre.float()
-    return torch.nn.functional.cosine_similarity(u.float() - centre, v.float() - centre, dim=1)
+    return 1 - 2 * cosine_distance(u, v, centre=centre.float())
 
 
 @torch.no_grad()
