@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from benchmarks import encoders
 from benchmarks.baselines import BASELINES
+from benchmarks.planting import TRAINING_PRECISION
 from benchmarks.scoring import Explain
 from benchmarks.settings import SETTINGS
 from benchmarks.world import SIZE, scene
@@ -88,7 +89,7 @@ def _arguments(work: Path, name: str, method: str, *, seed: int, steps: int) -> 
     return [
         *("--encoder", architecture, "--weights", str(work / "encoders" / f"{name}.safetensors")),
         *("--image-size", str(SIZE), "--resize", "squash", "--data", str(work / "scenes")),
-        *("--steps", str(steps), "--learning-rate", "3e-3", "--precision", "bf16-mixed"),
+        *("--steps", str(steps), "--learning-rate", "3e-3", "--precision", TRAINING_PRECISION),
         *("--seed", str(seed), *SETTINGS[method]),
     ]
 

@@ -24,6 +24,8 @@ BATCH = 64
 TWINS = 1.0
 """Weight of the term that pulls twins together."""
 TEMPERATURE = 0.2
+TRAINING_PRECISION = "bf16-mixed" if torch.cpu._is_avx512_bf16_supported() else "32-true"
+"""Of every training here: a CPU without bfloat16 instructions emulates them, ten times slower."""
 
 
 def fit_names(truth: Sequence[str], *, architecture: str, steps: int, seed: int, scenes: int) -> nn.Module:
@@ -95,15 +97,17 @@ def optimise(
 ) -> None:
     """AdamW with one cycle of the learning rate; ends in eval mode.
 
-    In bfloat16, unless there are depthwise convolutions, which a CPU computes many times slower in it.
+    In bfloat16 where the CPU computes in it, unless there are depthwise convolutions, which even then take
+    many times longer.
     """
     depthwise = any(isinstance(m, nn.Conv2d) and m.groups > 1 for m in model.modules())
+    half = TRAINING_PRECISION == "bf16-mixed" and not depthwise
     model.to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3, weight_decay=0.05)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=2e-3, total_steps=steps, pct_start=0.15)
     bar = tqdm(range(steps), desc=name, mininterval=10)
     for step in bar:
-        with torch.autocast("cpu", torch.bfloat16, enabled=not depthwise):
+        with torch.autocast("cpu", torch.bfloat16, enabled=half):
             value, shown = loss(step / steps)
         optimizer.zero_grad()
         value.backward()
