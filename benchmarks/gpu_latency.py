@@ -1,8 +1,9 @@
 """Encoder alone against encoder with mask, in PyTorch (eager, CUDA graph, torch.compile) and as an engine.
 
-The two variants are timed in turns (A B A B) in one process, on random images, after a warm-up.  On a GPU
-the clock is CUDA events around one call, with the device idle before it; `wall_median_ms` is the same by
-the host's clock.  On a CPU both are the host's clock.
+Variants are those of `benchmarks.latency`: `fused` has our decoder, `authors_decoder` theirs, and
+`authors_way` runs the encoder twice, as their code does.  They are timed in turns (A B A B) in one process,
+on random images, after a warm-up.  On a GPU the clock is CUDA events around one call, with the device idle
+before it; `wall_median_ms` is the same by the host's clock.  On a CPU both are the host's clock.
 """
 
 from __future__ import annotations
@@ -10,7 +11,6 @@ from __future__ import annotations
 import argparse
 import functools
 import sys
-import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -20,14 +20,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from benchmarks.interleave import FEWEST_PAIRS, ratio
+from benchmarks.onnx_sessions import fused as fuse
+from benchmarks.onnx_sessions import random_encoder
+from benchmarks.peers import AuthorsWay
 from benchmarks.record import device_name, meta, write
 from export.fuse import Fused
 from runtime.backends import choose
 from runtime.errors import NemuError
 from runtime.package import Package
-from train.config import EncoderConfig
-from train.nem import NEM
-from train.zoo import load_encoder
 
 Call = Callable[[], Any]
 MODE = "reduce-overhead"  # of torch.compile: with CUDA graphs, and compiled within a minute
@@ -40,7 +41,7 @@ def main(argv: list[str] | None = None) -> int:
     p.add_argument("--package", type=Path)
     p.add_argument("--model", default="resnet50")
     p.add_argument("--image-size", type=int, default=224)
-    p.add_argument("--batch", type=int, nargs="+", default=[1, 8])
+    p.add_argument("--batch", type=int, nargs="+", default=[1, 8, 32])
     p.add_argument("--seconds", type=float)
     options = p.parse_args(argv)
     gpu = torch.cuda.is_available()
@@ -87,10 +88,11 @@ class Report:
                 break
             for name, call in variants.items():
                 samples[name].append(clock(call))
-        encoder = np.median([ms for ms, _ in samples["encoder"]]) if "encoder" in samples else None
+        encoder = np.array(samples["encoder"])[:, 0] if "encoder" in samples else None
         for name, pairs in samples.items():
             times, walls = np.array(pairs).T
             median, p95, p99 = (float(np.percentile(times, q)) for q in (50, 95, 99))
+            against = None if encoder is None else ratio(times, encoder)
             self._content["rows"].append(
                 {
                     **row,
@@ -99,7 +101,10 @@ class Report:
                     "median_ms": median,
                     "p95_ms": p95,
                     "p99_ms": p99,
-                    "ratio_to_encoder": None if encoder is None else median / float(encoder),
+                    "ratio_to_encoder": against and against.value,
+                    "ratio_ci": [against.low, against.high]
+                    if against and len(times) >= FEWEST_PAIRS
+                    else None,
                     "wall_median_ms": float(np.median(walls)),
                     "n": len(times),
                 }
@@ -122,11 +127,17 @@ class EncoderAlone(nn.Module):
 def torch_rows(report: Report, model: str, size: int, batches: list[int], *, gpu: bool) -> None:
     """Rows of the PyTorch backends; random weights, which take as long as trained ones."""
     precision = "fp16" if gpu else "fp32"
-    fused = Fused(_nem(model, size), precision=precision)
+    encoder = random_encoder(model, size)
+    ours, theirs = (Fused(fuse(encoder, decoder).nem, precision=precision) for decoder in ("lateral", "unet"))
     if gpu:
         torch.backends.cudnn.benchmark = True  # shapes are fixed: let cuDNN choose its best kernels
-        fused = fused.cuda().to(memory_format=torch.channels_last)
-    modules: dict[str, nn.Module] = {"encoder": EncoderAlone(fused), "fused": fused}
+        ours, theirs = (m.cuda().to(memory_format=torch.channels_last) for m in (ours, theirs))
+    modules: dict[str, nn.Module] = {
+        "encoder": EncoderAlone(ours),
+        "fused": ours,
+        "authors_decoder": theirs,
+        "authors_way": AuthorsWay(theirs),
+    }
     clock = _event_clock if gpu else _wall_clock
     ways = {"torch eager": _eager, "torch cuda graph": _graphed, f"torch.compile {MODE}": _compiled}
     if not gpu:
@@ -173,19 +184,6 @@ def engine_rows(report: Report, package: Package) -> None:
                 includes="copies to and from the device",
             )
         backend.close()
-
-
-def _nem(model: str, size: int) -> NEM:
-    """Encoder and untrained masker with random weights (nothing is fetched)."""
-    import timm
-    from safetensors.torch import save_file
-
-    with tempfile.TemporaryDirectory() as folder:
-        weights = Path(folder) / "random.safetensors"
-        state = timm.create_model(model, pretrained=False).state_dict()
-        save_file({name: tensor.contiguous() for name, tensor in state.items()}, weights)
-        config = EncoderConfig(encoder=f"timm/{model}", weights=str(weights), image_size=(size, size))
-        return NEM.untrained(load_encoder(config))
 
 
 def _eager(module: nn.Module, image: Tensor) -> Call:

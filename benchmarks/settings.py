@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from train.decoders import LATERALS
+
 NEMU = "nemu"
 """The default of `python -m train`."""
 
@@ -30,6 +32,12 @@ SETTINGS: dict[str, tuple[str, ...]] = {
 
 TRAINED = (NEMU, "ranking", "authors")
 ABLATION = tuple(SETTINGS)
+
+SETTINGS |= {name: ("--masker", name) for name in LATERALS if name != "lateral"}
+# the authors' decoder as they have it on a ResNet, at the learning rate that suits it, else trained as ours
+SETTINGS["unet"] = ("--masker", "unet", "--image-skip", "--learning-rate", "2e-3")
+DECODERS = {"lateral": NEMU, **{name: name for name in LATERALS if name != "lateral"}, "unet": "unet"}
+"""Value of `--masker` → the training that differs from the default in nothing else."""
 
 _FAST = ("gradient_shap", "saliency", "lafam", "centre", "random")
 _ALL = ("relax", "u_relax", "integrated_gradients", "occlusion", *_FAST)

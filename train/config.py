@@ -9,9 +9,9 @@ from typing import Any
 
 from runtime.errors import InputError, SchemaError
 from runtime.image import RESIZES
+from train.decoders import MASKERS
 
 EMBEDDINGS = ("pooled", "head", "cls")
-MASKERS = ("lateral", "unet")
 OBJECTIVES = ("sparse", "plain", "contrastive", "ranking", "class")
 FILLS = ("zero", "noise", "blur", "mixed")
 AUGMENTATIONS = ("none", "crop")
@@ -63,7 +63,7 @@ class TrainConfig:
     data: str
     """Folder of images, searched recursively; no labels."""
     masker: str = "lateral"
-    """The decoder: `lateral`, or the authors' `unet`; see `train.masker`."""
+    """The decoder: `lateral` or another of `train.decoders`, or the authors' `unet`."""
     image_skip: bool = False
     """Give the authors' decoder the image itself as the shallowest skip."""
     objective: str = "sparse"

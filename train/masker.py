@@ -6,15 +6,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 
-LATERAL_WIDTH = 32
-"""Channels of every level of the lateral decoder."""
-LATERAL_STRIDE = 4
-"""A pyramid that ends coarser (a plain ViT's) is doubled before the logit, as long as it stays no finer."""
+from train.decoders import Lateral
 
 WIDTHS = (256, 128, 64, 32, 16)
 """Output channels of the authors' blocks, deep to shallow; the last is at full resolution."""
@@ -24,46 +23,61 @@ class LateralMasker(nn.Module):
     """Pyramid → mask logits by lateral connections: project, add, smooth.
 
     Every tap is projected to a few channels by a 1×1 convolution; from the deepest level on, the level
-    above is upsampled (nearest), added, and smoothed by one 3×3 convolution.  The logit is taken at the
-    shallowest tap, or above it where that is coarse, and upsampled bilinearly.
+    above is upsampled (nearest), added, and smoothed by one 3×3 convolution, which gives the width of the
+    next level: fine levels are large, so they get few channels.  From the finest one a 1×1 convolution
+    gives one logit a cell, or several, laid out as pixels (sub-pixel convolution, Shi et al., CVPR 2016);
+    they are upsampled bilinearly.
 
     Args:
         channels: C_i of the encoder's pyramid, shallow to deep.
         sizes: (h_i, w_i) of it.
         image_size: (H, W) of the image, and of the mask.
+        spec: which taps, how wide, how fine.  One tap is always read, the deepest if there is no other.
     """
 
     def __init__(
-        self, *, channels: Sequence[int], sizes: Sequence[tuple[int, int]], image_size: tuple[int, int]
+        self,
+        *,
+        channels: Sequence[int],
+        sizes: Sequence[tuple[int, int]],
+        image_size: tuple[int, int],
+        spec: Lateral,
     ) -> None:
         super().__init__()
-        levels = list(reversed(sizes))
-        while all(2 * s * LATERAL_STRIDE <= whole for s, whole in zip(levels[-1], image_size, strict=True)):
+        deepest = len(sizes) - 1
+        taps = [
+            i for i in range(deepest - spec.early, -1, -1) if not _finer(sizes[i], image_size, spec.stride)
+        ]
+        self.taps = taps or [deepest]  # indices into the pyramid, deep to shallow
+        levels = [sizes[i] for i in self.taps]
+        while all(2 * s * spec.stride <= whole for s, whole in zip(levels[-1], image_size, strict=True)):
             levels.append((levels[-1][0] * 2, levels[-1][1] * 2))
         self.sizes = levels  # deep to shallow
         self.image_size = image_size
+        widths = [_width(level[0], image_size[0], spec) for level in levels]
         self.lateral = nn.ModuleList(
-            nn.Sequential(nn.Conv2d(c, LATERAL_WIDTH, 1, bias=False), nn.BatchNorm2d(LATERAL_WIDTH))
-            for c in reversed(channels)
+            nn.Sequential(nn.Conv2d(channels[i], width, 1, bias=False), nn.BatchNorm2d(width))
+            for i, width in zip(self.taps, widths, strict=False)  # the levels above have no tap
         )
         self.smooth = nn.ModuleList(
             nn.Sequential(
-                nn.Conv2d(LATERAL_WIDTH, LATERAL_WIDTH, 3, padding=1, bias=False),
-                nn.BatchNorm2d(LATERAL_WIDTH),
-                nn.ReLU(),
+                nn.Conv2d(width, following, 3, padding=1, bias=False), nn.BatchNorm2d(following), nn.ReLU()
             )
-            for _ in levels
+            for width, following in pairwise([*widths, widths[-1]])
         )
-        self.logit = nn.Conv2d(LATERAL_WIDTH, 1, kernel_size=1)
+        fits = all(s * spec.subpixel <= whole for s, whole in zip(levels[-1], image_size, strict=True))
+        subpixel = spec.subpixel if fits else 1
+        shuffle = [nn.PixelShuffle(subpixel)] if subpixel > 1 else []
+        self.logit = nn.Sequential(nn.Conv2d(widths[-1], subpixel**2, kernel_size=1), *shuffle)
 
     def forward(self, pyramid: Sequence[Tensor], image: Tensor) -> Tensor:
         """Pyramid [(N, C_i, h_i, w_i)], image (not used) → logits (N, 1, H, W)."""
-        x = self.lateral[0](pyramid[-1])  # (N, width, *sizes[0])
+        x = self.lateral[0](pyramid[self.taps[0]])  # (N, widths[0], *sizes[0])
         for i, (smooth, size) in enumerate(zip(self.smooth, self.sizes, strict=True)):
             if i:
                 x = _resize(x, size)
-                if i < len(self.lateral):
-                    x = x + self.lateral[i](pyramid[-1 - i])
+                if i < len(self.taps):
+                    x = x + self.lateral[i](pyramid[self.taps[i]])
             x = smooth(x)
         return _resize(self.logit(x), self.image_size, mode="bilinear")
 
@@ -146,6 +160,17 @@ def _resize(x: Tensor, size: tuple[int, int], *, mode: str = "nearest") -> Tenso
         scales = (float(size[0] // height), float(size[1] // width))
         return nn.functional.interpolate(x, scale_factor=scales, mode=mode)
     return nn.functional.interpolate(x, size=size, mode=mode)
+
+
+def _width(rows: int, image_rows: int, spec: Lateral) -> int:
+    """Channels of a level: `spec.width`, halved for every octave that it is finer than stride 8."""
+    octaves = max(0, round(math.log2(8 * rows / image_rows)))
+    return max(spec.width >> octaves, spec.narrowest)
+
+
+def _finer(size: tuple[int, int], image_size: tuple[int, int], stride: int) -> bool:
+    """Whether a map has more cells than one every `stride` pixels, rounded up."""
+    return any(s > -(-whole // stride) for s, whole in zip(size, image_size, strict=True))
 
 
 def _levels(image_size: tuple[int, int], deepest: tuple[int, int]) -> list[tuple[int, int]]:

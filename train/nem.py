@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from train.decoders import LATERALS
 from train.encoder import FrozenEncoder
 from train.masker import LateralMasker, UNetMasker
 
@@ -21,15 +22,18 @@ class NEM(nn.Module):
 
     @classmethod
     def untrained(cls, encoder: FrozenEncoder, *, masker: str = "lateral", image_skip: bool = False) -> NEM:
-        """A fresh masker, `lateral` or the authors' `unet`, that fits the encoder's pyramid.
+        """A fresh masker that fits the encoder's pyramid: one of LATERALS, or the authors' `unet`.
 
         Args:
             image_skip: the image is a skip; only the authors' decoder has it.
         """
         image_size = (encoder.input.height, encoder.input.width)
         channels, sizes = encoder.channels, encoder.sizes
-        if masker == "lateral":
-            return cls(encoder, LateralMasker(channels=channels, sizes=sizes, image_size=image_size))
+        if masker in LATERALS:
+            spec = LATERALS[masker]
+            return cls(
+                encoder, LateralMasker(channels=channels, sizes=sizes, image_size=image_size, spec=spec)
+            )
         unet = UNetMasker(channels=channels, sizes=sizes, image_size=image_size, image_skip=image_skip)
         return cls(encoder, unet)
 

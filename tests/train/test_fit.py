@@ -19,7 +19,8 @@ from safetensors.torch import load_file, save_file
 from runtime.errors import MaskerMismatch
 from train.__main__ import main, parser
 from train.checkpoint import load_nem, read_config, save_masker
-from train.config import MASKERS, OBJECTIVES, EncoderConfig, TrainConfig
+from train.config import OBJECTIVES, EncoderConfig, TrainConfig
+from train.decoders import MASKERS
 from train.folder import read_summary
 from train.nem import NEM
 from train.training import MaskerTraining
