@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from types import TracebackType
@@ -40,7 +41,7 @@ class Explainer:
             explanation = explainer("photo.jpg")
 
     The backend is chosen once, here; after that nothing falls back: what fails raises and names the cure.
-    Use an explainer from one thread at a time.
+    Use an explainer from one thread at a time; while its `stream` is open, that thread may call it too.
 
     Args:
         package: the folder NAME.nemu, or an opened `Package`.
@@ -69,6 +70,8 @@ class Explainer:
         self._geometry = Geometry.from_record(self.manifest.input)
         self._channel_order = channel_order
         self._backend = choose(self._package, backend, device) if isinstance(backend, str) else backend
+        self._embedding_id = f"{self.manifest.embedding_id}-{self._backend.precision}"
+        self._one_run = threading.Lock()  # a stream's worker and the caller take turns
         self._closed = False
 
     @property
@@ -84,7 +87,7 @@ class Explainer:
     @property
     def embedding_id(self) -> str:
         """Encoder, kind of embedding and precision: only equal ids may be compared."""
-        return f"{self.manifest.embedding_id}-{self._backend.precision}"
+        return self._embedding_id
 
     @overload
     def __call__(self, image: _OneImage) -> Explanation: ...
@@ -115,10 +118,12 @@ class Explainer:
     def stream(self, frames: Iterable[ImageLike]) -> Iterator[Explanation]:
         """Explain frames one by one, lazily and in order.
 
-        While one frame runs, a worker thread takes the next from `frames` and prepares it; so `frames` is
-        read one ahead, and from that thread.  An array is copied when it is taken: a camera may reuse its
-        buffer.  An exception of `frames` or of a frame is raised where its explanation would have come.
-        Closing the iterator stops the worker, after the frame it is waiting for.
+        While you work on one explanation (its `mask`, `overlay` and `save` are made when you ask), a worker
+        thread runs the next frame, and another takes the one after it from `frames` and prepares it.  So
+        `frames` is read two ahead, and from that thread.  An array is copied when it is taken: a camera may
+        reuse its buffer.  An exception of `frames` or of a frame is raised where its explanation would have
+        come, and ends the stream.  Closing the iterator stops both workers, after the run and the frame
+        that they are waiting for.
         """
         self._refuse_closed()
         return self._stream(iter(frames))
@@ -126,7 +131,8 @@ class Explainer:
     def close(self) -> None:
         """Give back the backend's memory and handles; may be called again."""
         self._closed = True
-        self._backend.close()
+        with self._one_run:
+            self._backend.close()
 
     def __enter__(self) -> Explainer:
         return self
@@ -165,11 +171,14 @@ class Explainer:
 
     def _explain(self, prepared: list[_Prepared]) -> list[Explanation]:
         """At most `max_batch` pictures, in one run."""
-        self._refuse_closed()
-        batch = np.stack([one.fitted for one in prepared])  # (N, height, width, 3)
-        started = time.perf_counter()
-        embedding, mask = self._backend.run(batch)  # (N, D), (N, height, width)
-        timing: dict[str, float | str] = {"run": 1e3 * (time.perf_counter() - started), "batch": len(batch)}
+        one = prepared[0].fitted
+        batch = one[None] if len(prepared) == 1 else np.stack([each.fitted for each in prepared])
+        with self._one_run:
+            self._refuse_closed()
+            started = time.perf_counter()
+            embedding, mask = self._backend.run(batch)  # (N, D), (N, height, width)
+            milliseconds = 1e3 * (time.perf_counter() - started)
+        timing: dict[str, float | str] = {"run": milliseconds, "batch": len(batch)}
         if self._backend.degraded:
             timing["degraded"] = self._backend.degraded
         if len(embedding) != len(batch) or len(mask) != len(batch):
@@ -184,26 +193,42 @@ class Explainer:
                 graph_mask=mask[i],
                 placement=one.placement,
                 image=one.original,
-                embedding_id=self.embedding_id,
+                embedding_id=self._embedding_id,
                 timing={"preprocess": one.milliseconds, **timing},
             )
             for i, one in enumerate(prepared)
         ]
 
     def _stream(self, frames: Iterator[ImageLike]) -> Iterator[Explanation]:
-        from concurrent.futures import ThreadPoolExecutor  # 10 ms that other callers need not spend
+        from concurrent.futures import Future, ThreadPoolExecutor  # 10 ms that other callers need not spend
+
+        ended = False
 
         def take() -> _Prepared | None:
-            frame = next(frames, _END)
-            if frame is _END:
+            nonlocal ended
+            if ended:
                 return None
-            return self._prepare(frame.copy() if isinstance(frame, np.ndarray) else frame)
+            ended = True  # stays so at the end, and after a failure
+            if (frame := next(frames, _END)) is _END:
+                return None
+            prepared = self._prepare(frame.copy() if isinstance(frame, np.ndarray) else frame)
+            ended = False
+            return prepared
 
-        with ThreadPoolExecutor(1, thread_name_prefix="nemu-stream") as worker:
-            ahead = worker.submit(take)
-            while (prepared := ahead.result()) is not None:
-                ahead = worker.submit(take)
-                yield self._explain([prepared])[0]
+        def explain(taken: Future[_Prepared | None]) -> Explanation | None:
+            prepared = taken.result()
+            return None if prepared is None else self._explain([prepared])[0]
+
+        camera, engine = (ThreadPoolExecutor(1, f"nemu-stream-{name}") for name in ("camera", "engine"))
+        try:
+            running = engine.submit(explain, camera.submit(take))
+            taken = camera.submit(take)
+            while (explanation := running.result()) is not None:
+                running, taken = engine.submit(explain, taken), camera.submit(take)
+                yield explanation
+        finally:
+            camera.shutdown(cancel_futures=True)
+            engine.shutdown(cancel_futures=True)
 
     def _refuse_closed(self) -> None:
         if self._closed:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,8 +60,7 @@ class Explanation:
 
     def __post_init__(self) -> None:
         _check("embedding", self.embedding, ndim=1)
-        _check("mask", self.graph_mask, ndim=2)
-        low, high = float(self.graph_mask.min()), float(self.graph_mask.max())
+        low, high = _check("mask", self.graph_mask, ndim=2)
         if low < -_TOLERANCE or high > 1 + _TOLERANCE or self.graph_mask.shape != self.placement.grid:
             raise _unusable(
                 f"a mask {self.graph_mask.shape} from {low:.4g} to {high:.4g}",
@@ -133,11 +133,14 @@ class Explanation:
         }
 
 
-def _check(name: str, array: np.ndarray, *, ndim: int) -> None:
+def _check(name: str, array: np.ndarray, *, ndim: int) -> tuple[float, float]:
+    """Least and greatest value; both are finite only if every value is, so that two passes tell all."""
     if array.dtype != np.float32 or array.ndim != ndim or array.size == 0:
         raise _unusable(f"{name}: {array.dtype} {array.shape}", f"{name}: float32 with {ndim} axes")
-    if not np.isfinite(array).all():
+    low, high = float(array.min()), float(array.max())
+    if not (math.isfinite(low) and math.isfinite(high)):
         raise _unusable(f"{name}: {np.count_nonzero(~np.isfinite(array))} values not finite", "finite values")
+    return low, high
 
 
 def _unusable(came: str, expected: str) -> BackendError:

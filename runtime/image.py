@@ -9,6 +9,7 @@ the picture (`Placement`); `Placement.restore` brings a mask from that grid back
 
 from __future__ import annotations
 
+import functools
 import io
 import math
 import os
@@ -174,7 +175,10 @@ class Geometry:
         )
 
     def place(self, height: int, width: int) -> Placement:
-        """Where the grid lies on a picture of this size."""
+        """Where the grid lies on a picture of this size; the last sizes are remembered."""
+        return _place(self, height, width)
+
+    def _place(self, height: int, width: int) -> Placement:
         grid = (self.height, self.width)
         box: tuple[float, float, float, float] = (0.0, 0.0, float(width), float(height))
         content = (0, 0, self.width, self.height)
@@ -194,14 +198,17 @@ class Geometry:
             image: uint8 (H, W, 3), of any size; from `load_image`.
 
         Returns:
-            uint8 (height, width, 3), and the placement.  A picture that needs no change is returned as
-            it is, not copied.
+            uint8 (height, width, 3), and the placement.  A picture that needs no change is returned as it
+            is, and of one that is only cut a view: nothing is copied.
         """
         placement = self.place(*image.shape[:2])
         left, top, right, bottom = placement.content
         size = (right - left, bottom - top)
+        x, y = int(placement.box[0]), int(placement.box[1])
         if (bottom - top, right - left) == placement.size and placement.box == (0, 0, *size):
             content = image
+        elif placement.box == (x, y, x + size[0], y + size[1]):  # cut out, pixel for pixel
+            content = image[y : y + size[1], x : x + size[0]]
         else:
             content = _resample(image, size, placement.box, self.interpolation)
         if content.shape[:2] == placement.grid:
@@ -230,6 +237,11 @@ class Geometry:
             (left + self.width) * width / scaled[1],
             (top + self.height) * height / scaled[0],
         )
+
+
+@functools.lru_cache(maxsize=64)
+def _place(geometry: Geometry, height: int, width: int) -> Placement:
+    return geometry._place(height, width)
 
 
 def _resample(

@@ -67,6 +67,11 @@ def test_the_caller_owns_the_outputs(tiny):
         array[:] = 0  # and may write to them
 
 
+def test_threads_sleep_while_they_wait(tiny):
+    options = backends.choose(tiny)._session.get_session_options()
+    assert options.get_session_config_entry("session.intra_op.allow_spinning") == "0"
+
+
 @pytest.mark.parametrize(
     "images",
     [

@@ -144,7 +144,7 @@ def test_stream_gives_what_single_calls_give_in_order(explainer):
     assert list(explainer.stream([])) == []
 
 
-def test_stream_reads_one_frame_ahead_and_no_more(explainer):
+def test_stream_reads_two_frames_ahead_and_no_more(explainer):
     taken = []
 
     def camera():
@@ -158,9 +158,9 @@ def test_stream_reads_one_frame_ahead_and_no_more(explainer):
     for _ in range(3):
         next(stream)
     time.sleep(0.05)
-    assert len(taken) == 4
+    assert len(taken) == 5
     stream.close()
-    assert len(taken) == 4
+    assert len(taken) == 5
     assert not [thread for thread in threading.enumerate() if "nemu-stream" in thread.name]
 
 
@@ -183,6 +183,65 @@ def test_stream_prepares_the_next_frame_while_one_runs(tiny):
     with Explainer(tiny, backend=FakeBackend(function)) as explainer:
         assert len(list(explainer.stream(camera()))) == 2
     assert overlapped == [True, True]
+
+
+def test_stream_runs_the_next_frame_while_the_caller_works(tiny, backend):
+    with Explainer(tiny, backend=backend) as explainer:
+        stream = explainer.stream(iter(PICTURES))
+        next(stream)
+        until = time.monotonic() + 5
+        while len(backend.batches) < 2 and time.monotonic() < until:
+            time.sleep(0.001)  # the caller's work
+        assert len(backend.batches) == 2
+        time.sleep(0.05)
+        assert len(backend.batches) == 2, "one ahead, no more"
+        stream.close()
+
+
+def test_while_a_stream_is_open_its_caller_may_explain_another_picture(tiny):
+    inside = []
+
+    def function(images):
+        inside.append(1)
+        time.sleep(0.005)
+        assert len(inside) == 1, "a backend is used from one thread at a time"
+        inside.pop()
+        return np.zeros((1, 3), np.float32), np.zeros((1, 24, 32), np.float32)
+
+    with Explainer(tiny, backend=FakeBackend(function)) as explainer:
+        for _ in explainer.stream(PICTURES):
+            explainer(PICTURES[0])
+
+
+def test_closing_the_explainer_ends_its_stream_after_the_run(tiny, backend):
+    explainer = Explainer(tiny, backend=backend)
+    stream = explainer.stream(iter(PICTURES))
+    next(stream)
+    explainer.close()
+    with pytest.raises(BackendError, match="closed"):
+        list(stream)
+    assert not [thread for thread in threading.enumerate() if "nemu-stream" in thread.name]
+
+
+def test_after_a_failure_the_stream_reads_no_further(explainer):
+    class Camera:
+        taken = 0
+
+        def __iter__(self):
+            return self
+
+        def __next__(self):
+            self.taken += 1
+            if self.taken == 2:
+                raise RuntimeError("the cable")
+            return PICTURES[0]
+
+    camera = Camera()
+    stream = explainer.stream(camera)
+    next(stream)
+    with pytest.raises(RuntimeError, match="the cable"):
+        next(stream)
+    assert camera.taken == 2
 
 
 def test_stream_survives_a_camera_that_reuses_its_buffer(explainer):

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from runtime.errors import InputError
-from runtime.image import Geometry, Placement, find_images, save_png
+from runtime.image import Geometry, Placement, _resample, find_images, save_png
 
 side = st.integers(1, 90)
 grid_side = st.integers(4, 48)
@@ -164,6 +164,16 @@ def test_a_picture_of_the_graphs_size_is_not_touched():
         assert fitted is image
         assert placement.valid == (0, 0, 32, 24)
         assert np.array_equal(placement.restore(mask), mask)
+
+
+def test_a_cut_without_scaling_is_a_view_of_the_same_pixels_that_resizing_gives():
+    image = np.random.default_rng(0).integers(0, 256, (235, 235, 3), dtype=np.uint8)
+    rule = Geometry(height=224, width=224, resize="crop", crop_pct=0.95, interpolation="bicubic")
+    fitted, placement = rule.fit(image)
+    left, top, right, bottom = placement.valid
+    assert np.shares_memory(fitted, image)
+    assert np.array_equal(fitted, image[top:bottom, left:right])
+    assert np.array_equal(fitted, _resample(image, (224, 224), placement.box, "bicubic"))
 
 
 def test_letterbox_pads_with_black_and_keeps_the_ratio():
