@@ -19,15 +19,15 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint, TQDMProgressBar
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.plugins.io import TorchCheckpointIO
-from torch.utils.data import DataLoader
 
 from runtime.atomic import atomic_file
 from runtime.errors import InputError
 from runtime.image import Geometry, find_images
 from train.checkpoint import save_masker
 from train.config import TrainConfig
-from train.data import Photographs, Steps, collate
+from train.data import Photographs, Steps, collate, load
 from train.folder import MASKER, SKIPPED, SUMMARY, Summary, claim, newest_checkpoint, read_summary, start_step
+from train.machine import check_precision, default_workers
 from train.nem import NEM
 from train.training import MaskerTraining
 from train.zoo import load_encoder
@@ -53,7 +53,7 @@ def fit(
     resume: bool = False,
     force: bool = False,
     checkpoint_every: int = 100,
-    workers: int = 0,
+    workers: int | None = None,
     progress: bool = True,
 ) -> Summary:
     """Train a masker into `out/`: masker.safetensors, config.json, summary.json, metrics, checkpoints.
@@ -64,7 +64,7 @@ def fit(
         resume: continue from the newest checkpoint in `out`, if there is one; start afresh if not.
         force: start afresh although `out` holds a run.
         checkpoint_every: steps between checkpoints.
-        workers: processes that decode images.
+        workers: processes that decode images; None: see `train.machine.default_workers`.
 
     Raises:
         OutputExists: `out` holds a run, and neither `resume` nor `force` is given.
@@ -74,6 +74,7 @@ def fit(
     start = start_step(config, out, resume=resume, force=force)
     if resume and (out / MASKER).exists() and (out / SUMMARY).exists():
         return read_summary(out)
+    check_precision(config.precision)
     files = find_images(Path(config.data))
     torch.manual_seed(config.seed)
     encoder = load_encoder(config.encoder)
@@ -97,7 +98,9 @@ def fit(
         if trainer.is_global_zero:
             claim(config, out, start=start)
         batches = Steps(start, config.steps, config.batch_size, trainer.global_rank, trainer.world_size)
-        loader = DataLoader(images, batch_sampler=batches, collate_fn=collate, num_workers=workers)
+        if workers is None:
+            workers = _workers(config.batch_size // trainer.world_size, images.geometry)
+        loader = load(images, batches, workers=workers)
         try:
             trainer.fit(
                 module, loader, ckpt_path=newest_checkpoint(out) if start else None, weights_only=True
@@ -109,6 +112,12 @@ def fit(
         _write(out, module, summary, files)
     _part()
     return summary
+
+
+def _workers(images: int, geometry: Geometry) -> int:
+    """Of one process, for batches of so many images."""
+    processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    return default_workers(batch_bytes=images * geometry.height * geometry.width * 3, processes=processes)
 
 
 def _list_id(files: list[Path], root: Path) -> str:
@@ -141,6 +150,7 @@ def _trainer(config: TrainConfig, out: Path, *, start: int, checkpoint_every: in
     return Trainer(
         max_steps=config.steps,
         max_epochs=-1,
+        benchmark=True,  # shapes are fixed: cuDNN may try which kernel is fastest
         precision=config.precision,  # type: ignore[arg-type]
         callbacks=callbacks,
         logger=CSVLogger(out, name="metrics", version=f"from-step-{start}"),
