@@ -92,14 +92,14 @@ def fit(
         log.warning(warning)
 
     began = time.monotonic()
-    with _hush():
-        trainer = _trainer(config, out, start=start, checkpoint_every=checkpoint_every, progress=progress)
+    with hush():
+        trainer = make_trainer(config, out, start=start, checkpoint_every=checkpoint_every, progress=progress)
         _check_share(config.batch_size, trainer.world_size)
         if trainer.is_global_zero:
             claim(config, out, start=start)
         batches = Steps(start, config.steps, config.batch_size, trainer.global_rank, trainer.world_size)
         if workers is None:
-            workers = _workers(config.batch_size // trainer.world_size, images.geometry)
+            workers = loading_workers(config.batch_size // trainer.world_size, images.geometry)
         loader = load(images, batches, workers=workers)
         try:
             trainer.fit(
@@ -114,7 +114,7 @@ def fit(
     return summary
 
 
-def _workers(images: int, geometry: Geometry) -> int:
+def loading_workers(images: int, geometry: Geometry) -> int:
     """Of one process, for batches of so many images."""
     processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     return default_workers(batch_bytes=images * geometry.height * geometry.width * 3, processes=processes)
@@ -134,7 +134,9 @@ def _check_share(batch_size: int, world: int) -> None:
         )
 
 
-def _trainer(config: TrainConfig, out: Path, *, start: int, checkpoint_every: int, progress: bool) -> Trainer:
+def make_trainer(
+    config: TrainConfig, out: Path, *, start: int, checkpoint_every: int, progress: bool
+) -> Trainer:
     """Lightning's loop: one long epoch of `steps` batches, one checkpoint kept, no hidden sharding."""
     checkpoints = ModelCheckpoint(
         dirpath=out / "checkpoints",
@@ -190,7 +192,7 @@ class _WholeCheckpoints(TorchCheckpointIO):
 
 
 @contextmanager
-def _hush() -> Iterator[None]:
+def hush() -> Iterator[None]:
     """Lightning's advice that does not hold here: a frozen encoder is in eval mode on purpose, order is a
     function of the step, so the loader needs no state of its own, and the checkpoint folder is the run's."""
     unfounded = (
