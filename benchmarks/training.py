@@ -157,10 +157,8 @@ def measure(turns: dict[str, Turn], work: Workload, *, rounds: int) -> dict[str,
             stopwatch = Stopwatch(stages=False, warm_up=WARM_UP, steps=work.steps)
             turn(stopwatch)
             speeds[name].append(work.batch_size / stopwatch.seconds_per_step)
-        print(
-            f"round {number + 1} of {rounds}: " + ", ".join(f"{s[-1]:.2f}" for s in speeds.values()),
-            flush=True,
-        )
+        latest = ", ".join(f"{name} {own[-1]:.2f}" for name, own in speeds.items())
+        print(f"round {number + 1} of {rounds}, images per second: {latest}", flush=True)
     return speeds
 
 

@@ -29,7 +29,7 @@ from train.data import Photographs, Steps, collate, load
 from train.folder import MASKER, SKIPPED, SUMMARY, Summary, claim, newest_checkpoint, read_summary, start_step
 from train.machine import check_precision, default_workers
 from train.nem import NEM
-from train.training import MaskerTraining
+from train.training import LOG_EVERY, MaskerTraining
 from train.zoo import load_encoder
 
 log = logging.getLogger("nemu.train")
@@ -39,11 +39,10 @@ CENTRE_IMAGES = 128
 
 
 class _Bar(TQDMProgressBar):
-    """Loss, embedding distance and mask area, without the logger's version number."""
+    """Loss, embedding distance and mask area, as last logged."""
 
     def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
-        metrics = super().get_metrics(trainer, pl_module)
-        return {k: v for k, v in metrics.items() if k != "v_num"}
+        return dict(pl_module.logged) if isinstance(pl_module, MaskerTraining) else {}
 
 
 def fit(
@@ -156,7 +155,7 @@ def make_trainer(
         precision=config.precision,  # type: ignore[arg-type]
         callbacks=callbacks,
         logger=CSVLogger(out, name="metrics", version=f"from-step-{start}"),
-        log_every_n_steps=10,
+        log_every_n_steps=LOG_EVERY,
         default_root_dir=out,
         use_distributed_sampler=False,
         enable_model_summary=False,

@@ -25,6 +25,8 @@ log = logging.getLogger("nemu.train")
 
 TAIL = 50
 """Steps over which a summary's loss, distance and area are averaged."""
+LOG_EVERY = 10
+"""Steps from one line of metrics to the next."""
 ENCODERS = ("nem.encoder.", "frozen.")
 """What the names of the encoder's tensors begin with."""
 
@@ -38,7 +40,7 @@ class MaskerTraining(LightningModule):
     Batches: (images uint8 (N, H, W, 3), skipped file indices), see `train.data`.
 
     The step runs `frozen`, the encoder with its BatchNorms folded (`train.folding`), channels-last, once
-    on the clean image and once on each masked one; nothing in it makes the host wait for a GPU.
+    on the clean image and once on each masked one.  The host waits for a GPU only where it logs.
     """
 
     centre: Tensor
@@ -53,15 +55,22 @@ class MaskerTraining(LightningModule):
         nem.masker.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.register_buffer("centre", torch.zeros(nem.encoder.record.dimension))  # (D,)
         self.recent: deque[Tensor] = deque(maxlen=TAIL)  # (3,) each: loss, distance, area
+        self.logged: dict[str, float] = {}
 
     def training_step(self, batch: tuple[Tensor, Sequence[int]], batch_idx: int) -> Tensor:
         images, skipped = batch
         self.skipped.update(skipped)
         terms = self.terms(images, step=self.global_step)
-        values = {"loss": terms.loss, "distance": terms.distance, "area": terms.area}
-        self.recent.append(torch.stack(list(values.values())).detach())
-        self.log_dict(values, prog_bar=True, batch_size=len(images))
+        self.recent.append(torch.stack([terms.loss, terms.distance, terms.area]).detach())
+        if (self.global_step + 1) % LOG_EVERY == 0:
+            self._log()
         return terms.loss
+
+    def _log(self) -> None:
+        """Not by Lightning's `log`, which reads the values, and so makes the host wait, at every step."""
+        self.logged = dict(zip(("loss", "distance", "area"), self.recent[-1].tolist(), strict=True))
+        if self.logger is not None:
+            self.logger.log_metrics(self.logged, step=self.global_step)
 
     def terms(self, images: Tensor, *, step: int) -> Terms:
         """The objective on a batch of uint8 images; its randomness is a function of (seed, step, rank)."""
