@@ -80,7 +80,12 @@ def parser() -> argparse.ArgumentParser:
     how.add_argument("--resume", choices=("auto", "never"), default="never", help="auto: go on where it was")
     how.add_argument("--force", action="store_true", help="start afresh although --out holds a run")
     r.add_argument("--checkpoint-every", type=int, default=100, metavar="STEPS")
-    r.add_argument("--workers", type=int, default=0, help="processes that decode images")
+    r.add_argument(
+        "--workers",
+        type=int,
+        metavar="N",
+        help="processes that decode images (default: 1 beside a CPU that trains, up to 8 for a GPU)",
+    )
     r.add_argument("--quiet", action="store_true", help="no progress bar")
     return p
 
@@ -91,7 +96,7 @@ def main(argv: list[str] | None = None) -> int:
     options = p.parse_args(argv)
     if len(options.image_size or ()) > 2:
         p.error("--image-size takes one number, or height and width")
-    if options.workers < 0 or options.checkpoint_every < 1:
+    if (options.workers or 0) < 0 or options.checkpoint_every < 1:
         p.error("--workers is 0 or more, --checkpoint-every at least 1")
     logging.basicConfig(format="%(levelname)s: %(message)s")
     try:

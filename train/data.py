@@ -14,14 +14,15 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler
 
 from runtime.errors import InputError
 from runtime.image import Geometry, load_image
+from train.machine import PREFETCH
 
 
-class Photographs(Dataset[tuple[Tensor, Tensor]]):
-    """Position in the stream → (image uint8 (H, W, 3), indices of files skipped to get it int64 (k,)).
+class Photographs(Dataset[tuple[Tensor, list[int]]]):
+    """Position in the stream → (image uint8 (H, W, 3), indices of the files skipped to get it).
 
     A file that cannot be decoded is replaced by the next one in the pass.
 
@@ -39,20 +40,22 @@ class Photographs(Dataset[tuple[Tensor, Tensor]]):
         self.augment = augment
         self._order = (-1, np.empty(0, np.int64))  # (pass, its permutation)
 
-    def __getitem__(self, position: int) -> tuple[Tensor, Tensor]:
+    def __getitem__(self, position: int) -> tuple[Tensor, list[int]]:
         """Raises InputError when no file at all can be decoded."""
         number, at = divmod(position, len(self.files))
         if self._order[0] != number:
             self._order = (number, np.random.default_rng([self.seed, 0, number]).permutation(len(self.files)))
+        order = self._order[1]
         skipped: list[int] = []
-        for candidate in np.roll(self._order[1], -at):
+        for step in range(len(order)):
+            candidate = int(order[(at + step) % len(order)])
             try:
                 image = load_image(self.files[candidate])
             except InputError:
-                skipped.append(int(candidate))
+                skipped.append(candidate)
                 continue
             rng = np.random.default_rng([self.seed, 1, position])
-            return torch.from_numpy(self._fit(image, rng)), torch.tensor(skipped, dtype=torch.int64)
+            return torch.from_numpy(self._fit(image, rng)), skipped
         raise InputError(
             f"none of {len(self.files)} files could be decoded, {self.files[0]} the first",
             expected="a folder of images (JPEG, PNG, WebP, …)",
@@ -94,7 +97,25 @@ class Steps(Sampler[list[int]]):
         return self.stop
 
 
-def collate(samples: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
-    """A batch: images uint8 (N, H, W, 3), indices of all files skipped int64 (k,)."""
+def collate(samples: Sequence[tuple[Tensor, list[int]]]) -> tuple[Tensor, list[int]]:
+    """A batch: images uint8 (N, H, W, 3), indices of all files skipped.
+
+    The indices are numbers and no tensor, so that they are not moved to a GPU and waited for there.
+    """
     images, skipped = zip(*samples, strict=True)
-    return torch.stack(images), torch.cat(skipped)
+    return torch.stack(images), [index for indices in skipped for index in indices]
+
+
+def load(images: Photographs, batches: Steps, *, workers: int) -> DataLoader:
+    """The batches, in order, decoded ahead by `workers` processes (0: by this one, when asked).
+
+    For a GPU they wait in pinned memory, from which they are copied while it computes.
+    """
+    return DataLoader(
+        images,
+        batch_sampler=batches,
+        collate_fn=collate,
+        num_workers=workers,
+        prefetch_factor=PREFETCH if workers else None,
+        pin_memory=torch.cuda.is_available(),
+    )

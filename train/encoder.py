@@ -29,6 +29,9 @@ class FrozenEncoder(nn.Module):
             position table); computed from `model` otherwise.
     """
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(
         self,
         model: nn.Module,
@@ -44,6 +47,10 @@ class FrozenEncoder(nn.Module):
         self.model = model.requires_grad_(False)
         self.eval()
         self.input = input
+        for name, values in (("mean", input.mean), ("std", input.std)):  # of pixels from 0 to 255
+            self.register_buffer(
+                name, 255 * torch.tensor(values, dtype=torch.float32).view(1, 3, 1, 1), persistent=False
+            )
         self.l2_normalize = l2_normalize
         fingerprint = fingerprint or weights_fingerprint(model)
         with torch.no_grad():
@@ -84,10 +91,11 @@ class FrozenEncoder(nn.Module):
         return super().train(False)
 
     def normalize(self, images: Tensor) -> Tensor:
-        """uint8 (N, H, W, 3) → normalised float32 (N, 3, H, W), as the exported graph does."""
-        mean = torch.tensor(self.input.mean, device=images.device).view(1, 3, 1, 1)
-        std = torch.tensor(self.input.std, device=images.device).view(1, 3, 1, 1)
-        return (images.permute(0, 3, 1, 2).float() / 255 - mean) / std
+        """uint8 (N, H, W, 3) → normalised float32 (N, 3, H, W), channels-last in memory.
+
+        The exported graph computes the same.
+        """
+        return images.permute(0, 3, 1, 2).float().sub_(self.mean).div_(self.std)
 
 
 def weights_fingerprint(model: nn.Module) -> str:

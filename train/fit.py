@@ -19,17 +19,17 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint, TQDMProgressBar
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.plugins.io import TorchCheckpointIO
-from torch.utils.data import DataLoader
 
 from runtime.atomic import atomic_file
 from runtime.errors import InputError
 from runtime.image import Geometry, find_images
 from train.checkpoint import save_masker
 from train.config import TrainConfig
-from train.data import Photographs, Steps, collate
+from train.data import Photographs, Steps, collate, load
 from train.folder import MASKER, SKIPPED, SUMMARY, Summary, claim, newest_checkpoint, read_summary, start_step
+from train.machine import check_precision, default_workers
 from train.nem import NEM
-from train.training import MaskerTraining
+from train.training import LOG_EVERY, MaskerTraining
 from train.zoo import load_encoder
 
 log = logging.getLogger("nemu.train")
@@ -39,11 +39,10 @@ CENTRE_IMAGES = 128
 
 
 class _Bar(TQDMProgressBar):
-    """Loss, embedding distance and mask area, without the logger's version number."""
+    """Loss, embedding distance and mask area, as last logged."""
 
     def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
-        metrics = super().get_metrics(trainer, pl_module)
-        return {k: v for k, v in metrics.items() if k != "v_num"}
+        return dict(pl_module.logged) if isinstance(pl_module, MaskerTraining) else {}
 
 
 def fit(
@@ -53,7 +52,7 @@ def fit(
     resume: bool = False,
     force: bool = False,
     checkpoint_every: int = 100,
-    workers: int = 0,
+    workers: int | None = None,
     progress: bool = True,
 ) -> Summary:
     """Train a masker into `out/`: masker.safetensors, config.json, summary.json, metrics, checkpoints.
@@ -64,7 +63,7 @@ def fit(
         resume: continue from the newest checkpoint in `out`, if there is one; start afresh if not.
         force: start afresh although `out` holds a run.
         checkpoint_every: steps between checkpoints.
-        workers: processes that decode images.
+        workers: processes that decode images; None: see `train.machine.default_workers`.
 
     Raises:
         OutputExists: `out` holds a run, and neither `resume` nor `force` is given.
@@ -74,6 +73,7 @@ def fit(
     start = start_step(config, out, resume=resume, force=force)
     if resume and (out / MASKER).exists() and (out / SUMMARY).exists():
         return read_summary(out)
+    check_precision(config.precision)
     files = find_images(Path(config.data))
     torch.manual_seed(config.seed)
     encoder = load_encoder(config.encoder)
@@ -91,13 +91,15 @@ def fit(
         log.warning(warning)
 
     began = time.monotonic()
-    with _hush():
-        trainer = _trainer(config, out, start=start, checkpoint_every=checkpoint_every, progress=progress)
+    with hush():
+        trainer = make_trainer(config, out, start=start, checkpoint_every=checkpoint_every, progress=progress)
         _check_share(config.batch_size, trainer.world_size)
         if trainer.is_global_zero:
             claim(config, out, start=start)
         batches = Steps(start, config.steps, config.batch_size, trainer.global_rank, trainer.world_size)
-        loader = DataLoader(images, batch_sampler=batches, collate_fn=collate, num_workers=workers)
+        if workers is None:
+            workers = loading_workers(config.batch_size // trainer.world_size, images.geometry)
+        loader = load(images, batches, workers=workers)
         try:
             trainer.fit(
                 module, loader, ckpt_path=newest_checkpoint(out) if start else None, weights_only=True
@@ -109,6 +111,12 @@ def fit(
         _write(out, module, summary, files)
     _part()
     return summary
+
+
+def loading_workers(images: int, geometry: Geometry) -> int:
+    """Of one process, for batches of so many images."""
+    processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    return default_workers(batch_bytes=images * geometry.height * geometry.width * 3, processes=processes)
 
 
 def _list_id(files: list[Path], root: Path) -> str:
@@ -125,7 +133,9 @@ def _check_share(batch_size: int, world: int) -> None:
         )
 
 
-def _trainer(config: TrainConfig, out: Path, *, start: int, checkpoint_every: int, progress: bool) -> Trainer:
+def make_trainer(
+    config: TrainConfig, out: Path, *, start: int, checkpoint_every: int, progress: bool
+) -> Trainer:
     """Lightning's loop: one long epoch of `steps` batches, one checkpoint kept, no hidden sharding."""
     checkpoints = ModelCheckpoint(
         dirpath=out / "checkpoints",
@@ -141,10 +151,11 @@ def _trainer(config: TrainConfig, out: Path, *, start: int, checkpoint_every: in
     return Trainer(
         max_steps=config.steps,
         max_epochs=-1,
+        benchmark=True,  # shapes are fixed: cuDNN may try which kernel is fastest
         precision=config.precision,  # type: ignore[arg-type]
         callbacks=callbacks,
         logger=CSVLogger(out, name="metrics", version=f"from-step-{start}"),
-        log_every_n_steps=10,
+        log_every_n_steps=LOG_EVERY,
         default_root_dir=out,
         use_distributed_sampler=False,
         enable_model_summary=False,
@@ -180,7 +191,7 @@ class _WholeCheckpoints(TorchCheckpointIO):
 
 
 @contextmanager
-def _hush() -> Iterator[None]:
+def hush() -> Iterator[None]:
     """Lightning's advice that does not hold here: a frozen encoder is in eval mode on purpose, order is a
     function of the step, so the loader needs no state of its own, and the checkpoint folder is the run's."""
     unfounded = (

@@ -44,7 +44,7 @@ class Batch:
     centre: Tensor
     """μ, (D,)."""
     generator: torch.Generator
-    """Source of an objective's own randomness, on the CPU."""
+    """Source of an objective's own randomness."""
 
     def distance(self, embedding: Tensor) -> Tensor:
         """D(f(x), embedding), row by row: (N, D) → (N,)."""
@@ -114,11 +114,13 @@ def ranking(embed: Embed, batch: Batch, *, area_weight: float) -> Terms:
     The size has no price, so `area_weight` is not used; logits are ordinal, their level means nothing.
     """
     n, height, width = batch.logits.shape
-    uniform = torch.rand(n, RANKS, height * width, generator=batch.generator).clamp(min=1e-9)
+    generator, device = batch.generator, batch.generator.device
+    uniform = torch.rand(n, RANKS, height * width, generator=generator, device=device).clamp(min=1e-9)
     noisy = batch.logits.view(n, 1, -1) - (-uniform.log()).log().to(batch.logits)  # (N, R, H·W)
     sixth = height * width // RANKS
-    k = torch.arange(RANKS) * sixth + torch.randint(1, sixth + 1, (n, RANKS), generator=batch.generator)
-    mask = top_k(noisy, k.unsqueeze(2).to(noisy.device)).view(-1, height, width)  # (N·R, H, W)
+    within = torch.randint(1, sixth + 1, (n, RANKS), generator=generator, device=device)
+    k = (torch.arange(RANKS, device=device) * sixth + within).to(noisy.device)
+    mask = top_k(noisy, k.unsqueeze(2)).view(-1, height, width)  # (N·R, H, W)
     x, fill, embedding = (t.repeat_interleave(RANKS, dim=0) for t in (batch.x, batch.fill, batch.embedding))
     kept = embed(occlude(x, mask, fill))
     distance = cosine_distance(embedding, kept, centre=batch.centre).mean()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from collections import deque
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -13,12 +15,20 @@ from torch import Tensor
 
 from runtime.errors import InputError
 from train.config import TrainConfig
+from train.encoder import FrozenEncoder
+from train.folding import folded
 from train.nem import NEM
 from train.objective import OBJECTIVES, Batch, Terms, check_collapse
 from train.occlusion import make_fill
 
+log = logging.getLogger("nemu.train")
+
 TAIL = 50
 """Steps over which a summary's loss, distance and area are averaged."""
+LOG_EVERY = 10
+"""Steps from one line of metrics to the next."""
+ENCODERS = ("nem.encoder.", "frozen.")
+"""What the names of the encoder's tensors begin with."""
 
 
 class MaskerTraining(LightningModule):
@@ -28,6 +38,9 @@ class MaskerTraining(LightningModule):
         files: identifies the list of images; a run is not resumed on another list.
 
     Batches: (images uint8 (N, H, W, 3), skipped file indices), see `train.data`.
+
+    The step runs `frozen`, the encoder with its BatchNorms folded (`train.folding`), channels-last, once
+    on the clean image and once on each masked one.  The host waits for a GPU only where it logs.
     """
 
     centre: Tensor
@@ -38,24 +51,32 @@ class MaskerTraining(LightningModule):
         self.config = config
         self.files = files
         self.skipped: set[int] = set()
+        self.frozen = folded(nem.encoder) or _unfolded(nem)
+        nem.masker.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.register_buffer("centre", torch.zeros(nem.encoder.record.dimension))  # (D,)
         self.recent: deque[Tensor] = deque(maxlen=TAIL)  # (3,) each: loss, distance, area
+        self.logged: dict[str, float] = {}
 
-    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+    def training_step(self, batch: tuple[Tensor, Sequence[int]], batch_idx: int) -> Tensor:
         images, skipped = batch
-        self.skipped.update(skipped.tolist())
+        self.skipped.update(skipped)
         terms = self.terms(images, step=self.global_step)
-        values = {"loss": terms.loss, "distance": terms.distance, "area": terms.area}
-        self.recent.append(torch.stack(list(values.values())).detach())
-        self.log_dict(values, prog_bar=True)
+        self.recent.append(torch.stack([terms.loss, terms.distance, terms.area]).detach())
+        if (self.global_step + 1) % LOG_EVERY == 0:
+            self._log()
         return terms.loss
+
+    def _log(self) -> None:
+        """Not by Lightning's `log`, which reads the values, and so makes the host wait, at every step."""
+        self.logged = dict(zip(("loss", "distance", "area"), self.recent[-1].tolist(), strict=True))
+        if self.logger is not None:
+            self.logger.log_metrics(self.logged, step=self.global_step)
 
     def terms(self, images: Tensor, *, step: int) -> Terms:
         """The objective on a batch of uint8 images; its randomness is a function of (seed, step, rank)."""
-        encoder = self.nem.encoder
-        x = encoder.normalize(images)
+        x = self.frozen.normalize(images)
         with torch.no_grad():
-            embedding, pyramid = encoder(x)
+            embedding, pyramid = self.frozen(x)
         generator = self._generator(step)
         batch = Batch(
             x=x,
@@ -71,7 +92,7 @@ class MaskerTraining(LightningModule):
     def set_centre(self, images: Tensor) -> None:
         """Before training: the mean embedding of these uint8 images is the centre of the cosine."""
         batches = images.split(self.config.batch_size)
-        embeddings = [self._embed(self.nem.encoder.normalize(batch)).float() for batch in batches]
+        embeddings = [self._embed(self.frozen.normalize(batch)).float() for batch in batches]
         self.centre = torch.cat(embeddings).mean(dim=0)
 
     @torch.no_grad()
@@ -79,7 +100,7 @@ class MaskerTraining(LightningModule):
         """Before training: the warning of `train.objective.CollapseCheck` for a batch of uint8 images."""
         if self.config.objective not in ("sparse", "plain", "contrastive"):
             return None
-        x = self.nem.encoder.normalize(images)
+        x = self.frozen.normalize(images)
         fill = make_fill(self.config.fill, x, generator=self._generator(0))
         weight = self.config.area_price
         return check_collapse(
@@ -87,7 +108,7 @@ class MaskerTraining(LightningModule):
         ).warning()
 
     def _embed(self, x: Tensor) -> Tensor:
-        return self.nem.encoder(x)[0]
+        return self.frozen(x)[0]
 
     def on_train_end(self) -> None:
         """Files that any process had to skip are known to the first."""
@@ -98,7 +119,10 @@ class MaskerTraining(LightningModule):
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         optimizer = torch.optim.AdamW(
-            self.nem.masker.parameters(), lr=self.config.learning_rate, weight_decay=self.config.weight_decay
+            self.nem.masker.parameters(),
+            lr=self.config.learning_rate,
+            weight_decay=self.config.weight_decay,
+            fused=True,
         )
         steps = self.config.steps
         schedule = torch.optim.lr_scheduler.OneCycleLR(
@@ -107,9 +131,9 @@ class MaskerTraining(LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """The encoder is not ours to store: `nem.encoder.*` is left out.  Which files there are is noted."""
+        """The encoder is not ours to store: it is left out.  Which files there are is noted."""
         state = checkpoint["state_dict"]
-        checkpoint["state_dict"] = {k: v for k, v in state.items() if not k.startswith("nem.encoder.")}
+        checkpoint["state_dict"] = {k: v for k, v in state.items() if not k.startswith(ENCODERS)}
         checkpoint["files"] = self.files
         checkpoint["skipped"] = sorted(self.skipped)
 
@@ -126,9 +150,14 @@ class MaskerTraining(LightningModule):
                 cure="restore them, or start afresh with --force",
             )
         self.skipped.update(checkpoint["skipped"])
-        encoder = {f"nem.encoder.{k}": v for k, v in self.nem.encoder.state_dict().items()}
+        encoder = {k: v for k, v in self.state_dict().items() if k.startswith(ENCODERS)}
         checkpoint["state_dict"] = {**checkpoint["state_dict"], **encoder}
 
     def _generator(self, step: int) -> torch.Generator:
         seed = np.random.SeedSequence([self.config.seed, step, self.global_rank]).generate_state(1, np.uint64)
-        return torch.Generator().manual_seed(int(seed[0]))
+        return torch.Generator(self.device).manual_seed(int(seed[0]))
+
+
+def _unfolded(nem: NEM) -> FrozenEncoder:
+    log.warning("folding the BatchNorms of %s would change it, so they stay", nem.encoder.record.id)
+    return nem.encoder

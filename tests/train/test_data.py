@@ -8,7 +8,7 @@ import torch
 
 from runtime.errors import InputError
 from runtime.image import Geometry, find_images
-from train.data import Photographs, Steps, collate
+from train.data import Photographs, Steps, collate, load
 
 GEOMETRY = Geometry(height=32, width=32, resize="crop")
 
@@ -50,6 +50,44 @@ def test_unreadable_files_are_replaced_and_named(photographs, tmp_path):
     assert batch.shape == (12, 32, 32, 3)
     assert batch.dtype == torch.uint8
     assert [images.files[i].name for i in skipped] == ["03.png"]
+
+
+def test_the_file_at_a_position_is_the_passes_permutation_rolled_to_it(photographs, tmp_path):
+    """With two unreadable neighbours in the pass: the next one that can be read stands in for both."""
+    for file in find_images(photographs):
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    files = find_images(tmp_path)
+    order = [np.random.default_rng([0, 0, number]).permutation(12) for number in (0, 1)]
+    bad = {int(order[0][11]), int(order[0][0])}  # the last of the first pass, and the first
+    for index in bad:
+        files[index].write_bytes(b"not a picture")
+    images, good = stream(tmp_path), stream(photographs)
+    names = [file.name for file in good.files]
+    pixels = {}
+    for position in range(24):  # what each file looks like
+        pixels[int(order[position // 12][position % 12])] = good[position][0]
+    assert [file.name for file in files] == [names[i] for i in sorted(range(12), key=names.__getitem__)]
+    by_name = {names[i]: image for i, image in pixels.items()}
+    for position in range(24):
+        rolled = np.roll(order[position // 12], -(position % 12)).tolist()
+        expected = next(i for i in rolled if i not in bad)
+        image, skipped = images[position]
+        assert torch.equal(image, by_name[files[expected].name])
+        assert skipped == rolled[: rolled.index(expected)]
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_workers_change_no_batch_and_no_order(photographs, tmp_path, workers):
+    for file in find_images(photographs):
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    (tmp_path / "03.png").write_bytes(b"not a picture")
+    images = stream(tmp_path, augment="crop")
+    here, elsewhere = (list(load(images, Steps(1, 8, 4), workers=n)) for n in (0, workers))
+    assert len(here) == len(elsewhere) == 7
+    for (a, skipped), (b, also_skipped) in zip(here, elsewhere, strict=True):
+        assert torch.equal(a, b)
+        assert skipped == also_skipped
+    assert any(skipped for _, skipped in here)
 
 
 def test_nothing_readable_is_an_error(tmp_path):

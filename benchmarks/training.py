@@ -1,0 +1,230 @@
+"""Training throughput: images per second of our loop and of the authors', and where the time goes.
+
+    python -m benchmarks.training --json benchmarks/results/training.json
+
+The variants take turns, round after round, on the same images in the same order; a round of one is some
+steps after an untimed one.  A ratio is the geometric mean over rounds of the variant's throughput against
+the authors' loop in the same round, with a 95 % interval (Student's t on the logarithms).  Ours is the
+whole loop of `python -m train`, with its loading and logging, less its checkpoints.  The encoder's weights
+are random, which takes as long.  On a GPU the clock waits for it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import math
+import statistics
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+from scipy import stats
+
+from benchmarks.authors_loop import AuthorsLoop
+from benchmarks.record import meta, write
+from benchmarks.stopwatch import Stopwatch, StopwatchCallback
+from demo.world import scene
+from runtime.image import Geometry, find_images
+from train.config import EncoderConfig, TrainConfig
+from train.data import Photographs, Steps, collate, load
+from train.encoder import FrozenEncoder
+from train.fit import hush, loading_workers, make_trainer
+from train.nem import NEM
+from train.training import MaskerTraining
+from train.zoo import load_encoder
+
+AUTHORS = "authors_loop"
+THEIRS: dict[str, Any] = {"masker": "unet", "image_skip": True}
+OBJECTIVE: dict[str, Any] = {"objective": "contrastive", "fill": "zero", "centred": False}
+VARIANTS: dict[str, dict[str, Any]] = {
+    "our_loop": {},
+    "our_loop_authors_decoder": THEIRS,
+    "our_loop_authors_objective": OBJECTIVE,
+    "our_loop_authors_decoder_and_objective": {**THEIRS, **OBJECTIVE},
+}
+"""Settings of `python -m train` that differ from its defaults."""
+WARM_UP = 1
+PHOTOGRAPHS, PIXELS = 128, (500, 375)
+"""How many images are read, and their width and height."""
+
+Turn = Callable[[Stopwatch], None]
+"""Train for some steps under a stopwatch."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Workload:
+    """What every variant does."""
+
+    model: str
+    image_size: int
+    batch_size: int
+    steps: int
+    """Counted steps of a turn."""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Measure, print and write."""
+    p = argparse.ArgumentParser(prog="python -m benchmarks.training", description=__doc__)
+    p.add_argument("--json", type=Path, required=True)
+    p.add_argument("--model", default="resnet50", help="of timm")
+    p.add_argument("--image-size", type=int, default=224)
+    p.add_argument("--batch-size", type=int, default=4)
+    p.add_argument("--steps", type=int, default=2, help="of each variant and round, after an untimed one")
+    p.add_argument("--rounds", type=int, default=5)
+    options = p.parse_args(argv)
+    work = Workload(
+        model=options.model,
+        image_size=options.image_size,
+        batch_size=options.batch_size,
+        steps=options.steps,
+    )
+    with tempfile.TemporaryDirectory() as folder, hush():
+        turns = make_turns(work, Path(folder))
+        speeds = measure(turns, work, rounds=options.rounds)
+        profiles = [{"variant": name, **shares(turn, work)} for name, turn in turns.items()]
+    rows = [row(name, speeds, work) for name in turns]
+    write(options.json, {"meta": meta(), "rows": rows, "profile": profiles})
+    print(table(rows), table(profiles), sep="\n\n")
+    return 0
+
+
+def make_turns(work: Workload, folder: Path) -> dict[str, Turn]:
+    """A turn of every variant, each with an encoder of its own; the authors' is the first."""
+    write_photographs(folder / "photographs")
+    encoder_config, encoder = make_encoder(work, folder / "random.safetensors")
+    images = Photographs(
+        find_images(folder / "photographs"),
+        geometry=Geometry.from_record(encoder.input),
+        seed=0,
+        augment="none",
+    )
+    turns = {AUTHORS: authors_turn(work, encoder, images)}
+    for name, settings in VARIANTS.items():
+        config = TrainConfig(
+            encoder=encoder_config,
+            data=str(folder / "photographs"),
+            steps=WARM_UP + work.steps,
+            batch_size=work.batch_size,
+            **settings,
+        )
+        turns[name] = our_turn(config, copy.deepcopy(encoder), images, folder / name)
+    return turns
+
+
+def authors_turn(work: Workload, encoder: FrozenEncoder, images: Photographs) -> Turn:
+    """Some steps of the authors' loop, on the GPU if there is one."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    loop = AuthorsLoop(copy.deepcopy(encoder), device=device)
+
+    def turn(stopwatch: Stopwatch) -> None:
+        stopwatch.watch(loop.encoder, loop.masker)
+        loop.run(images, steps=WARM_UP + work.steps, batch_size=work.batch_size, stopwatch=stopwatch)
+
+    return turn
+
+
+def our_turn(config: TrainConfig, encoder: FrozenEncoder, images: Photographs, out: Path) -> Turn:
+    """Some steps of `python -m train`."""
+    torch.manual_seed(config.seed)
+    nem = NEM.untrained(encoder, masker=config.masker, image_skip=config.image_skip)
+    module = MaskerTraining(nem, config, files="")
+    if config.centred:
+        module.set_centre(collate([images[p] for p in range(config.batch_size)])[0])
+
+    def turn(stopwatch: Stopwatch) -> None:
+        stopwatch.watch(module.frozen, nem.masker)
+        trainer = make_trainer(config, out, start=0, checkpoint_every=config.steps + 1, progress=False)
+        trainer.callbacks.append(StopwatchCallback(stopwatch))  # type: ignore[attr-defined]
+        batches = Steps(0, config.steps, config.batch_size)
+        workers = loading_workers(config.batch_size, images.geometry)
+        trainer.fit(module, load(images, batches, workers=workers))
+
+    return turn
+
+
+def measure(turns: dict[str, Turn], work: Workload, *, rounds: int) -> dict[str, list[float]]:
+    """Images per second of every variant, round by round."""
+    speeds: dict[str, list[float]] = {name: [] for name in turns}
+    for number in range(rounds):
+        for name, turn in turns.items():
+            stopwatch = Stopwatch(stages=False, warm_up=WARM_UP, steps=work.steps)
+            turn(stopwatch)
+            speeds[name].append(work.batch_size / stopwatch.seconds_per_step)
+        latest = ", ".join(f"{name} {own[-1]:.2f}" for name, own in speeds.items())
+        print(f"round {number + 1} of {rounds}, images per second: {latest}", flush=True)
+    return speeds
+
+
+def shares(turn: Turn, work: Workload) -> dict[str, float]:
+    """Share of a step's time that each stage takes; the last turn, because its hooks stay."""
+    stopwatch = Stopwatch(stages=True, warm_up=WARM_UP, steps=work.steps)
+    turn(stopwatch)
+    return stopwatch.shares
+
+
+def row(name: str, speeds: dict[str, list[float]], work: Workload) -> dict[str, Any]:
+    """What is reported of a variant."""
+    own = speeds[name]
+    ratio, interval = ratio_and_interval(own, speeds[AUTHORS])
+    return {
+        "variant": name,
+        "model": work.model,
+        "image_size": work.image_size,
+        "batch": work.batch_size,
+        "steps": work.steps,
+        "rounds": len(own),
+        "images_per_second": statistics.median(own),
+        "least": min(own),
+        "most": max(own),
+        "ratio_to_authors_loop": ratio,
+        "ratio_ci": interval,
+        "threads": torch.get_num_threads(),
+    }
+
+
+def ratio_and_interval(own: Sequence[float], other: Sequence[float]) -> tuple[float, list[float] | None]:
+    """Geometric mean of the paired ratios, and its 95 % interval; None for a single pair."""
+    logs = [math.log(a / b) for a, b in zip(own, other, strict=True)]
+    mean = statistics.fmean(logs)
+    if len(logs) < 2:
+        return math.exp(mean), None
+    half = float(stats.t.ppf(0.975, len(logs) - 1)) * statistics.stdev(logs) / math.sqrt(len(logs))
+    return math.exp(mean), [math.exp(mean - half), math.exp(mean + half)]
+
+
+def make_encoder(work: Workload, weights: Path) -> tuple[EncoderConfig, FrozenEncoder]:
+    """A timm encoder with random weights; nothing is fetched."""
+    torch.manual_seed(0)
+    state = timm.create_model(work.model, pretrained=False).state_dict()
+    save_file({name: tensor.contiguous() for name, tensor in state.items()}, weights)
+    size = (work.image_size, work.image_size)
+    config = EncoderConfig(encoder=f"timm/{work.model}", weights=str(weights), image_size=size)
+    return config, load_encoder(config)
+
+
+def write_photographs(folder: Path) -> None:
+    """JPEG files of a photograph's usual size."""
+    folder.mkdir()
+    for i in range(PHOTOGRAPHS):
+        image = Image.fromarray(scene(i, split="train").image).resize(PIXELS, Image.Resampling.BICUBIC)
+        image.save(folder / f"{i:04d}.jpg", quality=90)
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """For the terminal."""
+    lines = []
+    for one in rows:
+        cells = (f"{k} {v:.3f}" if isinstance(v, float) else f"{k} {v}" for k, v in one.items())
+        lines.append("  ".join(cells))
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,62 @@
+"""What this machine is good for: processes that decode images, and half precision."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+from pathlib import Path
+
+import torch
+
+from runtime.errors import InputError
+
+log = logging.getLogger("nemu.train")
+
+MOST_WORKERS = 8
+PREFETCH = 2
+"""Batches that each worker decodes ahead."""
+SHARED_MEMORY = Path("/dev/shm")
+"""Where workers hand over batches; 64 MB in a container that was not given more."""
+
+
+def default_workers(*, batch_bytes: int, processes: int = 1) -> int:
+    """How many processes decode images for one training process.
+
+    With a GPU, the CPUs have nothing else to do: all that this training process may use, less the one that
+    feeds the GPU, 8 at most.  Without, the same CPUs also train, and one worker is enough to have the next
+    batch ready; where there is only one CPU, none, because nothing would run beside anything.  Never more
+    than there is shared memory for.
+
+    Args:
+        batch_bytes: of one process's share of a batch.
+        processes: training processes on this machine.
+    """
+    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    share = max(1, cpus // processes)
+    wanted = min(MOST_WORKERS, share - 1) if torch.cuda.is_available() else min(1, share - 1)
+    if not SHARED_MEMORY.is_dir():
+        return wanted
+    room = shutil.disk_usage(SHARED_MEMORY).free // processes
+    return min(wanted, room // (2 * PREFETCH * batch_bytes))  # twice, for what is on its way
+
+
+def check_precision(precision: str) -> None:
+    """Say at the start what a precision costs on this machine; nothing without a GPU is faster in half.
+
+    Raises:
+        InputError: float16 without a GPU, which PyTorch does not train in.
+    """
+    if precision == "32-true" or torch.cuda.is_available():
+        return
+    if precision == "16-mixed":
+        raise InputError(
+            "--precision 16-mixed on a machine without a CUDA GPU",
+            expected="a GPU, because PyTorch does not train in float16 on a CPU",
+            cure="--precision 32-true",
+        )
+    if not torch.cpu._is_avx512_bf16_supported() and not torch.cpu._is_amx_tile_supported():
+        log.warning(
+            "PyTorch finds no bfloat16 instructions in this CPU: --precision bf16-mixed is emulated, and "
+            "takes several times as long as --precision 32-true"
+        )
