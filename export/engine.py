@@ -10,6 +10,7 @@ TensorRT-RTX builds on a machine without a GPU.  The classic library needs the d
 from __future__ import annotations
 
 import collections
+import json
 import threading
 import time
 from collections.abc import Iterator
@@ -18,7 +19,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 
+import onnx as onnx_library
+
 from export.progress import Progress, interruptible, monitor
+from export.quantize import FLOAT_LAYERS
 from runtime.backends import cuda
 from runtime.backends.tensorrt_library import FLAVOURS, Log, Validity, library, logger, validity
 from runtime.errors import ExportError, InputError
@@ -30,7 +34,7 @@ Signature = dict[str, tuple[str, tuple[int, ...]]]
 
 _INPUTS = {"image": "UINT8"}
 _OUTPUTS = {"embedding": "FLOAT", "mask": "FLOAT"}
-_PRECISIONS = {"fp32": "FLOAT", "fp16": "HALF"}
+_PRECISIONS = {"fp32": "FLOAT", "fp16": "HALF", "bf16": "BF16", "int8": "INT8"}
 _CONVOLUTIONS = ("CONVOLUTION", "DECONVOLUTION")
 _WEIGHTED = (*_CONVOLUTIONS, "MATRIX_MULTIPLY", "EINSUM")
 """Names of the layer types that do the arithmetic; their output type is the engine's precision."""
@@ -40,7 +44,7 @@ class _Layer(NamedTuple):
     name: str
     kind: str
     dtype: str
-    """Of its output."""
+    """Of its output; INT8 if activation and weight both come out of int8."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,7 +87,7 @@ def build(
             weights beside it are found by their path.
         flavour: one of `FLAVOURS`.
         batch: min, opt, max of N.  The engine takes every N between, and is fastest at opt.
-        precision: `fp32` or `fp16`, which the graph must already be; it is checked, not converted.
+        precision: of `_PRECISIONS`, which the graph must already be; it is checked, not converted.
         workspace_bytes: limit of the scratch memory; None leaves it to the library.
         progress: show a bar on stderr.
 
@@ -186,23 +190,37 @@ def _describe(tensors: Iterator[Any]) -> Signature:
 def _weighted_layers(trt: ModuleType, network: Any) -> list[_Layer]:
     """Every layer that does arithmetic with weights."""
     kinds = {getattr(trt.LayerType, name): name for name in _WEIGHTED}
-    layers = (network.get_layer(i) for i in range(network.num_layers))
-    return [_Layer(x.name, kinds[x.type], x.get_output(0).dtype.name) for x in layers if x.type in kinds]
+    layers = [network.get_layer(i) for i in range(network.num_layers)]
+    producer = {x.get_output(i).name: x for x in layers for i in range(x.num_outputs)}
+
+    def from_int8(tensor: Any) -> bool:
+        source: Any = producer.get(tensor.name)
+        while source is not None and source.type == trt.LayerType.SHUFFLE:
+            source = producer.get(source.get_input(0).name)
+        dequantized = source is not None and source.type == trt.LayerType.DEQUANTIZE
+        return dequantized and source.get_input(0).dtype == trt.DataType.INT8
+
+    def dtype(layer: Any) -> str:
+        both = layer.num_inputs > 1 and all(from_int8(layer.get_input(i)) for i in range(2))
+        return "INT8" if both else str(layer.get_output(0).dtype.name)
+
+    return [_Layer(x.name, kinds[x.type], dtype(x)) for x in layers if x.type in kinds]
 
 
 def _check_precision(weighted: list[_Layer], precision: str, onnx: Path) -> None:
     """Compare what the parsed network computes in with what was asked for.
 
-    Every convolution must be of the asked type.  A matrix product may be left in another (a head that
-    is kept in float32 on purpose), but not all of them.
+    Every convolution must be of the asked type, but those that an int8 graph says it leaves alone.  A
+    matrix product may be left in another (a head that is kept in float32 on purpose), but not all of them.
     """
     wanted = _PRECISIONS[precision]
-    other = [layer for layer in weighted if layer.dtype != wanted]
+    kept = _float_layers(onnx) if precision == "int8" else set()
+    other = [layer for layer in weighted if layer.dtype != wanted and layer.name not in kept]
     convolutions = [layer for layer in other if layer.kind in _CONVOLUTIONS]
-    none = len(other) == len(weighted)
+    none = all(layer.dtype != wanted for layer in weighted)
     if not convolutions and not none:
         return
-    shown = [f"{layer.name}: {layer.kind} in {layer.dtype}" for layer in convolutions or other]
+    shown = [f"{layer.name}: {layer.kind} in {layer.dtype}" for layer in convolutions or other or weighted]
     more = [f"… and {len(shown) - 20} more"] if len(shown) > 20 else []
     raise ExportError(
         f"{onnx} was to be {precision}, but "
@@ -211,6 +229,13 @@ def _check_precision(weighted: list[_Layer], precision: str, onnx: Path) -> None
         expected=f"convolutions and matrix products in {wanted}",
         cure=f"give a graph of that precision (model.fp16.onnx for fp16), or ask for other than {precision}",
     )
+
+
+def _float_layers(path: Path) -> set[str]:
+    """The layers that an int8 graph says it leaves in float, see `export.quantize`."""
+    model = onnx_library.load(str(path), load_external_data=False)
+    said = {p.key: p.value for p in model.metadata_props}
+    return set(json.loads(said.get(FLOAT_LAYERS, "[]")))
 
 
 def _tensor_types(network: Any) -> dict[str, int]:

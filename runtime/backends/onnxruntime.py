@@ -8,35 +8,46 @@ from typing import Any
 import numpy as np
 
 from runtime.backends.base import check_images
-from runtime.errors import BackendError, BackendUnavailable
+from runtime.errors import BackendError, BackendUnavailable, InputError
 from runtime.package import Package
 
-MODEL = "model.onnx"
+MODELS = {"fp32": "model.onnx", "int8": "model.int8.cpu.onnx"}
+"""What runs here, by precision; a CPU computes half graphs in float32."""
 _BATCH = 8  # images a run takes at once: more gains no speed on a CPU and costs memory
 
 
 class OnnxRuntimeBackend:
-    """Runs `model.onnx` in float32.
+    """Runs `model.onnx` in float32, or `model.int8.cpu.onnx` if int8 is asked for.
 
     It computes on as many threads as this process may use CPUs (`taskset` and cpusets are honoured).
     The weights in `model.onnx.data` are mapped into memory, not read.
 
     Raises:
         BackendUnavailable: onnxruntime is not installed.
+        InputError: a precision that onnxruntime does not run.
+        PackageError: the package was built without it.
         BackendError: onnxruntime cannot load the graph.
     """
 
     name = "onnxruntime"
-    precision = "fp32"
     degraded = ""
 
-    def __init__(self, package: Package, *, why: str = "it was asked for") -> None:
+    def __init__(
+        self, package: Package, *, why: str = "it was asked for", precision: str | None = None
+    ) -> None:
+        self.precision = precision or "fp32"
+        if self.precision not in MODELS:
+            raise InputError(
+                f"precision {precision!r} with onnxruntime",
+                expected=" or ".join(MODELS),
+                cure="leave the precision out, or use an engine: --backend tensorrt",
+            )
         library = _library()
         threads = _usable_cpus()
         options = library.SessionOptions()
         options.intra_op_num_threads = threads  # 0 would pin threads to CPUs, also to forbidden ones
         options.log_severity_level = 3
-        path = package.file(MODEL)
+        path = package.file(MODELS[self.precision])
         try:
             self._session: Any = library.InferenceSession(
                 str(path), sess_options=options, providers=["CPUExecutionProvider"]
