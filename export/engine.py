@@ -220,7 +220,7 @@ def _check_precision(weighted: list[_Layer], precision: str, onnx: Path) -> None
     none = all(layer.dtype != wanted for layer in weighted)
     if not convolutions and not none:
         return
-    shown = [f"{layer.name}: {layer.kind} in {layer.dtype}" for layer in convolutions or other or weighted]
+    shown = [f"{x.name}: {x.kind} in {x.dtype}" for x in convolutions or other or weighted]
     more = [f"… and {len(shown) - 20} more"] if len(shown) > 20 else []
     raise ExportError(
         f"{onnx} was to be {precision}, but "
