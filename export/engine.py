@@ -10,19 +10,16 @@ TensorRT-RTX builds on a machine without a GPU.  The classic library needs the d
 from __future__ import annotations
 
 import collections
-import json
 import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any, NamedTuple
+from typing import Any
 
-import onnx as onnx_library
-
+from export.layers import PRECISIONS, Layer, check_precision, weighted_layers
 from export.progress import Progress, interruptible, monitor
-from export.quantize import FLOAT_LAYERS
 from runtime.backends import cuda
 from runtime.backends.tensorrt_library import FLAVOURS, Log, Validity, library, logger, validity
 from runtime.errors import ExportError, InputError
@@ -34,17 +31,6 @@ Signature = dict[str, tuple[str, tuple[int, ...]]]
 
 _INPUTS = {"image": "UINT8"}
 _OUTPUTS = {"embedding": "FLOAT", "mask": "FLOAT"}
-_PRECISIONS = {"fp32": "FLOAT", "fp16": "HALF", "bf16": "BF16", "int8": "INT8"}
-_CONVOLUTIONS = ("CONVOLUTION", "DECONVOLUTION")
-_WEIGHTED = (*_CONVOLUTIONS, "MATRIX_MULTIPLY", "EINSUM")
-"""Names of the layer types that do the arithmetic; their output type is the engine's precision."""
-
-
-class _Layer(NamedTuple):
-    name: str
-    kind: str
-    dtype: str
-    """Of its output; INT8 if activation and weight both come out of int8."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,7 +73,7 @@ def build(
             weights beside it are found by their path.
         flavour: one of `FLAVOURS`.
         batch: min, opt, max of N.  The engine takes every N between, and is fastest at opt.
-        precision: of `_PRECISIONS`, which the graph must already be; it is checked, not converted.
+        precision: of `PRECISIONS`, which the graph must already be; it is checked, not converted.
         workspace_bytes: limit of the scratch memory; None leaves it to the library.
         progress: show a bar on stderr.
 
@@ -107,8 +93,8 @@ def build(
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     _parse(trt, network, onnx, log)
     inputs, outputs = _signature(network, onnx)
-    weighted = _weighted_layers(trt, network)
-    _check_precision(weighted, precision, onnx)
+    weighted = weighted_layers(trt, network)
+    check_precision(weighted, precision, onnx)
     config = _configure(trt, builder, inputs["image"][1], batch, workspace_bytes, onnx)
 
     started = time.monotonic()
@@ -136,10 +122,10 @@ def _check_options(onnx: Path, batch: tuple[int, int, int], precision: str) -> N
             expected="min:opt:max with 1 <= min <= opt <= max",
             cure="for example --batch 1:1:8",
         )
-    if precision not in _PRECISIONS:
+    if precision not in PRECISIONS:
         raise InputError(
             f"precision {precision!r}",
-            expected="one of " + ", ".join(_PRECISIONS),
+            expected="one of " + ", ".join(PRECISIONS),
             cure="choose one; the ONNX file must hold that precision",
         )
     if not onnx.is_file():
@@ -187,57 +173,6 @@ def _describe(tensors: Iterator[Any]) -> Signature:
     return {t.name: (t.dtype.name, tuple(int(side) for side in t.shape)) for t in tensors}
 
 
-def _weighted_layers(trt: ModuleType, network: Any) -> list[_Layer]:
-    """Every layer that does arithmetic with weights."""
-    kinds = {getattr(trt.LayerType, name): name for name in _WEIGHTED}
-    layers = [network.get_layer(i) for i in range(network.num_layers)]
-    producer = {x.get_output(i).name: x for x in layers for i in range(x.num_outputs)}
-
-    def from_int8(tensor: Any) -> bool:
-        source: Any = producer.get(tensor.name)
-        while source is not None and source.type == trt.LayerType.SHUFFLE:
-            source = producer.get(source.get_input(0).name)
-        dequantized = source is not None and source.type == trt.LayerType.DEQUANTIZE
-        return dequantized and source.get_input(0).dtype == trt.DataType.INT8
-
-    def dtype(layer: Any) -> str:
-        both = layer.num_inputs > 1 and all(from_int8(layer.get_input(i)) for i in range(2))
-        return "INT8" if both else str(layer.get_output(0).dtype.name)
-
-    return [_Layer(x.name, kinds[x.type], dtype(x)) for x in layers if x.type in kinds]
-
-
-def _check_precision(weighted: list[_Layer], precision: str, onnx: Path) -> None:
-    """Compare what the parsed network computes in with what was asked for.
-
-    Every convolution must be of the asked type, but those that an int8 graph says it leaves alone.  A
-    matrix product may be left in another (a head that is kept in float32 on purpose), but not all of them.
-    """
-    wanted = _PRECISIONS[precision]
-    kept = _float_layers(onnx) if precision == "int8" else set()
-    other = [layer for layer in weighted if layer.dtype != wanted and layer.name not in kept]
-    convolutions = [layer for layer in other if layer.kind in _CONVOLUTIONS]
-    none = all(layer.dtype != wanted for layer in weighted)
-    if not convolutions and not none:
-        return
-    shown = [f"{x.name}: {x.kind} in {x.dtype}" for x in convolutions or other or weighted]
-    more = [f"… and {len(shown) - 20} more"] if len(shown) > 20 else []
-    raise ExportError(
-        f"{onnx} was to be {precision}, but "
-        + ("no layer with weights is" if none else f"{len(convolutions)} convolution(s) are not")
-        + "".join(f"\n    {line}" for line in [*shown[:20], *more]),
-        expected=f"convolutions and matrix products in {wanted}",
-        cure=f"give a graph of that precision (model.fp16.onnx for fp16), or ask for other than {precision}",
-    )
-
-
-def _float_layers(path: Path) -> set[str]:
-    """The layers that an int8 graph says it leaves in float, see `export.quantize`."""
-    model = onnx_library.load(str(path), load_external_data=False)
-    said = {p.key: p.value for p in model.metadata_props}
-    return set(json.loads(said.get(FLOAT_LAYERS, "[]")))
-
-
 def _tensor_types(network: Any) -> dict[str, int]:
     """How many tensors of the network have which type: inputs, and outputs of every layer."""
     types = [network.get_input(i).dtype.name for i in range(network.num_inputs)]
@@ -275,7 +210,7 @@ def _configure(
 def _flags(
     trt: ModuleType,
     config: Any,
-    weighted: list[_Layer],
+    weighted: list[Layer],
     workspace_bytes: int | None,
     log: Log,
 ) -> dict[str, Any]:
