@@ -99,7 +99,8 @@ def observe(model: onnx.ModelProto, images: np.ndarray) -> dict[str, Observed]:
         for name, value in zip(names, session(names, image[None]), strict=True):
             low, high = extremes[name]
             flat = value.reshape(-1)[:: max(1, value.size // _SAMPLE)]
-            counts[name] += np.histogram(flat, _BINS, (low, high if high > low else low + 1e-6))[0]
+            narrowest = max(1e-4 * max(abs(low), abs(high)), 1e-6)  # bins of a constant tensor
+            counts[name] += np.histogram(flat, _BINS, (low, max(high, low + narrowest)))[0]
     return {name: Observed(*extremes[name], counts[name]) for name in names}
 
 
