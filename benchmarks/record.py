@@ -12,6 +12,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from export.speed import processor
 from runtime.atomic import atomic_file
 from runtime.backends import cuda
 from runtime.errors import BackendUnavailable
@@ -39,7 +40,7 @@ def device_name() -> str:
     try:
         return cuda.device(0).name
     except BackendUnavailable as error:
-        return f"{_processor()}; no GPU: {error.came}"
+        return f"{processor()}; no GPU: {error.came}"
 
 
 def write(path: Path, content: dict[str, Any]) -> None:
@@ -53,13 +54,6 @@ def _version(name: str) -> str | None:
         return version(name)
     except PackageNotFoundError:
         return None
-
-
-def _processor() -> str:
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.is_file() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return f"{names[0] if names else platform.machine()}, {len(names)} logical CPUs"
 
 
 def _commit() -> str:

@@ -46,6 +46,12 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--reference", type=Path, help="folder of photographs to check with and to ship (with --masker)"
     )
+    p.add_argument(
+        "--calibration",
+        type=Path,
+        metavar="FOLDER",
+        help="photographs that int8 takes its ranges from (with --masker; default: the reference images)",
+    )
     p.add_argument("--no-simplify", action="store_true", help="do not run onnxsim (with --masker)")
     p.add_argument(
         "--precision", choices=tuple(GRAPHS), default="fp16", help="inside the engine (%(default)s)"
@@ -64,8 +70,10 @@ def main(argv: list[str] | None = None) -> int:
     options = p.parse_args(argv)
     if options.masker and not options.out:
         p.error("--masker needs --out NAME.nemu")
-    if options.package and (options.out or options.weights or options.reference):
-        p.error("--out, --weights and --reference go with --masker")
+    if options.package and (options.out or options.weights or options.reference or options.calibration):
+        p.error("--out, --weights, --reference and --calibration go with --masker")
+    if options.calibration and options.precision != "int8":
+        p.error("--calibration goes with --precision int8")
     try:
         request = attach.Request(
             targets=tuple(dict.fromkeys(t for t in options.target or () if t != "onnx")),
@@ -111,6 +119,7 @@ def _make(options: argparse.Namespace, request: attach.Request) -> Package:
             masker=options.masker,
             weights=options.weights,
             reference=options.reference,
+            calibration=options.calibration,
             precision=options.precision,
             simplify=not options.no_simplify,
             step=_silent if options.quiet else _step,

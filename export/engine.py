@@ -16,8 +16,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any, NamedTuple
+from typing import Any
 
+from export.layers import PRECISIONS, Layer, check_precision, weighted_layers
 from export.progress import Progress, interruptible, monitor
 from runtime.backends import cuda
 from runtime.backends.tensorrt_library import FLAVOURS, Log, Validity, library, logger, validity
@@ -30,17 +31,6 @@ Signature = dict[str, tuple[str, tuple[int, ...]]]
 
 _INPUTS = {"image": "UINT8"}
 _OUTPUTS = {"embedding": "FLOAT", "mask": "FLOAT"}
-_PRECISIONS = {"fp32": "FLOAT", "fp16": "HALF"}
-_CONVOLUTIONS = ("CONVOLUTION", "DECONVOLUTION")
-_WEIGHTED = (*_CONVOLUTIONS, "MATRIX_MULTIPLY", "EINSUM")
-"""Names of the layer types that do the arithmetic; their output type is the engine's precision."""
-
-
-class _Layer(NamedTuple):
-    name: str
-    kind: str
-    dtype: str
-    """Of its output."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,7 +73,7 @@ def build(
             weights beside it are found by their path.
         flavour: one of `FLAVOURS`.
         batch: min, opt, max of N.  The engine takes every N between, and is fastest at opt.
-        precision: `fp32` or `fp16`, which the graph must already be; it is checked, not converted.
+        precision: of `PRECISIONS`, which the graph must already be; it is checked, not converted.
         workspace_bytes: limit of the scratch memory; None leaves it to the library.
         progress: show a bar on stderr.
 
@@ -103,8 +93,8 @@ def build(
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     _parse(trt, network, onnx, log)
     inputs, outputs = _signature(network, onnx)
-    weighted = _weighted_layers(trt, network)
-    _check_precision(weighted, precision, onnx)
+    weighted = weighted_layers(trt, network)
+    check_precision(weighted, precision, onnx)
     config = _configure(trt, builder, inputs["image"][1], batch, workspace_bytes, onnx)
 
     started = time.monotonic()
@@ -132,10 +122,10 @@ def _check_options(onnx: Path, batch: tuple[int, int, int], precision: str) -> N
             expected="min:opt:max with 1 <= min <= opt <= max",
             cure="for example --batch 1:1:8",
         )
-    if precision not in _PRECISIONS:
+    if precision not in PRECISIONS:
         raise InputError(
             f"precision {precision!r}",
-            expected="one of " + ", ".join(_PRECISIONS),
+            expected="one of " + ", ".join(PRECISIONS),
             cure="choose one; the ONNX file must hold that precision",
         )
     if not onnx.is_file():
@@ -183,36 +173,6 @@ def _describe(tensors: Iterator[Any]) -> Signature:
     return {t.name: (t.dtype.name, tuple(int(side) for side in t.shape)) for t in tensors}
 
 
-def _weighted_layers(trt: ModuleType, network: Any) -> list[_Layer]:
-    """Every layer that does arithmetic with weights."""
-    kinds = {getattr(trt.LayerType, name): name for name in _WEIGHTED}
-    layers = (network.get_layer(i) for i in range(network.num_layers))
-    return [_Layer(x.name, kinds[x.type], x.get_output(0).dtype.name) for x in layers if x.type in kinds]
-
-
-def _check_precision(weighted: list[_Layer], precision: str, onnx: Path) -> None:
-    """Compare what the parsed network computes in with what was asked for.
-
-    Every convolution must be of the asked type.  A matrix product may be left in another (a head that
-    is kept in float32 on purpose), but not all of them.
-    """
-    wanted = _PRECISIONS[precision]
-    other = [layer for layer in weighted if layer.dtype != wanted]
-    convolutions = [layer for layer in other if layer.kind in _CONVOLUTIONS]
-    none = len(other) == len(weighted)
-    if not convolutions and not none:
-        return
-    shown = [f"{layer.name}: {layer.kind} in {layer.dtype}" for layer in convolutions or other]
-    more = [f"… and {len(shown) - 20} more"] if len(shown) > 20 else []
-    raise ExportError(
-        f"{onnx} was to be {precision}, but "
-        + ("no layer with weights is" if none else f"{len(convolutions)} convolution(s) are not")
-        + "".join(f"\n    {line}" for line in [*shown[:20], *more]),
-        expected=f"convolutions and matrix products in {wanted}",
-        cure=f"give a graph of that precision (model.fp16.onnx for fp16), or ask for other than {precision}",
-    )
-
-
 def _tensor_types(network: Any) -> dict[str, int]:
     """How many tensors of the network have which type: inputs, and outputs of every layer."""
     types = [network.get_input(i).dtype.name for i in range(network.num_inputs)]
@@ -250,7 +210,7 @@ def _configure(
 def _flags(
     trt: ModuleType,
     config: Any,
-    weighted: list[_Layer],
+    weighted: list[Layer],
     workspace_bytes: int | None,
     log: Log,
 ) -> dict[str, Any]:

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from train.nem import NEM
 
-DTYPES = {"fp32": torch.float32, "fp16": torch.float16}
+DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16, "int8": torch.float16}
+"""int8 layers lie inside the half module: what is not int8 is half."""
 
 
 class Fused(nn.Module):
@@ -17,7 +18,7 @@ class Fused(nn.Module):
 
     Args:
         nem: is copied, not changed.
-        precision: `fp32` or `fp16`: the type inside.  The boundary is uint8 in, float32 out.
+        precision: of `DTYPES`: the type inside.  The boundary is uint8 in, float32 out.
     """
 
     scale: Tensor

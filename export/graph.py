@@ -14,19 +14,20 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx
+import onnx.numpy_helper
 
+from export.precision import OPSETS
 from runtime.errors import ExportError
 
 if TYPE_CHECKING:
     from export.fuse import Fused
 
-OPSET = 18
 IR_VERSION = 10
 INPUT = "image"
 OUTPUTS = ("embedding", "mask")
 
 
-def export_onnx(fused: Fused, *, height: int, width: int) -> onnx.ModelProto:
+def export_onnx(fused: Fused, *, height: int, width: int, opset: int = OPSETS["fp32"]) -> onnx.ModelProto:
     """The graph of `fused`, batch axis `N` free, everything else fixed.
 
     Raises:
@@ -48,7 +49,7 @@ def export_onnx(fused: Fused, *, height: int, width: int) -> onnx.ModelProto:
                 input_names=[INPUT],
                 output_names=list(OUTPUTS),
                 dynamic_shapes={"image": {0: torch.export.Dim("N", min=1, max=4096)}},
-                opset_version=OPSET,
+                opset_version=opset,
             )
         except torch.onnx.errors.OnnxExporterError as error:
             raise ExportError(
@@ -64,6 +65,7 @@ def export_onnx(fused: Fused, *, height: int, width: int) -> onnx.ModelProto:
         )
     model = program.model_proto
     model.ir_version = min(model.ir_version, IR_VERSION)
+    _one_type(model)
     return model
 
 
@@ -75,6 +77,8 @@ def simplify(model: onnx.ModelProto) -> tuple[onnx.ModelProto, str]:
     """
     if sum(len(tensor.raw_data) for tensor in model.graph.initializer) > 1_900_000_000:
         return model, "not simplified: more than protobuf's 2 GB"
+    if any(t.data_type == onnx.TensorProto.BFLOAT16 for t in model.graph.initializer):
+        return model, "not simplified: onnxruntime has no bfloat16 to check it with"
     try:
         import onnxsim
     except ImportError:
@@ -92,18 +96,18 @@ def simplify(model: onnx.ModelProto) -> tuple[onnx.ModelProto, str]:
     return simpler, f"simplified from {len(model.graph.node)} to {len(simpler.graph.node)} nodes"
 
 
-def lint(model: onnx.ModelProto) -> None:
+def lint(model: onnx.ModelProto, *, opset: int = OPSETS["fp32"]) -> None:
     """Refuse what TensorRT is known to refuse or to get wrong.
 
     Raises:
         ExportError: naming every node at fault.
     """
-    faults = list(_faults(model))
+    faults = list(_faults(model, opset))
     if faults:
         raise ExportError(
             "the graph would not run everywhere: " + "; ".join(faults),
             expected="no If/Loop/Scan, LayerNormalization as one op, no antialiased Resize, uint8 cast "
-            f"before it is transposed, opset {OPSET}, IR {IR_VERSION}, outputs {' and '.join(OUTPUTS)}",
+            f"before it is transposed, opset {opset}, IR {IR_VERSION}, outputs {' and '.join(OUTPUTS)}",
             cure="rewrite that part of the encoder (tables as constants, nn.LayerNorm, plain interpolate)",
         )
 
@@ -116,9 +120,28 @@ def save(model: onnx.ModelProto, path: Path) -> None:
     onnx.checker.check_model(str(path))
 
 
-def _faults(model: onnx.ModelProto) -> Iterator[str]:
+def _one_type(model: onnx.ModelProto) -> None:
+    """Round to bfloat16 what the exporter left in float32: the weights it folded a BatchNorm into."""
+    halves = {t.name for t in model.graph.initializer if t.data_type == onnx.TensorProto.BFLOAT16}
+    if not halves:
+        return
+    convolved = {name for n in model.graph.node if n.op_type.startswith("Conv") for name in n.input[1:]}
+    for tensor in model.graph.initializer:
+        if tensor.name in convolved and tensor.data_type == onnx.TensorProto.FLOAT:
+            bits = onnx.numpy_helper.to_array(tensor).view(np.uint32).astype(np.uint64)
+            rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16  # to the nearest, ties to even
+            raw = rounded.astype(np.uint16).tobytes()
+            tensor.CopyFrom(
+                onnx.helper.make_tensor(tensor.name, onnx.TensorProto.BFLOAT16, tensor.dims, raw, raw=True)
+            )
+    stale = [v for v in model.graph.value_info if v.name in convolved]
+    for value in stale:
+        model.graph.value_info.remove(value)
+
+
+def _faults(model: onnx.ModelProto, wanted: int) -> Iterator[str]:
     opset = next(o.version for o in model.opset_import if o.domain in ("", "ai.onnx"))
-    if opset != OPSET or model.ir_version > IR_VERSION:
+    if opset != wanted or model.ir_version > IR_VERSION:
         yield f"opset {opset}, IR {model.ir_version}"
     outputs = [(o.name, o.type.tensor_type.elem_type) for o in model.graph.output]
     if outputs != [(name, onnx.TensorProto.FLOAT) for name in OUTPUTS]:

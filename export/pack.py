@@ -6,19 +6,23 @@ import dataclasses
 import datetime
 import hashlib
 import json
+import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 
 import runtime
 from export import graph
+from export.calibrate import calibration_images
 from export.card import model_card
 from export.fuse import Fused
-from export.precision import GRAPHS
-from export.verify import check_range, gate, run_onnx, run_torch
+from export.int8 import Calibration, write_int8
+from export.precision import GRAPHS, OPSETS
+from export.verify import check_range, gate, largest_activations, run_onnx, run_torch
 from runtime.errors import InputError
 from runtime.image import Geometry, find_images, load_image
 from runtime.manifest import SCHEMA, EncoderRecord, InputRecord, Manifest, MaskerRecord, OutputRecord
@@ -43,6 +47,7 @@ def make_package(
     masker: Path,
     weights: str | None,
     reference: Path | None,
+    calibration: Path | None,
     precision: str,
     simplify: bool,
     step: Step,
@@ -52,7 +57,8 @@ def make_package(
     Args:
         name: what the package will be called, for its model card.
         reference: folder of photographs that may be shipped; None takes the project's own.
-        precision: `fp16` adds the half graph beside the fp32 one.
+        calibration: folder of photographs for int8's ranges; None takes the reference images, and says so.
+        precision: of `export.precision.GRAPHS`: its graphs are added beside the fp32 one.
 
     Raises:
         ParityError: a graph is beyond the gate.
@@ -71,12 +77,20 @@ def make_package(
         fused = full if which == "fp32" else Fused(nem, precision=which)
         if which != "fp32":
             with step(f"{which}: torch in half precision"):
-                peaks = check_range(full, images)
+                peaks = largest_activations(full, images) if which == "bf16" else check_range(full, images)
                 outputs = run_torch(fused, images)
-                figures = gate(expected, f"torch {which}", *outputs, precision=which)
-                parity[f"torch {which}"] = {**figures.to_json(), "largest_activations": peaks}
+                half = "fp16" if which == "int8" else which
+                figures = gate(expected, f"torch {half}", *outputs, precision=half)
+                parity[f"torch {half}"] = {**figures.to_json(), "largest_activations": peaks}
         with step(f"{which}: exporting {GRAPHS[which]}"):
-            how = _write_graph(fused, folder / GRAPHS[which], simplify=simplify)
+            model, how = _graph(fused, which, simplify=simplify)
+        if which == "int8":
+            with step("int8: calibration, parity, speed on this device"):
+                parity |= write_int8(
+                    folder, model, expected, _calibration(calibration, images, nem.encoder.input)
+                )
+            continue
+        graph.save(model, folder / GRAPHS[which])
         with step(f"{which}: parity through onnxruntime"):
             outputs = run_onnx(folder / GRAPHS[which], images)
             figures = gate(expected, GRAPHS[which], *outputs, precision=which)
@@ -122,14 +136,21 @@ def _shippable(config: TrainConfig) -> dict[str, Any]:
     return fields
 
 
-def _write_graph(fused: Fused, path: Path, *, simplify: bool) -> str:
-    """Export, simplify, lint, write; returns what the simplifier did."""
-    size = fused.nem.encoder.input
-    model = graph.export_onnx(fused, height=size.height, width=size.width)
+def _graph(fused: Fused, precision: str, *, simplify: bool) -> tuple[onnx.ModelProto, str]:
+    """Export, simplify, lint; the graph and what the simplifier did."""
+    size, opset = fused.nem.encoder.input, OPSETS[precision]
+    model = graph.export_onnx(fused, height=size.height, width=size.width, opset=opset)
     model, how = graph.simplify(model) if simplify else (model, "not simplified: --no-simplify")
-    graph.lint(model)
-    graph.save(model, path)
-    return how
+    graph.lint(model, opset=opset)
+    return model, how
+
+
+def _calibration(folder: Path | None, reference: np.ndarray, size: InputRecord) -> Calibration:
+    if folder is not None:
+        return Calibration(images=calibration_images(folder, size), source=folder.name)
+    said = f"CALIBRATED ON THE {len(reference)} REFERENCE IMAGES: give yours with --calibration FOLDER"
+    print(said, file=sys.stderr)
+    return Calibration(images=reference, source=said)
 
 
 def _reference_images(folder: Path, size: InputRecord) -> np.ndarray:

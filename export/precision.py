@@ -1,6 +1,21 @@
-"""The precisions a package can hold, each a graph of its own: explicit types, no flags at build time."""
+"""The precisions a package can hold, each a graph of its own: explicit types, no flags at build time.
+
+fp32  the module as it is
+fp16  the half torch module, exported: float32 only at the boundary
+bf16  the same in bfloat16, for GPUs from compute capability 8.0 and encoders that leave fp16's range
+int8  the half module with quantise–dequantise pairs (`export.quantize`); onnxruntime has its own form,
+      `runtime.backends.onnxruntime.MODELS`
+"""
 
 from __future__ import annotations
 
-GRAPHS = {"fp32": "model.onnx", "fp16": "model.fp16.onnx"}
-"""Precision → the package's file.  fp16 is the half torch module exported: float32 only at the boundary."""
+GRAPHS = {
+    "fp32": "model.onnx",
+    "fp16": "model.fp16.onnx",
+    "bf16": "model.bf16.onnx",
+    "int8": "model.int8.trt.onnx",
+}
+"""Precision → the package's file that engines of it are built from."""
+
+OPSETS = {"fp32": 18, "fp16": 18, "bf16": 22, "int8": 20}
+"""As low as it goes: convolutions in bfloat16 came with opset 22, float16 scales with 19."""

@@ -1,7 +1,7 @@
 """The parity gate: nothing enters a package without passing it.
 
 The reference is the torch module in float32 on the reference images.  Against it stand the ONNX graphs
-as onnxruntime runs them on the CPU, and, for fp16, the torch module in half precision: onnxruntime
+as onnxruntime runs them on the CPU, and, for fp16 and bf16, the torch module in half precision: onnxruntime
 computes half graphs in float32 on a CPU, so it can only vouch for the graph, not for its arithmetic.
 What is measured, and the negative control, is in `runtime.parity`.
 """
@@ -12,7 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import onnx
 
+from export.run import run_model
+from export.widen import widened
 from runtime.errors import ParityError
 from runtime.parity import Parity
 from runtime.verify import Reference, limits_for
@@ -56,15 +59,11 @@ def run_torch(fused: Fused, images: np.ndarray, *, batch: int = 4) -> tuple[np.n
 
 
 def run_onnx(path: Path, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The same by onnxruntime on the CPU, one image at a time."""
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    parts = [session.run(["embedding", "mask"], {"image": image[None]}) for image in images]
-    embedding, mask = (np.concatenate(p) for p in zip(*parts, strict=True))
-    return embedding, mask
+    """The same by onnxruntime on the CPU, one image at a time; bfloat16 by its float32 twin."""
+    model = onnx.load(str(path))
+    if any(t.data_type == onnx.TensorProto.BFLOAT16 for t in model.graph.initializer):
+        model = widened(model)
+    return run_model(model, images)
 
 
 def largest_activations(fused: Fused, images: np.ndarray, *, top: int = 3) -> dict[str, float]:
@@ -121,6 +120,11 @@ def _cure(parity: Parity, precision: str) -> str:
         return (
             "an operator of this graph is exported or simplified wrongly: build with --no-simplify; if that "
             "does not help, try another version of torch, onnx or onnxruntime"
+        )
+    if precision == "int8":
+        return (
+            "eight bits lose too much: give more and more typical images with --calibration FOLDER, or build "
+            "with --precision fp16"
         )
     return (
         "half precision loses too much: build with --precision fp32, or give more typical --reference images"

@@ -17,6 +17,7 @@ from runtime.backends import NAMES, choose
 from runtime.errors import BackendError, InputError, NemuError
 from runtime.explainer import Explainer
 from runtime.package import Package
+from runtime.parity import LIMITS
 from runtime.verify import verify
 
 
@@ -39,7 +40,9 @@ def main(argv: list[str] | None = None) -> int:
 def _explain(arguments: argparse.Namespace) -> int:
     jobs = explain.plan(arguments.images, arguments.out)
     explain.refuse_written(jobs, force=arguments.force)
-    with Explainer(arguments.package, backend=arguments.backend, device=arguments.device) as explainer:
+    with Explainer(
+        arguments.package, backend=arguments.backend, device=arguments.device, precision=arguments.precision
+    ) as explainer:
         outcome = explain.run(explainer, jobs, force=arguments.force)
         facts = {
             "embedding_id": explainer.embedding_id,
@@ -108,7 +111,7 @@ def _verify(arguments: argparse.Namespace) -> int:
     for engine in engines:
         engine.read()  # checks its hash
     files = len(package.manifest.files) + 2 * len(engines)
-    backend = choose(package, arguments.backend, arguments.device)
+    backend = choose(package, arguments.backend, arguments.device, arguments.precision)
     try:
         parity = verify(package, backend)
     finally:
@@ -191,6 +194,9 @@ def _package_argument(parser: argparse.ArgumentParser) -> None:
 def _backend_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--backend", choices=NAMES, default="auto", help="default: %(default)s")
     parser.add_argument("--device", type=int, default=0, metavar="N", help="GPU, default: %(default)s")
+    parser.add_argument(
+        "--precision", choices=tuple(LIMITS), help="default: fp32 on the CPU, the best engine on a GPU"
+    )
 
 
 if __name__ == "__main__":

@@ -50,11 +50,13 @@ class Explainer:
         device: number of the GPU.
         channel_order: `rgb` or `bgr`: the order of the channels in arrays that come in; files and PIL
             images know their own.
+        precision: `fp32`, `fp16`, `bf16` or `int8`, if the package has it; None is fp32 with onnxruntime,
+            and whatever engine fits best.
 
     Raises:
         PackageError: the package is missing, was changed, or is from a newer version.
         BackendError: the backend is not here, no engine fits, or it cannot load the graph.
-        InputError: an unknown backend or channel order.
+        InputError: an unknown backend or channel order, or a precision that the backend does not run.
     """
 
     def __init__(
@@ -64,13 +66,21 @@ class Explainer:
         backend: str | Backend = "auto",
         device: int = 0,
         channel_order: str = "rgb",
+        precision: str | None = None,
     ) -> None:
         check_channel_order(channel_order)
         self._package = package if isinstance(package, Package) else Package.open(package)
         self._geometry = Geometry.from_record(self.manifest.input)
         self._channel_order = channel_order
-        self._backend = choose(self._package, backend, device) if isinstance(backend, str) else backend
-        self._embedding_id = f"{self.manifest.embedding_id}-{self._backend.precision}"
+        chosen = choose(self._package, backend, device, precision) if isinstance(backend, str) else backend
+        if precision not in (None, chosen.precision):
+            raise InputError(
+                f"precision {precision!r} with a backend that computes in {chosen.precision}",
+                expected=f"precision {chosen.precision!r}, or none",
+                cure="leave the precision out",
+            )
+        self._backend = chosen
+        self._embedding_id = f"{self.manifest.embedding_id}-{chosen.precision}"
         self._one_run = threading.Lock()  # a stream's worker and the caller take turns
         self._closed = False
 

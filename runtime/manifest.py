@@ -140,7 +140,7 @@ class EngineRecord:
     compute_capability: str
     """Such as `8.7`, or `portable`."""
     precision: str
-    """`fp32` or `fp16`, as read back from the parsed network."""
+    """A key of `runtime.parity.LIMITS`, as read back from the parsed network."""
     tensor_types: dict[str, int]
     """How many of the network's tensors have which type; the evidence for `precision`."""
     batch: tuple[int, int, int]

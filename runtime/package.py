@@ -3,6 +3,8 @@
     manifest.json           Manifest: immutable, carries its own digest and the sha256 of every file below
     model.onnx  (+ .data)   fp32, runs anywhere, the parity reference
     model.fp16.onnx (+ .data)   typed half precision, what a device builds its engine from
+    model.bf16.onnx, model.int8.trt.onnx (+ .data)   the same in bfloat16, in int8 for TensorRT
+    model.int8.cpu.onnx (+ .data)   int8 for onnxruntime
     reference.npz           images and the outputs they must give
     README.md               the model card
     engines/NAME.engine     a plain plan, nothing prepended: other tools can load it

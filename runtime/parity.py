@@ -36,6 +36,8 @@ class Limits:
 LIMITS = {
     "fp32": Limits(embedding=1e-3, mask_error=1e-4, mask_iou=None),
     "fp16": Limits(embedding=2e-2, mask_error=None, mask_iou=0.98),
+    "bf16": Limits(embedding=5e-2, mask_error=None, mask_iou=0.95),
+    "int8": Limits(embedding=1e-1, mask_error=None, mask_iou=0.9),
 }
 """The gate, by the precision that was measured."""
 

@@ -17,7 +17,7 @@ class Backend(Protocol):
     why: str
     """One sentence: why this backend was chosen, and what it runs on."""
     precision: str
-    """`fp32` or `fp16`: what the graph computes in; it names the parity limits and ends the embedding id."""
+    """What the graph computes in: a key of `runtime.parity.LIMITS`; it ends the embedding id."""
     max_batch: int
     """The most images one `run` takes."""
     degraded: str

@@ -10,15 +10,16 @@ import numpy as np
 
 from runtime.backends.base import check_images
 from runtime.backends.threads import thread_count
-from runtime.errors import BackendError, BackendUnavailable
+from runtime.errors import BackendError, BackendUnavailable, InputError
 from runtime.package import Package
 
-MODEL = "model.onnx"
+MODELS = {"fp32": "model.onnx", "int8": "model.int8.cpu.onnx"}
+"""What runs here, by precision; a CPU computes half graphs in float32."""
 _BATCH = 8  # images a run takes at once: more gains no speed on a CPU and costs memory
 
 
 class OnnxRuntimeBackend:
-    """Runs `model.onnx` in float32.
+    """Runs `model.onnx` in float32, or `model.int8.cpu.onnx` if int8 is asked for.
 
     On how many threads it computes, and how to change that: `runtime.backends.threads`.  Threads sleep
     while they wait for work: spinning (measured on 2 cores) made no run faster, and took a fifth more CPU
@@ -26,14 +27,24 @@ class OnnxRuntimeBackend:
 
     Raises:
         BackendUnavailable: onnxruntime is not installed.
+        InputError: a precision that onnxruntime does not run.
+        PackageError: the package was built without it.
         BackendError: onnxruntime cannot load the graph.
     """
 
     name = "onnxruntime"
-    precision = "fp32"
     degraded = ""
 
-    def __init__(self, package: Package, *, why: str = "it was asked for") -> None:
+    def __init__(
+        self, package: Package, *, why: str = "it was asked for", precision: str | None = None
+    ) -> None:
+        self.precision = precision or "fp32"
+        if self.precision not in MODELS:
+            raise InputError(
+                f"precision {precision!r} with onnxruntime",
+                expected=" or ".join(MODELS),
+                cure="leave the precision out, or use an engine: --backend tensorrt",
+            )
         library = _library()
         threads = thread_count()
         options = library.SessionOptions()
@@ -41,7 +52,7 @@ class OnnxRuntimeBackend:
         options.log_severity_level = 3
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.enable_mem_pattern = False  # 9 MB more with ResNet-50, and no faster
-        path = package.file(MODEL)
+        path = package.file(MODELS[self.precision])
         try:
             self._session: Any = library.InferenceSession(
                 str(path), sess_options=options, providers=["CPUExecutionProvider"]

@@ -29,8 +29,8 @@ _OUTPUTS = ("embedding", "mask")
 _TYPES = {"image": "UINT8", "embedding": "FLOAT", "mask": "FLOAT"}
 
 
-def open_backend(package: Package, *, device: int = 0) -> Backend:
-    """Open the engine of `package` that fits this machine best.
+def open_backend(package: Package, *, device: int = 0, precision: str | None = None) -> Backend:
+    """Open the engine of `package`, of one precision if that is given, that fits this machine best.
 
     Raises:
         BackendUnavailable: no driver, no such device, or no library for any engine of the package.
@@ -38,7 +38,8 @@ def open_backend(package: Package, *, device: int = 0) -> Backend:
         IntegrityError: the engine is not the one its sidecar describes.
         BackendError: the engine fits and does not load.
     """
-    return open_engine(package, select(package, cuda.device(device).compute_capability), device=device)
+    engine = select(package, cuda.device(device).compute_capability, precision)
+    return open_engine(package, engine, device=device)
 
 
 def open_engine(package: Package, engine: Engine, *, device: int = 0) -> Backend:
@@ -55,11 +56,12 @@ def open_engine(package: Package, engine: Engine, *, device: int = 0) -> Backend
     return TensorRTBackend(engine, plan=plan, input=package.manifest.input, gpu=gpu)
 
 
-def select(package: Package, capability: str) -> Engine:
+def select(package: Package, capability: str, precision: str | None = None) -> Engine:
     """The engine of `package` that fits this machine: fp16 first, then one built for this very GPU.
 
     Args:
         capability: compute capability of the GPU, such as `8.7`.
+        precision: of the engine; None takes any.
 
     Raises:
         BackendUnavailable: every engine needs a library that is not here.
@@ -74,6 +76,8 @@ def select(package: Package, capability: str) -> Engine:
         except BackendUnavailable as error:
             missing.append(error)
             reason = error.came
+        if not reason and precision not in (None, engine.record.precision):
+            reason = f"it is {engine.record.precision}, not {precision}"
         if reason:
             refused.append(f"{engine.path.name}: {reason}")
         else:

@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 
 from export import graph
 from export.fuse import Fused
+from export.precision import OPSETS
 from export.verify import run_onnx, run_torch
 from runtime.errors import ExportError
 from train.config import EncoderConfig
@@ -110,7 +111,7 @@ def test_normalisation_is_inside(tmp_path):
     np.testing.assert_allclose(got[0], expected[0].numpy(), rtol=1e-4, atol=1e-5)
 
 
-def small(nodes, *, opset=graph.OPSET, outputs=("embedding", "mask")):
+def small(nodes, *, opset=OPSETS["fp32"], outputs=("embedding", "mask")):
     """A graph with the right boundary around the given nodes, which make `x` from `image`."""
     value = helper.make_tensor_value_info
     ends = [

@@ -30,7 +30,7 @@ def with_engine(tiny, monkeypatch):
     """A package that says it has an engine, and a tensorrt module that answers as told."""
 
     def arrange(answer):
-        def open_backend(package, *, device):
+        def open_backend(package, *, device, precision):
             if isinstance(answer, Exception):
                 raise answer
             return answer
@@ -175,3 +175,11 @@ def test_the_fake_keeps_the_contract():
     fake.close()
     with pytest.raises(BackendError, match="closed"):
         fake.run(RANDOM[:2])
+
+
+def test_a_precision_that_is_not_there_is_refused_with_the_cure(tiny):
+    assert backends.choose(tiny, "onnxruntime", precision="fp32").precision == "fp32"
+    with pytest.raises(PackageError, match=r"model\.int8\.cpu\.onnx(.|\n)*--precision"):
+        backends.choose(tiny, "onnxruntime", precision="int8")
+    with pytest.raises(InputError, match="precision 'fp16' with onnxruntime"):
+        backends.choose(tiny, "onnxruntime", precision="fp16")

@@ -1,0 +1,143 @@
+"""What each precision loses on a trained encoder and masker, and what it weighs and compiles to.
+
+    python -m benchmarks.precision --json benchmarks/results/precision.json [--model timm/resnet50]
+
+Accuracy: the demo's encoder with its masker (`python -m demo` trains it), on test scenes that neither the
+training nor the calibration saw.  int8 in both forms, each calibration method, weights of seven and of
+eight bits, and as written against as this CPU's kernels compute it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+
+from benchmarks.record import meta, write
+from benchmarks.zoo import random_weights
+from export import graph
+from export.build_engine import main as build
+from export.calibrate import METHODS, calibration_images
+from export.fuse import Fused
+from export.int8 import cpu_form, trt_form
+from export.pack import PHOTOGRAPHS
+from export.precision import OPSETS
+from export.run import run_model
+from export.verify import run_torch
+from runtime.image import Geometry, find_images, load_image
+from runtime.package import Package
+from runtime.verify import Reference
+from train.__main__ import main as train
+from train.checkpoint import load_nem
+from train.nem import NEM
+
+DEMO = Path("demo/out")
+
+
+def accuracy(masker: Path, calibration: Path, held_out: Path, images: int) -> list[dict[str, Any]]:
+    """A row for each precision, form, method and width of weights."""
+    nem = load_nem(masker)
+    size = nem.encoder.input
+    geometry = Geometry.from_record(size)
+    tests = np.stack([geometry.fit(load_image(f))[0] for f in find_images(held_out)[:images]])
+    reference = Reference(tests, *run_torch(Fused(nem, precision="fp32"), tests))
+    calibrated = calibration_images(calibration, size)
+    rows = []
+    for how, precision, outputs in _outputs(nem, calibrated, tests):
+        figures = reference.compare(*outputs, precision=precision).to_json()
+        rows.append({"masker": masker.parent.name, "precision": precision, **how, **figures})
+        print(rows[-1], flush=True)
+    return rows
+
+
+def _outputs(
+    nem: NEM, calibrated: np.ndarray, tests: np.ndarray
+) -> Iterator[tuple[dict[str, Any], str, tuple[np.ndarray, np.ndarray]]]:
+    """(what was done, precision, outputs for the test images)."""
+    for precision in ("fp16", "bf16"):
+        yield {"form": "torch"}, precision, run_torch(Fused(nem, precision=precision), tests)
+    full, half = _graph(nem, "fp32"), _graph(nem, "int8")
+    trt = trt_form(half, calibrated)
+    for method in METHODS:
+        done = {"form": "trt", "method": method, "calibration_images": len(calibrated)}
+        yield done, "int8", trt.run(trt.build(method, ()), tests)
+    for reduce_range in (True, False):
+        form = cpu_form(full, calibrated, reduce_range=reduce_range)
+        for method in METHODS:
+            model = form.build(method, ())
+            for as_written in (False, True):
+                done = {
+                    "form": "cpu",
+                    "method": method,
+                    "reduce_range": reduce_range,
+                    "computed": "as written" if as_written else "by onnxruntime's int8 kernels here",
+                    "calibration_images": len(calibrated),
+                }
+                yield done, "int8", run_model(model, tests, as_written=as_written)
+
+
+def _graph(nem: NEM, precision: str) -> onnx.ModelProto:
+    size = nem.encoder.input
+    fused = Fused(nem, precision=precision)
+    model = graph.export_onnx(fused, height=size.height, width=size.width, opset=OPSETS[precision])
+    return graph.simplify(model)[0]
+
+
+def weight_and_layers(model: str, scratch: Path) -> list[dict[str, Any]]:
+    """Random weights: a package and an RTX engine in each precision; sizes, layers by type, speed."""
+    weights, run = scratch / "weights.safetensors", scratch / "run"
+    random_weights(model, weights)
+    train(
+        [
+            *("--encoder", model, "--weights", str(weights), "--image-size", "224", "--quiet"),
+            *("--data", str(PHOTOGRAPHS), "--out", str(run), "--steps", "2", "--batch-size", "4"),
+        ]
+    )
+    rows = []
+    for precision in ("fp16", "bf16", "int8"):
+        out = scratch / f"{precision}.nemu"
+        options = ["--masker", str(run / "masker.safetensors"), "--precision", precision, "--target", "rtx"]
+        code = build([*options, "--out", str(out), "--quiet"])
+        row: dict[str, Any] = {"model": model, "precision": precision, "exit_code": code}
+        if not code:
+            package = Package.open(out)
+            record = package.engines()[0].record
+            files = [out / name for name in package.manifest.files if name.startswith("model")]
+            row |= {
+                "bytes": {file.name: file.stat().st_size for file in files},
+                "engine": f"{record.flavour} {record.version}",
+                "weighted_layers": record.flags["weighted_layers"],
+                "build_seconds": round(record.build_seconds, 2),
+                "parity": package.manifest.parity,
+            }
+        rows.append(row)
+        print({k: v for k, v in row.items() if k != "parity"}, flush=True)
+    return rows
+
+
+def main() -> int:
+    """Returns 0."""
+    p = argparse.ArgumentParser(prog="python -m benchmarks.precision", description=__doc__.partition("\n")[0])
+    p.add_argument("--json", type=Path, required=True)
+    p.add_argument("--masker", type=Path, default=DEMO / "run/masker.safetensors")
+    p.add_argument("--calibration", type=Path, default=DEMO / "scenes/train")
+    p.add_argument("--held-out", type=Path, default=DEMO / "scenes/test")
+    p.add_argument("--images", type=int, default=64, help="held-out images (%(default)s)")
+    p.add_argument("--model", help="also what this timm model weighs and compiles to, random weights")
+    options = p.parse_args()
+    rows = accuracy(options.masker, options.calibration, options.held_out, options.images)
+    if options.model:
+        with tempfile.TemporaryDirectory() as scratch:
+            rows += weight_and_layers(options.model, Path(scratch))
+    write(options.json, {"meta": meta(), "rows": rows})
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

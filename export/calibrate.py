@@ -1,0 +1,130 @@
+"""Calibration: what values each activation takes on real images, and the range that int8 should span.
+
+A range that holds every value wastes steps on rare ones; a narrower one clips them.  Three rules:
+  minmax      everything
+  percentile  all but one value in ten thousand, on each side
+  mse         the range of least squared error of rounding and clipping, searched over the histogram
+Which of them a package uses, the gate's figures decide (`export.int8`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+
+from export.run import Session
+from export.structure import float_tensors
+from runtime.errors import InputError
+from runtime.image import Geometry, find_images, load_image
+from runtime.manifest import InputRecord
+
+METHODS = ("minmax", "percentile", "mse")
+IMAGES = 64
+"""At most this many calibration images are taken, spread evenly over the folder."""
+FEWEST = 4
+_BINS = 2048
+_SAMPLE = 1 << 16  # values of one tensor of one image that enter its histogram; min and max see all
+_TAIL = 1e-4
+
+Ranges = dict[str, tuple[float, float]]
+"""Tensor → the interval int8 spans for it; holds zero."""
+
+
+@dataclass(frozen=True)
+class Observed:
+    """Values of one tensor over all calibration images."""
+
+    low: float
+    high: float
+    counts: np.ndarray
+    """int64 (bins,), over equal bins from `low` to `high`."""
+
+    def range(self, method: str) -> tuple[float, float]:
+        """The interval by one of METHODS, widened to hold zero."""
+        low, high = {"minmax": self._minmax, "percentile": self._percentile, "mse": self._mse}[method]()
+        return min(low, 0.0), max(high, 0.0)
+
+    def _minmax(self) -> tuple[float, float]:
+        return self.low, self.high
+
+    def _percentile(self) -> tuple[float, float]:
+        share = np.cumsum(self.counts) / max(self.counts.sum(), 1)
+        edges = np.linspace(self.low, self.high, len(self.counts) + 1)
+        first = int(np.searchsorted(share, _TAIL, side="right"))
+        last = int(np.searchsorted(share, 1 - _TAIL))
+        return float(edges[first]), float(edges[last + 1])
+
+    def _mse(self) -> tuple[float, float]:
+        edges = np.linspace(self.low, self.high, len(self.counts) + 1)
+        centres = (edges[1:] + edges[:-1]) / 2
+        best, found = np.inf, (self.low, self.high)
+        for part in np.linspace(0.3, 1.0, 71):
+            low, high = self.low * part, self.high * part
+            clipped = np.clip(centres, low, high)
+            step = (high - low) / 255
+            error = float(self.counts @ ((centres - clipped) ** 2 + (centres == clipped) * step**2 / 12))
+            if error < best:
+                best, found = error, (low, high)
+        return found
+
+
+def observe(model: onnx.ModelProto, images: np.ndarray) -> dict[str, Observed]:
+    """Run a float32 graph on the images twice: for the extremes, then for histograms between them.
+
+    Args:
+        images: uint8 (N, H, W, 3).
+
+    Returns:
+        Every float32 tensor that a node gives, except those that are empty.
+    """
+    probe = onnx.ModelProto()
+    probe.CopyFrom(model)
+    known = {o.name for o in model.graph.output}
+    names = [name for name in float_tensors(model) if name not in known]
+    probe.graph.output.extend(
+        onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in names
+    )
+    session = Session(probe)
+    extremes = dict.fromkeys(names, (np.inf, -np.inf))
+    for image in images:
+        for name, value in zip(names, session(names, image[None]), strict=True):
+            low, high = extremes[name]
+            extremes[name] = (min(low, float(value.min())), max(high, float(value.max())))
+    counts = {name: np.zeros(_BINS, np.int64) for name in names}
+    for image in images:
+        for name, value in zip(names, session(names, image[None]), strict=True):
+            low, high = extremes[name]
+            flat = value.reshape(-1)[:: max(1, value.size // _SAMPLE)]
+            narrowest = max(1e-4 * max(abs(low), abs(high)), 1e-6)  # bins of a constant tensor
+            counts[name] += np.histogram(flat, _BINS, (low, max(high, low + narrowest)))[0]
+    return {name: Observed(*extremes[name], counts[name]) for name in names}
+
+
+def ranges(observed: dict[str, Observed], method: str) -> Ranges:
+    """The interval of every tensor by one of METHODS."""
+    return {name: one.range(method) for name, one in observed.items()}
+
+
+def calibration_images(folder: Path, size: InputRecord) -> np.ndarray:
+    """uint8 (N, H, W, 3): images of the folder as the encoder would see them, at most IMAGES.
+
+    Raises:
+        InputError: too few, or one that cannot be read.
+    """
+    files = find_images(folder)
+    if len(files) < FEWEST:
+        raise InputError(
+            f"--calibration {folder} holds {len(files)} images",
+            expected=f"at least {FEWEST}, better {IMAGES}, like those the device will see",
+            cure="add photographs, or leave --calibration out to use the reference images",
+        )
+    return _fit(files[:: max(1, -(-len(files) // IMAGES))], size)
+
+
+def _fit(files: Iterable[Path], size: InputRecord) -> np.ndarray:
+    geometry = Geometry.from_record(size)
+    return np.stack([geometry.fit(load_image(file))[0] for file in files])

@@ -1,0 +1,76 @@
+"""int8 as onnxruntime's CPU kernels want it: unsigned activations, signed weights, by onnxruntime's own tool.
+
+Weights have seven bits.  Without VNNI, an x86 CPU multiplies unsigned by signed bytes with an instruction
+that adds two products in 16 bits and saturates: 2 · 255 · 127 does not fit, 2 · 255 · 64 does.  So the same
+file computes the same on every CPU; what the bit costs in accuracy is in benchmarks/results/precision.json.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection
+
+import numpy as np
+import onnx
+
+from export.calibrate import Ranges
+from export.structure import Structure, commutes
+
+_JOINING = ("Add", "Concat", "MaxPool", "AveragePool", "Relu", "Clip", "Resize")
+"""Nodes between weighted layers that onnxruntime computes in int8."""
+
+
+def quantize_cpu(
+    model: onnx.ModelProto, ranges: Ranges, *, keep_float: Collection[str], reduce_range: bool = True
+) -> onnx.ModelProto:
+    """A copy of a float32 graph, int8 in the QDQ format, except for the weighted nodes named.
+
+    Args:
+        ranges: of every activation.
+        reduce_range: seven bits for weights; eight saturate on CPUs without VNNI.
+    """
+    from onnxruntime.quantization import CalibrationMethod, QDQQuantizer, QuantType
+    from onnxruntime.quantization.calibrate import TensorData, TensorsData
+
+    wanted = int8_nodes(model, keep_float)
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    data = {
+        name: TensorData(lowest=np.array(low, np.float32), highest=np.array(high, np.float32))
+        for name, (low, high) in ranges.items()
+    }
+    level = logging.root.level
+    logging.root.setLevel(logging.ERROR)  # it warns of every node it leaves alone
+    try:
+        quantizer = QDQQuantizer(
+            copy,
+            True,
+            reduce_range,
+            QuantType.QInt8,
+            QuantType.QUInt8,
+            TensorsData(CalibrationMethod.MinMax, data),
+            wanted,
+            [],
+            sorted({n.op_type for n in model.graph.node if n.name in set(wanted)}),
+            {"QDQOpTypePerChannelSupportToAxis": {"MatMul": 1}},
+        )
+        quantizer.quantize_model()
+    finally:
+        logging.root.setLevel(level)
+    quantizer.model.topological_sort()
+    return quantizer.model.model
+
+
+def int8_nodes(model: onnx.ModelProto, keep_float: Collection[str]) -> list[str]:
+    """Names of the nodes to compute in int8: weighted ones, and what lies between such nodes only."""
+    graph = Structure(model)
+    weighted = {n.name for n in graph.weighted() if n.name not in keep_float}
+    inside: set[str] = set()
+    names = []
+    for node in graph.nodes:
+        joins = node.op_type in _JOINING and (node.op_type != "Resize" or commutes(node))
+        whole = node.op_type != "Add" or len(graph.activations(node)) == 2  # and not the addition of a bias
+        if node.name in weighted or (joins and whole and inside.issuperset(graph.activations(node))):
+            names.append(node.name)
+            inside.update(node.output)
+    return names

@@ -1,0 +1,49 @@
+"""A graph in memory, run by onnxruntime on the CPU."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import onnx
+
+
+class Session:
+    """An onnxruntime session on a model that is in memory.
+
+    Args:
+        as_written: compute every node as it stands.  Quantise–dequantise pairs are then computed in float,
+            with exact sums: what an engine gives, without the arithmetic of this CPU's int8 kernels.
+    """
+
+    def __init__(self, model: onnx.ModelProto, *, as_written: bool = False) -> None:
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3
+        if as_written:
+            options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+        with tempfile.TemporaryDirectory(prefix="nemu-") as folder:
+            path = Path(folder) / "model.onnx"  # beyond 2 GB a model cannot be passed as bytes
+            copy = onnx.ModelProto()
+            copy.CopyFrom(model)
+            onnx.save_model(copy, str(path), save_as_external_data=True, location="data", size_threshold=1024)
+            self._session = onnxruntime.InferenceSession(
+                str(path), options, providers=["CPUExecutionProvider"]
+            )
+
+    def __call__(self, names: Sequence[str], images: np.ndarray) -> list[np.ndarray]:
+        """The named outputs for uint8 (N, H, W, 3)."""
+        return self._session.run(list(names), {"image": images})
+
+
+def run_model(
+    model: onnx.ModelProto, images: np.ndarray, *, as_written: bool = False
+) -> tuple[np.ndarray, np.ndarray]:
+    """uint8 (N, H, W, 3) → embedding float32 (N, D), mask float32 (N, H, W), one image at a time."""
+    session = Session(model, as_written=as_written)
+    parts = [session(["embedding", "mask"], image[None]) for image in images]
+    embedding, mask = (np.concatenate(p) for p in zip(*parts, strict=True))
+    return embedding, mask

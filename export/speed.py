@@ -1,0 +1,67 @@
+"""Is int8 worth it on this device?  The package's two CPU graphs, timed in turn."""
+
+from __future__ import annotations
+
+import platform
+import statistics
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from runtime.backends.onnxruntime import MODELS
+
+WORTH = 1.15
+"""Less faster than this is not worth what int8 loses."""
+_SECONDS = 3.0
+_FEWEST = 10
+
+
+def int8_against_fp32(folder: Path, image: np.ndarray) -> dict[str, Any]:
+    """Median times of one image uint8 (H, W, 3), fp32 and int8 in turn, on all CPUs of this process."""
+    sessions = [_session(folder / MODELS[precision]) for precision in ("fp32", "int8")]
+    times: tuple[list[float], list[float]] = ([], [])
+    for session in sessions * 3:  # warm-up
+        session.run(None, {"image": image[None]})
+    until = time.perf_counter() + _SECONDS
+    while time.perf_counter() < until or len(times[0]) < _FEWEST:
+        for session, mine in zip(sessions, times, strict=True):
+            began = time.perf_counter()
+            session.run(None, {"image": image[None]})
+            mine.append(time.perf_counter() - began)
+    ratio = statistics.median(a / b for a, b in zip(*times, strict=True))
+    return {
+        "device": processor(),
+        "fp32_ms": 1e3 * statistics.median(times[0]),
+        "int8_ms": 1e3 * statistics.median(times[1]),
+        "times_faster": ratio,
+        "pairs": len(times[0]),
+        "worth_it": ratio >= WORTH,
+    }
+
+
+def verdict(speed: dict[str, Any]) -> str:
+    """The measurement in a sentence."""
+    said = "" if speed["worth_it"] else f"NOT worth it here (below {WORTH}): use fp32 on this device; "
+    return (
+        f"{said}int8 is {speed['times_faster']:.2f} times as fast as fp32 with onnxruntime on "
+        f"{speed['device']} ({speed['int8_ms']:.2f} against {speed['fp32_ms']:.2f} ms)"
+    )
+
+
+def processor() -> str:
+    """Name of this machine's processor, as Linux knows it."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.is_file() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return f"{names[0] if names else platform.machine()}, {len(names)} logical CPUs"
+
+
+def _session(path: Path) -> Any:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # two would slow each other
+    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])

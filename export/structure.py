@@ -1,0 +1,109 @@
+"""What a graph is made of, read from its structure and not from its names: who does arithmetic with weights,
+which of these are heads, which read the image, and where activations meet.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import onnx
+from onnx import numpy_helper
+
+WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+_POOLING = ("ReduceMean", "ReduceMax", "ReduceSum", "GlobalAveragePool", "GlobalMaxPool")
+
+
+class Structure:
+    """Lookups over the nodes of one graph, which must not be changed meanwhile."""
+
+    def __init__(self, model: onnx.ModelProto) -> None:
+        self.nodes = list(model.graph.node)
+        self.constants = {t.name: t for t in model.graph.initializer}
+        self.producer = {out: node for node in self.nodes for out in node.output}
+        self.outputs = [o.name for o in model.graph.output]
+
+    def activations(self, node: onnx.NodeProto) -> list[str]:
+        """The node's inputs that depend on the image."""
+        return [name for name in node.input if name and name not in self.constants]
+
+    def weighted(self) -> list[onnx.NodeProto]:
+        """Nodes that multiply an activation with a constant weight: convolutions, and products with one."""
+        return [n for n in self.nodes if n.op_type in WEIGHTED and n.input[1] in self.constants]
+
+    def weight(self, node: onnx.NodeProto) -> np.ndarray:
+        """The weight of a node of `weighted`."""
+        return numpy_helper.to_array(self.constants[node.input[1]])
+
+    def heads(self) -> set[str]:
+        """Names of the weighted nodes that an output is taken from: the mask's logits, a projection.
+
+        Walks back from each output through nodes of one activation.  A pooling ends the walk: what is
+        pooled is a feature map, and its last convolution is not a head.
+        """
+        weighted = {n.name for n in self.weighted()}
+        found = set()
+        for name in self.outputs:
+            node = self.producer.get(name)
+            while node is not None and node.name not in weighted:
+                inputs = self.activations(node)
+                if len(inputs) != 1 or node.op_type in _POOLING:
+                    break
+                node = self.producer.get(inputs[0])
+            if node is not None and node.name in weighted:
+                found.add(node.name)
+        return found
+
+    def stems(self) -> set[str]:
+        """Names of the weighted nodes that nothing weighted comes before."""
+        behind: set[str] = set()  # tensors that a weighted node had a part in
+        found = set()
+        weighted = {n.name for n in self.weighted()}
+        for node in self.nodes:
+            after = any(name in behind for name in node.input)
+            if node.name in weighted and not after:
+                found.add(node.name)
+            if after or node.name in weighted:
+                behind.update(node.output)
+        return found
+
+    def depth(self, tensor: str) -> int:
+        """How many weighted nodes stand one after the other before a tensor, at most."""
+        if not hasattr(self, "_depth"):
+            weighted = {n.name for n in self.weighted()}
+            self._depth: dict[str, int] = {}
+            for node in self.nodes:
+                before = max((self._depth.get(name, 0) for name in node.input), default=0)
+                self._depth.update(dict.fromkeys(node.output, before + (node.name in weighted)))
+        return self._depth.get(tensor, 0)
+
+
+def attributes(node: onnx.NodeProto) -> dict[str, object]:
+    """The node's attributes as plain values."""
+    return {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
+
+
+def output_axis(node: onnx.NodeProto) -> int:
+    """The axis of the weight along which the output channels lie."""
+    if node.op_type == "Conv":
+        return 0
+    if node.op_type == "Gemm":
+        return 0 if attributes(node).get("transB") else 1
+    return 1  # ConvTranspose without groups, MatMul with a matrix
+
+
+def commutes(node: onnx.NodeProto) -> bool:
+    """Whether quantising before the node equals quantising after it: it only copies or picks values."""
+    if node.op_type == "Resize":
+        return attributes(node).get("mode", b"nearest") == b"nearest"
+    return node.op_type in ("MaxPool", "Transpose", "Reshape", "Squeeze", "Unsqueeze", "Flatten")
+
+
+def float_tensors(model: onnx.ModelProto) -> Iterator[str]:
+    """Names of the tensors computed in floating point, by shape inference."""
+    inferred = onnx.shape_inference.infer_shapes(model)
+    types = {v.name: v.type.tensor_type.elem_type for v in inferred.graph.value_info}
+    for node in model.graph.node:
+        for name in node.output:
+            if types.get(name) == onnx.TensorProto.FLOAT:
+                yield name

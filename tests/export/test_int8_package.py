@@ -1,0 +1,73 @@
+"""int8 and bf16 by the command a user types: what is written, what is refused, what runs."""
+
+from __future__ import annotations
+
+import pytest
+
+from export.build_engine import main
+from runtime import Explainer
+from runtime.errors import InputError, ParityError
+from runtime.package import Package
+
+
+@pytest.fixture(scope="module")
+def int8_package(masker, photographs, tmp_path_factory):
+    pytest.importorskip("tensorrt_rtx")
+    out = tmp_path_factory.mktemp("int8") / "int8.nemu"
+    arguments = ["--masker", str(masker), "--reference", str(photographs), "--calibration", str(photographs)]
+    code = main([*arguments, "--precision", "int8", "--target", "rtx", "--out", str(out), "--quiet"])
+    assert code == 0
+    return out
+
+
+def test_both_forms_are_inside_the_gate_and_say_how(int8_package):
+    parity = Package.open(int8_package).manifest.parity
+    for name in ("onnx int8 cpu", "onnx int8 trt"):
+        assert parity[name]["embedding_error"] <= 0.1
+        assert parity[name]["mask_iou"] >= 0.9
+        assert parity[name]["calibration"]["n"] == 12
+    assert parity["onnx int8 cpu"]["speed"]["device"]
+    assert not (int8_package / "model.fp16.onnx").exists()
+
+
+def test_every_layer_but_those_named_is_int8_after_the_parser(int8_package):
+    (engine,) = Package.open(int8_package).engines()
+    layers = engine.record.flags["weighted_layers"]
+    parity = Package.open(int8_package).manifest.parity["onnx int8 trt"]
+    assert engine.record.precision == "int8"
+    assert layers["INT8"] == parity["layers"] - len(parity["layers_back_to_float"])
+    assert set(layers) == {"INT8", "HALF"}
+
+
+def test_the_explainer_runs_the_int8_graph(int8_package, photographs):
+    with Explainer(int8_package, backend="onnxruntime", precision="int8") as explainer:
+        assert explainer.embedding_id.endswith("-int8")
+        int8 = explainer(photographs / "00.png").embedding
+    with Explainer(int8_package, backend="onnxruntime") as explainer:
+        fp32 = explainer(photographs / "00.png").embedding
+        with pytest.raises(InputError, match="precision 'int8'"):
+            Explainer(int8_package, backend=explainer.backend, precision="int8")
+    assert 0 < abs(int8 - fp32).max() < 0.2 * abs(fp32).max()
+
+
+def test_beyond_the_gate_nothing_is_written(masker, photographs, tmp_path, monkeypatch, capsys):
+    from export import pack
+
+    def refuse(*_):
+        raise ParityError("onnx int8 cpu: embedding error", expected="", cure="--calibration FOLDER")
+
+    monkeypatch.setattr(pack, "write_int8", refuse)
+    out = tmp_path / "x.nemu"
+    assert main(["--masker", str(masker), "--precision", "int8", "--out", str(out), "--quiet"]) == 3
+    assert "--calibration" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_bf16_is_bfloat16_inside(masker, tmp_path):
+    pytest.importorskip("tensorrt_rtx")
+    out = tmp_path / "x.nemu"
+    arguments = ["--masker", str(masker), "--precision", "bf16", "--target", "rtx", "--out", str(out)]
+    assert main([*arguments, "--quiet"]) == 0
+    package = Package.open(out)
+    assert package.engines()[0].record.flags["weighted_layers"].keys() == {"BF16"}
+    assert package.manifest.parity["torch bf16"]["embedding_error"] > 0

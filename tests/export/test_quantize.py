@@ -1,0 +1,211 @@
+"""int8 is what was asked for: near the float graph, on the right tensors, of the right types."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from onnx import TensorProto, helper, numpy_helper
+
+from export.calibrate import METHODS, Observed, calibration_images, observe, ranges
+from export.quantize import FLOAT_LAYERS, insert_qdq
+from export.quantize_cpu import int8_nodes, quantize_cpu
+from export.run import Session, run_model
+from export.structure import Structure
+from export.widen import widened
+from runtime.errors import InputError
+from runtime.manifest import InputRecord
+
+
+def toy(*, half: bool = False, seed: int = 0, weight: float = 0.2, join: str = "Add") -> onnx.ModelProto:
+    """stem → two convolutions, joined with the skip → pooled embedding, and a 1×1 logit → mask."""
+    rng = np.random.default_rng(seed)
+    dtype, kind = (np.float16, TensorProto.FLOAT16) if half else (np.float32, TensorProto.FLOAT)
+    c = 8 if join == "Add" else 16
+    shapes = {
+        "w0": (8, 3, 3, 3),
+        "w1": (8, 8, 3, 3),
+        "w2": (8, 8, 3, 3),
+        "w3": (8, c, 3, 3),
+        "w4": (1, 8, 1, 1),
+    }
+    constants = {k: rng.normal(0, weight, s).astype(dtype) for k, s in shapes.items()}
+    constants |= {"unit": np.array(1 / 255, dtype), "axes": np.array([2, 3]), "one": np.array([1])}
+
+    def conv(x: str, w: str, out: str) -> onnx.NodeProto:
+        pads = [shapes[w][2] // 2] * 4
+        return helper.make_node("Conv", [x, w], [out], f"conv_{w}", pads=pads)
+
+    nodes = [
+        helper.make_node("Cast", ["image"], ["f"], "cast", to=kind),
+        helper.make_node("Transpose", ["f"], ["t"], "transpose", perm=[0, 3, 1, 2]),
+        helper.make_node("Mul", ["t", "unit"], ["x"], "scale"),
+        conv("x", "w0", "a"),
+        helper.make_node("Relu", ["a"], ["skip"], "relu0"),
+        conv("skip", "w1", "b"),
+        helper.make_node("Relu", ["b"], ["c"], "relu1"),
+        conv("c", "w2", "d"),
+        helper.make_node(join, ["d", "skip"], ["e"], "join", **({} if join == "Add" else {"axis": 1})),
+        conv("e", "w3", "g"),
+        helper.make_node("Relu", ["g"], ["h"], "relu2"),
+        helper.make_node("ReduceMean", ["h", "axes"], ["z"], "pool", keepdims=0),
+        helper.make_node("Cast", ["z"], ["embedding"], "out0", to=TensorProto.FLOAT),
+        conv("h", "w4", "logit"),
+        helper.make_node("Squeeze", ["logit", "one"], ["s"], "squeeze"),
+        helper.make_node("Cast", ["s"], ["wide"], "out1", to=TensorProto.FLOAT),
+        helper.make_node("Sigmoid", ["wide"], ["mask"], "sigmoid"),
+    ]
+    value = helper.make_tensor_value_info
+    graph = helper.make_graph(
+        nodes,
+        "toy",
+        [value("image", TensorProto.UINT8, ["N", 12, 12, 3])],
+        [value("embedding", TensorProto.FLOAT, ["N", 8]), value("mask", TensorProto.FLOAT, ["N", 12, 12])],
+        [numpy_helper.from_array(v, k) for k, v in constants.items()],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9)
+
+
+IMAGES = np.random.default_rng(1).integers(0, 256, (6, 12, 12, 3), np.uint8)
+
+
+def minmax(model: onnx.ModelProto) -> dict[str, tuple[float, float]]:
+    return ranges(observe(model, IMAGES), "minmax")
+
+
+@settings(max_examples=15, deadline=None)
+@given(seed=st.integers(0, 10**6), weight=st.floats(0.01, 1.0))
+def test_int8_is_within_its_steps_of_float(seed: int, weight: float) -> None:
+    """One layer in int8: every output is off by at most half a step of each of its terms."""
+    model = toy(seed=seed, weight=weight)
+    graph = Structure(model)
+    bounds = minmax(model)
+    others = {n.name for n in graph.weighted()} - {"conv_w1"}
+    quantised = insert_qdq(model, bounds, keep_float=others)
+    names = {"b", "skip"}
+    for each in (model, quantised):
+        each.graph.output.extend(helper.make_tensor_value_info(n, TensorProto.FLOAT, None) for n in names)
+    (exact, x), (rounded,) = (
+        Session(model)(["b", "skip"], IMAGES),
+        Session(quantised, as_written=True)(["b"], IMAGES),
+    )
+    w = graph.weight(next(n for n in graph.weighted() if n.name == "conv_w1"))
+    x_step = max(abs(end) for end in bounds["skip"]) / 127
+    w_step = np.abs(w).max(axis=(1, 2, 3)) / 127
+    terms = w[0].size
+    limit = terms * (
+        np.abs(w).max() * x_step / 2 + np.abs(x).max() * w_step.max() / 2 + x_step * w_step.max() / 4
+    )
+    assert 0 < np.abs(exact - rounded).max() <= limit * 1.001
+
+
+def test_of_a_residual_only_the_skip_is_quantised() -> None:
+    model = toy()
+    quantised = insert_qdq(model, minmax(model), keep_float=Structure(model).heads())
+    join = next(n for n in quantised.graph.node if n.name == "join")
+    assert list(join.input) == ["d", "skip_dequantized"]
+    pairs = [n for n in quantised.graph.node if n.op_type == "QuantizeLinear" and n.input[0] == "skip"]
+    assert len(pairs) == 1  # the convolution and the addition share it
+
+
+def test_what_a_concatenation_joins_has_one_scale() -> None:
+    model = toy(join="Concat")
+    quantised = insert_qdq(model, minmax(model), keep_float=())
+    values = {t.name: numpy_helper.to_array(t) for t in quantised.graph.initializer}
+    join = next(n for n in quantised.graph.node if n.name == "join")
+    assert list(join.input) == ["d_dequantized", "skip_dequantized"]
+    assert values["d_scale"] == values["skip_scale"] == values["e_scale"]
+
+
+def test_in_the_half_graph_scales_are_half_and_zero_points_zero() -> None:
+    half = toy(half=True)
+    quantised = insert_qdq(half, minmax(widened(half)), keep_float=Structure(half).heads())
+    onnx.checker.check_model(quantised, full_check=True)
+    values = {t.name: numpy_helper.to_array(t) for t in quantised.graph.initializer}
+    assert {v.dtype for k, v in values.items() if k.endswith("_scale")} == {np.dtype(np.float16)}
+    zeros = [v for k, v in values.items() if k.endswith("_zero")]
+    assert zeros
+    assert all(v.dtype == np.int8 and not v.any() for v in zeros)
+    assert values["w1_scale"].shape == (8,)
+    assert "w1" not in values  # the float weight is gone
+    float_layers = {p.key: p.value for p in quantised.metadata_props}[FLOAT_LAYERS]
+    assert json.loads(float_layers) == ["conv_w4"]
+    embedding, _ = run_model(widened(quantised), IMAGES, as_written=True)
+    expected, _ = run_model(widened(half), IMAGES)
+    assert np.abs(embedding - expected).max() < 0.05 * np.abs(expected).max()
+
+
+def test_heads_and_stems_are_found_by_structure() -> None:
+    graph = Structure(toy())
+    assert graph.heads() == {"conv_w4"}  # and not the convolution before the pooling
+    assert graph.stems() == {"conv_w0"}
+
+
+@pytest.mark.parametrize(("reduce_range", "exact"), [(True, True), (False, False)])
+def test_seven_bits_never_saturate_and_eight_can(reduce_range: bool, exact: bool) -> None:
+    """Two products at their largest: 2·255·127 leaves 16 bits, 2·255·64 does not.
+
+    With VNNI eight bits are exact too, so the largest sum is checked and not this CPU's result.
+    """
+    model = toy()
+    quantised = quantize_cpu(model, minmax(model), keep_float=(), reduce_range=reduce_range)
+    weights = [numpy_helper.to_array(t) for t in quantised.graph.initializer]
+    largest = max(int(np.abs(w.astype(int)).max()) for w in weights if w.dtype == np.int8 and w.ndim == 4)
+    sums = 2 * 255 * largest
+    assert (sums <= np.iinfo(np.int16).max) is exact
+
+
+def test_the_cpu_form_computes_what_it_says_on_this_cpu() -> None:
+    """Weights all at their largest and a white image: kernels that saturate would be off by half."""
+    model = toy()
+    for tensor in model.graph.initializer:
+        if tensor.name in ("w0", "w1", "w2", "w3"):
+            full = np.full(tuple(tensor.dims), 0.1, np.float32)
+            tensor.CopyFrom(numpy_helper.from_array(full, tensor.name))
+    white = np.full((1, 12, 12, 3), 255, np.uint8)
+    bounds = ranges(observe(model, white), "minmax")
+    quantised = quantize_cpu(model, bounds, keep_float=Structure(model).heads())
+    kernels, _ = run_model(quantised, white)
+    written, _ = run_model(quantised, white, as_written=True)
+    np.testing.assert_allclose(kernels, written, rtol=0.02)
+
+
+def test_the_cpu_form_is_unsigned_and_leaves_heads_in_float() -> None:
+    model = toy()
+    quantised = quantize_cpu(model, minmax(model), keep_float=Structure(model).heads())
+    values = {t.name: numpy_helper.to_array(t) for t in quantised.graph.initializer}
+    zeros = {n.input[2] for n in quantised.graph.node if n.op_type == "QuantizeLinear"}
+    assert {values[z].dtype for z in zeros} == {np.dtype(np.uint8)}
+    head = next(n for n in quantised.graph.node if n.name == "conv_w4")
+    assert head.input[1] == "w4"
+    weights = [v for k, v in values.items() if k.startswith("w1") and v.dtype == np.int8 and v.ndim == 4]
+    assert len(weights) == 1
+    assert np.abs(weights[0].astype(int)).max() <= 64
+    assert "join" in int8_nodes(model, Structure(model).heads())
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_ranges_hold_zero_and_no_more_than_was_seen(method: str) -> None:
+    counts = np.zeros(2048, np.int64)
+    counts[:1024], counts[-1] = 1000, 1  # one value far out
+    low, high = Observed(1.0, 5.0, counts).range(method)
+    assert low == 0
+    assert high <= 5.0 + 1e-6
+    assert (high < 4) is (method != "minmax")
+
+
+def test_too_few_calibration_images_are_refused(tmp_path: Path) -> None:
+    from PIL import Image
+
+    Image.new("RGB", (8, 8)).save(tmp_path / "one.png")
+    size = InputRecord(
+        name="image", height=8, width=8, mean=(0, 0, 0), std=(1, 1, 1),
+        resize="squash", crop_pct=1.0, interpolation="bilinear",
+    )  # fmt: skip
+    with pytest.raises(InputError, match="holds 1 images"):
+        calibration_images(tmp_path, size)
