@@ -1,4 +1,7 @@
-"""python -m benchmarks.gpu_check OUTDIR: environment, parity and latency on this machine; see gpu_check.sh.
+"""python -m benchmarks.gpu_check OUTDIR: what this machine's GPU does; see gpu_check.sh.
+
+Environment, parity of engines, latency (encoder, fused, the authors' decoder and way; batches), the package
+by every backend and precision, and training throughput against the authors' loop.
 
 Every step that touches the GPU runs in a process of its own: one that crashes loses its own figures only,
 and its JSON says how it ended.
@@ -38,7 +41,8 @@ def main(argv: list[str] | None = None) -> int:
     p.add_argument("out", type=Path, help="folder for the JSON files")
     p.add_argument("--model", default="resnet50", help="timm model to time (%(default)s)")
     p.add_argument("--image-size", type=int, default=224)
-    p.add_argument("--batch", type=int, nargs="+", default=[1, 8])
+    p.add_argument("--batch", type=int, nargs="+", default=[1, 8, 32])
+    p.add_argument("--train-batch", type=int, help="of training; default 64 on a GPU, 4 on a CPU")
     p.add_argument("--seconds", type=float, help="per measurement; default 5 on a GPU, 2 on a CPU")
     options = p.parse_args(argv)
     options.out.mkdir(parents=True, exist_ok=True)
@@ -53,10 +57,14 @@ def main(argv: list[str] | None = None) -> int:
         timing += ["--batch", *map(str, options.batch)]
         timing += [] if options.seconds is None else ["--seconds", str(options.seconds)]
         named = [] if package is None else ["--package", str(package)]
-        parity = _step("benchmarks.gpu_parity", named, options.out / "parity.json", how)
-        latency = _step("benchmarks.gpu_latency", [*named, *timing], options.out / "latency.json", how)
-    print("\n".join(summary(parity, latency)))
-    if "crashed" in parity or "crashed" in latency:
+        files = {step: options.out / f"{step}.json" for step in ("parity", "latency", "training")}
+        parity = _step("benchmarks.gpu_parity", [str(files["parity"]), *named], files["parity"], how)
+        arguments = [str(files["latency"]), *named, *timing]
+        latency = _step("benchmarks.gpu_latency", arguments, files["latency"], how)
+        arguments = ["--json", str(files["training"]), *_training(options)]
+        training = _step("benchmarks.training", arguments, files["training"], how)
+    print("\n".join(summary(parity, latency, training)))
+    if any("crashed" in step for step in (parity, latency, training)):
         return 1
     return 3 if any(engine.get("failures") for engine in parity["engines"]) else 0
 
@@ -104,7 +112,7 @@ def find_package(work: Path) -> tuple[Path | None, str]:
     return package, "; ".join(said)
 
 
-def summary(parity: dict[str, Any], latency: dict[str, Any]) -> list[str]:
+def summary(parity: dict[str, Any], latency: dict[str, Any], training: dict[str, Any]) -> list[str]:
     """Readable lines: what ran, what did not and why."""
     lines = []
     for engine in parity.get("engines", []):
@@ -117,18 +125,31 @@ def summary(parity: dict[str, Any], latency: dict[str, Any]) -> list[str]:
             f"batch {row['batch']}: median {row['median_ms']:.3f} ms, p99 {row['p99_ms']:.3f} ms"
             + (f", {ratio:.3f} of the encoder" if ratio else "")
         )
-    for result in (parity, latency):
+    lines += [
+        f"training {row['variant']}: {row['images_per_second']:.1f} images/s, "
+        f"{row['ratio_to_authors_loop']:.2f} of the authors' loop"
+        for row in training.get("rows", [])
+    ]
+    for result in (parity, latency, training):
         lines += [f"skipped: {s['what']}: {s['why']}" for s in result.get("skipped", [])]
         if "crashed" in result:
             lines.append(f"CRASHED: {result['crashed']}")
     return lines
 
 
-def _step(module: str, options: list[str], path: Path, package: str) -> dict[str, Any]:
+def _training(options: argparse.Namespace) -> list[str]:
+    """What is trained: enough for a GPU to be busy, little where there is none."""
+    gpu = shutil.which("nvidia-smi") is not None
+    batch = options.train_batch or (64 if gpu else 4)
+    size = ["--model", options.model, "--image-size", str(options.image_size), "--batch-size", str(batch)]
+    return [*size, "--steps", "20" if gpu else "1", "--rounds", "5" if gpu else "1"]
+
+
+def _step(module: str, arguments: list[str], path: Path, package: str) -> dict[str, Any]:
     """Run a step in its own process; its JSON, with `crashed` added if it did not end well."""
     path.unlink(missing_ok=True)
     started = time.monotonic()
-    command = [sys.executable, "-m", module, str(path), *options]
+    command = [sys.executable, "-m", module, *arguments]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         try:
             stderr = process.communicate(timeout=LONGEST)[1]

@@ -3,7 +3,7 @@
 #
 #   benchmarks/gpu_check.sh OUTDIR [WHEELDIR]
 #
-# OUTDIR gets environment.json, parity.json and latency.json.  Without a GPU it runs too, and the files say
+# OUTDIR gets environment.json, parity.json, latency.json and training.json.  Without a GPU it runs too, and the files say
 # what was skipped and why.  It reads clocks and settings and changes none.
 #
 # WHEELDIR: wheels for a machine that cannot fetch them (tensorrt_rtx, its bindings and libs, onnxsim).  They

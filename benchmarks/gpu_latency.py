@@ -31,6 +31,7 @@ from runtime.errors import NemuError
 from runtime.package import Package
 
 Call = Callable[[], Any]
+PRECISIONS = ("fp32", "fp16", "bf16", "int8")
 MODE = "reduce-overhead"  # of torch.compile: with CUDA graphs, and compiled within a minute
 
 
@@ -164,11 +165,12 @@ def engine_rows(report: Report, package: Package) -> None:
         "encoder alone as an engine", "a package holds the fused engine only, so its rows have no ratio"
     )
     side = package.manifest.input
-    for name in ("tensorrt", "onnxruntime"):
+    ways = [(name, precision) for name in ("tensorrt", "onnxruntime") for precision in PRECISIONS]
+    for name, precision in ways:
         try:
-            backend = choose(package, name)
+            backend = choose(package, name, precision=precision)
         except NemuError as error:
-            report.skip(f"{name} on the package", error.came)
+            report.skip(f"{name} {precision} on the package", error.came)
             continue
         for batch in sorted({1, min(8, backend.max_batch)}):
             shape = (batch, side.height, side.width, 3)

@@ -37,7 +37,7 @@ def checked(package: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str
     """The JSON files of a small run."""
     folder = tmp_path_factory.mktemp("gpu_check")
     wheel_in_parts(folder / "wheels")
-    options = "--model test_resnet --image-size 64 --batch 1 2 --seconds 0.1"
+    options = "--model test_resnet --image-size 64 --batch 1 2 --seconds 0.1 --train-batch 2"
     done = subprocess.run(
         [str(ROOT / "benchmarks/gpu_check.sh"), str(folder / "out"), str(folder / "wheels")],
         env={**os.environ, "PYTHON": sys.executable, "PACKAGE": str(package), "GPU_CHECK_OPTIONS": options},
@@ -49,7 +49,7 @@ def checked(package: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str
 
 
 def test_every_file_says_where_it_comes_from(checked: dict[str, dict]) -> None:
-    assert set(checked) == {"environment", "parity", "latency"}
+    assert set(checked) == {"environment", "parity", "latency", "training"}
     for content in checked.values():
         assert set(content["meta"]) == {"versions", "device", "commit", "command"}
         assert content["meta"]["command"].startswith("benchmarks/gpu_check.sh OUTDIR --model test_resnet")
@@ -74,9 +74,15 @@ def test_what_did_not_run_is_listed_with_its_reason(checked: dict[str, dict]) ->
     if not checked["environment"]["devices"]:
         assert skipped["torch cuda graph"] == "there is no GPU"
         assert (
-            "driver" in skipped["tensorrt on the package"]
-            or "no engine" in skipped["tensorrt on the package"]
+            "driver" in skipped["tensorrt fp16 on the package"]
+            or "no engine" in skipped["tensorrt fp16 on the package"]
         )
+
+
+def test_training_is_timed_against_the_authors_loop(checked: dict[str, dict]) -> None:
+    rows = {row["variant"]: row for row in checked["training"]["rows"]}
+    assert rows["authors_loop"]["ratio_to_authors_loop"] == 1
+    assert rows["our_loop"]["images_per_second"] > 0
 
 
 @pytest.mark.skipif(not find_spec("tensorrt_rtx"), reason="tensorrt_rtx is not installed")
