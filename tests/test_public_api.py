@@ -27,7 +27,7 @@ def test_all_is_what_is_exported():
 def test_signatures():
     assert str(inspect.signature(Explainer.__init__)) == (
         "(self, package: 'str | os.PathLike[str] | Package', *, backend: 'str | Backend' = 'auto', "
-        "device: 'int' = 0, channel_order: 'str' = 'rgb') -> 'None'"
+        "device: 'int' = 0, channel_order: 'str' = 'rgb', precision: 'str | None' = None) -> 'None'"
     )
     for name in ("stream", "close", "backend", "manifest", "embedding_id", "__enter__", "__exit__"):
         assert hasattr(Explainer, name)
