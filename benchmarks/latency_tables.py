@@ -64,6 +64,59 @@ def latency(result: Row, *, groups: Sequence[str]) -> str:
     return table(titles, cells)
 
 
+def training(result: Row) -> str:
+    """Images per second of every variant against the authors' loop."""
+    names = {
+        "authors_loop": "the authors' loop",
+        "our_loop": "ours",
+        "our_loop_authors_decoder": "ours with their decoder",
+        "our_loop_authors_objective": "ours with their objective",
+        "our_loop_authors_decoder_and_objective": "ours with their decoder and objective",
+    }
+    cells = []
+    for row in result["rows"]:
+        low, high = row["ratio_ci"] or (None, None)
+        interval = f" ({low:.2f} to {high:.2f})" if low != high else ""
+        cells.append(
+            (
+                names[row["variant"]],
+                f"{row['images_per_second']:.2f}",
+                f"{row['ratio_to_authors_loop']:.2f}{interval}",
+            )
+        )
+    return table(("loop", "images/s, median", "× the authors'"), cells)
+
+
+def runtime_cost(result: Row) -> str:
+    """What the Explainer adds to its backend, a stream, and a cold start."""
+    rows = {row["variant"]: row for row in result["rows"]}
+    titles = {
+        "control": "control: the backend against itself",
+        "graph size": "a picture that needs no resizing",
+        "resized": "a picture of the grid's own size, which the encoder's transform enlarges",
+    }
+    cells = []
+    for variant, title in titles.items():
+        if row := rows.get(variant):
+            low, high = row["overhead_ms_ci"]
+            cells.append(
+                (
+                    title,
+                    f"{row['backend_median_ms']:.1f}",
+                    f"{row['overhead_ms']:+.2f} ({low:+.2f} to {high:+.2f})",
+                    f"{row['overhead_percent']:+.2f} %",
+                )
+            )
+    stream, cold = rows["stream"], rows["cold start"]
+    return (
+        table(("`Explainer(image)`", "backend, ms", "added, ms", "added"), cells)
+        + f"\nA stream whose masks are read: {stream['stream_to_backend']:.2f} of the bare backend's rate.  "
+        f"Cold start ({cold['n']} fresh interpreters): import {cold['import_s']:.2f} s, "
+        f"ready {cold['ready_s']:.2f} s (worst {cold['ready_s_worst']:.2f} s); "
+        f"{cold['rss_beyond_model_mb']:.0f} MB resident beyond the model's {cold['model_mb']:.0f} MB.\n"
+    )
+
+
 def _ratio(row: Row) -> str:
     if row["ratio_to_encoder"] is None:
         return "–"

@@ -28,6 +28,8 @@ INTRODUCTION = """\
 # Do explanations find what an embedding depends on?
 
 Made by `python -m benchmarks.report`; do not edit.
+Our maskers were trained with `--masker lateral-wide`, the default decoder of the time; what the default of
+today changes is in README's table of decoders.
 
 Scenes are synthetic (`benchmarks/world.py`): a photograph, a textured patch, clutter, a red and a blue
 handwritten digit.  Each encoder was trained to see one or two of these and to ignore the rest, so the
@@ -96,7 +98,7 @@ Made by `python -m benchmarks.report`; do not edit.  Metrics: [quality.md](quali
 
 Encoder `{encoder}`, 200 standard scenes; with several seeds mean ± standard deviation over seeds, with one
 ± standard error over images.  *Options* are those of `python -m train`, in place of its defaults (objective
-`sparse`, fill `mixed`, centred, area weight 1/2, masker `lateral`); *area / region's* and *cosine kept*
+`sparse`, fill `mixed`, centred, area weight 1/2, masker `lateral-wide`); *area / region's* and *cosine kept*
 are of the mask above 0.5.  Not tried: an area weight that a target fidelity sets, a ranking calibrated to
 areas.
 """

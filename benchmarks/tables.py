@@ -10,6 +10,7 @@ import statistics
 from pathlib import Path
 from typing import Any
 
+from benchmarks import latency_tables
 from benchmarks.markdown import table
 from benchmarks.quality_tables import compact
 
@@ -22,8 +23,52 @@ def figures() -> str:
     """Markdown made from the results as they stand."""
     parts = [_demo(_load("demo_score")), _zoo(_load("zoo")), _imports(_load("import_time"))]
     if (RESULTS / "quality.json").exists():
-        parts.insert(1, compact(_load("quality")))
-    return "\n".join(parts)
+        parts.insert(
+            1, compact(_load("quality")) + "\nOurs was `--masker lateral-wide` when this was measured.\n"
+        )
+    return "\n".join([*parts[:2], *_costs(), *parts[2:]])
+
+
+def _costs() -> list[str]:
+    """What a mask costs, of the results that there are."""
+    resnet, vit = (f"latency_{model}" for model in ("resnet50", "vit_small_patch16_224"))
+    texts = {
+        "frontier": (
+            "**What the mask costs, and what it is worth.**  Decoders trained alike, on encoder `digits`;\n"
+            "cost fused with each encoder at 224 pixels, onnxruntime float32, batch 1, 2 CPU cores\n"
+            "(`python -m benchmarks.frontier --json benchmarks/results/frontier.json`).\n"
+            "± over seeds of training; in brackets the 95 % interval: of cost over rounds, of quality the\n"
+            "difference to the authors' decoder, paired by scene; ✗: not shown to be within 0.02 of it.\n\n"
+            "![Overhead against quality of every decoder](docs/frontier.png)\n\n",
+            latency_tables.frontier,
+        ),
+        resnet: (
+            "**ResNet-50 at 224 pixels, one image, 2 CPU cores**, interleaved\n"
+            f"(`python -m benchmarks.latency resnet50.nemu --json benchmarks/results/{resnet}.json`).\n\n",
+            lambda r: latency_tables.latency(r, groups=("graphs, batch 1", "peers", "relax")),
+        ),
+        vit: (
+            "**ViT-S/16 at 224 pixels**, the same\n"
+            f"(`python -m benchmarks.latency vit.nemu --no-peers --json benchmarks/results/{vit}.json`).\n\n",
+            lambda r: latency_tables.latency(r, groups=("graphs, batch 1",)),
+        ),
+        "runtime_cost": (
+            "**What the runtime adds to its backend**, ResNet-50\n"
+            "(`python -m benchmarks.runtime_cost resnet50.nemu "
+            "--json benchmarks/results/runtime_cost.json`).\n\n",
+            latency_tables.runtime_cost,
+        ),
+        "training": (
+            "**Training throughput**, ResNet-50 at 224 pixels, batch 4, 2 CPU cores\n"
+            "(`python -m benchmarks.training --json benchmarks/results/training.json`).\n\n",
+            latency_tables.training,
+        ),
+    }
+    return [
+        text + make(_load(name))
+        for name, (text, make) in texts.items()
+        if (RESULTS / f"{name}.json").exists()
+    ]
 
 
 def insert(readme: str) -> str:

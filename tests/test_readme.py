@@ -55,4 +55,5 @@ def test_every_option_it_names_exists():
         "--seeds",
         "--out",
         "--nproc-per-node",
+        "--no-peers",
     }  # of benchmarks and torchrun
