@@ -63,7 +63,7 @@ class Observed:
         centres = (edges[1:] + edges[:-1]) / 2
         best, found = np.inf, (self.low, self.high)
         for part in np.linspace(0.3, 1.0, 71):
-            low, high = self.low * part, self.high * part
+            low, high = self.low * float(part), self.high * float(part)
             clipped = np.clip(centres, low, high)
             step = (high - low) / 255
             error = float(self.counts @ ((centres - clipped) ** 2 + (centres == clipped) * step**2 / 12))
@@ -98,7 +98,7 @@ def observe(model: onnx.ModelProto, images: np.ndarray) -> dict[str, Observed]:
     for image in images:
         for name, value in zip(names, session(names, image[None]), strict=True):
             low, high = extremes[name]
-            flat = value.reshape(-1)[:: max(1, value.size // _SAMPLE)]
+            flat = value.reshape(-1)[:: max(1, value.size // _SAMPLE)].astype(np.float64)
             narrowest = max(1e-4 * max(abs(low), abs(high)), 1e-6)  # bins of a constant tensor
             counts[name] += np.histogram(flat, _BINS, (low, max(high, low + narrowest)))[0]
     return {name: Observed(*extremes[name], counts[name]) for name in names}
