@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, kw_only=True)
 class Lateral:
-    """A `train.masker.LateralMasker` in five settings; what they do to quality and cost: docs/latency.md."""
+    """A `train.masker.LateralMasker` in five settings; their cost and quality: README's table."""
 
     width: int = 32
     """Channels at stride 8 and coarser.  Multiples of 8 fill tensor cores and vector registers."""
