@@ -165,11 +165,12 @@ class Latency:
 def _peak_memory(package: Path, backend: str, precision: str) -> float | None:
     """Largest resident memory, MB, of a process of its own that explains 20 arrays."""
     code = (
-        "import sys, resource, numpy as np\nfrom runtime import Explainer\n"
+        "import sys, numpy as np\nfrom runtime import Explainer\n"
         "e = Explainer(sys.argv[1], backend=sys.argv[2], precision=sys.argv[3])\n"
         "i = e.manifest.input\n"
         "for _ in range(20): e(np.zeros((i.height, i.width, 3), np.uint8))\n"
-        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+        "status = dict(line.split(':') for line in open('/proc/self/status'))\n"
+        "print(status['VmHWM'].split()[0])"  # ru_maxrss would be that of the process that forked
     )
     command = [sys.executable, "-c", code, str(package), backend, precision]
     done = subprocess.run(command, capture_output=True, text=True)
