@@ -75,6 +75,7 @@ def scores(work: Path, encoder: str, decoder: str, seed: int, kind: str, *, step
         "settings": trained,
         "scenes": [SCENES, FAITHFULNESS_SCENES],
     }
+    key = json.loads(json.dumps(key))  # as it is read back: lists for tuples
     kept = work / "frontier" / f"{slug(encoder, decoder, str(seed), kind)}.json"
     if kept.exists() and (known := json.loads(kept.read_text()))["key"] == key:
         return known["row"]

@@ -42,7 +42,8 @@ def frontier(result: Row) -> str:
         for decoder in decoders
     ]
     control = ", ".join(f"{m} {_ratio(cost[m, 'control'])}" for m in models)
-    return table(titles, cells) + f"\nControl (the encoder against itself, same runs): {control}.\n"
+    said = f"\nControl (the encoder against itself, same runs): {control}.\n" if models else ""
+    return table(titles, cells) + said
 
 
 def latency(result: Row, *, groups: Sequence[str]) -> str:

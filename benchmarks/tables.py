@@ -34,17 +34,17 @@ def _costs() -> list[str]:
     resnet, vit = (f"latency_{model}" for model in ("resnet50", "vit_small_patch16_224"))
     texts = {
         "frontier": (
-            "**What the mask costs, and what it is worth.**  Decoders trained alike, on encoder `digits`;\n"
-            "cost fused with each encoder at 224 pixels, onnxruntime float32, batch 1, 2 CPU cores\n"
-            "(`python -m benchmarks.frontier --json benchmarks/results/frontier.json`).\n"
-            "± over seeds of training; in brackets the 95 % interval: of cost over rounds, of quality the\n"
-            "difference to the authors' decoder, paired by scene; ✗: not shown to be within 0.02 of it.\n\n"
-            "![Overhead against quality of every decoder](docs/frontier.png)\n\n",
+            "**What a decoder is worth**: trained alike, on encoder `digits` and its small digits\n"
+            "(`python -m benchmarks.frontier --decoders lateral unet --seeds 0 --models "
+            "--json benchmarks/results/frontier.json`).\n"
+            "In brackets the 95 % interval of the difference to the authors' decoder, paired by scene; with\n"
+            "one seed of training it is over scenes alone; ✗: not shown to be within 0.02 of it.\n\n",
             latency_tables.frontier,
         ),
         resnet: (
             "**ResNet-50 at 224 pixels, one image, 2 CPU cores**, interleaved\n"
-            f"(`python -m benchmarks.latency resnet50.nemu --json benchmarks/results/{resnet}.json`).\n\n",
+            f"(`python -m benchmarks.latency resnet50.nemu --json benchmarks/results/{resnet}.json`).\n"
+            "The CPU has no VNNI instructions, without which int8 gains nothing.\n\n",
             lambda r: latency_tables.latency(r, groups=("graphs, batch 1", "peers", "relax")),
         ),
         vit: (
@@ -60,7 +60,9 @@ def _costs() -> list[str]:
         ),
         "training": (
             "**Training throughput**, ResNet-50 at 224 pixels, batch 4, 2 CPU cores\n"
-            "(`python -m benchmarks.training --json benchmarks/results/training.json`).\n\n",
+            "(`python -m benchmarks.training --json benchmarks/results/training.json`).\n"
+            "Measured with `--masker lateral-wide` as ours; one of five rounds was disturbed, and the intervals\n"
+            "are wide for it.\n\n",
             latency_tables.training,
         ),
     }
@@ -99,7 +101,8 @@ def _demo(result: dict[str, Any]) -> str:
         f"(`python -m benchmarks.demo_score --seeds {' '.join(seeds)} "
         "--json benchmarks/results/demo_score.json`).\n"
         f"Its encoder names {encoder['test_accuracy']:.1%} of {encoder['test_scenes']} test scenes right\n"
-        f"(`{encoder['command']}`).\n\n" + table(("", ""), cells)
+        f"(`{encoder['command']}`).\n"
+        "Measured, like the picture above, with `--masker lateral-wide`.\n\n" + table(("", ""), cells)
     )
 
 

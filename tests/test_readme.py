@@ -56,4 +56,6 @@ def test_every_option_it_names_exists():
         "--out",
         "--nproc-per-node",
         "--no-peers",
+        "--decoders",
+        "--models",
     }  # of benchmarks and torchrun
