@@ -13,7 +13,7 @@ import torch
 from benchmarks import encoders, explainers, quality, scoring
 from benchmarks.needed import CELL, needed
 from benchmarks.scoring import Counts, Subject, score
-from benchmarks.settings import METHODS, SETTINGS, seeds_of
+from benchmarks.settings import DECODERS, METHODS, SETTINGS, seeds_of
 from benchmarks.timing import seconds_per_image
 from train.__main__ import config_of, parser
 from train.config import EncoderConfig
@@ -105,7 +105,8 @@ def test_the_needed_area_lies_where_the_embedding_looks():
 @pytest.mark.parametrize("name", SETTINGS)
 def test_settings_are_options_of_the_command(name):
     options = parser().parse_args(["--encoder", "e", "--data", "d", "--out", "o", *SETTINGS[name]])
-    assert config_of(options).masker == ("unet" if name == "authors" else "lateral")
+    of = {"authors": "unet", **{method: decoder for decoder, method in DECODERS.items()}}
+    assert config_of(options).masker == of.get(name, "lateral")
 
 
 def test_the_plan_has_three_seeds_where_a_claim_rests_on_them():
