@@ -66,9 +66,8 @@ class LateralMasker(nn.Module):
             for width, following in pairwise([*widths, widths[-1]])
         )
         fits = all(s * spec.subpixel <= whole for s, whole in zip(levels[-1], image_size, strict=True))
-        subpixel = spec.subpixel if fits else 1
-        shuffle = [nn.PixelShuffle(subpixel)] if subpixel > 1 else []
-        self.logit = nn.Sequential(nn.Conv2d(widths[-1], subpixel**2, kernel_size=1), *shuffle)
+        self.subpixel = spec.subpixel if fits else 1
+        self.logit = nn.Conv2d(widths[-1], self.subpixel**2, kernel_size=1)
 
     def forward(self, pyramid: Sequence[Tensor], image: Tensor) -> Tensor:
         """Pyramid [(N, C_i, h_i, w_i)], image (not used) → logits (N, 1, H, W)."""
@@ -79,7 +78,10 @@ class LateralMasker(nn.Module):
                 if i < len(self.taps):
                     x = x + self.lateral[i](pyramid[self.taps[i]])
             x = smooth(x)
-        return _resize(self.logit(x), self.image_size, mode="bilinear")
+        logit = self.logit(x)
+        if self.subpixel > 1:
+            logit = nn.functional.pixel_shuffle(logit, self.subpixel)
+        return _resize(logit, self.image_size, mode="bilinear")
 
 
 class UNetMasker(nn.Module):

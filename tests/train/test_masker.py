@@ -100,8 +100,8 @@ def test_sub_pixel_logits_lie_where_their_channel_says():
     """Channel 2i + j of a cell is its pixel (i, j)."""
     spec = Lateral(stride=2, subpixel=2)
     masker = LateralMasker(channels=[4], sizes=[(2, 2)], image_size=(4, 4), spec=spec)
-    torch.nn.init.zeros_(masker.logit[0].weight)
-    masker.logit[0].bias.data = torch.arange(4.0)
+    torch.nn.init.zeros_(masker.logit.weight)
+    masker.logit.bias.data = torch.arange(4.0)
     logits = masker.eval()([torch.randn(1, 4, 2, 2)], torch.zeros(1, 3, 4, 4))[0, 0]
     assert torch.equal(logits, torch.tensor([[0.0, 1, 0, 1], [2, 3, 2, 3], [0, 1, 0, 1], [2, 3, 2, 3]]))
 

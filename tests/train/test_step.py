@@ -169,7 +169,7 @@ def test_it_learns_what_a_plain_step_learns(train_arguments, settings):
     moved = sum((trained[k] - v).square().sum() for k, v in start.items()).sqrt()
     apart = sum((trained[k] - v).square().sum() for k, v in fast.nem.masker.named_parameters()).sqrt()
     assert moved > 0.01
-    assert apart < 0.03 * moved
+    assert apart < 0.1 * moved  # AdamW makes a whole step of a gradient that is rounding
 
 
 def test_an_encoder_that_does_not_fold_is_trained_through_as_it_is(train_arguments, monkeypatch, caplog):
