@@ -124,7 +124,8 @@ def test_lateral_doubles_a_coarse_pyramid_up_to_its_stride(image, tokens, finest
     seen = []
     masker.logit.register_forward_hook(lambda _, x, y: seen.append(tuple(y.shape[2:])))
     assert masker([torch.randn(2, 8, *tokens)] * 4, torch.zeros(2, 3, *image)).shape == (2, 1, *image)
-    assert seen == [(2 * finest[0], 2 * finest[1])]
+    assert seen == [finest]  # four logits a cell
+    assert masker.subpixel == 2
 
 
 def lateral(name):
