@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import onnx
@@ -31,6 +31,7 @@ from runtime.verify import Reference
 from train.checkpoint import load_nem, read_config
 from train.config import TrainConfig
 from train.encoder import FrozenEncoder
+from train.nem import NEM
 
 PHOTOGRAPHS = Path(__file__).parent / "photographs"
 IMAGES = 16
@@ -38,6 +39,8 @@ IMAGES = 16
 
 Step = Callable[[str], AbstractContextManager[None]]
 """Wraps each long step, for progress."""
+
+_Parity = dict[str, dict[str, Any]]
 
 
 def make_package(
@@ -69,32 +72,16 @@ def make_package(
         nem = load_nem(masker, weights=weights)
         config = read_config(masker)
         images = _reference_images(reference or PHOTOGRAPHS, nem.encoder.input)
-    full = Fused(nem, precision="fp32")
     with step(f"torch reference on {len(images)} images"):
-        expected = Reference(images, *run_torch(full, images))
-    parity: dict[str, dict[str, Any]] = {}
-    for which in dict.fromkeys(("fp32", precision)):
-        fused = full if which == "fp32" else Fused(nem, precision=which)
-        if which != "fp32":
-            with step(f"{which}: torch in half precision"):
-                peaks = largest_activations(full, images) if which == "bf16" else check_range(full, images)
-                outputs = run_torch(fused, images)
-                half = "fp16" if which == "int8" else which
-                figures = gate(expected, f"torch {half}", *outputs, precision=half)
-                parity[f"torch {half}"] = {**figures.to_json(), "largest_activations": peaks}
-        with step(f"{which}: exporting {GRAPHS[which]}"):
-            model, how = _graph(fused, which, simplify=simplify)
-        if which == "int8":
-            with step("int8: calibration, parity, speed on this device"):
-                parity |= write_int8(
-                    folder, model, expected, _calibration(calibration, images, nem.encoder.input)
-                )
-            continue
-        graph.save(model, folder / GRAPHS[which])
-        with step(f"{which}: parity through onnxruntime"):
-            outputs = run_onnx(folder / GRAPHS[which], images)
-            figures = gate(expected, GRAPHS[which], *outputs, precision=which)
-            parity[f"onnx {which}"] = {**figures.to_json(), "graph": how}
+        expected = Reference(images, *run_torch(Fused(nem, precision="fp32"), images))
+    job = _Job(folder, nem, expected, simplify, step)
+    parity = _write_graph(job, "fp32")
+    if precision != "fp32":
+        parity |= _check_half(job, precision)
+    if precision == "int8":
+        parity |= _write_int8(job, calibration)
+    elif precision != "fp32":
+        parity |= _write_graph(job, precision)
     np.savez_compressed(folder / REFERENCE, **expected._asdict())
 
     manifest = Manifest(
@@ -136,12 +123,53 @@ def _shippable(config: TrainConfig) -> dict[str, Any]:
     return fields
 
 
-def _graph(fused: Fused, precision: str, *, simplify: bool) -> tuple[onnx.ModelProto, str]:
+class _Job(NamedTuple):
+    """What every graph of one package is made from, and checked against."""
+
+    folder: Path
+    nem: NEM
+    expected: Reference
+    simplify: bool
+    step: Step
+
+
+def _write_graph(job: _Job, precision: str) -> _Parity:
+    """Write the graph of a float precision; its parity through onnxruntime."""
+    file = job.folder / GRAPHS[precision]
+    model, how = _graph(job, precision)
+    graph.save(model, file)
+    with job.step(f"{precision}: parity through onnxruntime"):
+        figures = gate(job.expected, file.name, *run_onnx(file, job.expected.images), precision=precision)
+    return {f"onnx {precision}": {**figures.to_json(), "graph": how}}
+
+
+def _write_int8(job: _Job, folder: Path | None) -> _Parity:
+    """Write both int8 graphs, calibrated on the photographs of `folder`; their parity and speed."""
+    model, _ = _graph(job, "int8")
+    with job.step("int8: calibration, parity, speed on this device"):
+        images = _calibration(folder, job.expected.images, job.nem.encoder.input)
+        return write_int8(job.folder, model, job.expected, images)
+
+
+def _check_half(job: _Job, precision: str) -> _Parity:
+    """Parity in torch's own half precision, and that nothing overflows it: a CPU computes fp16 in fp32."""
+    half, images = "fp16" if precision == "int8" else precision, job.expected.images
+    with job.step(f"{precision}: torch in half precision"):
+        full = Fused(job.nem, precision="fp32")
+        peaks = largest_activations(full, images) if half == "bf16" else check_range(full, images)
+        outputs = run_torch(Fused(job.nem, precision=half), images)
+        figures = gate(job.expected, f"torch {half}", *outputs, precision=half)
+    return {f"torch {half}": {**figures.to_json(), "largest_activations": peaks}}
+
+
+def _graph(job: _Job, precision: str) -> tuple[onnx.ModelProto, str]:
     """Export, simplify, lint; the graph and what the simplifier did."""
-    size, opset = fused.nem.encoder.input, OPSETS[precision]
-    model = graph.export_onnx(fused, height=size.height, width=size.width, opset=opset)
-    model, how = graph.simplify(model) if simplify else (model, "not simplified: --no-simplify")
-    graph.lint(model, opset=opset)
+    size, opset = job.nem.encoder.input, OPSETS[precision]
+    with job.step(f"{precision}: exporting {GRAPHS[precision]}"):
+        fused = Fused(job.nem, precision=precision)
+        model = graph.export_onnx(fused, height=size.height, width=size.width, opset=opset)
+        model, how = graph.simplify(model) if job.simplify else (model, "not simplified: --no-simplify")
+        graph.lint(model, opset=opset)
     return model, how
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import platform
 import statistics
 import time
@@ -30,24 +31,34 @@ def int8_against_fp32(folder: Path, image: np.ndarray) -> dict[str, Any]:
             began = time.perf_counter()
             session.run(None, {"image": image[None]})
             mine.append(time.perf_counter() - began)
-    ratio = statistics.median(a / b for a, b in zip(*times, strict=True))
+    ratios = sorted(a / b for a, b in zip(*times, strict=True))
+    low, high = _median_interval(ratios)
     return {
         "device": processor(),
         "fp32_ms": 1e3 * statistics.median(times[0]),
         "int8_ms": 1e3 * statistics.median(times[1]),
-        "times_faster": ratio,
-        "pairs": len(times[0]),
-        "worth_it": ratio >= WORTH,
+        "times_faster": statistics.median(ratios),
+        "times_faster_ci": [low, high],
+        "pairs": len(ratios),
+        "worth_it": low >= WORTH,
     }
 
 
 def verdict(speed: dict[str, Any]) -> str:
     """The measurement in a sentence."""
-    said = "" if speed["worth_it"] else f"NOT worth it here (below {WORTH}): use fp32 on this device; "
+    low, high = speed["times_faster_ci"]
+    said = "" if speed["worth_it"] else f"NOT shown worth it here ({WORTH}): use fp32 on this device; "
     return (
-        f"{said}int8 is {speed['times_faster']:.2f} times as fast as fp32 with onnxruntime on "
-        f"{speed['device']} ({speed['int8_ms']:.2f} against {speed['fp32_ms']:.2f} ms)"
+        f"{said}int8 is {speed['times_faster']:.2f} ({low:.2f} to {high:.2f}) times as fast as fp32 with "
+        f"onnxruntime on {speed['device']} ({speed['int8_ms']:.2f} against {speed['fp32_ms']:.2f} ms)"
     )
+
+
+def _median_interval(ordered: list[float]) -> tuple[float, float]:
+    """95 % interval of the median, from the binomial distribution of ranks (normal approximation)."""
+    n = len(ordered)
+    reach = 0.98 * math.sqrt(n)
+    return ordered[max(0, math.floor(n / 2 - reach))], ordered[min(n - 1, math.ceil(n / 2 + reach))]
 
 
 def processor() -> str:
