@@ -17,7 +17,7 @@ _LEAST = 1e-3  # overhead below it, noise, is drawn there: the axis is logarithm
 
 
 def draw(result: dict[str, Any], path: Path, *, model: str = "resnet50") -> None:
-    """One panel a metric; filled marks are standard scenes, hollow ones small objects."""
+    """One panel a metric, first encoder; filled marks are standard scenes, hollow ones small objects."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -27,7 +27,7 @@ def draw(result: dict[str, Any], path: Path, *, model: str = "resnet50") -> None
     figure, panels = pyplot.subplots(1, len(METRICS), figsize=(10, 3.6), layout="constrained")
     for panel, (metric, title) in zip(panels, METRICS.items(), strict=True):
         for found in result["comparisons"]:
-            if found["metric"] != metric:
+            if (found["metric"], found["encoder"]) != (metric, result["comparisons"][0]["encoder"]):
                 continue
             theirs, filled = found["decoder"] == "unet", FILL[found["kind"]]
             colour = "tab:red" if theirs else "tab:blue"

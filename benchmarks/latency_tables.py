@@ -24,22 +24,23 @@ TITLES = {
 
 
 def frontier(result: Row) -> str:
-    """Every decoder: its cost on both encoders, its quality and the difference to the authors'."""
+    """Every decoder: its cost on both models, its quality and the difference to the authors'."""
     cost = {(row["model"], row["variant"]): row for row in result["rows"]}
     models = list(dict.fromkeys(row["model"] for row in result["rows"]))
-    found = {(c["decoder"], c["kind"], c["metric"]): c for c in result["comparisons"]}
-    decoders = list(dict.fromkeys(c["decoder"] for c in result["comparisons"]))
+    found = {(c["encoder"], c["decoder"], c["kind"], c["metric"]): c for c in result["comparisons"]}
+    scored = list(dict.fromkeys((c["encoder"], c["decoder"]) for c in result["comparisons"]))
     kinds = list(dict.fromkeys(c["kind"] for c in result["comparisons"]))
-    metrics = (("relevance_rank", "rank"), ("insertion_minus_deletion", "insertion − deletion"))
-    titles = ["decoder", *(f"× encoder, {m}" for m in models)]
-    titles += [f"{name}, {kind}" for name, _ in ((n, m) for m, n in metrics) for kind in kinds]
+    metrics = {"relevance_rank": "rank", "insertion_minus_deletion": "insertion − deletion"}
+    titles = ["scored on", "decoder", *(f"× encoder, {m}" for m in models)]
+    titles += [f"{name}, {kind}" for name in metrics.values() for kind in kinds]
     cells = [
         (
+            encoder,
             f"`{decoder}`",
             *(_ratio(cost[model, decoder]) for model in models),
-            *(_quality(found[decoder, kind, metric]) for metric, _ in metrics for kind in kinds),
+            *(_quality(found[encoder, decoder, kind, metric]) for metric in metrics for kind in kinds),
         )
-        for decoder in decoders
+        for encoder, decoder in scored
     ]
     control = ", ".join(f"{m} {_ratio(cost[m, 'control'])}" for m in models)
     said = f"\nControl (the encoder against itself, same runs): {control}.\n" if models else ""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from benchmarks.frontier import compare, costs
+from benchmarks.frontier import compare, costs, trainings
 from benchmarks.frontier_picture import draw
 from benchmarks.latency_tables import frontier
 from train.decoders import MASKERS
@@ -63,3 +63,15 @@ def test_cost_is_of_the_decoders_that_are_scored_and_reaches_page_and_picture(tm
     assert "Control (the encoder against itself, same runs): test_resnet" in page
     draw(result, tmp_path / "frontier.png", model="test_resnet")
     assert (tmp_path / "frontier.png").stat().st_size > 10_000
+
+
+def test_what_a_claim_rests_on_is_trained_with_every_seed():
+    assert list(trainings(["digits", "patch"], ["lateral", "lateral-early", "unet"], [0, 1])) == [
+        ("digits", "lateral", 0),
+        ("digits", "lateral", 1),
+        ("digits", "lateral-early", 0),
+        ("digits", "unet", 0),
+        ("digits", "unet", 1),
+        ("patch", "lateral", 0),
+        ("patch", "unet", 0),
+    ]
