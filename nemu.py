@@ -1,4 +1,4 @@
-"""nemu train | build | explain | info | doctor | verify: one name for the commands of every room."""
+"""nemu train | build | explain | compare | info | doctor | verify: one name for every command."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ _COMMANDS = {
     "train": "train a masker for an encoder          (python -m train)",
     "build": "masker → package with engines          (python -m export.build_engine)",
     "explain": "explain pictures                       (python -m runtime explain)",
+    "compare": "why two pictures match                 (python -m runtime compare)",
     "info": "what a package is                      (python -m runtime info)",
     "doctor": "what is installed and what is missing  (python -m runtime doctor)",
     "verify": "does a package give what it should     (python -m runtime verify)",

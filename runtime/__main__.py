@@ -1,4 +1,4 @@
-"""python -m runtime explain | info | doctor | verify
+"""python -m runtime explain | compare | info | doctor | verify
 
 Exit codes: 0 done, 1 error, 2 wrong usage, 3 the parity gate failed, 130 stopped by Ctrl-C.
 """
@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from runtime import doctor, explain
+from runtime.atomic import refuse_existing
 from runtime.backends import NAMES, choose
+from runtime.comparison import ComparisonPaths
 from runtime.errors import BackendError, InputError, NemuError
 from runtime.explainer import Explainer
 from runtime.package import Package
@@ -43,7 +45,7 @@ def _explain(arguments: argparse.Namespace) -> int:
     with Explainer(
         arguments.package, backend=arguments.backend, device=arguments.device, precision=arguments.precision
     ) as explainer:
-        outcome = explain.run(explainer, jobs, force=arguments.force)
+        outcome = explain.run(explainer, jobs, force=arguments.force, fidelity=arguments.fidelity)
         facts = {
             "embedding_id": explainer.embedding_id,
             "backend": explainer.backend.name,
@@ -65,6 +67,30 @@ def _explain(arguments: argparse.Namespace) -> int:
         f"{done}\n"
         f"next: look at {outcome.written[0]['overlay']}; masks are in *.mask.npy, embeddings in *.json",
     )
+    return 0
+
+
+def _compare(arguments: argparse.Namespace) -> int:
+    name = f"{arguments.a.stem}-{arguments.b.stem}"
+    for path in ComparisonPaths.of(arguments.out, name):
+        refuse_existing(path, force=arguments.force)
+    with Explainer(
+        arguments.package, backend=arguments.backend, device=arguments.device, precision=arguments.precision
+    ) as explainer:
+        comparison = explainer.compare(arguments.a, arguments.b)
+        paths = comparison.save(arguments.out, name, force=arguments.force)
+    pairs = ((arguments.a, comparison.a), (arguments.b, comparison.b))
+    lines = [
+        f"{image}: fidelity {one.fidelity:.3f}"
+        + (f", but its mask is {one.degenerate}: it shows nothing" if one.degenerate else "")
+        for image, one in pairs
+    ]
+    lines += [
+        f"similarity {comparison.similarity:.3f}; of what the masks keep {comparison.kept_similarity:.3f}",
+        f"next: look at {paths.picture}; the numbers are in {paths.record.name}",
+    ]
+    files = {kind: str(path) for kind, path in paths._asdict().items()}
+    _answer(arguments, {**files, **comparison.to_json()}, "\n".join(lines))
     return 0
 
 
@@ -166,6 +192,23 @@ def _parser() -> argparse.ArgumentParser:
     )
     _package_argument(sub)
     sub.add_argument("images", type=Path, nargs="+", metavar="IMAGE|FOLDER", help="folders are searched")
+    sub.add_argument("--out", type=Path, required=True, metavar="DIR", help="where the files go")
+    sub.add_argument("--force", action="store_true", help="replace files of an earlier run")
+    sub.add_argument(
+        "--fidelity", action="store_true", help="also embed what each mask keeps, and say how near it is"
+    )
+    _backend_arguments(sub)
+
+    sub = command(
+        "compare",
+        _compare,
+        "Why do two pictures match? Two overlays side by side, the cosine of their embeddings, and the same "
+        "when only what the masks keep survives: A-B.compare.png and A-B.compare.json.",
+        "compare demo.nemu query.jpg match.jpg --out compared",
+    )
+    _package_argument(sub)
+    sub.add_argument("a", type=Path, metavar="A", help="a picture")
+    sub.add_argument("b", type=Path, metavar="B", help="another")
     sub.add_argument("--out", type=Path, required=True, metavar="DIR", help="where the files go")
     sub.add_argument("--force", action="store_true", help="replace files of an earlier run")
     _backend_arguments(sub)

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from runtime.atomic import refuse_existing
 from runtime.errors import InputError
 from runtime.explainer import Explainer
-from runtime.explanation import SavedPaths
+from runtime.explanation import Explanation, SavedPaths
 from runtime.image import find_images
 
 
@@ -71,7 +71,7 @@ def refuse_written(jobs: Iterable[Job], *, force: bool) -> None:
             refuse_existing(path, force=force)
 
 
-def run(explainer: Explainer, jobs: list[Job], *, force: bool) -> Outcome:
+def run(explainer: Explainer, jobs: list[Job], *, force: bool, fidelity: bool = False) -> Outcome:
     """Explain each picture and write its files; one that cannot be read is skipped and listed.
 
     Progress goes to stderr, a line each.
@@ -80,7 +80,7 @@ def run(explainer: Explainer, jobs: list[Job], *, force: bool) -> Outcome:
     for number, job in enumerate(jobs, 1):
         counter = f"[{number}/{len(jobs)}] {job.image}"
         try:
-            explanation = explainer(job.image)
+            explanation = explainer(job.image, fidelity=fidelity)
         except InputError as error:
             outcome.skipped.append({"image": str(job.image), "error": error.came})
             print(f"{counter}: skipped", file=sys.stderr)
@@ -89,9 +89,15 @@ def run(explainer: Explainer, jobs: list[Job], *, force: bool) -> Outcome:
         outcome.written.append(
             {"image": str(job.image), **{kind: str(path) for kind, path in paths._asdict().items()}}
         )
-        mean, milliseconds = explanation.graph_mask.mean(), explanation.timing["run"]
-        print(f"{counter}: mask mean {mean:.2f}, {milliseconds:.0f} ms -> {paths.overlay}", file=sys.stderr)
+        print(f"{counter}: {_said(explanation)} -> {paths.overlay}", file=sys.stderr)
     return outcome
+
+
+def _said(explanation: Explanation) -> str:
+    parts = [f"mask mean {explanation.graph_mask.mean():.2f}"]
+    parts += [f"{explanation.degenerate.upper()}: it shows nothing"] if explanation.degenerate else []
+    parts += [] if explanation.fidelity is None else [f"fidelity {explanation.fidelity:.3f}"]
+    return ", ".join([*parts, f"{explanation.timing['run']:.0f} ms"])
 
 
 def _is_overlay(image: Path) -> bool:

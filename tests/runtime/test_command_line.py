@@ -1,4 +1,4 @@
-"""python -m runtime explain | info | doctor | verify, and the nemu command in front of it."""
+"""python -m runtime explain | compare | info | doctor | verify, and the nemu command in front of it."""
 
 from __future__ import annotations
 
@@ -61,6 +61,29 @@ def test_names_do_not_collide(photos, tmp_path):
     assert names(plan([photos / "b.png", photos / "b.png", photos / "sub/../b.png"], out), out) == ["b"]
     assert names(plan([photos / "a.png", photos / "sub/a.png"], out), out) == ["a.png", "sub/a.png"]
     assert names(plan([photos, photos / "sub"], out), out) == ["a.jpg", "a.png", "b", "sub/a"]
+
+
+def test_explain_with_fidelity(package_path, photos, tmp_path, capsys):
+    out = tmp_path / "out"
+    assert main(["explain", str(package_path), str(photos / "b.png"), "--out", str(out), "--fidelity"]) == 0
+    fidelity = json.loads((out / "b.json").read_text())["fidelity"]
+    assert f"fidelity {fidelity:.3f}" in capsys.readouterr().err
+
+
+def test_compare(package_path, photos, tmp_path, capsys):
+    out = tmp_path / "out"
+    command = ["compare", str(package_path), str(photos / "a.png"), str(photos / "b.png"), "--out", str(out)]
+    assert main([*command, "--json"]) == 0
+    assert files(out) == ["a-b.compare.json", "a-b.compare.png"]
+    printed = json.loads(capsys.readouterr().out)
+    written = json.loads((out / "a-b.compare.json").read_text())
+    assert {k: printed[k] for k in written} == written
+    assert main(command) == 1
+    assert "--force" in capsys.readouterr().err
+    assert main([*command, "--force"]) == 0
+    said = capsys.readouterr().out
+    assert f"similarity {written['similarity']:.3f}; of what the masks keep" in said
+    assert said.splitlines()[-1].startswith("next: ")
 
 
 def test_a_second_run_refuses_before_it_computes_and_force_replaces(package_path, photos, tmp_path, capsys):
