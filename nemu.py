@@ -1,4 +1,4 @@
-"""nemu train | build | explain | compare | info | doctor | verify: one name for every command."""
+"""nemu train | build | explain | compare | report | info | doctor | verify: one name for every command."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ _COMMANDS = {
     "build": "masker → package with engines          (python -m export.build_engine)",
     "explain": "explain pictures                       (python -m runtime explain)",
     "compare": "why two pictures match                 (python -m runtime compare)",
+    "report": "one HTML page of a folder              (python -m runtime report)",
     "info": "what a package is                      (python -m runtime info)",
     "doctor": "what is installed and what is missing  (python -m runtime doctor)",
     "verify": "does a package give what it should     (python -m runtime verify)",

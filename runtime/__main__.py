@@ -1,4 +1,4 @@
-"""python -m runtime explain | compare | info | doctor | verify
+"""python -m runtime explain | compare | report | info | doctor | verify
 
 Exit codes: 0 done, 1 error, 2 wrong usage, 3 the parity gate failed, 130 stopped by Ctrl-C.
 """
@@ -20,6 +20,7 @@ from runtime.errors import BackendError, InputError, NemuError
 from runtime.explainer import Explainer
 from runtime.package import Package
 from runtime.parity import LIMITS
+from runtime.report import LOW_FIDELITY, write_report
 from runtime.verify import verify
 
 
@@ -91,6 +92,32 @@ def _compare(arguments: argparse.Namespace) -> int:
     ]
     files = {kind: str(path) for kind, path in paths._asdict().items()}
     _answer(arguments, {**files, **comparison.to_json()}, "\n".join(lines))
+    return 0
+
+
+def _report(arguments: argparse.Namespace) -> int:
+    refuse_existing(arguments.out, force=arguments.force)
+    images = list(dict.fromkeys(job.image for job in explain.plan(arguments.images, arguments.out.parent)))
+    package = Package.open(arguments.package)
+    with Explainer(
+        package, backend=arguments.backend, device=arguments.device, precision=arguments.precision
+    ) as explainer:
+        report = write_report(
+            explainer,
+            package,
+            images,
+            arguments.out,
+            low_fidelity=arguments.low_fidelity,
+            force=arguments.force,
+        )
+    for one in report.skipped:
+        print(f"skipped {one['error']}", file=sys.stderr)
+    lines = [f"flagged {name}" for name in report.flagged]
+    lines += [
+        f"{report.written} explained, {len(report.flagged)} flagged, {len(report.skipped)} skipped",
+        f"next: open {report.path} in a browser; it needs no network",
+    ]
+    _answer(arguments, {**report._asdict(), "path": str(report.path)}, "\n".join(lines))
     return 0
 
 
@@ -211,6 +238,26 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("b", type=Path, metavar="B", help="another")
     sub.add_argument("--out", type=Path, required=True, metavar="DIR", help="where the files go")
     sub.add_argument("--force", action="store_true", help="replace files of an earlier run")
+    _backend_arguments(sub)
+
+    sub = command(
+        "report",
+        _report,
+        "One HTML file with every picture and its overlay: sortable by similarity, mask area and fidelity; "
+        "masks that show nothing and low fidelity are flagged. A picture that cannot be read is skipped.",
+        "report demo.nemu parts/ --out report.html",
+    )
+    _package_argument(sub)
+    sub.add_argument("images", type=Path, nargs="+", metavar="IMAGE|FOLDER", help="folders are searched")
+    sub.add_argument("--out", type=Path, required=True, metavar="FILE.html", help="the page")
+    sub.add_argument(
+        "--low-fidelity",
+        type=float,
+        default=LOW_FIDELITY,
+        metavar="COSINE",
+        help="flag what is below it, default: %(default)s",
+    )
+    sub.add_argument("--force", action="store_true", help="replace the page of an earlier run")
     _backend_arguments(sub)
 
     sub = command("info", _info, "What a package is and what would run it here.", "info demo.nemu")
