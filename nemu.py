@@ -1,4 +1,4 @@
-"""nemu train | build | explain | compare | report | info | doctor | verify: one name for every command."""
+"""nemu COMMAND: one name for the commands of every room."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ _COMMANDS = {
     "explain": "explain pictures                       (python -m runtime explain)",
     "compare": "why two pictures match                 (python -m runtime compare)",
     "report": "one HTML page of a folder              (python -m runtime report)",
+    "diff": "may two packages share an index?       (python -m runtime diff)",
     "info": "what a package is                      (python -m runtime info)",
     "doctor": "what is installed and what is missing  (python -m runtime doctor)",
     "verify": "does a package give what it should     (python -m runtime verify)",

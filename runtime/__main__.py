@@ -1,4 +1,4 @@
-"""python -m runtime explain | compare | report | info | doctor | verify
+"""python -m runtime explain | compare | report | diff | info | doctor | verify
 
 Exit codes: 0 done, 1 error, 2 wrong usage, 3 the parity gate failed, 130 stopped by Ctrl-C.
 """
@@ -16,7 +16,8 @@ from runtime import doctor, explain
 from runtime.atomic import refuse_existing
 from runtime.backends import NAMES, choose
 from runtime.comparison import ComparisonPaths
-from runtime.errors import BackendError, InputError, NemuError
+from runtime.diff import LEAST_COSINE, LEAST_RECALL, compare_packages
+from runtime.errors import BackendError, InputError, NemuError, ParityError
 from runtime.explainer import Explainer
 from runtime.package import Package
 from runtime.parity import LIMITS
@@ -119,6 +120,30 @@ def _report(arguments: argparse.Namespace) -> int:
     ]
     _answer(arguments, {**report._asdict(), "path": str(report.path)}, "\n".join(lines))
     return 0
+
+
+def _diff(arguments: argparse.Namespace) -> int:
+    images = list(dict.fromkeys(job.image for job in explain.plan(arguments.images, Path())))
+    options = {"backend": arguments.backend, "device": arguments.device}
+    with (
+        Explainer(arguments.old, **options, precision=arguments.precision) as old,
+        Explainer(arguments.new, **options, precision=arguments.new_precision) as new,
+    ):
+        found = compare_packages(old, new, images)
+    lines = [f"{'old':9}{found.old_id}", f"{'new':9}{found.new_id}"]
+    if found.least_cosine is not None:
+        lines += [
+            f"{'cosine':9}least {found.least_cosine:.4f}, median {found.median_cosine:.4f}",
+            f"{'recall':9}{found.recall:.3f} ± {found.recall_spread:.3f} of the {found.k} nearest",
+        ]
+    lines += [
+        f"{'masks':9}IoU {found.mask_iou:.3f}, mean difference {found.mask_difference:.3f}",
+        f"{found.n} pictures: "
+        + ("the two may share an index" if found.may_share_index else "; ".join(found.objections())),
+    ]
+    lines += [] if found.may_share_index else ["next: embed the old index anew with the new package"]
+    _answer(arguments, found.to_json(), "\n".join(lines))
+    return 0 if found.may_share_index else ParityError.exit_code
 
 
 def _info(arguments: argparse.Namespace) -> int:
@@ -259,6 +284,20 @@ def _parser() -> argparse.ArgumentParser:
     )
     sub.add_argument("--force", action="store_true", help="replace the page of an earlier run")
     _backend_arguments(sub)
+
+    sub = command(
+        "diff",
+        _diff,
+        "May two packages share an index? Cosine, recall of neighbours and agreement of the masks on the "
+        f"same pictures. Yes if every cosine is at least {LEAST_COSINE} and recall at least {LEAST_RECALL}; if not, "
+        "exit code 3.",
+        "diff old.nemu new.nemu --images golden/",
+    )
+    sub.add_argument("old", type=Path, metavar="OLD", help="folder NAME.nemu that the index was made with")
+    sub.add_argument("new", type=Path, metavar="NEW", help="folder NAME.nemu that is to take its place")
+    sub.add_argument("--images", type=Path, nargs="+", required=True, metavar="IMAGE|FOLDER")
+    _backend_arguments(sub)
+    sub.add_argument("--new-precision", choices=tuple(LIMITS), help="of NEW; --precision is of OLD")
 
     sub = command("info", _info, "What a package is and what would run it here.", "info demo.nemu")
     _package_argument(sub)
