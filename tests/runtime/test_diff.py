@@ -15,6 +15,7 @@ from runtime.__main__ import main
 from runtime.backends.fake import FakeBackend
 from runtime.diff import compare_packages, recall_at
 from runtime.errors import InputError
+from runtime.package import MANIFEST, Package
 
 
 @pytest.fixture
@@ -89,8 +90,8 @@ def test_the_command(package_path, pictures, capsys):
 
 def test_the_command_exits_with_3_where_they_may_not(package_path, pictures, capsys, monkeypatch, tmp_path):
     other = shutil.copytree(package_path, tmp_path / "other.nemu")
-    manifest = (other / "manifest.json").read_text()
-    (other / "manifest.json").write_text(manifest.replace("tiny-mean", "tiny-other"))
+    manifest = dataclasses.replace(Package.open(other).manifest, embedding_id="tiny-other")
+    (other / MANIFEST).write_text(manifest.to_json())
     command = ["diff", str(package_path), str(other), "--images", str(pictures)]
     assert main(command) == 0  # another id, and the same vectors
     monkeypatch.setattr("runtime.diff.LEAST_RECALL", 1.01)
