@@ -289,8 +289,8 @@ def _parser() -> argparse.ArgumentParser:
         "diff",
         _diff,
         "May two packages share an index? Cosine, recall of neighbours and agreement of the masks on the "
-        f"same pictures. Yes if every cosine is at least {LEAST_COSINE} and recall {LEAST_RECALL}; if not, exit "
-        "code 3.",
+        f"same pictures. Yes if every cosine is at least {LEAST_COSINE} and recall {LEAST_RECALL}; if not, "
+        "exit code 3.",
         "diff old.nemu new.nemu --images golden/",
     )
     sub.add_argument("old", type=Path, metavar="OLD", help="folder NAME.nemu that the index was made with")
