@@ -12,17 +12,21 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from runtime import doctor, explain
+from runtime import doctor
 from runtime.atomic import refuse_existing
 from runtime.backends import NAMES, choose
 from runtime.comparison import ComparisonPaths
 from runtime.diff import LEAST_COSINE, LEAST_RECALL, compare_packages
 from runtime.errors import BackendError, InputError, NemuError, ParityError
+from runtime.explain import MASKS, Outcome, explain_pictures, write_parquet
 from runtime.explainer import Explainer
+from runtime.journal import LINES, ROWS
 from runtime.package import Package
 from runtime.parity import LIMITS
 from runtime.report import LOW_FIDELITY, write_report
+from runtime.sources import find_pictures
 from runtime.verify import verify
+from runtime.video import explain_video, is_video, video_name
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -42,12 +46,25 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _explain(arguments: argparse.Namespace) -> int:
-    jobs = explain.plan(arguments.images, arguments.out)
-    explain.refuse_written(jobs, force=arguments.force)
-    with Explainer(
-        arguments.package, backend=arguments.backend, device=arguments.device, precision=arguments.precision
-    ) as explainer:
-        outcome = explain.run(explainer, jobs, force=arguments.force, fidelity=arguments.fidelity)
+    videos = [source for source in arguments.sources if is_video(source)]
+    others = [source for source in arguments.sources if not is_video(source)]
+    pictures = find_pictures(others) if others else []
+    common = {"fidelity": arguments.fidelity, "force": arguments.force, "quiet": arguments.quiet}
+    with _explainer(arguments) as explainer:
+        outcome = Outcome([], 0, [])
+        if pictures:
+            outcome = explain_pictures(
+                explainer,
+                pictures,
+                arguments.out,
+                masks=arguments.masks,
+                overlays=not arguments.no_overlays,
+                **common,
+            )
+        frames = {
+            video_name(video): explain_video(explainer, video, arguments.out, most=arguments.frames, **common)
+            for video in videos
+        }
         facts = {
             "embedding_id": explainer.embedding_id,
             "backend": explainer.backend.name,
@@ -55,20 +72,25 @@ def _explain(arguments: argparse.Namespace) -> int:
         }
     for one in outcome.skipped:
         print(f"skipped {one['error']}", file=sys.stderr)
-    if not outcome.written:
+    if pictures and len(outcome.skipped) == len(pictures):
         raise InputError(
-            f"none of {len(jobs)} pictures could be read",
+            f"none of {len(pictures)} pictures could be read",
             expected="at least one",
             cure="check the files listed above",
         )
-    written, skipped = len(outcome.written), len(outcome.skipped)
-    done = f"{written} explained, {skipped} skipped; {facts['backend']}: {facts['why']}"
-    _answer(
-        arguments,
-        {**facts, **outcome._asdict()},
-        f"{done}\n"
-        f"next: look at {outcome.written[0]['overlay']}; masks are in *.mask.npy, embeddings in *.json",
+    if pictures and arguments.embeddings == "parquet":
+        write_parquet(arguments.out)
+    lines = (
+        [
+            f"{len(outcome.written)} explained, {outcome.known} known already, {len(outcome.skipped)} skipped"
+            f"; {facts['backend']}: {facts['why']}"
+        ]
+        if pictures
+        else []
     )
+    lines += [f"{name}: {count} frames" for name, count in frames.items()]
+    lines.append(f"next: look into {arguments.out}; {LINES} has a line for each, {ROWS} the embeddings")
+    _answer(arguments, {**facts, **outcome._asdict(), "frames": frames}, "\n".join(lines))
     return 0
 
 
@@ -76,9 +98,7 @@ def _compare(arguments: argparse.Namespace) -> int:
     name = f"{arguments.a.stem}-{arguments.b.stem}"
     for path in ComparisonPaths.of(arguments.out, name):
         refuse_existing(path, force=arguments.force)
-    with Explainer(
-        arguments.package, backend=arguments.backend, device=arguments.device, precision=arguments.precision
-    ) as explainer:
+    with _explainer(arguments) as explainer:
         comparison = explainer.compare(arguments.a, arguments.b)
         paths = comparison.save(arguments.out, name, force=arguments.force)
     pairs = ((arguments.a, comparison.a), (arguments.b, comparison.b))
@@ -98,14 +118,11 @@ def _compare(arguments: argparse.Namespace) -> int:
 
 def _report(arguments: argparse.Namespace) -> int:
     refuse_existing(arguments.out, force=arguments.force)
-    images = list(dict.fromkeys(job.image for job in explain.plan(arguments.images, arguments.out.parent)))
-    package = Package.open(arguments.package)
-    with Explainer(
-        package, backend=arguments.backend, device=arguments.device, precision=arguments.precision
-    ) as explainer:
+    images = [picture.image for picture in find_pictures(arguments.sources)]
+    with _explainer(arguments) as explainer:
         report = write_report(
             explainer,
-            package,
+            Package.open(arguments.package),
             images,
             arguments.out,
             low_fidelity=arguments.low_fidelity,
@@ -123,7 +140,7 @@ def _report(arguments: argparse.Namespace) -> int:
 
 
 def _diff(arguments: argparse.Namespace) -> int:
-    images = list(dict.fromkeys(job.image for job in explain.plan(arguments.images, Path())))
+    images = [picture.image for picture in find_pictures(arguments.images)]
     options = {"backend": arguments.backend, "device": arguments.device}
     with (
         Explainer(arguments.old, **options, precision=arguments.precision) as old,
@@ -211,6 +228,12 @@ def _doctor(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _explainer(arguments: argparse.Namespace) -> Explainer:
+    return Explainer(
+        arguments.package, backend=arguments.backend, device=arguments.device, precision=arguments.precision
+    )
+
+
 def _answer(arguments: argparse.Namespace, facts: dict[str, Any], text: str) -> None:
     print(json.dumps(facts, indent=2) if arguments.json else text)
 
@@ -238,17 +261,27 @@ def _parser() -> argparse.ArgumentParser:
     sub = command(
         "explain",
         _explain,
-        "Explain pictures: NAME.overlay.png, NAME.mask.npy and NAME.json for each. A picture that cannot be "
-        "read is skipped and listed; the exit code is 1 only if none could be read.",
+        "Explain pictures and videos: NAME.overlay.png and NAME.mask.npy for each picture, NAME.overlay.mp4 "
+        "for a video, a line each in explanations.jsonl, a row each in embeddings.npy. A picture that cannot "
+        "be read is skipped and listed. Stopped, the same command goes on; what is done is not done again.",
         "explain demo.nemu photos/ --out explained",
     )
     _package_argument(sub)
-    sub.add_argument("images", type=Path, nargs="+", metavar="IMAGE|FOLDER", help="folders are searched")
+    _sources_argument(sub, "files, folders, patterns, videos, numbers of cameras, or - for paths on stdin")
     sub.add_argument("--out", type=Path, required=True, metavar="DIR", help="where the files go")
-    sub.add_argument("--force", action="store_true", help="replace files of an earlier run")
+    sub.add_argument(
+        "--masks", choices=MASKS, default="npy", help="float32, 16-bit grey, or none (%(default)s)"
+    )
+    sub.add_argument("--no-overlays", action="store_true", help="write no overlays of pictures")
+    sub.add_argument(
+        "--embeddings", choices=("npy", "parquet"), default="npy", help="parquet: embeddings.parquet as well"
+    )
     sub.add_argument(
         "--fidelity", action="store_true", help="also embed what each mask keeps, and say how near it is"
     )
+    sub.add_argument("--frames", type=int, metavar="N", help="end a video or camera after N frames")
+    sub.add_argument("--force", action="store_true", help="start anew: replace what an earlier run wrote")
+    sub.add_argument("--quiet", action="store_true", help="no progress bar")
     _backend_arguments(sub)
 
     sub = command(
@@ -273,7 +306,7 @@ def _parser() -> argparse.ArgumentParser:
         "report demo.nemu parts/ --out report.html",
     )
     _package_argument(sub)
-    sub.add_argument("images", type=Path, nargs="+", metavar="IMAGE|FOLDER", help="folders are searched")
+    _sources_argument(sub, "files, folders, patterns, or - for paths on stdin")
     sub.add_argument("--out", type=Path, required=True, metavar="FILE.html", help="the page")
     sub.add_argument(
         "--low-fidelity",
@@ -318,6 +351,10 @@ def _parser() -> argparse.ArgumentParser:
 
 def _package_argument(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("package", type=Path, metavar="PACKAGE", help="folder NAME.nemu")
+
+
+def _sources_argument(parser: argparse.ArgumentParser, text: str) -> None:
+    parser.add_argument("sources", nargs="+", metavar="SOURCE", help=text)
 
 
 def _backend_arguments(parser: argparse.ArgumentParser) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple, Union, overload
 
@@ -142,8 +142,10 @@ class Explainer:
         one, other = self._several([a, b], fidelity=True)
         return Comparison(a=one, b=other)
 
-    def stream(self, frames: Iterable[ImageLike]) -> Iterator[Explanation]:
-        """Explain frames one by one, lazily and in order.
+    def stream(
+        self, frames: Iterable[ImageLike], *, fidelity: bool = False
+    ) -> Generator[Explanation, None, None]:
+        """Explain frames one by one, lazily and in order; `fidelity` as of a call.
 
         While you work on one explanation (its `mask`, `overlay` and `save` are made when you ask), a worker
         thread runs the next frame, and another takes the one after it from `frames` and prepares it.  So
@@ -153,7 +155,7 @@ class Explainer:
         that they are waiting for.
         """
         self._refuse_closed()
-        return self._stream(iter(frames))
+        return self._stream(iter(frames), fidelity=fidelity)
 
     def close(self) -> None:
         """Give back the backend's memory and handles; may be called again."""
@@ -238,7 +240,7 @@ class Explainer:
         ]
         return self._backend.run(np.stack(kept))[0]
 
-    def _stream(self, frames: Iterator[ImageLike]) -> Iterator[Explanation]:
+    def _stream(self, frames: Iterator[ImageLike], *, fidelity: bool) -> Generator[Explanation, None, None]:
         from concurrent.futures import Future, ThreadPoolExecutor  # 10 ms that other callers need not spend
 
         ended = False
@@ -256,7 +258,7 @@ class Explainer:
 
         def explain(taken: Future[_Prepared | None]) -> Explanation | None:
             prepared = taken.result()
-            return None if prepared is None else self._explain([prepared])[0]
+            return None if prepared is None else self._explain([prepared], fidelity=fidelity)[0]
 
         camera, engine = (ThreadPoolExecutor(1, f"nemu-stream-{name}") for name in ("camera", "engine"))
         try:

@@ -291,7 +291,7 @@ def find_images(path: Path) -> list[Path]:
 
 
 def encode_png(array: np.ndarray) -> bytes:
-    """uint8 (H, W, 3) or (H, W) → the bytes of a PNG file."""
+    """uint8 (H, W, 3) or (H, W), or uint16 (H, W) → the bytes of a PNG file."""
     buffer = io.BytesIO()
     pillow().fromarray(array).save(buffer, format="PNG")
     return buffer.getvalue()
