@@ -34,13 +34,14 @@ FIRST_KNOWN = {
 }
 """Operators that a parser of TensorRT 10 learnt on the way."""
 
-UNKNOWN = frozenset(
-    "AffineGrid Bernoulli BitShift BitwiseAnd BitwiseNot BitwiseOr BitwiseXor CenterCropPad Col2Im Compress "
-    "ConcatFromSequence ConvInteger DFT Det DynamicQuantizeLinear ImageDecoder MatMulInteger MaxRoiPool "
-    "MaxUnpool MelWeightMatrix Multinomial Optional OptionalGetElement OptionalHasElement QLinearConv "
-    "QLinearMatMul SequenceAt SequenceConstruct SequenceEmpty SequenceErase SequenceInsert SequenceLength "
-    "SequenceMap SplitToSequence Unique".split()
-)
+_UNKNOWN = """
+    AffineGrid Bernoulli BitShift BitwiseAnd BitwiseNot BitwiseOr BitwiseXor CenterCropPad Col2Im
+    Compress ConcatFromSequence ConvInteger DFT Det DynamicQuantizeLinear ImageDecoder MatMulInteger
+    MaxRoiPool MaxUnpool MelWeightMatrix Multinomial Optional OptionalGetElement OptionalHasElement
+    QLinearConv QLinearMatMul SequenceAt SequenceConstruct SequenceEmpty SequenceErase SequenceInsert
+    SequenceLength SequenceMap SplitToSequence Unique
+"""
+UNKNOWN = frozenset(_UNKNOWN.split())
 """Operators that the parsers' lists name as not supported, to 10.15."""
 
 OPSETS = (((11, 5), 25), ((10, 15), 24), ((10, 11), 23), ((10, 6), 22), ((10, 0), 20))
@@ -103,9 +104,9 @@ def antialiased_resize(graph: Graph, target: Target) -> Iterator[NodeProto]:
 
 
 def moved_uint8(graph: Graph, target: Target) -> Iterator[NodeProto]:
-    """Anything but a cast that takes uint8."""
+    """Anything that takes uint8, but a cast or a look at its shape."""
     for node in graph.nodes:
-        if node.op_type not in ("Cast", *_QUANTISING) and TensorProto.UINT8 in graph.inputs(node):
+        if node.op_type not in ("Cast", "Shape", *_QUANTISING) and TensorProto.UINT8 in graph.inputs(node):
             yield node
 
 

@@ -108,8 +108,8 @@ def lint(model: onnx.ModelProto, *, opset: int = OPSETS["fp32"]) -> None:
     if faults:
         raise ExportError(
             "the graph would not run everywhere: " + "\n    ".join(faults),
-            expected=f"opset {opset}, IR {IR_VERSION}, input {INPUT} in uint8, outputs {' and '.join(OUTPUTS)} "
-            "in float32, and none of the faults that export.rules lists for every TensorRT",
+            expected=f"opset {opset}, IR {IR_VERSION}, uint8 {INPUT} in, float32 {OUTPUTS} out, "
+            "and none of the faults that export.rules lists for every TensorRT",
             cure="rewrite that part of the encoder (tables as constants, nn.LayerNorm, plain interpolate)",
         )
 

@@ -130,7 +130,7 @@ RULES = (
         name="unsigned int8",
         level=ERROR,
         find=faults.unsigned_int8,
-        happens="zero points must be zero, and numbers signed",
+        happens="zero points must be zero, numbers signed; some parsers read others as signed",
         cure="build from model.int8.trt.onnx; model.int8.cpu.onnx is onnxruntime's",
         source="parser",
     ),

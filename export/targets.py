@@ -139,6 +139,12 @@ def default() -> Target:
         BackendUnavailable: neither library is here, or only the classic one, without a GPU.
     """
     installed = {name: importlib.util.find_spec(name) is not None for name in ("tensorrt", "tensorrt_rtx")}
+    if not any(installed.values()):
+        raise BackendUnavailable(
+            "neither tensorrt nor tensorrt_rtx is installed",
+            expected="the library that the engine is for",
+            cure="python -m runtime doctor says how to get them; on a Jetson JetPack's own is used",
+        )
     if not installed["tensorrt_rtx"]:
         return find("tensorrt")
     if installed["tensorrt"] and _has_gpu():
