@@ -177,7 +177,9 @@ def _info(arguments: argparse.Namespace) -> int:
         "hash": package.hash,
         "runs_on": runs,
         "manifest": dataclasses.asdict(manifest),
-        "engines": [{"path": str(e.path), **dataclasses.asdict(e.record)} for e in engines],
+        "engines": [
+            {"path": str(e.path), "needs": e.record.needs(), **dataclasses.asdict(e.record)} for e in engines
+        ],
     }
     size = manifest.input
     lines = [
@@ -189,8 +191,8 @@ def _info(arguments: argparse.Namespace) -> int:
         *(f"output     {o.name} {o.shape}: {o.meaning}" for o in manifest.outputs),
         *(f"parity     {name}: {_figures(figures)}" for name, figures in manifest.parity.items()),
         *(
-            f"engine     {e.path.name}: {e.record.flavour} {e.record.version}, {e.record.precision}, "
-            f"{e.record.compute_capability}, batch {e.record.batch}"
+            f"engine     {e.path.name}: {e.record.precision}, batch {':'.join(map(str, e.record.batch))}, "
+            f"needs {e.record.needs()}"
             for e in engines
         ),
         f"runs on    {runs}",
@@ -223,7 +225,7 @@ def _verify(arguments: argparse.Namespace) -> int:
 
 
 def _doctor(arguments: argparse.Namespace) -> int:
-    facts = doctor.report()
+    facts = doctor.report(Package.open(arguments.package) if arguments.package else None)
     _answer(arguments, facts, doctor.text(facts))
     return 0
 
@@ -335,7 +337,12 @@ def _parser() -> argparse.ArgumentParser:
     sub = command("info", _info, "What a package is and what would run it here.", "info demo.nemu")
     _package_argument(sub)
 
-    command("doctor", _doctor, "What is installed, what is missing, and how to get it.", "doctor")
+    sub = command(
+        "doctor", _doctor, "What is installed, what is missing, how to get it, what to do next.", "doctor"
+    )
+    sub.add_argument(
+        "package", type=Path, nargs="?", metavar="PACKAGE", help="to estimate the memory that it needs"
+    )
 
     sub = command(
         "verify",
