@@ -11,6 +11,7 @@ _COMMANDS = {
     "compare": "why two pictures match                 (python -m runtime compare)",
     "report": "one HTML page of a folder              (python -m runtime report)",
     "diff": "may two packages share an index?       (python -m runtime diff)",
+    "bench": "how fast it is on this device          (python -m runtime bench)",
     "info": "what a package is                      (python -m runtime info)",
     "doctor": "what is installed and what is missing  (python -m runtime doctor)",
     "verify": "does a package give what it should     (python -m runtime verify)",

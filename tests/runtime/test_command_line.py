@@ -291,7 +291,9 @@ def test_doctor_reports_a_driver_that_answers(tmp_path, monkeypatch):
     assert doctor.nvidia_driver() == "NVIDIA L4, 570.1, 8.9"
 
 
-@pytest.mark.parametrize("command", ["explain", "compare", "report", "diff", "info", "doctor", "verify"])
+@pytest.mark.parametrize(
+    "command", ["explain", "compare", "report", "diff", "bench", "info", "doctor", "verify"]
+)
 def test_every_help_shows_an_example(command, capsys):
     with pytest.raises(SystemExit) as stopped:
         main([command, "--help"])
