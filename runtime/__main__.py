@@ -67,7 +67,13 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument(
         "--fidelity", action="store_true", help="also embed what each mask keeps, and say how near it is"
     )
-    sub.add_argument("--frames", type=int, metavar="N", help="end a video or camera after N frames")
+    sub.add_argument(
+        "--ray",
+        type=_count,
+        metavar="N",
+        help="pictures by N workers of a Ray cluster (RAY_ADDRESS, or here)",
+    )
+    sub.add_argument("--frames", type=_count, metavar="N", help="end a video or camera after N frames")
     sub.add_argument("--force", action="store_true", help="start anew: replace what an earlier run wrote")
     sub.add_argument("--quiet", action="store_true", help="no progress bar")
     _backend_arguments(sub)
@@ -156,6 +162,16 @@ def _parser() -> argparse.ArgumentParser:
     _package_argument(sub)
     _backend_arguments(sub)
     return parser
+
+
+def _count(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise ValueError
+    return number
+
+
+_count.__name__ = "number from 1"  # what argparse calls it
 
 
 def _package_argument(parser: argparse.ArgumentParser) -> None:

@@ -14,6 +14,7 @@ from runtime.bench import bench as bench_package
 from runtime.bench import conditions
 from runtime.bench import table as bench_table
 from runtime.bench import to_json as bench_json
+from runtime.cluster import explain_with_ray
 from runtime.comparison import ComparisonPaths
 from runtime.diff import compare_packages
 from runtime.doctor import report as doctor_report
@@ -37,14 +38,13 @@ def explain(arguments: argparse.Namespace) -> int:
     with _explainer(arguments) as explainer:
         outcome = Outcome([], 0, [])
         if pictures:
-            outcome = explain_pictures(
-                explainer,
-                pictures,
-                arguments.out,
-                masks=arguments.masks,
-                overlays=not arguments.no_overlays,
-                **common,
-            )
+            options = {"masks": arguments.masks, "overlays": not arguments.no_overlays, **common}
+            if arguments.ray is None:
+                outcome = explain_pictures(explainer, pictures, arguments.out, **options)
+            else:
+                outcome = explain_with_ray(
+                    explainer, arguments.package, pictures, arguments.out, workers=arguments.ray, **options
+                )
         frames = {
             video_name(video): explain_video(explainer, video, arguments.out, most=arguments.frames, **common)
             for video in videos

@@ -84,9 +84,7 @@ def explain_pictures(
 
         for explanation in explainer.stream(frames(), fidelity=fidelity):
             picture = coming.popleft()
-            files = _write(explanation, folder, picture.name, masks=masks, overlays=overlays)
-            line = {"name": picture.name, "image": str(picture.image), **files, **explanation.to_json()}
-            del line["embedding"]  # it is in the other file
+            line = write_files(explanation, picture, folder, masks=masks, overlays=overlays)
             journal.add(line, explanation.embedding)
             outcome.written.append(picture.name)
             bar.update()
@@ -116,20 +114,22 @@ def write_parquet(folder: Path) -> Path:
     return path
 
 
-def _write(
-    explanation: Explanation, folder: Path, name: str, *, masks: str, overlays: bool
+def write_files(
+    explanation: Explanation, picture: Picture, folder: Path, *, masks: str, overlays: bool
 ) -> dict[str, Any]:
-    """The files of one picture; their paths below `folder`."""
+    """Write what one picture's explanation is asked for; returns its line for the journal."""
     files: dict[str, str] = {}
     if overlays:
-        files["overlay"] = f"{name}{OVERLAY}"
+        files["overlay"] = f"{picture.name}{OVERLAY}"
         with atomic_file(folder / files["overlay"]) as temporary:
             temporary.write_bytes(encode_png(explanation.overlay()))
     if masks != "none":
-        files["mask"] = f"{name}.mask.{masks}"
+        files["mask"] = f"{picture.name}.mask.{masks}"
         with atomic_file(folder / files["mask"]) as temporary, temporary.open("wb") as file:
             if masks == "npy":
                 np.save(file, explanation.mask)
             else:
                 file.write(encode_png((explanation.mask * 65535 + 0.5).astype(np.uint16)))
-    return {"files": files}
+    line = {"name": picture.name, "image": str(picture.image), "files": files, **explanation.to_json()}
+    del line["embedding"]  # it is in the other file
+    return line
