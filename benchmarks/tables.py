@@ -60,9 +60,7 @@ def _costs() -> list[str]:
         ),
         "training": (
             "**Training throughput**, ResNet-50 at 224 pixels, batch 4, 2 CPU cores\n"
-            "(`python -m benchmarks.training --json benchmarks/results/training.json`).\n"
-            "Measured with `--masker lateral-wide` as ours; one of five rounds was disturbed, hence the\n"
-            "wide intervals.\n\n",
+            "(`python -m benchmarks.training --json benchmarks/results/training.json`).\n\n",
             latency_tables.training,
         ),
     }
