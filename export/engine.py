@@ -103,9 +103,7 @@ def build(
     weighted = weighted_layers(trt, network)
     check_precision(weighted, precision, onnx)
     config = _configure(trt, builder, inputs["image"][1], batch, workspace_bytes, onnx)
-    if gpu is None and capability != PORTABLE:
-        config.num_compute_capabilities = 1
-        config.set_compute_capability(getattr(trt.ComputeCapability, _enum(capability)), 0)
+    _aim(trt, config, flavour, capability)
 
     started = time.monotonic()
     with TimingCache(trt, config, gpu, say=progress) as cache:
@@ -164,9 +162,14 @@ def _check_capability(flavour: str, capability: str, precision: str, gpu: cuda.D
         )
 
 
-def _enum(capability: str) -> str:
-    """`8.6` → `SM86`."""
-    return "SM" + capability.replace(".", "")
+def _aim(trt: ModuleType, config: Any, flavour: str, capability: str) -> None:
+    """Build for that GPU alone.  Classic TensorRT always does; portable is RTX's own choice."""
+    if flavour != "rtx":
+        return
+    if capability != PORTABLE:
+        config.num_compute_capabilities = 1
+        name = "SM" + capability.replace(".", "")
+        config.set_compute_capability(trt.ComputeCapability.__members__[name], 0)
 
 
 def _parse(trt: ModuleType, network: Any, onnx: Path, log: Log) -> None:

@@ -166,7 +166,7 @@ class Package:
 
     def build_command(self) -> str:
         """The command that adds an engine for the device at hand."""
-        return f"python -m export.build_engine --package {self.path} --target rtx (or tensorrt)"
+        return f"python -m export.build_engine --package {self.path}"
 
     def _inside(self, name: str) -> Path:
         path = self.path / name
