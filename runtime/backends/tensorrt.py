@@ -9,7 +9,7 @@ from __future__ import annotations
 from runtime.backends import cuda
 from runtime.backends.base import Backend
 from runtime.backends.tensorrt_backend import TensorRTBackend
-from runtime.backends.tensorrt_library import FLAVOURS, validity, version
+from runtime.backends.tensorrt_library import FLAVOURS, LOADABLE, validity, version
 from runtime.errors import BackendUnavailable, EngineMismatch
 from runtime.manifest import EngineRecord
 from runtime.package import Engine, Package
@@ -84,10 +84,11 @@ def misfit(record: EngineRecord, capability: str) -> str:
     Raises:
         BackendUnavailable: its library is not here.
     """
-    if record.flavour not in FLAVOURS:
+    if record.flavour not in LOADABLE:
         return f"built for {record.flavour}, which this version of nemu does not know"
     here = version(record.flavour)
-    if here != record.version:
+    newer = record.flavour == "lean" and _succeeds(here, record.version)
+    if here != record.version and not newer:
         return f"built for {record.flavour} {record.version}, this is {record.flavour} {here}"
     if record.compute_capability == "portable":
         # TensorRT-RTX finishes a portable plan on the GPU; Turing (7.5) needs a plan of its own.
@@ -112,3 +113,9 @@ def _preference(engine: Engine) -> tuple[bool, bool, str]:
 
 def _number(capability: str) -> tuple[int, ...]:
     return tuple(int(part) for part in capability.split("."))
+
+
+def _succeeds(here: str, built: str) -> bool:
+    """A version-compatible plan runs on its own major version from its release on, and on the next major."""
+    present, past = _number(here), _number(built)
+    return past <= present and present[0] - past[0] <= 1

@@ -49,7 +49,7 @@ def test_fp16_first_then_the_engine_of_this_very_gpu(
             "7.5",
             "built for 8.0 and newer GPUs, this is 7.5",
         ),
-        ({"flavour": "lean"}, "8.9", "built for lean, which this version of nemu does not know"),
+        ({"flavour": "quick"}, "8.9", "built for quick, which this version of nemu does not know"),
     ],
 )
 def test_a_mismatch_says_what_it_was_built_for(
@@ -68,6 +68,41 @@ def test_portable_runs_on_gpus_newer_than_the_library_names(
     add(toy, "toy", flavour="rtx", version=HERE["rtx"], compute_capability="portable")
     for capability in ("8.0", "9.0", "12.1"):
         assert tensorrt.select(toy, capability).path.name == "toy.engine"
+
+
+@pytest.mark.parametrize(
+    ("built", "here", "fits"),
+    [
+        ("10.13.3.9", "11.4.0.106", True),
+        ("11.4.0.106", "11.4.0.106", True),
+        ("10.3.0", "10.13.3.9", True),
+        ("11.4.0.106", "11.3.0", False),
+        ("9.3.0", "11.4.0.106", False),
+    ],
+)
+def test_a_version_compatible_plan_runs_on_newer_lean_libraries(
+    toy: Package, add: Add, versions: dict[str, str], built: str, here: str, fits: bool
+) -> None:
+    versions["lean"] = here
+    add(toy, "toy", flavour="lean", version=built)
+    if fits:
+        assert tensorrt.select(toy, "8.9").path.name == "toy.engine"
+    else:
+        with pytest.raises(EngineMismatch, match=f"built for lean {built}, this is lean {here}"):
+            tensorrt.select(toy, "8.9")
+
+
+def test_the_lean_library_is_loaded_by_its_own_name(
+    toy: Package, add: Add, gpu: Gpu, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lean = fake_tensorrt(gpu, version="11.4.0.106")
+    lean.__name__ = "tensorrt_lean"
+    del lean.NetworkDefinitionCreationFlag  # it builds nothing
+    monkeypatch.setitem(sys.modules, "tensorrt_lean", lean)
+    add(toy, "toy", flavour="lean", version="10.16.1.11")
+    backend = tensorrt.open_backend(toy)
+    assert backend.name == "tensorrt_lean 11.4.0.106"
+    backend.close()
 
 
 def test_one_engine_can_be_opened_by_itself(toy: Package, add: Add, gpu: Gpu) -> None:
@@ -104,8 +139,10 @@ def test_tensorrt_8_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     old = fake_tensorrt(Gpu(), version="8.6.1")
     del old.NetworkDefinitionCreationFlag.STRONGLY_TYPED
     monkeypatch.setitem(sys.modules, "tensorrt", old)
-    with pytest.raises(BackendUnavailable, match=r"8\.6\.1 has no strongly typed networks.*\n.*JetPack 6\.1"):
+    with pytest.raises(BackendUnavailable, match=r"8\.6\.1 has no strongly typed networks") as error:
         tensorrt_library.library("tensorrt")
+    assert error.value.expected == "TensorRT 10.0 or newer (JetPack 6.1 or newer)"
+    assert error.value.cure.startswith("upgrade JetPack")
 
 
 def test_the_driver_is_probed_before_any_tensorrt_object(

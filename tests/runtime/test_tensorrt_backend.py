@@ -278,28 +278,3 @@ def test_threads_take_turns(toy: Package, add: Add, gpu: Gpu) -> None:
         for thread in threads:
             thread.join()
     assert wrong == []
-
-
-def test_two_threads_on_one_context_would_be_noticed(backend: TensorRTBackend, gpu: Gpu) -> None:
-    """The same without the explainer's turns: the stand-in bites."""
-    start = threading.Barrier(2)
-
-    def work() -> None:
-        start.wait()
-        for _ in range(200):
-            if gpu.broken:
-                return
-            try:
-                backend.run(photographs(2))
-            except (AssertionError, IndexError):
-                return
-
-    threads = [threading.Thread(target=work) for _ in range(2)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert gpu.broken
-    gpu.broken.clear()
-    for stream in gpu.streams.values():
-        stream.queue.clear()
