@@ -1,5 +1,6 @@
 """What runs on the device: a compiled package in, embedding and explanation mask out."""
 
+from runtime.device_explanation import DeviceExplanation
 from runtime.errors import (
     BackendError,
     BackendUnavailable,
@@ -24,6 +25,7 @@ __version__ = "0.1.0"
 __all__ = [
     "BackendError",
     "BackendUnavailable",
+    "DeviceExplanation",
     "EngineMismatch",
     "Explainer",
     "Explanation",

@@ -66,7 +66,7 @@ class CudaBindings:
 
     def current(self, index: int) -> AbstractContextManager[None]:
         """See `Cuda.current`.  Pushed and popped, so that a PyCUDA host finds its own context again."""
-        return _Current(self, self._primary(index))
+        return _Current(self._driver, self._primary(index))
 
     def malloc(self, nbytes: int) -> int:
         """See `Cuda.malloc`."""
@@ -204,18 +204,22 @@ class CudaBindings:
 class _Current:
     """`with`: pushes a context, pops it."""
 
-    __slots__ = ("_context", "_cuda")
+    __slots__ = ("_context", "_pop", "_push")
 
-    def __init__(self, cuda: CudaBindings, context: Any) -> None:
-        self._cuda, self._context = cuda, context
+    def __init__(self, driver: ModuleType, context: Any) -> None:
+        self._push, self._pop, self._context = driver.cuCtxPushCurrent, driver.cuCtxPopCurrent, context
 
     def __enter__(self) -> None:
-        self._cuda._driver_call("cuCtxPushCurrent", self._context)
+        (error,) = self._push(self._context)
+        if error:
+            raise _failure("cuCtxPushCurrent", str(getattr(error, "name", error)))
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._cuda._driver_call("cuCtxPopCurrent")
+        failed, _ = self._pop()
+        if failed:
+            raise _failure("cuCtxPopCurrent", str(getattr(failed, "name", failed)))
 
 
 def _failure(function: str, words: str) -> BackendError:
