@@ -31,6 +31,7 @@ from runtime.video import explain_video, is_video, video_name
 
 
 def explain(arguments: argparse.Namespace) -> int:
+    """Pictures, videos and cameras → overlays, masks, embeddings, a journal."""
     videos = [source for source in arguments.sources if is_video(source)]
     others = [source for source in arguments.sources if not is_video(source)]
     pictures = find_pictures(others) if others else []
@@ -79,6 +80,7 @@ def explain(arguments: argparse.Namespace) -> int:
 
 
 def compare(arguments: argparse.Namespace) -> int:
+    """Two pictures → their overlays, similarity, and what the masks keep of it."""
     name = f"{arguments.a.stem}-{arguments.b.stem}"
     for path in ComparisonPaths.of(arguments.out, name):
         refuse_existing(path, force=arguments.force)
@@ -101,6 +103,7 @@ def compare(arguments: argparse.Namespace) -> int:
 
 
 def report(arguments: argparse.Namespace) -> int:
+    """A folder → one HTML page."""
     refuse_existing(arguments.out, force=arguments.force)
     images = [picture.image for picture in find_pictures(arguments.sources)]
     with _explainer(arguments) as explainer:
@@ -124,6 +127,7 @@ def report(arguments: argparse.Namespace) -> int:
 
 
 def diff(arguments: argparse.Namespace) -> int:
+    """Two packages → whether they may share an index; 3 if not."""
     images = [picture.image for picture in find_pictures(arguments.images)]
     options = {"backend": arguments.backend, "device": arguments.device}
     with (
@@ -148,6 +152,7 @@ def diff(arguments: argparse.Namespace) -> int:
 
 
 def bench(arguments: argparse.Namespace) -> int:
+    """A package → its speed here."""
     found = conditions()
     with _explainer(arguments) as explainer:
         rows = bench_package(explainer, seconds=arguments.seconds)
@@ -164,6 +169,7 @@ def bench(arguments: argparse.Namespace) -> int:
 
 
 def info(arguments: argparse.Namespace) -> int:
+    """A package → what it is."""
     package = Package.open(arguments.package)
     manifest, engines = package.manifest, package.engines()
     try:
@@ -203,6 +209,7 @@ def info(arguments: argparse.Namespace) -> int:
 
 
 def verify(arguments: argparse.Namespace) -> int:
+    """A package → whether it is whole, and gives here what it should."""
     package = Package.open(arguments.package)
     engines = package.engines()
     for engine in engines:
@@ -225,6 +232,7 @@ def verify(arguments: argparse.Namespace) -> int:
 
 
 def doctor(arguments: argparse.Namespace) -> int:
+    """This machine → what is installed, what is missing, and what to do next."""
     facts = doctor_report(Package.open(arguments.package) if arguments.package else None)
     _answer(arguments, facts, doctor_text(facts))
     return 0

@@ -165,12 +165,14 @@ class Explainer:
         """
         self._refuse_closed()
         backend = self._backend
-        ahead = isinstance(backend, PipelinedBackend) and not fidelity  # whose second run needs the first
+        launch = None
+        if isinstance(backend, PipelinedBackend) and not fidelity:  # whose second run needs the first
+            launch = partial(self._launch, backend)
         return stream(
             iter(frames),
             prepare=self._prepare,
             explain=lambda one: self._explain([one], fidelity=fidelity)[0],
-            launch=partial(self._launch, backend) if ahead else None,
+            launch=launch,
         )
 
     def run_device(self, array: Any, *, stream: Any = None) -> DeviceExplanation:
