@@ -1,16 +1,10 @@
-"""python -m export.standalone: one ONNX file out of a package, as another program wants it. Needs no torch.
-
-  --float-nchw        input float32 (N, 3, H, W), values 0 to 255, as DeepStream feeds it
-  --embedding-only    without the mask and all that only the mask needs, for indexing in bulk
-  --deepstream        --float-nchw, and config_infer_NAME.txt for Gst-nvinfer beside the file
+"""One ONNX file out of a package, as another program wants it.
 
 What is written gives the reference outputs of the package within the gate, or is not written.
 """
 
 from __future__ import annotations
 
-import argparse
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -21,11 +15,11 @@ from export.precision import GRAPHS
 from export.run import Session
 from export.verify import gate
 from runtime.atomic import atomic_file, refuse_existing
-from runtime.errors import ExportError, NemuError
+from runtime.errors import ExportError
 from runtime.package import Package
 from runtime.verify import load_reference
 
-_PRECISIONS = ("fp32", "fp16")
+PRECISIONS = ("fp32", "fp16")
 _MODES = {"fp32": 0, "fp16": 2}
 """DeepStream's network-mode.  The graph is typed: it decides no more than what the engine is called."""
 
@@ -143,51 +137,7 @@ offsets=0;0;0
 """
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Run; returns 0, 1 for an error, 3 if the parity gate failed."""
-    p = argparse.ArgumentParser(
-        prog="python -m export.standalone",
-        description=__doc__,
-        epilog="example: python -m export.standalone demo.nemu --out demo.onnx --deepstream",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    p.add_argument("package", type=Path, metavar="PACKAGE", help="folder NAME.nemu")
-    p.add_argument("--out", type=Path, required=True, metavar="FILE.onnx")
-    p.add_argument("--precision", choices=_PRECISIONS, default="fp32", help="(%(default)s)")
-    p.add_argument("--float-nchw", action="store_true")
-    p.add_argument("--embedding-only", action="store_true")
-    p.add_argument("--deepstream", action="store_true")
-    p.add_argument("--force", action="store_true", help="replace the files of an earlier run")
-    o = p.parse_args(argv)
-    config = o.out.with_name(f"config_infer_{o.out.stem}.txt")
-    try:
-        if o.deepstream:
-            refuse_existing(config, force=o.force)
-        package = Package.open(o.package)
-        write(
-            package,
-            o.out,
-            precision=o.precision,
-            nchw=o.float_nchw or o.deepstream,
-            only_embedding=o.embedding_only,
-            force=o.force,
-        )
-        if o.deepstream:
-            with atomic_file(config, force=o.force) as file:
-                file.write_text(deepstream_config(package, o.out, precision=o.precision))
-    except NemuError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
-    print(f"{o.out}: gives the reference outputs of {o.package}")
-    print(f"next: nvinfer config-file-path={config}" if o.deepstream else f"next: trtexec --onnx={o.out}")
-    return 0
-
-
 def _copy(model: onnx.ModelProto) -> onnx.ModelProto:
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
     return copy
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -10,7 +10,8 @@ import onnxruntime
 import pytest
 
 from export import standalone
-from export.standalone import embedding_only, float_nchw, main
+from export.convert import main
+from export.standalone import embedding_only, float_nchw
 from runtime.errors import ExportError, ParityError
 from runtime.package import Package
 from runtime.verify import load_reference
@@ -32,7 +33,10 @@ def reference(package):
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 def test_float_planar_images_give_the_same(package, reference, tmp_path, precision):
     out = tmp_path / "x.onnx"
-    assert main([str(package), "--out", str(out), "--float-nchw", "--precision", precision]) == 0
+    assert (
+        main([str(package), "--out", str(out), "--format", "onnx", "--float-nchw", "--precision", precision])
+        == 0
+    )
     given = outputs(out, reference.images.transpose(0, 3, 1, 2).astype(np.float32))
     limit = {"fp32": 1e-4, "fp16": 3e-2}[precision]
     assert np.abs(given["embedding"] - reference.embedding).max() < limit
@@ -41,8 +45,8 @@ def test_float_planar_images_give_the_same(package, reference, tmp_path, precisi
 
 def test_the_embedding_alone_leaves_the_decoder_behind(package, reference, tmp_path):
     whole, alone = (tmp_path / name for name in ("whole.onnx", "alone.onnx"))
-    assert main([str(package), "--out", str(whole)]) == 0
-    assert main([str(package), "--out", str(alone), "--embedding-only"]) == 0
+    assert main([str(package), "--format", "onnx", "--out", str(whole)]) == 0
+    assert main([str(package), "--format", "onnx", "--out", str(alone), "--embedding-only"]) == 0
     given = outputs(alone, reference.images)
     assert set(given) == {"embedding"}
     assert np.abs(given["embedding"] - reference.embedding).max() < 1e-4
@@ -54,7 +58,7 @@ def test_the_embedding_alone_leaves_the_decoder_behind(package, reference, tmp_p
 
 def test_the_deepstream_configuration_fits_the_file(package, tmp_path, capsys):
     out = tmp_path / "x.onnx"
-    assert main([str(package), "--out", str(out), "--deepstream"]) == 0
+    assert main([str(package), "--format", "deepstream", "--out", str(out)]) == 0
     text = (tmp_path / "config_infer_x.txt").read_text()
     config = configparser.ConfigParser()
     config.read_string(text)
@@ -65,7 +69,7 @@ def test_the_deepstream_configuration_fits_the_file(package, tmp_path, capsys):
     (image,) = onnxruntime.InferenceSession(out, providers=["CPUExecutionProvider"]).get_inputs()
     assert image.shape[1:] == [3, 64, 64]
     assert "config_infer_x.txt" in capsys.readouterr().out.splitlines()[-1]
-    assert main([str(package), "--out", str(out), "--deepstream"]) == 1
+    assert main([str(package), "--format", "deepstream", "--out", str(out)]) == 1
     assert "--force" in capsys.readouterr().err
 
 
@@ -95,3 +99,17 @@ def test_another_graph_is_refused():
     with pytest.raises(ExportError, match="does not begin"):
         float_nchw(onnx.helper.make_model(graph))
     assert [o.name for o in embedding_only(onnx.helper.make_model(graph)).graph.output] == ["embedding"]
+
+
+def test_a_model_repository_and_wrong_usage(package, tmp_path, capsys):
+    assert main([str(package), "--format", "triton", "--out", str(tmp_path / "models")]) == 0
+    assert (tmp_path / "models/tiny/config.pbtxt").is_file()
+    assert main([str(package), "--format", "triton", "--out", str(tmp_path / "models")]) == 1
+    for wrong in (
+        ["triton", "--float-nchw"],
+        ["deepstream", "--embedding-only"],
+        ["triton", "--precision", "fp16"],
+    ):
+        with pytest.raises(SystemExit) as stopped:
+            main([str(package), "--out", str(tmp_path / "x"), "--format", *wrong])
+        assert stopped.value.code == 2
