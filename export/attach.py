@@ -11,7 +11,7 @@ from typing import Any
 
 from export import engine, rules
 from export.precision import GRAPHS
-from export.targets import PORTABLE, Target, can
+from export.targets import PORTABLE, Target, left_out
 from export.verify import gate
 from runtime.atomic import refuse_existing
 from runtime.backends.tensorrt_library import library
@@ -54,9 +54,9 @@ class Request:
             for capability in target.engines:
                 if target.flavour is None:
                     continue
-                if len(target.engines) > 1 and not can(capability, self.precision):
-                    lacks = f"no engine for {capability}: it has no {self.precision}"
-                    print(f"target {target.name}: {lacks}", file=sys.stderr)
+                why = left_out(capability, self.precision)
+                if len(target.engines) > 1 and why:
+                    print(f"target {target.name}: no engine for {capability}: {why}", file=sys.stderr)
                     continue
                 name = f"{target.flavour}-{self.precision}-b{self.batch[2]}"
                 if target.flavour == "rtx" and capability != PORTABLE:

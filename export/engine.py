@@ -18,9 +18,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from export.layers import PRECISIONS, Layer, check_precision, weighted_layers
+from export.layers import PRECISIONS, Layer, check_precision, check_turing, weighted_layers
 from export.progress import Progress, interruptible, monitor
-from export.targets import PORTABLE, RTX_CAPABILITIES, can
+from export.targets import PORTABLE, RTX_CAPABILITIES, TURING, can
 from export.timing_cache import TimingCache
 from runtime.backends import cuda
 from runtime.backends.tensorrt_library import FLAVOURS, Log, Validity, library, logger, validity
@@ -102,6 +102,8 @@ def build(
     inputs, outputs = _signature(network, onnx)
     weighted = weighted_layers(trt, network)
     check_precision(weighted, precision, onnx)
+    if flavour == "rtx" and capability == TURING:
+        check_turing(weighted, onnx)
     config = _configure(trt, builder, inputs["image"][1], batch, workspace_bytes, onnx)
     _aim(trt, config, flavour, capability)
 

@@ -21,6 +21,9 @@ PORTABLE = "portable"
 RTX_CAPABILITIES = ("7.5", "8.0", "8.6", "8.9", "12.0", "12.1")
 """What TensorRT-RTX 1.7 can be told to build for."""
 
+TURING = "7.5"
+"""Measured: TensorRT-RTX 1.7 builds float32 convolutions for it, and refuses float32 matrix products."""
+
 NEEDS = {"bf16": (8, 0), "fp8": (8, 9)}
 """Types that older GPUs lack, and the compute capability they came with."""
 
@@ -155,6 +158,15 @@ def default() -> Target:
 def can(capability: str, precision: str) -> bool:
     """Whether a GPU of that compute capability has the type; `portable` means 8.0."""
     return number("8.0" if capability == PORTABLE else capability) >= NEEDS.get(precision, (0, 0))
+
+
+def left_out(capability: str, precision: str) -> str:
+    """Why a target of several GPUs builds no engine for this one; empty if it does."""
+    if not can(capability, precision):
+        return f"it has no {precision}"
+    if capability == TURING and precision == "fp32":
+        return "TensorRT-RTX has no float32 matrix products for it"
+    return ""
 
 
 def number(text: str) -> tuple[int, ...]:

@@ -26,7 +26,7 @@ from export.structure import Structure
 from export.targets import RTX_CAPABILITIES, TARGETS
 from export.widen import widened
 from runtime.__main__ import main as runtime
-from runtime.errors import InputError
+from runtime.errors import ExportError, InputError
 from runtime.package import Package
 from train.config import EncoderConfig
 from train.nem import NEM
@@ -111,6 +111,23 @@ def test_refused_combinations_are_ours(graphs, precision, capability, came, cure
         build(graphs["cnn", "fp16"], precision, capability=capability)
     assert came in refused.value.came
     assert cure in refused.value.cure
+
+
+def test_float32_matrix_products_are_refused_for_turing_in_our_words(package):
+    """The package's embedding is pooled and its masker convolves: one product is put before the pooling."""
+    model = onnx.load(str(package / "model.onnx"))
+    (embedding,) = [n for n in model.graph.node if "embedding" in n.output]
+    wide = onnx.numpy_helper.from_array(np.eye(96, dtype=np.float32), "wide")
+    model.graph.initializer.append(wide)
+    embedding.output[0] = "narrow"
+    model.graph.node.append(onnx.helper.make_node("MatMul", ["narrow", "wide"], ["embedding"], "product"))
+    path = package.parent / "product.onnx"
+    onnx.save(model, str(path))
+    with pytest.raises(ExportError) as refused:
+        build(path, "fp32", capability="7.5")
+    assert "the first is product" in refused.value.came
+    assert "--target rtx-portable" in refused.value.cure
+    assert build(path, "fp32").compute_capability == "portable"
 
 
 @pytest.mark.parametrize("target", [t.name for t in TARGETS.values() if t.gpus])

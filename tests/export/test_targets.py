@@ -8,6 +8,7 @@ import threading
 import pytest
 
 from export import targets
+from export.attach import Request
 from export.engine import _check_capability
 from export.progress import Progress, interruptible
 from runtime.backends import cuda
@@ -83,3 +84,18 @@ def test_the_bar_moves_while_a_step_takes_long():
     """The work ends only once it was ticked."""
     ticked = threading.Event()
     assert interruptible(lambda: ticked.wait(30), threading.Event(), ticked.set)
+
+
+@pytest.mark.parametrize(
+    ("precision", "names", "said"),
+    [
+        ("fp16", ["rtx-fp16-b8", "rtx-sm75-fp16-b8"], ""),
+        ("int8", ["rtx-int8-b8", "rtx-sm75-int8-b8"], ""),
+        ("bf16", ["rtx-bf16-b8"], "no engine for 7.5: it has no bf16"),
+        ("fp32", ["rtx-fp32-b8"], "no engine for 7.5: TensorRT-RTX has no float32 matrix products"),
+    ],
+)
+def test_the_pair_leaves_turing_out_where_it_cannot(precision, names, said, capsys):
+    request = Request(targets=(targets.find("rtx"),), precision=precision, batch=(1, 1, 8))
+    assert list(request.engines()) == names
+    assert said in capsys.readouterr().err
