@@ -31,8 +31,8 @@ class CudaBindings:
         self._runtime, self._driver = _modules()
         self.name = f"cuda-bindings for CUDA {dotted(self._call('cudaRuntimeGetVersion'))}"
         self._contexts: dict[int, Any] = {}
-        kinds = self._runtime.cudaMemcpyKind
-        self._in, self._out = kinds.cudaMemcpyHostToDevice, kinds.cudaMemcpyDeviceToHost
+        self._in = self._runtime.cudaMemcpyKind.cudaMemcpyHostToDevice
+        self._out = self._runtime.cudaMemcpyKind.cudaMemcpyDeviceToHost
         # Other threads of the host application may allocate while this one captures.
         self._mode = self._runtime.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
         self._launch, self._wait = self._runtime.cudaGraphLaunch, self._runtime.cudaStreamSynchronize
@@ -127,15 +127,16 @@ class CudaBindings:
 
     def check_pointer(self, pointer: int, nbytes: int, index: int) -> None:
         """See `Cuda.check_pointer`."""
-        kinds = self._runtime.cudaMemoryType
+        device = self._runtime.cudaMemoryType.cudaMemoryTypeDevice
+        managed = self._runtime.cudaMemoryType.cudaMemoryTypeManaged
         error, found = self._runtime.cudaPointerGetAttributes(pointer)
-        if error or found.type not in (kinds.cudaMemoryTypeDevice, kinds.cudaMemoryTypeManaged):
+        if error or found.type not in (device, managed):
             raise InputError(
                 f"address {pointer:#x} is not memory of a GPU",
                 expected=f"an array on device {index}",
                 cure="call the explainer itself for arrays of the host",
             )
-        if found.type == kinds.cudaMemoryTypeDevice and found.device != index:
+        if found.type == device and found.device != index:
             raise InputError(
                 f"an array on device {found.device}",
                 expected=f"an array on device {index}, where the engine is",

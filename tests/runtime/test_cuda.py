@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 from importlib.util import find_spec
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from runtime.backends.cuda_memory import DeviceBuffer, Graph, PinnedArray, Strea
 from runtime.errors import BackendError, BackendUnavailable, InputError
 from runtime.package import Package
 
+ROOT = Path(__file__).parents[2]
 LIBRARIES = pytest.mark.parametrize("library", ["cuda-bindings", "pycuda"], indirect=True)
 
 
@@ -49,7 +51,9 @@ def test_a_machine_without_a_driver_says_so() -> None:
         "    try: print(probe())\n"
         "    except BackendUnavailable as error: print(error.came, '|', error.cure)\n"
     )
-    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    answer = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
     if "DriverInfo" in answer.stdout:
         pytest.skip("this machine has a driver")
     for line in answer.stdout.splitlines():
