@@ -12,9 +12,9 @@ import json
 import subprocess
 import sys
 import tempfile
-import tomllib
 from pathlib import Path
 
+import tomllib
 from pip._vendor.packaging.requirements import Requirement
 
 PYPROJECT = Path(__file__).parents[2] / "pyproject.toml"
@@ -69,7 +69,8 @@ def resolve(wanted: list[str], python: str, wheels: Path) -> dict[str, str]:
     report = wheels / "report.json"
     platforms = [word for minor in GLIBC for word in ("--platform", f"manylinux_2_{minor}_aarch64")]
     pip(
-        *("install", "--dry-run", "--ignore-installed", "--report", str(report), "--target", str(wheels / "x")),
+        *("install", "--dry-run", "--ignore-installed", "--report", str(report)),
+        *("--target", str(wheels / "nowhere")),
         *("--only-binary=:all:", "--find-links", str(wheels), "--implementation", "cp"),
         *("--python-version", python, *platforms, *wanted),
     )

@@ -22,7 +22,10 @@ class Expressions:
 
     def __init__(self, project: Project, file: str) -> None:
         self.project, self.table, self.file = project, project.table, file
-        self.found: list[Use] = []
+        self.found: list[tuple[str, Use]] = []
+        """Uses, each with the function (or file) that it stands in."""
+        self.calls: list[tuple[str, str, frozenset[str]]] = []
+        """Who calls which function of the project, and for which versions."""
         self.scopes: list[str] = [file]
         self.guards: list[set[str]] = [set()]
         self.owners: list[str] = []
@@ -145,6 +148,7 @@ class Expressions:
 
     def _apply(self, kind: Kind, arguments: list[Types], keywords: dict[str, Types]) -> set[Kind]:
         """Bind arguments; the result, which is the argument itself where the function hands it back."""
+        self.calls.append((self._function(), kind.name, self.allowed))
         function = self.project.functions[kind.name]
         assert isinstance(function, FUNCTIONS)
         static = any(ast.unparse(d) == "staticmethod" for d in function.decorator_list)
@@ -162,7 +166,7 @@ class Expressions:
         """`getattr` and `hasattr`: the name is a string, or loops over some; what cannot be read is `?`."""
         words = self._strings(node.args[1])
         if not words and not guarded:
-            self._member(node, owners, "?")
+            self._member(node, frozenset(kind for kind in owners if kind.what != "class"), "?")
         results = [self._member(node, owners, word, guarded=guarded) for word in words]
         return frozenset().union(*results)
 
@@ -214,7 +218,13 @@ class Expressions:
             return  # helpers and modules of the package; classes are what the snapshot lists
         asked = any(member in names for names in self.guards)
         allowed = self.allowed & kind.only if kind.only else self.allowed
-        self.found.append(Use(self.file, node.lineno, owner, member, guarded or asked, allowed))  # type: ignore[attr-defined]
+        if kind.what == "instance":  # there is none where there is no such class
+            allowed &= self.table.versions(MODULE, owner.partition(".")[0])
+        use = Use(self.file, node.lineno, owner, member, guarded or asked, allowed)  # type: ignore[attr-defined]
+        self.found.append((self._function(), use))
+
+    def _function(self) -> str:
+        return next(scope for scope in reversed(self.scopes) if scope not in self.project.classes)
 
     def _strings(self, node: ast.expr | None) -> list[str]:
         """The strings that a constant, or a tuple or dict of them, holds."""
@@ -229,15 +239,30 @@ class Expressions:
             return list(itertools.chain(*parts)) if all(parts) else []
         return []
 
-    def _flavours(self, test: ast.expr, *, said: bool) -> frozenset[str]:
-        """The versions for which a test is true (`said`) or false, where it compares a flavour."""
-        if not (isinstance(test, ast.Compare) and len(test.ops) == 1 and "flavour" in ast.unparse(test.left)):
-            return self.table.labels
-        words = [word for word in self._strings(test.comparators[0]) if word in FLAVOURS]
-        named = frozenset().union(*map(self._only, words))
-        if not named or not isinstance(test.ops[0], (ast.Eq, ast.NotEq, ast.In, ast.NotIn)):
-            return self.table.labels
-        return named if isinstance(test.ops[0], (ast.Eq, ast.In)) is said else self.table.labels - named
+    def _comes(self, test: ast.expr, *, said: bool) -> frozenset[str]:
+        """The versions for which a test is true (`said`) or false: it compares a flavour, or asks hasattr."""
+        every = self.table.labels
+        if isinstance(test, ast.UnaryOp) and isinstance(test.op, ast.Not):
+            return self._comes(test.operand, said=not said)
+        if isinstance(test, ast.BoolOp) and isinstance(test.op, ast.And) is said:
+            return frozenset.intersection(*(self._comes(part, said=said) for part in test.values))
+        named: frozenset[str] = frozenset()
+        if isinstance(test, ast.Compare) and len(test.ops) == 1 and "flavour" in ast.unparse(test.left):
+            words = [word for word in self._strings(test.comparators[0]) if word in FLAVOURS]
+            named = frozenset().union(*map(self._only, words))
+            if isinstance(test.ops[0], (ast.NotEq, ast.NotIn)):
+                said = not said
+            elif not isinstance(test.ops[0], (ast.Eq, ast.In)):
+                return every
+        elif isinstance(test, ast.Call) and ast.unparse(test.func) == "hasattr" and len(test.args) == 2:
+            kinds = [k for k in self._value(test.args[0]) if k.what in ("module", "class", "instance")]
+            have = [
+                self.table.versions(k.name or MODULE, w) for k in kinds for w in self._strings(test.args[1])
+            ]
+            named = frozenset().union(*have)
+        if not named:
+            return every
+        return named if said else every - named
 
     def _only(self, flavour: str) -> frozenset[str]:
         return self.table.of_flavour(flavour)
@@ -245,7 +270,7 @@ class Expressions:
     def _branch(self, test: ast.expr, then: object, otherwise: object) -> list[object]:
         before, results = self.allowed, []
         for said, work in ((True, then), (False, otherwise)):
-            self.allowed = before & self._flavours(test, said=said)
+            self.allowed = before & self._comes(test, said=said)
             results.append(work())  # type: ignore[operator]
         self.allowed = before
         return results

@@ -6,14 +6,17 @@ project's own functions, containers and loops.  What a call of TensorRT gives is
 the bindings.  Values of which nothing is known are not looked at.
 
 A name is *guarded* if `hasattr(..., "name")` is asked in the function around it (or one around that), or if
-it is the name in `getattr(..., "name", default)`.  Code under `if flavour == "rtx"`, after `if flavour !=
-"rtx": return`, or on `library("rtx")` speaks of that flavour only.
+it is the name in `getattr(..., "name", default)`.  Code under `if flavour == "rtx"` or `if hasattr(...)`,
+after `if flavour != "rtx": return`, or on `library("rtx")` is only reached by the versions of which that is
+true, and so are functions that are called only there.
+The name of an enum's member may be made at run time, that of anything else may not.
 """
 
 from __future__ import annotations
 
 import ast
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 
 from bindings import Bindings
 from expressions import Expressions, elements
@@ -27,18 +30,41 @@ def uses(sources: Mapping[str, str], table: Bindings) -> list[Use]:
     project = Project(sources, table)
     for _ in range(12):  # facts travel one call or attribute a round
         before = project.facts()
-        found = [use for file in project.files for use in _Reader(project, file).read()]
+        readers = [_Reader(project, file) for file in project.files]
+        for reader in readers:
+            reader.read()
         if project.facts() == before:
-            return sorted(set(found), key=lambda use: (use.file, use.line, use.owner, use.member))
-    raise RecursionError("the types in the sources do not settle")
+            break
+    else:
+        raise RecursionError("the types in the sources do not settle")
+    comes = _contexts([call for reader in readers for call in reader.calls])
+    found = {
+        replace(use, allowed=use.allowed & comes.get(function, table.labels))
+        for reader in readers
+        for function, use in reader.found
+    }
+    return sorted(found, key=lambda use: (use.file, use.line, use.owner, use.member))
+
+
+def _contexts(calls: list[tuple[str, str, frozenset[str]]]) -> dict[str, frozenset[str]]:
+    """The versions that may come to each function the sources call; from (caller, function, versions)."""
+    called = {function for caller, function, _ in calls if caller != function}
+    comes: dict[str, frozenset[str]] = dict.fromkeys(called, frozenset())
+    while True:
+        before = dict(comes)
+        for caller, function, allowed in calls:
+            if function in comes:
+                comes[function] |= allowed & comes.get(caller, allowed)
+        if comes == before:
+            return comes
 
 
 class _Reader(Expressions):
     """One round over one file."""
 
-    def read(self) -> list[Use]:
+    def read(self) -> None:
+        """Fill `found` and `calls`."""
         self._block(self.project.files[self.file].body)
-        return self.found
 
     # statements
 
@@ -47,7 +73,7 @@ class _Reader(Expressions):
         for statement in body:
             self._statement(statement)
             if isinstance(statement, ast.If) and isinstance(statement.body[-1], ENDS):
-                self.allowed &= self._flavours(statement.test, said=False)
+                self.allowed &= self._comes(statement.test, said=False)
         self.allowed = before
 
     def _statement(self, node: ast.stmt) -> None:

@@ -116,7 +116,7 @@ def test_a_misspelt_name_is_found_with_its_line_and_every_version() -> None:
         ("def f(x):\n    e = library(x).Runtime(1).deserialize_cuda_engine(b'')\n    e.nme", "Engine.nme"),
         ("def f(trt):\n    getattr(trt.LayerType, 'CONVOLUTIONS')", "LayerType.CONVOLUTIONS"),
         ("N = ('FILL', 'SUM')\ndef f(trt):\n    {getattr(trt.LayerType, n) for n in N}", "LayerType.SUM"),
-        ("def f(trt, n):\n    getattr(trt.LayerType, n)", "cannot be read"),
+        ("def f(trt, n):\n    getattr(trt.Runtime(1), n)", "cannot be read"),
         ("def f(trt):\n    hasattr(trt.Runtime, 'engine_validity')", "Runtime.engine_validity"),
         ("class M(trt.IProgressMonitor):\n    def phase_start(self): ...\n"
          "    def phase_finish(self): ...\n    def step_completed(self): ...", "step_complete (not defined"),
@@ -138,6 +138,11 @@ def test_other_ways_to_misspell(text: str, owner: str) -> None:
         "def f(trt, flavour):\n    if flavour != 'rtx':\n        return\n"
         "    trt.Runtime(1).get_engine_validity(b'')",
         "def f(trt):\n    return trt.Runtime(1).engine_host_code_allowed, trt.__version__",
+        "def f(trt):\n    if not hasattr(getattr(trt, 'IRuntimeConfig', None), 'create_runtime_cache'):\n"
+        "        return\n    g(trt.Runtime(1).deserialize_cuda_engine(b''))\n"
+        "def g(engine):\n    engine.create_runtime_config().create_runtime_cache()",
+        "def f(trt, flavour, more):\n    if more and flavour == 'rtx':\n        g(trt.Runtime(1))\n"
+        "def g(runtime):\n    h(runtime)\ndef h(runtime):\n    runtime.get_engine_validity(b'')",
     ],
 )
 def test_what_is_guarded_or_everywhere_is_fine(text: str) -> None:
@@ -153,6 +158,11 @@ def test_a_name_of_some_versions_is_reported_for_the_others() -> None:
     assert complaints(text, "export/example.py") == [
         "export/example.py:2: BuilderFlag.FP16 is not in 11.4, rtx-1.7"
     ]
+    text = (
+        "def f(trt, flavour):\n    if flavour == 'rtx':\n        g(trt.Runtime(1))\n    g(trt.Runtime(1))\n"
+        "def g(runtime):\n    runtime.get_engine_validity(b'')"
+    )
+    assert "10.3" in complaints(text)[0]
     text = "def f(trt, flavour):\n    if flavour != 'rtx':\n        trt.Runtime(1).get_engine_validity(b'')"
     assert "rtx" not in complaints(text)[0]
 
