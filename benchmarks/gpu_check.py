@@ -99,7 +99,7 @@ def _command(
     if name == "parity":
         return ["benchmarks.gpu_parity", str(path), *named]
     if name == "tests":
-        return ["benchmarks.gpu_tests", str(path)]
+        return ["benchmarks.gpu_tests", str(path), *named]
     model = ["--model", options.model, "--image-size", str(options.image_size)]
     if name == "training":
         gpu = shutil.which("nvidia-smi") is not None

@@ -74,8 +74,9 @@ def _parity(parity: dict[str, Any]) -> Iterator[str]:
 
 def _tests(tests: dict[str, Any]) -> Iterator[str]:
     for test in tests.get("tests", []):
-        figures = "".join(f", {name} {value}" for name, value in test["figures"].items())
-        yield f"- {test['outcome']}: {test['test']} ({test['seconds']:.1f} s{figures})"
+        yield f"- {test['outcome']}: {test['test']} ({test['seconds']:.1f} s)"
+    if "soak" in tests:
+        yield "- soak: " + ", ".join(f"{name} {value}" for name, value in tests["soak"].items())
 
 
 def _latency(rows: list[dict[str, Any]]) -> Iterator[str]:

@@ -1,13 +1,13 @@
-"""The tests that need a GPU, `pytest -m gpu`: how each ended, and the figures that it recorded.
+"""The tests that need a GPU, `pytest -m gpu`: how each ended, and the figures of the soak.
 
-    python -m benchmarks.gpu_tests OUT.json
-
-A figure is what a test gives to pytest's `record_property`.
+python -m benchmarks.gpu_tests OUT.json --package x.nemu
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -26,6 +26,7 @@ def main(argv: list[str] | None = None) -> int:
     """Run them and write the report; 1 if one failed."""
     p = argparse.ArgumentParser(description=__doc__)
     p.add_argument("path", type=Path, help="JSON file to write")
+    p.add_argument("--package", type=Path, help="with an engine for this GPU; by default the tests make one")
     p.add_argument("--tests", type=Path, default=TESTS, help="folder (%(default)s)")
     options = p.parse_args(argv)
     result: dict[str, Any] = {"meta": meta(), "tests": [], "skipped": []}
@@ -34,12 +35,17 @@ def main(argv: list[str] | None = None) -> int:
         write(options.path, result)
         return 0
     with tempfile.TemporaryDirectory() as folder:
-        junit = Path(folder) / "junit.xml"
+        junit, soak = Path(folder) / "junit.xml", Path(folder) / "soak.json"
+        environment = {**os.environ, "NEMU_SOAK_JSON": str(soak)}
+        if options.package is not None:
+            environment["NEMU_GPU_PACKAGE"] = str(options.package)
         command = [sys.executable, "-m", "pytest", "-q", "-m", "gpu", "-p", "no:cacheprovider"]
         command += [f"--junitxml={junit}", str(options.tests)]
-        done = subprocess.run(command, capture_output=True, text=True)
+        done = subprocess.run(command, env=environment, capture_output=True, text=True)
         if junit.is_file():
             result["tests"] = read(junit)
+        if soak.is_file():
+            result["soak"] = json.loads(soak.read_text())
     skipped = [test for test in result["tests"] if test["outcome"] == "skipped"]
     result["skipped"] += [{"what": test["test"], "why": test["message"]} for test in skipped]
     if done.returncode == NO_TESTS:
@@ -52,7 +58,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def read(junit: Path) -> list[dict[str, Any]]:
-    """Test, outcome, seconds, message and figures of every case of a JUnit file."""
+    """Test, outcome, seconds and message of every case of a JUnit file."""
     cases = []
     for case in ElementTree.parse(junit).getroot().iter("testcase"):
         ends = {end.tag: end.get("message", "") for end in case if end.tag in ("skipped", "failure", "error")}
@@ -63,7 +69,6 @@ def read(junit: Path) -> list[dict[str, Any]]:
                 "outcome": {"failure": "failed"}.get(outcome, outcome),
                 "seconds": float(case.get("time", 0)),
                 "message": ends.get(outcome, ""),
-                "figures": {p.get("name"): p.get("value") for p in case.iter("property")},
             }
         )
     return cases

@@ -231,7 +231,7 @@ def cuda_complaints(text: str, file: str) -> list[str]:
 
 def test_every_cuda_name_is_in_the_installed_bindings() -> None:
     texts = sources("cuda")
-    assert "cudaMemcpyAsync" in texts["runtime/backends/cuda.py"]
+    assert any("cudaMemcpyAsync" in text for text in texts.values())
     found = [line for file, text in texts.items() for line in cuda_complaints(text, file)]
     assert not found, "\n" + "\n".join(found)
 
