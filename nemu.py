@@ -1,4 +1,4 @@
-"""nemu train | build | explain | info | doctor | verify: one name for the commands of every room."""
+"""nemu COMMAND: one name for the commands of every room."""
 
 from __future__ import annotations
 
@@ -7,12 +7,17 @@ import sys
 _COMMANDS = {
     "train": "train a masker for an encoder          (python -m train)",
     "build": "masker → package with engines          (python -m export.build_engine)",
+    "convert": "package → ONNX, DeepStream, Triton     (python -m export.convert)",
     "explain": "explain pictures                       (python -m runtime explain)",
+    "compare": "why two pictures match                 (python -m runtime compare)",
+    "report": "one HTML page of a folder              (python -m runtime report)",
+    "diff": "may two packages share an index?       (python -m runtime diff)",
+    "bench": "how fast it is on this device          (python -m runtime bench)",
     "info": "what a package is                      (python -m runtime info)",
     "doctor": "what is installed and what is missing  (python -m runtime doctor)",
     "verify": "does a package give what it should     (python -m runtime verify)",
 }
-_EXTRAS = {"train": "train", "build": "export"}
+_EXTRAS = {"train": "train", "build": "export", "convert": "export"}
 _TRAIN = ("torch", "torchvision", "timm", "lightning", "safetensors", "onnxscript")
 _USAGE = "usage: nemu COMMAND ...   (nemu COMMAND --help)\n\n" + "\n".join(
     f"  {name:9}{text}" for name, text in _COMMANDS.items()
@@ -59,6 +64,10 @@ def _run(command: str, arguments: list[str]) -> int:
         from export.build_engine import main as build
 
         return build(arguments)
+    if command == "convert":
+        from export.convert import main as convert
+
+        return convert(arguments)
     from runtime.__main__ import main as run
 
     return run([command, *arguments])

@@ -3,8 +3,10 @@
 #
 #   benchmarks/gpu_check.sh OUTDIR [WHEELDIR]
 #
-# OUTDIR gets environment.json, parity.json, latency.json and training.json.  Without a GPU it runs too, and the files say
-# what was skipped and why.  It reads clocks and settings and changes none.
+# OUTDIR gets summary.md, to be read, and a JSON file for each step: environment, parity, latency (PyTorch),
+# engines (latency, and what the Explainer adds), tests (pytest -m gpu), training.  Without a GPU it runs too,
+# and the files say what was skipped and why.  It reads clocks and settings and changes none, and ends within
+# 9 minutes.
 #
 # WHEELDIR: wheels for a machine that cannot fetch them (tensorrt_rtx, its bindings and libs, onnxsim).  They
 # are installed for this run only.  A wheel may lie in parts: NAME.whl.partaa, NAME.whl.partab, ...
@@ -13,6 +15,8 @@
 # PYTHON:  the interpreter (python3); it must have what `pip install ".[train]"` installs.
 # GPU_CHECK_OPTIONS: passed on, see python -m benchmarks.gpu_check --help.
 set -euo pipefail
+STARTED=$(date +%s)
+export STARTED
 
 if [ $# -lt 1 ] || [ $# -gt 2 ]; then
     sed -n '2,/^set/{/^set/d;s/^# \{0,1\}//;p}' "$0" >&2

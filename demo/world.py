@@ -37,6 +37,8 @@ class Scene:
     """bool (SIZE, SIZE): the pixels of the digit's strokes."""
     digit: int
     """0..9"""
+    photograph: int
+    """Which of its split's photographs is behind it."""
 
 
 def scene(index: int, *, split: str, seed: int = 0, clutter: float = 1.0) -> Scene:
@@ -52,7 +54,8 @@ def scene(index: int, *, split: str, seed: int = 0, clutter: float = 1.0) -> Sce
     images, labels = digits(split)
     pictures = photographs(split)
     which = rng.integers(len(images))
-    canvas = crop(pictures[rng.integers(len(pictures))], rng).astype(np.float32) * clutter
+    photograph = int(rng.integers(len(pictures)))
+    canvas = crop(pictures[photograph], rng).astype(np.float32) * clutter
 
     side = int(rng.integers(36, 61))  # the digit's box, pixels
     strokes = np.asarray(
@@ -65,7 +68,8 @@ def scene(index: int, *, split: str, seed: int = 0, clutter: float = 1.0) -> Sce
 
     mask = np.zeros((SIZE, SIZE), bool)
     mask[top : top + side, left : left + side] = alpha[..., 0] > 0.5
-    return Scene(np.clip(canvas + 0.5, 0, 255).astype(np.uint8), mask, int(labels[which]))
+    image = np.clip(canvas + 0.5, 0, 255).astype(np.uint8)
+    return Scene(image, mask, digit=int(labels[which]), photograph=photograph)
 
 
 def crop(photograph: np.ndarray, rng: np.random.Generator) -> np.ndarray:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from export import engine
+from export import engine, rules
 from export.precision import GRAPHS
+from export.targets import PORTABLE, Target, left_out
 from export.verify import gate
 from runtime.atomic import refuse_existing
 from runtime.backends.tensorrt_library import library
@@ -21,10 +23,9 @@ from runtime.verify import load_reference, run_all
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """Which engines to build."""
+    """Which engines to build, and for whom the graph is to be checked."""
 
-    targets: tuple[str, ...]
-    """Of `export.engine.FLAVOURS`."""
+    targets: tuple[Target, ...]
     precision: str
     batch: tuple[int, int, int]
     """min, opt, max"""
@@ -39,34 +40,64 @@ class Request:
             BackendUnavailable: with the command that installs it.
         """
         for target in self.targets:
-            library(target)
+            if target.flavour is not None:
+                library(target.flavour)
+
+    def engines(self) -> dict[str, tuple[str, str]]:
+        """Name of each engine → its flavour and compute capability.
+
+        A target of several GPUs leaves out those that lack the precision, and says so; a target of one
+        is left for `export.engine.build` to refuse.
+        """
+        wanted: dict[str, tuple[str, str]] = {}
+        for target in self.targets:
+            for capability in target.engines:
+                if target.flavour is None:
+                    continue
+                why = left_out(capability, self.precision)
+                if len(target.engines) > 1 and why:
+                    print(f"target {target.name}: no engine for {capability}: {why}", file=sys.stderr)
+                    continue
+                name = f"{target.flavour}-{self.precision}-b{self.batch[2]}"
+                if target.flavour == "rtx" and capability != PORTABLE:
+                    name = name.replace("rtx", "rtx-sm" + capability.replace(".", ""), 1)
+                wanted[name] = target.flavour, capability
+        return wanted
 
 
 def add(package: Package, request: Request) -> list[Engine]:
-    """Build each requested engine, gate it on this device if that can run it, and add it.
+    """Check the graph for each target; build each engine, gate it here if this device can run it, add all.
 
     Raises:
         OutputExists: an engine of that name is there and `request.force` is not set.
         ParityError: the engine's outputs are beyond the gate; it is not added.
-        BackendUnavailable, ExportError: see `export.engine.build`.
+        ExportError: the graph would not do on a target; or see `export.engine.build`.
+        InputError, BackendUnavailable: see `export.engine.build`.
     """
-    added = []
+    graph = GRAPHS[request.precision]
     for target in request.targets:
-        name = f"{target}-{request.precision}-b{request.batch[2]}"
+        for finding in rules.check(package.file(graph), target):
+            print(f"{graph} on {rules.described(target)}: warning: {finding}", file=sys.stderr)
+    wanted = request.engines()
+    for name in wanted:
         refuse_existing(package.engine_path(name), force=request.force)
-        graph = GRAPHS[request.precision]
-        built = engine.build(
-            package.file(graph),
-            flavour=target,
-            batch=request.batch,
-            precision=request.precision,
-            workspace_bytes=request.workspace_bytes,
-            progress=request.progress,
-        )
-        record = _record(package, built, graph)
-        record = record.with_parity(_gate(package, built.plan, record))
-        added.append(package.add_engine(name, built.plan, record, force=request.force))
-    return added
+    built = {name: _build(package, request, *where) for name, where in wanted.items()}
+    return [package.add_engine(name, *engine, force=request.force) for name, engine in built.items()]
+
+
+def _build(package: Package, request: Request, flavour: str, capability: str) -> tuple[bytes, EngineRecord]:
+    graph = GRAPHS[request.precision]
+    built = engine.build(
+        package.file(graph),
+        flavour=flavour,
+        batch=request.batch,
+        precision=request.precision,
+        capability=capability,
+        workspace_bytes=request.workspace_bytes,
+        progress=request.progress,
+    )
+    record = _record(package, built, graph)
+    return built.plan, record.with_parity(_gate(package, built.plan, record))
 
 
 def _record(package: Package, built: engine.BuiltEngine, graph: str) -> EngineRecord:

@@ -2,7 +2,7 @@
 
 Two uses:
   --masker … --out x.nemu     makes a package: ONNX graphs, reference, model card, and engines (needs torch)
-  --package x.nemu --target … adds an engine that this machine can build, from the package's own ONNX
+  --package x.nemu            adds the engines this machine can build, from the package's own ONNX (no torch)
 """
 
 from __future__ import annotations
@@ -13,18 +13,21 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
-from export import attach
+from export import attach, targets
 from export.precision import GRAPHS
 from runtime.atomic import atomic_folder, refuse_existing
 from runtime.errors import InputError, NemuError
 from runtime.package import MANIFEST, Package
 
-TARGETS = ("onnx", "rtx", "tensorrt")
+EXAMPLE = f"""targets:
+{chr(10).join(f"  {t.name:13}{t.what}" for t in targets.TARGETS.values())}
 
-EXAMPLE = """examples:
-  python -m export.build_engine --masker runs/x/masker.safetensors --target rtx --out x.nemu
-  python -m export.build_engine --package x.nemu --target tensorrt --precision fp16     # on the device
+examples:
+  python -m export.build_engine --masker runs/x/masker.safetensors --target rtx --target jetpack6 --out x.nemu
+  python -m export.build_engine --package x.nemu --precision fp16          # on the device
+  python -m export.build_engine --package x.nemu --target jetpack6         # check the graph, build nothing
 
 exit codes: 0 ok, 1 error, 2 usage, 3 the parity gate failed (nothing is written)
 """
@@ -57,7 +60,12 @@ def parser() -> argparse.ArgumentParser:
         "--precision", choices=tuple(GRAPHS), default="fp16", help="inside the engine (%(default)s)"
     )
     p.add_argument("--batch", default="1:1:8", metavar="MIN:OPT:MAX", help="of the engine (%(default)s)")
-    p.add_argument("--target", action="append", choices=TARGETS, help="repeatable; default: onnx, no engine")
+    p.add_argument(
+        "--target",
+        action="append",
+        metavar="NAME",
+        help="see below; repeatable; default: onnx with --masker, what is installed here with --package",
+    )
     p.add_argument("--workspace", type=int, metavar="MIB", help="limit of the builder's scratch memory")
     p.add_argument("--force", action="store_true", help="replace a package or engine that is already there")
     p.add_argument("--quiet", action="store_true", help="no progress")
@@ -76,7 +84,7 @@ def main(argv: list[str] | None = None) -> int:
         p.error("--calibration goes with --precision int8")
     try:
         request = attach.Request(
-            targets=tuple(dict.fromkeys(t for t in options.target or () if t != "onnx")),
+            targets=_targets(options),
             precision=options.precision,
             batch=_batch(options.batch),
             workspace_bytes=None if options.workspace is None else options.workspace << 20,
@@ -94,17 +102,38 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted; nothing was written", file=sys.stderr)
         return 130
+    _report(package, request)
+    return 0
+
+
+def _report(package: Package, request: attach.Request) -> None:
     for name, figures in package.manifest.parity.items():
-        print(
-            f"parity {name}: embedding error {figures['embedding_error']:.1e}, "
-            f"mask error {figures['mask_error']:.1e}, IoU {figures['mask_iou']:.4f}"
-        )
+        print(f"parity {name}: {_figures(figures)}")
     for engine in package.engines():
         r = engine.record
         print(f"{engine.path.name}: {r.flavour} {r.version}, {r.precision}, {r.tensor_types}")
+        why = r.parity.get("not_run")
+        print(f"  parity: {f'not run here: {why}' if why else _figures(r.parity)}")
+    for target in request.targets:
+        if target.tensorrt and not target.engines:
+            print(f"{target.name}: nothing known stands against the graph; build its engine on the device:")
+            print(f"  python -m export.build_engine --package {package.path} --precision {request.precision}")
     print(f"{package.path}: {package.manifest.embedding_id}")
     print(f"next: python -m runtime explain {package.path} PHOTO… --out explained/")
-    return 0
+
+
+def _figures(figures: dict[str, Any]) -> str:
+    error, mask, iou = (figures[k] for k in ("embedding_error", "mask_error", "mask_iou"))
+    return f"embedding error {float(error):.1e}, mask error {float(mask):.1e}, IoU {iou:.4f}"
+
+
+def _targets(options: argparse.Namespace) -> tuple[targets.Target, ...]:
+    """What was asked for; for a package, what this machine can build if nothing was."""
+    if options.target or options.masker:
+        return tuple(targets.find(name) for name in dict.fromkeys(options.target or ()))
+    chosen = targets.default()
+    print(f"target {chosen.name}: {chosen.what}", file=sys.stderr)
+    return (chosen,)
 
 
 def _make(options: argparse.Namespace, request: attach.Request) -> Package:
@@ -130,12 +159,6 @@ def _make(options: argparse.Namespace, request: attach.Request) -> Package:
 
 def _add(options: argparse.Namespace, request: attach.Request) -> Package:
     """Engines for an existing package."""
-    if not request.targets:
-        raise InputError(
-            f"--package {options.package} without an engine to build",
-            expected="--target rtx or --target tensorrt",
-            cure=f"python -m export.build_engine --package {options.package} --target rtx",
-        )
     package = Package.open(options.package)
     attach.add(package, request)
     return package

@@ -18,8 +18,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from export.layers import PRECISIONS, Layer, check_precision, weighted_layers
+from export.layers import PRECISIONS, Layer, check_precision, check_turing, weighted_layers
 from export.progress import Progress, interruptible, monitor
+from export.targets import PORTABLE, RTX_CAPABILITIES, TURING, can
+from export.timing_cache import TimingCache
 from runtime.backends import cuda
 from runtime.backends.tensorrt_library import FLAVOURS, Log, Validity, library, logger, validity
 from runtime.errors import ExportError, InputError
@@ -43,7 +45,7 @@ class BuiltEngine:
     version: str
     """Exact version of the library that built it."""
     compute_capability: str
-    """Such as `8.7`; `portable` for RTX, whose plan is finished on the GPU that loads it."""
+    """Such as `8.7`, or `portable`; an RTX plan is finished on the GPU that loads it."""
     precision: str
     """As read back from the parsed network."""
     tensor_types: dict[str, int]
@@ -63,6 +65,7 @@ def build(
     flavour: str,
     batch: tuple[int, int, int],
     precision: str,
+    capability: str | None = None,
     workspace_bytes: int | None = None,
     progress: bool = True,
 ) -> BuiltEngine:
@@ -74,6 +77,8 @@ def build(
         flavour: one of `FLAVOURS`.
         batch: min, opt, max of N.  The engine takes every N between, and is fastest at opt.
         precision: of `PRECISIONS`, which the graph must already be; it is checked, not converted.
+        capability: compute capability of the GPU to build for, or `portable`; None is `portable` for RTX,
+            and for the classic library this device's, the only one it can build for.
         workspace_bytes: limit of the scratch memory; None leaves it to the library.
         progress: show a bar on stderr.
 
@@ -86,7 +91,9 @@ def build(
     _check_options(onnx, batch, precision)
     trt = library(flavour)
     # Classic TensorRT times its kernels on the device: probe it before a builder needs it.
-    capability = "portable" if flavour == "rtx" else cuda.device().compute_capability
+    gpu = None if flavour == "rtx" else cuda.device()
+    capability = capability or (gpu.compute_capability if gpu else PORTABLE)
+    _check_capability(flavour, capability, precision, gpu)
     log = logger(trt)
     log.lines.clear()
     builder = trt.Builder(log)
@@ -95,10 +102,14 @@ def build(
     inputs, outputs = _signature(network, onnx)
     weighted = weighted_layers(trt, network)
     check_precision(weighted, precision, onnx)
+    if flavour == "rtx" and capability == TURING:
+        check_turing(weighted, onnx)
     config = _configure(trt, builder, inputs["image"][1], batch, workspace_bytes, onnx)
+    _aim(trt, config, flavour, capability)
 
     started = time.monotonic()
-    plan = _compile(trt, builder, network, config, log, show=progress)
+    with TimingCache(trt, config, gpu, say=progress) as cache:
+        plan = _compile(trt, builder, network, config, log, show=progress)
     return BuiltEngine(
         plan=plan,
         flavour=flavour,
@@ -109,7 +120,7 @@ def build(
         inputs=inputs,
         outputs=outputs,
         batch=batch,
-        flags=_flags(trt, config, weighted, workspace_bytes, log),
+        flags={**_flags(trt, config, weighted, workspace_bytes, log), "timing_cache": cache.state},
         build_seconds=time.monotonic() - started,
     )
 
@@ -134,6 +145,33 @@ def _check_options(onnx: Path, batch: tuple[int, int, int], precision: str) -> N
             expected="an ONNX file",
             cure="export it first: python -m export.build_engine",
         )
+
+
+def _check_capability(flavour: str, capability: str, precision: str, gpu: cuda.DeviceInfo | None) -> None:
+    """Refuse here what the builder would refuse in its own words, minutes later."""
+    known = (gpu.compute_capability,) if gpu else (PORTABLE, *RTX_CAPABILITIES)
+    if capability not in known:
+        raise InputError(
+            f"an engine of flavour {flavour} for compute capability {capability}",
+            expected="one of " + ", ".join(known),
+            cure="build on the device itself" if gpu else "for other GPUs: --target tensorrt on the device",
+        )
+    if not can(capability, precision):
+        raise InputError(
+            f"precision {precision} for compute capability {capability}",
+            expected=f"a GPU that computes in {precision}: 8.0 or newer for bf16",
+            cure="--precision fp16, or leave that GPU out: --target rtx-portable",
+        )
+
+
+def _aim(trt: ModuleType, config: Any, flavour: str, capability: str) -> None:
+    """Build for that GPU alone.  Classic TensorRT always does; portable is RTX's own choice."""
+    if flavour != "rtx":
+        return
+    if capability != PORTABLE:
+        config.num_compute_capabilities = 1
+        name = "SM" + capability.replace(".", "")
+        config.set_compute_capability(trt.ComputeCapability.__members__[name], 0)
 
 
 def _parse(trt: ModuleType, network: Any, onnx: Path, log: Log) -> None:
@@ -231,7 +269,7 @@ def _compile(trt: ModuleType, builder: Any, network: Any, config: Any, log: Log,
     with Progress(show=show, cancelled=cancelled) as bar:
         if hasattr(trt, "IProgressMonitor"):
             config.progress_monitor = monitor(trt, bar)
-        plan = interruptible(lambda: builder.build_serialized_network(network, config), cancelled)
+        plan = interruptible(lambda: builder.build_serialized_network(network, config), cancelled, bar.tick)
     if plan is None:
         raise ExportError(
             f"TensorRT {trt.__version__} could not build the engine:\n    {log.text()}",

@@ -16,7 +16,9 @@ import numpy as np
 import onnx
 import onnx.numpy_helper
 
+from export import rules
 from export.precision import OPSETS
+from export.targets import TARGETS
 from runtime.errors import ExportError
 
 if TYPE_CHECKING:
@@ -97,7 +99,7 @@ def simplify(model: onnx.ModelProto) -> tuple[onnx.ModelProto, str]:
 
 
 def lint(model: onnx.ModelProto, *, opset: int = OPSETS["fp32"]) -> None:
-    """Refuse what TensorRT is known to refuse or to get wrong.
+    """Refuse a graph that breaks the package's contract, or that no TensorRT gets right.
 
     Raises:
         ExportError: naming every node at fault.
@@ -105,9 +107,9 @@ def lint(model: onnx.ModelProto, *, opset: int = OPSETS["fp32"]) -> None:
     faults = list(_faults(model, opset))
     if faults:
         raise ExportError(
-            "the graph would not run everywhere: " + "; ".join(faults),
-            expected="no If/Loop/Scan, LayerNormalization as one op, no antialiased Resize, uint8 cast "
-            f"before it is transposed, opset {opset}, IR {IR_VERSION}, outputs {' and '.join(OUTPUTS)}",
+            "the graph would not run everywhere: " + "\n    ".join(faults),
+            expected=f"opset {opset}, IR {IR_VERSION}, uint8 {INPUT} in, float32 {OUTPUTS} out, "
+            "and none of the faults that export.rules lists for every TensorRT",
             cure="rewrite that part of the encoder (tables as constants, nn.LayerNorm, plain interpolate)",
         )
 
@@ -149,30 +151,7 @@ def _faults(model: onnx.ModelProto, wanted: int) -> Iterator[str]:
     image = model.graph.input[0]
     if (image.name, image.type.tensor_type.elem_type) != (INPUT, onnx.TensorProto.UINT8):
         yield f"input {image.name}"
-    spread = _squared_deviations(model)
-    for node in model.graph.node:
-        attributes = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
-        if node.op_type in ("If", "Loop", "Scan"):
-            yield f"{node.op_type} {node.name}"
-        elif node.op_type == "Transpose" and node.input[0] == INPUT:
-            yield f"Transpose of uint8 {node.name}"
-        elif node.op_type == "Resize" and attributes.get("antialias"):
-            yield f"antialiased Resize {node.name}"
-        elif node.op_type == "ReduceMean" and node.input[0] in spread:
-            yield f"LayerNorm in pieces at {node.name}"
-
-
-def _squared_deviations(model: onnx.ModelProto) -> set[str]:
-    """Tensors (x − mean x)², whose mean is a variance: a LayerNorm in pieces has them, an RMSNorm not."""
-    nodes = model.graph.node
-    means = {n.output[0] for n in nodes if n.op_type == "ReduceMean"}
-    deviations = {n.output[0] for n in nodes if n.op_type == "Sub" and set(n.input) & means}
-    return {
-        n.output[0]
-        for n in nodes
-        if (n.op_type == "Pow" and n.input[0] in deviations)
-        or (n.op_type == "Mul" and n.input[0] == n.input[1] and n.input[0] in deviations)
-    }
+    yield from map(str, rules.lint(model, TARGETS["onnx"], rules.EVERYWHERE))
 
 
 def _outputs(model: onnx.ModelProto) -> list[np.ndarray]:

@@ -71,6 +71,17 @@ def check_precision(weighted: list[Layer], precision: str, onnx: Path) -> None:
     )
 
 
+def check_turing(weighted: list[Layer], onnx: Path) -> None:
+    """Refuse float32 matrix products, which TensorRT-RTX 1.7 does not compile for Turing (measured)."""
+    wide = [x.name for x in weighted if x.kind not in _CONVOLUTIONS and x.dtype == "FLOAT"]
+    if wide:
+        raise ExportError(
+            f"{onnx} has {len(wide)} float32 matrix products, the first is {wide[0]}",
+            expected="half precision: TensorRT-RTX compiles no float32 matrix product for Turing (7.5)",
+            cure="--precision fp16, or leave Turing out: --target rtx-portable",
+        )
+
+
 def _float_layers(path: Path) -> set[str]:
     """The layers that an int8 graph says it leaves in float, see `export.quantize`."""
     model = onnx_library.load(str(path), load_external_data=False)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from types import ModuleType, TracebackType
 from typing import Any, TypeVar
@@ -34,7 +35,9 @@ class Progress:
             desc="TensorRT",
             disable=not show,
             miniters=0,
-            bar_format="{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining} {postfix}",
+            mininterval=0.1 if sys.stderr.isatty() else 10,  # a log takes a line now and then
+            smoothing=0,  # steps differ by orders of magnitude: only the mean since the start says much
+            bar_format="{desc}: {percentage:3.0f}%|{bar}| {elapsed} gone, about {remaining} left {postfix}",
         )
 
     def __enter__(self) -> Progress:
@@ -44,6 +47,11 @@ class Progress:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._bar.close()
+
+    def tick(self) -> None:
+        """Some time has passed: a step can take minutes, and the bar is not to look dead."""
+        with self._lock:
+            self._bar.update(0)
 
     def start(self, name: str, parent: str | None, steps: int) -> None:
         """A phase of `steps` steps begins, inside the phase `parent` if that is not None."""
@@ -109,13 +117,17 @@ def monitor(trt: ModuleType, progress: Progress) -> Any:
     return Monitor()
 
 
-def interruptible(work: Callable[[], T], cancelled: threading.Event) -> T:
+def interruptible(work: Callable[[], T], cancelled: threading.Event, tick: Callable[[], None]) -> T:
     """Run `work` in a thread, and wait for it; Ctrl-C sets `cancelled` and is raised when `work` has ended.
 
     Signals are handled in the main thread, between its own lines: it must not be inside the library.
+    `tick` is called every second meanwhile.
     """
     with _interrupt_as(cancelled), ThreadPoolExecutor(max_workers=1) as pool:
-        return pool.submit(work).result()
+        future = pool.submit(work)
+        while not wait([future], timeout=1).done:
+            tick()
+        return future.result()
 
 
 @contextmanager

@@ -1,5 +1,7 @@
 """What runs on the device: a compiled package in, embedding and explanation mask out."""
 
+from runtime.comparison import Comparison
+from runtime.device_explanation import DeviceExplanation
 from runtime.errors import (
     BackendError,
     BackendUnavailable,
@@ -24,6 +26,8 @@ __version__ = "0.1.0"
 __all__ = [
     "BackendError",
     "BackendUnavailable",
+    "Comparison",
+    "DeviceExplanation",
     "EngineMismatch",
     "Explainer",
     "Explanation",

@@ -1,4 +1,4 @@
-"""python -m runtime explain | info | doctor | verify
+"""python -m runtime explain | compare | report | diff | bench | info | doctor | verify
 
 Exit codes: 0 done, 1 error, 2 wrong usage, 3 the parity gate failed, 130 stopped by Ctrl-C.
 """
@@ -6,19 +6,17 @@ Exit codes: 0 done, 1 error, 2 wrong usage, 3 the parity gate failed, 130 stoppe
 from __future__ import annotations
 
 import argparse
-import dataclasses
-import json
 import sys
 from pathlib import Path
 from typing import Any
 
-from runtime import doctor, explain
-from runtime.backends import NAMES, choose
-from runtime.errors import BackendError, InputError, NemuError
-from runtime.explainer import Explainer
-from runtime.package import Package
+from runtime import commands
+from runtime.backends import NAMES
+from runtime.diff import LEAST_COSINE, LEAST_RECALL
+from runtime.errors import NemuError
+from runtime.explain import MASKS
 from runtime.parity import LIMITS
-from runtime.verify import verify
+from runtime.report import LOW_FIDELITY
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -37,147 +35,126 @@ def main(argv: list[str] | None = None) -> int:
         return 130
 
 
-def _explain(arguments: argparse.Namespace) -> int:
-    jobs = explain.plan(arguments.images, arguments.out)
-    explain.refuse_written(jobs, force=arguments.force)
-    with Explainer(
-        arguments.package, backend=arguments.backend, device=arguments.device, precision=arguments.precision
-    ) as explainer:
-        outcome = explain.run(explainer, jobs, force=arguments.force)
-        facts = {
-            "embedding_id": explainer.embedding_id,
-            "backend": explainer.backend.name,
-            "why": explainer.backend.why,
-        }
-    for one in outcome.skipped:
-        print(f"skipped {one['error']}", file=sys.stderr)
-    if not outcome.written:
-        raise InputError(
-            f"none of {len(jobs)} pictures could be read",
-            expected="at least one",
-            cure="check the files listed above",
-        )
-    written, skipped = len(outcome.written), len(outcome.skipped)
-    done = f"{written} explained, {skipped} skipped; {facts['backend']}: {facts['why']}"
-    _answer(
-        arguments,
-        {**facts, **outcome._asdict()},
-        f"{done}\n"
-        f"next: look at {outcome.written[0]['overlay']}; masks are in *.mask.npy, embeddings in *.json",
-    )
-    return 0
-
-
-def _info(arguments: argparse.Namespace) -> int:
-    package = Package.open(arguments.package)
-    manifest, engines = package.manifest, package.engines()
-    try:
-        backend = choose(package)
-        runs = f"{backend.name}: {backend.why}" + (f" ({backend.degraded})" if backend.degraded else "")
-        backend.close()
-    except BackendError as error:
-        runs = f"nothing here can run it: {error.came}; {error.cure}"
-    facts = {
-        "path": str(package.path),
-        "hash": package.hash,
-        "runs_on": runs,
-        "manifest": dataclasses.asdict(manifest),
-        "engines": [{"path": str(e.path), **dataclasses.asdict(e.record)} for e in engines],
-    }
-    size = manifest.input
-    lines = [
-        f"{package.path}, written {manifest.created} by nemu {manifest.nemu}",
-        f"embedding  {manifest.embedding_id}: {manifest.encoder.dimension} numbers, "
-        f"{manifest.encoder.embedding} of {manifest.encoder.id} (licence {manifest.encoder.license})",
-        f"masker     {manifest.masker.architecture}, objective {manifest.masker.objective}",
-        f"input      {size.height}x{size.width} {size.channel_order}, {size.resize}, {size.interpolation}",
-        *(f"output     {o.name} {o.shape}: {o.meaning}" for o in manifest.outputs),
-        *(f"parity     {name}: {_figures(figures)}" for name, figures in manifest.parity.items()),
-        *(
-            f"engine     {e.path.name}: {e.record.flavour} {e.record.version}, {e.record.precision}, "
-            f"{e.record.compute_capability}, batch {e.record.batch}"
-            for e in engines
-        ),
-        f"runs on    {runs}",
-        f"files      all {len(manifest.files)} are as they were written",
-    ]
-    _answer(arguments, facts, "\n".join(lines))
-    return 0
-
-
-def _verify(arguments: argparse.Namespace) -> int:
-    package = Package.open(arguments.package)
-    engines = package.engines()
-    for engine in engines:
-        engine.read()  # checks its hash
-    files = len(package.manifest.files) + 2 * len(engines)
-    backend = choose(package, arguments.backend, arguments.device, arguments.precision)
-    try:
-        parity = verify(package, backend)
-    finally:
-        backend.close()
-    facts = {"backend": backend.name, "why": backend.why, "precision": backend.precision}
-    _answer(
-        arguments,
-        {**facts, "files": files, "parity": parity.to_json()},
-        f"{files} files are as they were written\n"
-        f"{backend.name} ({backend.precision}; {backend.why}) gives the reference outputs:\n"
-        f"  {_figures(parity.to_json())}",
-    )
-    return 0
-
-
-def _doctor(arguments: argparse.Namespace) -> int:
-    facts = doctor.report()
-    _answer(arguments, facts, doctor.text(facts))
-    return 0
-
-
-def _answer(arguments: argparse.Namespace, facts: dict[str, Any], text: str) -> None:
-    print(json.dumps(facts, indent=2) if arguments.json else text)
-
-
-def _figures(figures: dict[str, Any]) -> str:
-    """The numbers among them, for people; --json prints all."""
-    return ", ".join(
-        f"{name.replace('_', ' ')} {value:.3g}"
-        for name, value in figures.items()
-        if isinstance(value, (int, float)) and not isinstance(value, bool)
-    )
-
-
 def _parser() -> argparse.ArgumentParser:
     prog = "nemu" if Path(sys.argv[0]).stem == "nemu" else "python -m runtime"
     parser = argparse.ArgumentParser(prog=prog, description=__doc__.partition("\n\n")[2].strip())
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    known = parser.add_subparsers(required=True, metavar="COMMAND")
 
     def command(name: str, function: Any, text: str, example: str) -> argparse.ArgumentParser:
-        sub = commands.add_parser(name, help=text, description=text, epilog=f"example: {prog} {example}")
+        sub = known.add_parser(name, help=text, description=text, epilog=f"example: {prog} {example}")
         sub.set_defaults(command=function)
         sub.add_argument("--json", action="store_true", help="print one JSON object")
         return sub
 
     sub = command(
         "explain",
-        _explain,
-        "Explain pictures: NAME.overlay.png, NAME.mask.npy and NAME.json for each. A picture that cannot be "
-        "read is skipped and listed; the exit code is 1 only if none could be read.",
+        commands.explain,
+        "Explain pictures and videos: NAME.overlay.png and NAME.mask.npy for each picture, NAME.overlay.mp4 "
+        "for a video, a line each in explanations.jsonl, a row each in embeddings.npy. A picture that cannot "
+        "be read is skipped and listed. Stopped, the same command goes on; what is done is not done again.",
         "explain demo.nemu photos/ --out explained",
     )
     _package_argument(sub)
-    sub.add_argument("images", type=Path, nargs="+", metavar="IMAGE|FOLDER", help="folders are searched")
+    _sources_argument(sub, "files, folders, patterns, videos, numbers of cameras, or - for paths on stdin")
+    sub.add_argument("--out", type=Path, required=True, metavar="DIR", help="where the files go")
+    sub.add_argument(
+        "--masks", choices=MASKS, default="npy", help="float32, 16-bit grey, or none (%(default)s)"
+    )
+    sub.add_argument("--no-overlays", action="store_true", help="write no overlays of pictures")
+    sub.add_argument(
+        "--embeddings", choices=("npy", "parquet"), default="npy", help="parquet: embeddings.parquet as well"
+    )
+    sub.add_argument(
+        "--fidelity", action="store_true", help="also embed what each mask keeps, and say how near it is"
+    )
+    sub.add_argument(
+        "--ray",
+        type=_count,
+        metavar="N",
+        help="pictures by N workers of a Ray cluster (RAY_ADDRESS, or here)",
+    )
+    sub.add_argument("--frames", type=_count, metavar="N", help="end a video or camera after N frames")
+    sub.add_argument("--force", action="store_true", help="start anew: replace what an earlier run wrote")
+    sub.add_argument("--quiet", action="store_true", help="no progress bar")
+    _backend_arguments(sub)
+
+    sub = command(
+        "compare",
+        commands.compare,
+        "Why do two pictures match? Two overlays side by side, the cosine of their embeddings, and the same "
+        "when only what the masks keep survives: A-B.compare.png and A-B.compare.json.",
+        "compare demo.nemu query.jpg match.jpg --out compared",
+    )
+    _package_argument(sub)
+    sub.add_argument("a", type=Path, metavar="A", help="a picture")
+    sub.add_argument("b", type=Path, metavar="B", help="another")
     sub.add_argument("--out", type=Path, required=True, metavar="DIR", help="where the files go")
     sub.add_argument("--force", action="store_true", help="replace files of an earlier run")
     _backend_arguments(sub)
 
-    sub = command("info", _info, "What a package is and what would run it here.", "info demo.nemu")
+    sub = command(
+        "report",
+        commands.report,
+        "One HTML file with every picture and its overlay: sortable by similarity, mask area and fidelity; "
+        "masks that show nothing and low fidelity are flagged. A picture that cannot be read is skipped.",
+        "report demo.nemu parts/ --out report.html",
+    )
+    _package_argument(sub)
+    _sources_argument(sub, "files, folders, patterns, or - for paths on stdin")
+    sub.add_argument("--out", type=Path, required=True, metavar="FILE.html", help="the page")
+    sub.add_argument(
+        "--low-fidelity",
+        type=float,
+        default=LOW_FIDELITY,
+        metavar="COSINE",
+        help="flag what is below it, default: %(default)s",
+    )
+    sub.add_argument("--force", action="store_true", help="replace the page of an earlier run")
+    _backend_arguments(sub)
+
+    sub = command(
+        "diff",
+        commands.diff,
+        "May two packages share an index? Cosine, recall of neighbours and agreement of the masks on the "
+        f"same pictures. Yes if every cosine is at least {LEAST_COSINE} and recall {LEAST_RECALL}; if not, "
+        "exit code 3.",
+        "diff old.nemu new.nemu --images golden/",
+    )
+    sub.add_argument("old", type=Path, metavar="OLD", help="folder NAME.nemu that the index was made with")
+    sub.add_argument("new", type=Path, metavar="NEW", help="folder NAME.nemu that is to take its place")
+    sub.add_argument("--images", type=Path, nargs="+", required=True, metavar="IMAGE|FOLDER")
+    _backend_arguments(sub)
+    sub.add_argument("--new-precision", choices=tuple(LIMITS), help="of NEW; --precision is of OLD")
+
+    sub = command(
+        "bench",
+        commands.bench,
+        "How fast it is on this device: each batch, and the whole way from a JPEG; and the clocks and power "
+        "mode that the figures depend on.",
+        "bench demo.nemu",
+    )
+    _package_argument(sub)
+    sub.add_argument(
+        "--seconds", type=float, default=3.0, metavar="S", help="of each measurement, default: %(default)s"
+    )
+    _backend_arguments(sub)
+
+    sub = command("info", commands.info, "What a package is and what would run it here.", "info demo.nemu")
     _package_argument(sub)
 
-    command("doctor", _doctor, "What is installed, what is missing, and how to get it.", "doctor")
+    sub = command(
+        "doctor",
+        commands.doctor,
+        "What is installed, what is missing, how to get it, what to do next.",
+        "doctor",
+    )
+    sub.add_argument(
+        "package", type=Path, nargs="?", metavar="PACKAGE", help="to estimate the memory that it needs"
+    )
 
     sub = command(
         "verify",
-        _verify,
+        commands.verify,
         "Check every file's hash, then the reference outputs on the backend at hand; exit code 3 if they are "
         "too far off.",
         "verify demo.nemu --backend onnxruntime",
@@ -187,8 +164,22 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _count(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise ValueError
+    return number
+
+
+_count.__name__ = "number from 1"  # what argparse calls it
+
+
 def _package_argument(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("package", type=Path, metavar="PACKAGE", help="folder NAME.nemu")
+
+
+def _sources_argument(parser: argparse.ArgumentParser, text: str) -> None:
+    parser.add_argument("sources", nargs="+", metavar="SOURCE", help=text)
 
 
 def _backend_arguments(parser: argparse.ArgumentParser) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.metadata
 import importlib.util
 import platform
@@ -10,6 +11,9 @@ import subprocess
 import sys
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from runtime import jetson, jetson_checks
+from runtime.package import Package
 
 
 class Library(NamedTuple):
@@ -53,34 +57,91 @@ LIBRARIES = (
 )
 
 
-def report() -> dict[str, Any]:
-    """Plain values: python, platform, jetson, nvidia, and one entry per library."""
+def report(package: Package | None = None, *, root: Path = Path("/")) -> dict[str, Any]:
+    """Plain values: python, platform, jetson, nvidia, one entry per library, and what to do next.
+
+    Args:
+        package: to estimate for what memory it needs, and to name in the next step.
+        root: where the file system of the board begins.
+    """
+    board, found = jetson.read(root), []
+    if board is not None:
+        weights = None if package is None else _weights(package)
+        found = jetson_checks.findings(board, jetson.environment(), weights=weights, root=root)
+    libraries = [
+        {**library._asdict(), "installed": installed(library.module), "version": version(library)}
+        for library in LIBRARIES
+    ]
+    driver = nvidia_driver()
     return {
         "python": platform.python_version(),
         "executable": sys.executable,
         "platform": f"{platform.system()} {platform.machine()}",
-        "jetson": _first_line(Path("/etc/nv_tegra_release")),
-        "nvidia": nvidia_driver(),
-        "libraries": [
-            {**library._asdict(), "installed": installed(library.module), "version": version(library)}
-            for library in LIBRARIES
-        ],
+        "jetson": None if board is None else dataclasses.asdict(board),
+        "findings": [finding._asdict() for finding in found],
+        "nvidia": driver,
+        "libraries": libraries,
+        "next": _next(found, libraries, package, gpu=driver is not None, board=board is not None),
     }
 
 
 def text(facts: dict[str, Any]) -> str:
     """`report()` for people."""
+    board = facts["jetson"]
     lines = [
         f"Python {facts['python']}, {facts['platform']}, {facts['executable']}",
-        f"{'Jetson':15}{facts['jetson'] or 'no'}",
-        f"{'NVIDIA driver':15}{facts['nvidia'] or 'none found: engines cannot run here, the CPU can'}",
+        f"{'Jetson':15}{'no' if board is None else board['model'] or 'yes, of an unnamed model'}",
     ]
+    for finding in facts["findings"]:
+        lines.append(f"{'  ' + finding['level']:15}{finding['text']}")
+        if finding["cure"]:
+            lines.append(f"{'':15}{finding['cure']}")
+    if board is None:
+        none = "none found: engines cannot run here, the CPU can"
+        lines.append(f"{'NVIDIA driver':15}{facts['nvidia'] or none}")
     for library in facts["libraries"]:
         state = (library["version"] or "installed") if library["installed"] else "missing"
         lines.append(f"{library['module']:15}{state:12}{library['purpose']}")
         if not library["installed"]:
             lines.append(f"{'':27}{library['install']}")
-    return "\n".join(lines)
+    return "\n".join([*lines, f"next: {facts['next']}"])
+
+
+def _next(
+    found: list[jetson_checks.Finding],
+    libraries: list[dict[str, Any]],
+    package: Package | None,
+    *,
+    gpu: bool,
+    board: bool,
+) -> str:
+    """The first thing to put right; if there is none, the next command."""
+    for finding in found:
+        if finding.level == jetson_checks.FIX and finding.cure:
+            return finding.cure
+    here = {library["module"]: library["installed"] for library in libraries}
+    install = {library["module"]: library["install"] for library in libraries}
+    needed = ["numpy", "onnxruntime", "PIL"]
+    builds = gpu or board
+    if builds and not here["tensorrt"] and (board or not here["tensorrt_rtx"]):
+        needed.append("tensorrt" if board else "tensorrt_rtx")
+    if builds:
+        needed += [*(["cuda.bindings"] if not here["pycuda"] else []), "onnx", "tqdm"]
+    for module in needed:
+        if not here[module]:
+            return install[module]
+    name = "PACKAGE" if package is None else package.path
+    if builds:
+        return f"python -m export.build_engine --package {name} --precision fp16"
+    return f"python -m runtime explain {name} PHOTO… --out explained"
+
+
+def _weights(package: Package) -> int:
+    """Bytes of the graph that an engine is built from: half precision if it is there."""
+    files = package.manifest.files
+    graph = next(name for name in ("model.fp16.onnx", "model.int8.trt.onnx", "model.onnx") if name in files)
+    paths = [package.path / name for name in (graph, f"{graph}.data") if name in files]
+    return sum(path.stat().st_size for path in paths)
 
 
 def installed(module: str) -> bool:

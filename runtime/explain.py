@@ -1,106 +1,135 @@
-"""Explain files and folders from the command line: what goes where, then one picture after the other."""
+"""Explain many pictures: decoding, computing and writing at the same time, in order, and going on where
+an earlier run stopped."""
 
 from __future__ import annotations
 
-import os
-import sys
-from collections import Counter
-from collections.abc import Iterable, Iterator
+import json
+from collections import deque
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from runtime.atomic import refuse_existing
+import numpy as np
+
+from runtime.atomic import atomic_file
 from runtime.errors import InputError
 from runtime.explainer import Explainer
-from runtime.explanation import SavedPaths
-from runtime.image import find_images
+from runtime.explanation import Explanation
+from runtime.image import encode_png, load_image
+from runtime.journal import LINES, ROWS, Journal
+from runtime.progress import progress
+from runtime.sources import OVERLAY, Picture
 
-
-class Job(NamedTuple):
-    """One picture, and where its explanation goes."""
-
-    image: Path
-    folder: Path
-    name: str
-
-    @property
-    def outputs(self) -> SavedPaths:
-        """The files it will write."""
-        return SavedPaths.of(self.folder, self.name)
+MASKS = ("npy", "png", "none")
+"""How raw masks are written: float32, 16-bit grey (65535 is 1), or not at all."""
 
 
 class Outcome(NamedTuple):
-    """What a run of jobs did."""
+    """What a run did."""
 
-    written: list[dict[str, Any]]
+    written: list[str]
+    """Names of the pictures that were explained now."""
+    known: int
+    """How many an earlier run had explained."""
     skipped: list[dict[str, str]]
+    """Pictures that could not be read: `image` and `error`."""
 
 
-def plan(inputs: Iterable[Path], out: Path) -> list[Job]:
-    """Find the pictures and give each a name of its own below `out`.
+def explain_pictures(
+    explainer: Explainer,
+    pictures: list[Picture],
+    folder: Path,
+    *,
+    masks: str = "npy",
+    overlays: bool = True,
+    fidelity: bool = False,
+    force: bool = False,
+    quiet: bool = False,
+) -> Outcome:
+    """Explain each picture that is not in the folder's journal yet.
 
-    A picture of a folder keeps its path inside that folder, without the suffix; a file keeps its stem.
-    Where two would get one name, both keep their suffix, and their path below the folder they share.
-    What an earlier run wrote (NAME.overlay.png beside NAME.mask.npy) is not taken for a picture.
+    NAME.overlay.png and NAME.mask.npy (or .png) for each, a line and a row in the journal
+    (`runtime.journal`).  A picture that cannot be read is skipped and listed.  Stopped at any moment, what
+    is noted is whole, and the next run does the rest.
+
+    Args:
+        masks: of `MASKS`.
+        force: start anew: forget the journal, replace files.
+        quiet: no progress bar.
 
     Raises:
-        InputError: a path that does not exist, or a folder without pictures.
+        InputError: the folder holds results of another embedding id.
     """
-    names: dict[Path, Path] = {}  # each picture once, by its real path
-    for given in inputs:
-        for image in find_images(given):
-            if not _is_overlay(image):
-                name = image.relative_to(given) if given.is_dir() else Path(image.name)
-                names.setdefault(image.resolve(), name.with_suffix(""))
-    for clashing in _clashes(names):
-        shared = os.path.commonpath([image.parent for image in clashing])
-        names.update({image: image.relative_to(shared) for image in clashing})
-    for clashing in _clashes(names):
+    outcome = Outcome([], 0, [])
+    dimension = explainer.manifest.encoder.dimension
+    with (
+        Journal(folder, embedding_id=explainer.embedding_id, dimension=dimension, force=force) as journal,
+        progress(len(pictures), quiet=quiet) as bar,
+    ):
+        todo = [picture for picture in pictures if picture.name not in journal.done]
+        known = len(pictures) - len(todo)
+        bar.update(known)
+        coming: deque[Picture] = deque()
+
+        def frames() -> Iterator[np.ndarray]:
+            for picture in todo:
+                try:
+                    image = load_image(picture.image)
+                except InputError as error:
+                    outcome.skipped.append({"image": str(picture.image), "error": error.came})
+                    bar.update()
+                    continue
+                coming.append(picture)
+                yield image
+
+        for explanation in explainer.stream(frames(), fidelity=fidelity):
+            picture = coming.popleft()
+            line = write_files(explanation, picture, folder, masks=masks, overlays=overlays)
+            journal.add(line, explanation.embedding)
+            outcome.written.append(picture.name)
+            bar.update()
+    return outcome._replace(known=known)
+
+
+def write_parquet(folder: Path) -> Path:
+    """Write the journal's embeddings.npy as embeddings.parquet too: columns `name` and `embedding`.
+
+    Raises:
+        InputError: pyarrow is not installed.
+    """
+    try:
+        import pyarrow
+        from pyarrow import parquet
+    except ImportError as error:
         raise InputError(
-            "two pictures would get one name: " + ", ".join(map(str, clashing)),
-            expected="inputs whose names tell them apart",
-            cure="explain them into two folders",
-        )
-    return [Job(image, out / name.parent, name.name) for image, name in names.items()]
+            "pyarrow is not installed", expected="pyarrow, which writes Parquet", cure="pip install pyarrow"
+        ) from error
+    with (folder / LINES).open(encoding="utf-8") as file:
+        names = [json.loads(line)["name"] for line in file]
+    embeddings = np.load(folder / ROWS)
+    path = folder / "embeddings.parquet"
+    rows = pyarrow.FixedSizeListArray.from_arrays(embeddings.ravel(), embeddings.shape[1])
+    with atomic_file(path) as temporary:
+        parquet.write_table(pyarrow.table({"name": names, "embedding": rows}), temporary)
+    return path
 
 
-def refuse_written(jobs: Iterable[Job], *, force: bool) -> None:
-    """Raise `OutputExists` for the first file that is already there; before anything is computed."""
-    for job in jobs:
-        for path in job.outputs:
-            refuse_existing(path, force=force)
-
-
-def run(explainer: Explainer, jobs: list[Job], *, force: bool) -> Outcome:
-    """Explain each picture and write its files; one that cannot be read is skipped and listed.
-
-    Progress goes to stderr, a line each.
-    """
-    outcome = Outcome([], [])
-    for number, job in enumerate(jobs, 1):
-        counter = f"[{number}/{len(jobs)}] {job.image}"
-        try:
-            explanation = explainer(job.image)
-        except InputError as error:
-            outcome.skipped.append({"image": str(job.image), "error": error.came})
-            print(f"{counter}: skipped", file=sys.stderr)
-            continue
-        paths = explanation.save(job.folder, job.name, force=force)
-        outcome.written.append(
-            {"image": str(job.image), **{kind: str(path) for kind, path in paths._asdict().items()}}
-        )
-        mean, milliseconds = explanation.graph_mask.mean(), explanation.timing["run"]
-        print(f"{counter}: mask mean {mean:.2f}, {milliseconds:.0f} ms -> {paths.overlay}", file=sys.stderr)
-    return outcome
-
-
-def _is_overlay(image: Path) -> bool:
-    stem = image.name.removesuffix(".overlay.png")
-    return stem != image.name and image.with_name(f"{stem}.mask.npy").is_file()
-
-
-def _clashes(names: dict[Path, Path]) -> Iterator[list[Path]]:
-    """Groups of pictures with one name."""
-    count = Counter(names.values())
-    for name in [name for name, uses in count.items() if uses > 1]:
-        yield [image for image, other in names.items() if other == name]
+def write_files(
+    explanation: Explanation, picture: Picture, folder: Path, *, masks: str, overlays: bool
+) -> dict[str, Any]:
+    """Write what one picture's explanation is asked for; returns its line for the journal."""
+    files: dict[str, str] = {}
+    if overlays:
+        files["overlay"] = f"{picture.name}{OVERLAY}"
+        with atomic_file(folder / files["overlay"]) as temporary:
+            temporary.write_bytes(encode_png(explanation.overlay()))
+    if masks != "none":
+        files["mask"] = f"{picture.name}.mask.{masks}"
+        with atomic_file(folder / files["mask"]) as temporary, temporary.open("wb") as file:
+            if masks == "npy":
+                np.save(file, explanation.mask)
+            else:
+                file.write(encode_png((explanation.mask * 65535 + 0.5).astype(np.uint16)))
+    line = {"name": picture.name, "image": str(picture.image), "files": files, **explanation.to_json()}
+    del line["embedding"]  # it is in the other file
+    return line

@@ -5,24 +5,30 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
+from dataclasses import replace
+from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple, Union, overload
 
 import numpy as np
 
 from runtime.backends import Backend, choose
+from runtime.backends.base import DeviceBackend, PipelinedBackend
+from runtime.comparison import Comparison
+from runtime.device_explanation import DeviceExplanation
 from runtime.errors import BackendError, InputError
 from runtime.explanation import Explanation
 from runtime.image import Geometry, ImageLike, Placement, check_channel_order, load_image
 from runtime.manifest import Manifest
+from runtime.occlusion import occlude
 from runtime.package import Package
+from runtime.stream import stream
 
 if TYPE_CHECKING:
     import PIL.Image
 
 _OneImage = Union[str, "os.PathLike[str]", bytes, "PIL.Image.Image"]
-_END: Any = object()
 
 
 class _Prepared(NamedTuple):
@@ -41,7 +47,8 @@ class Explainer:
             explanation = explainer("photo.jpg")
 
     The backend is chosen once, here; after that nothing falls back: what fails raises and names the cure.
-    Use an explainer from one thread at a time; while its `stream` is open, that thread may call it too.
+    Several threads may use one explainer, also while a `stream` of it is open: they take turns at the
+    backend.  For runs side by side, give each thread an explainer of its own.
 
     Args:
         package: the folder NAME.nemu, or an opened `Package`.
@@ -100,18 +107,23 @@ class Explainer:
         return self._embedding_id
 
     @overload
-    def __call__(self, image: _OneImage) -> Explanation: ...
+    def __call__(self, image: _OneImage, *, fidelity: bool = False) -> Explanation: ...
+    @overload  # one or a list: its type does not tell
+    def __call__(self, image: np.ndarray, *, fidelity: bool = False) -> Any: ...
     @overload
-    def __call__(self, image: np.ndarray) -> Any: ...  # one or a list: its type does not tell
-    @overload
-    def __call__(self, image: list[Any] | tuple[Any, ...]) -> list[Explanation]: ...
+    def __call__(
+        self, image: list[Any] | tuple[Any, ...], *, fidelity: bool = False
+    ) -> list[Explanation]: ...
 
-    def __call__(self, image: ImageLike | list[Any] | tuple[Any, ...]) -> Explanation | list[Explanation]:
+    def __call__(
+        self, image: ImageLike | list[Any] | tuple[Any, ...], *, fidelity: bool = False
+    ) -> Explanation | list[Explanation]:
         """Explain one picture, or several.
 
         Args:
             image: what `runtime.image.load_image` takes (path, bytes, PIL image, uint8 array); or a list
                 or tuple of these, sizes may differ; or a uint8 array (N, H, W, 3).
+            fidelity: also run what each mask keeps, for `Explanation.fidelity`: twice the time.
 
         Returns:
             One `Explanation`; for a list, a tuple or an array with four axes, a list of them in order.
@@ -122,11 +134,24 @@ class Explainer:
         """
         self._refuse_closed()
         if isinstance(image, (list, tuple)) or (isinstance(image, np.ndarray) and image.ndim == 4):
-            return self._several(image)
-        return self._explain([self._prepare(image)])[0]
+            return self._several(image, fidelity=fidelity)
+        return self._explain([self._prepare(image)], fidelity=fidelity)[0]
 
-    def stream(self, frames: Iterable[ImageLike]) -> Iterator[Explanation]:
-        """Explain frames one by one, lazily and in order.
+    def compare(self, a: ImageLike, b: ImageLike) -> Comparison:
+        """Why do two pictures match?  Both explained, their similarity, and how much of it the masks keep.
+
+        Raises:
+            InputError: a picture that cannot be used.
+            BackendError: a run failed, or the explainer is closed.
+        """
+        self._refuse_closed()
+        one, other = self._several([a, b], fidelity=True)
+        return Comparison(a=one, b=other)
+
+    def stream(
+        self, frames: Iterable[ImageLike], *, fidelity: bool = False
+    ) -> Generator[Explanation, None, None]:
+        """Explain frames one by one, lazily and in order; `fidelity` as of a call.
 
         While you work on one explanation (its `mask`, `overlay` and `save` are made when you ask), a worker
         thread runs the next frame, and another takes the one after it from `frames` and prepares it.  So
@@ -134,9 +159,48 @@ class Explainer:
         reuse its buffer.  An exception of `frames` or of a frame is raised where its explanation would have
         come, and ends the stream.  Closing the iterator stops both workers, after the run and the frame
         that they are waiting for.
+
+        With an engine on a GPU, `frames` is read three ahead, and a frame that is there already is handed to
+        the GPU while it still computes the one before it.
         """
         self._refuse_closed()
-        return self._stream(iter(frames))
+        backend = self._backend
+        launch = None
+        if isinstance(backend, PipelinedBackend) and not fidelity:  # whose second run needs the first
+            launch = partial(self._launch, backend)
+        return stream(
+            iter(frames),
+            prepare=self._prepare,
+            explain=lambda one: self._explain([one], fidelity=fidelity)[0],
+            launch=launch,
+        )
+
+    def run_device(self, array: Any, *, stream: Any = None) -> DeviceExplanation:
+        """Explain images that are on the GPU already; embedding and mask stay there.  Nothing is copied.
+
+        Args:
+            array: of PyCUDA, CuPy, torch or any other library with DLPack or the CUDA array interface:
+                uint8 (N, height, width, 3) RGB of the graph's size (`manifest.input`), C-contiguous, on the
+                engine's device.  Do not write to it before the outputs are there.
+            stream: of the same library, or a `cudaStream_t` as a number.  The images are taken as of what
+                that stream has enqueued so far, and what it enqueues next finds the outputs.  Without it,
+                the images are taken as of the stream that the array names, or of the default stream.
+
+        Raises:
+            InputError: an array of another kind, or on another device.
+            BackendError: the backend has no device, the run failed, or the explainer is closed.
+        """
+        backend = self._backend
+        if not isinstance(backend, DeviceBackend):
+            raise BackendError(
+                f"run_device with {backend.name}, which runs on the host",
+                expected="a backend on a GPU",
+                cure="open the Explainer with backend='tensorrt', or call it with an array of the host",
+            )
+        with self._one_run:
+            self._refuse_closed()
+            embedding, mask, wait = backend.run_device(array, stream)
+        return DeviceExplanation(embedding=embedding, mask=mask, embedding_id=self._embedding_id, wait=wait)
 
     def close(self) -> None:
         """Give back the backend's memory and handles; may be called again."""
@@ -152,7 +216,9 @@ class Explainer:
     ) -> None:
         self.close()
 
-    def _several(self, images: Sequence[ImageLike] | np.ndarray) -> list[Explanation]:
+    def _several(
+        self, images: Sequence[ImageLike] | np.ndarray, *, fidelity: bool = False
+    ) -> list[Explanation]:
         if len(images) == 0:
             raise InputError(
                 "no images (an empty list or array)",
@@ -162,7 +228,8 @@ class Explainer:
         explanations: list[Explanation] = []
         for start in range(0, len(images), self._backend.max_batch):
             chunk = range(start, min(start + self._backend.max_batch, len(images)))
-            explanations += self._explain([self._prepare_numbered(images[i], i) for i in chunk])
+            prepared = [self._prepare_numbered(images[i], i) for i in chunk]
+            explanations += self._explain(prepared, fidelity=fidelity)
         return explanations
 
     def _prepare_numbered(self, image: ImageLike, position: int) -> _Prepared:
@@ -179,22 +246,50 @@ class Explainer:
         fitted, placement = self._geometry.fit(original)
         return _Prepared(original, fitted, placement, 1e3 * (time.perf_counter() - started))
 
-    def _explain(self, prepared: list[_Prepared]) -> list[Explanation]:
-        """At most `max_batch` pictures, in one run."""
-        one = prepared[0].fitted
-        batch = one[None] if len(prepared) == 1 else np.stack([each.fitted for each in prepared])
+    def _explain(self, prepared: list[_Prepared], *, fidelity: bool = False) -> list[Explanation]:
+        """At most `max_batch` pictures, in one run, or two if what the masks keep is run too."""
+        batch = _batch(prepared)
         with self._one_run:
             self._refuse_closed()
             started = time.perf_counter()
-            embedding, mask = self._backend.run(batch)  # (N, D), (N, height, width)
+            outputs = self._backend.run(batch)
             milliseconds = 1e3 * (time.perf_counter() - started)
-        timing: dict[str, float | str] = {"run": milliseconds, "batch": len(batch)}
+            explanations = self._explanations(prepared, outputs, milliseconds)
+            if not fidelity:
+                return explanations
+            mean = self.manifest.input.mean
+            kept = [
+                occlude(p.fitted, e.graph_mask, mean) for p, e in zip(prepared, explanations, strict=True)
+            ]
+            masked = self._backend.run(np.stack(kept))[0]
+        return [replace(e, masked_embedding=m) for e, m in zip(explanations, masked, strict=True)]
+
+    def _launch(self, backend: PipelinedBackend, prepared: _Prepared) -> Callable[[], Explanation]:
+        """Start a run; what is returned waits for its end."""
+        with self._one_run:
+            self._refuse_closed()
+            started = time.perf_counter()
+            wait = backend.submit(_batch([prepared]))
+
+        def finish() -> Explanation:
+            with self._one_run:
+                self._refuse_closed()
+                outputs = wait()
+            return self._explanations([prepared], outputs, 1e3 * (time.perf_counter() - started))[0]
+
+        return finish
+
+    def _explanations(
+        self, prepared: list[_Prepared], outputs: tuple[np.ndarray, np.ndarray], milliseconds: float
+    ) -> list[Explanation]:
+        embedding, mask = outputs  # (N, D), (N, height, width)
+        timing: dict[str, float | str] = {"run": milliseconds, "batch": len(prepared)}
         if self._backend.degraded:
             timing["degraded"] = self._backend.degraded
-        if len(embedding) != len(batch) or len(mask) != len(batch):
+        if len(embedding) != len(prepared) or len(mask) != len(prepared):
             raise BackendError(
                 f"{self._backend.name} returned {len(embedding)} embeddings and {len(mask)} masks",
-                expected=f"{len(batch)} of each",
+                expected=f"{len(prepared)} of each",
                 cure="python -m runtime verify PACKAGE",
             )
         return [
@@ -209,39 +304,14 @@ class Explainer:
             for i, one in enumerate(prepared)
         ]
 
-    def _stream(self, frames: Iterator[ImageLike]) -> Iterator[Explanation]:
-        from concurrent.futures import Future, ThreadPoolExecutor  # 10 ms that other callers need not spend
-
-        ended = False
-
-        def take() -> _Prepared | None:
-            nonlocal ended
-            if ended:
-                return None
-            ended = True  # stays so at the end, and after a failure
-            if (frame := next(frames, _END)) is _END:
-                return None
-            prepared = self._prepare(frame.copy() if isinstance(frame, np.ndarray) else frame)
-            ended = False
-            return prepared
-
-        def explain(taken: Future[_Prepared | None]) -> Explanation | None:
-            prepared = taken.result()
-            return None if prepared is None else self._explain([prepared])[0]
-
-        camera, engine = (ThreadPoolExecutor(1, f"nemu-stream-{name}") for name in ("camera", "engine"))
-        try:
-            running = engine.submit(explain, camera.submit(take))
-            taken = camera.submit(take)
-            while (explanation := running.result()) is not None:
-                running, taken = engine.submit(explain, taken), camera.submit(take)
-                yield explanation
-        finally:
-            camera.shutdown(cancel_futures=True)
-            engine.shutdown(cancel_futures=True)
-
     def _refuse_closed(self) -> None:
         if self._closed:
             raise BackendError(
                 "this explainer is closed", expected="an open one", cure="make a new Explainer"
             )
+
+
+def _batch(prepared: list[_Prepared]) -> np.ndarray:
+    """uint8 (N, height, width, 3)."""
+    one = prepared[0].fitted
+    return one[None] if len(prepared) == 1 else np.stack([each.fitted for each in prepared])

@@ -15,8 +15,11 @@ import numpy as np
 from runtime.atomic import atomic_file, refuse_existing
 from runtime.errors import BackendError, InputError
 from runtime.image import Box, Placement, encode_png
+from runtime.occlusion import cosine
 from runtime.overlay import overlay
 
+_NEARLY_NOTHING = 0.01
+"""A mask of a mean below this, or above 1 minus this, says nothing about where."""
 _TOLERANCE = 1e-3  # how far half precision may put a mask outside [0, 1]
 
 
@@ -57,9 +60,13 @@ class Explanation:
     """Milliseconds: `preprocess` (decode and resize, this picture) and `run` (the backend, the whole batch
     that it was part of).  `batch`: how many pictures that was.  `degraded`, only if something is: why the
     backend is slower than it could be."""
+    masked_embedding: np.ndarray | None = None
+    """float32 (D,): the embedding of what the mask keeps (`runtime.occlusion`), if fidelity was asked for."""
 
     def __post_init__(self) -> None:
         _check("embedding", self.embedding, ndim=1)
+        if self.masked_embedding is not None:
+            _check("embedding of the masked picture", self.masked_embedding, ndim=1)
         low, high = _check("mask", self.graph_mask, ndim=2)
         if low < -_TOLERANCE or high > 1 + _TOLERANCE or self.graph_mask.shape != self.placement.grid:
             raise _unusable(
@@ -86,6 +93,18 @@ class Explanation:
         """left, top, right, bottom of the original pixels that the encoder saw."""
         return self.placement.valid
 
+    @property
+    def fidelity(self) -> float | None:
+        """Cosine of the embedding and that of the masked picture, in [-1, 1]: near 1, the mask kept what
+        made the embedding.  None if it was not asked for."""
+        return None if self.masked_embedding is None else cosine(self.embedding, self.masked_embedding)
+
+    @property
+    def degenerate(self) -> str:
+        """`empty` or `full`: a mask that is nearly 0 or nearly 1 everywhere, and shows nothing; else ``."""
+        mean = float(self.graph_mask.mean())
+        return "empty" if mean < _NEARLY_NOTHING else "full" if mean > 1 - _NEARLY_NOTHING else ""
+
     def overlay(self, alpha: float = 0.7) -> np.ndarray:
         """uint8 (H0, W0, 3): the mask as heat over the picture; see `runtime.overlay`."""
         return overlay(self.image, self.mask, alpha=alpha, valid=self.valid)
@@ -99,10 +118,7 @@ class Explanation:
             InputError: a name that is not a plain file name.
             OutputExists: one of the files is there and `force` is not given.
         """
-        if not name or Path(name).name != name:
-            raise InputError(
-                f"name={name!r}", expected="a plain file name", cure="put the folders into `folder`"
-            )
+        check_name(name)
         paths = SavedPaths.of(Path(folder), name)
         for path in paths:
             refuse_existing(path, force=force)
@@ -127,10 +143,18 @@ class Explanation:
             "mask": {
                 "mean": round(float(self.graph_mask.mean()), 6),
                 "above_half": round(float((self.graph_mask > 0.5).mean()), 6),
+                "degenerate": self.degenerate,
             },
+            "fidelity": None if self.fidelity is None else round(self.fidelity, 6),
             "timing": {k: round(v, 3) if isinstance(v, float) else v for k, v in self.timing.items()},
             "embedding": [float(f"{value:.9g}") for value in self.embedding],
         }
+
+
+def check_name(name: str) -> None:
+    """Raise `InputError` unless `name` is a plain file name."""
+    if not name or Path(name).name != name:
+        raise InputError(f"name={name!r}", expected="a plain file name", cure="put the folders into `folder`")
 
 
 def _check(name: str, array: np.ndarray, *, ndim: int) -> tuple[float, float]:

@@ -30,6 +30,7 @@ __all__ = [
     "ImageLike",
     "Placement",
     "check_channel_order",
+    "encode_jpeg",
     "encode_png",
     "find_images",
     "load_image",
@@ -290,9 +291,18 @@ def find_images(path: Path) -> list[Path]:
 
 
 def encode_png(array: np.ndarray) -> bytes:
-    """uint8 (H, W, 3) or (H, W) → the bytes of a PNG file."""
+    """uint8 (H, W, 3) or (H, W), or uint16 (H, W) → the bytes of a PNG file."""
     buffer = io.BytesIO()
     pillow().fromarray(array).save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
+def encode_jpeg(array: np.ndarray, *, longest: int) -> bytes:
+    """uint8 (H, W, 3) → the bytes of a JPEG file, made smaller if a side is longer than `longest` pixels."""
+    picture = pillow().fromarray(array)
+    picture.thumbnail((longest, longest))
+    buffer = io.BytesIO()
+    picture.save(buffer, format="JPEG", quality=85)
     return buffer.getvalue()
 
 

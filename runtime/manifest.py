@@ -158,6 +158,13 @@ class EngineRecord:
     sha256: str
     """Of the `.engine` file."""
 
+    def needs(self) -> str:
+        """What a machine must have to load it, for people."""
+        library = {"rtx": "TensorRT-RTX", "tensorrt": "TensorRT"}.get(self.flavour, self.flavour)
+        portable = self.compute_capability == "portable"
+        gpu = "8.0 or newer" if portable else self.compute_capability
+        return f"{library} {self.version} and an NVIDIA GPU of compute capability {gpu}"
+
     def with_parity(self, figures: dict[str, Any]) -> EngineRecord:
         """The same record with the gate's figures."""
         return dataclasses.replace(self, parity=figures)

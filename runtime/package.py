@@ -161,12 +161,11 @@ class Package:
 
     def cache(self) -> Path:
         """Where this package keeps what it may not keep inside itself: the user's cache, by its hash."""
-        base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-        return Path(base) / "nemu" / self.hash[:32]
+        return cache_folder(self.hash)
 
     def build_command(self) -> str:
         """The command that adds an engine for the device at hand."""
-        return f"python -m export.build_engine --package {self.path} --target rtx (or tensorrt)"
+        return f"python -m export.build_engine --package {self.path}"
 
     def _inside(self, name: str) -> Path:
         path = self.path / name
@@ -177,6 +176,12 @@ class Package:
                 cure="do not use this package: get it again from where it came from",
             )
         return path
+
+
+def cache_folder(package_hash: str) -> Path:
+    """See `Package.cache`; for those who have only a sidecar, which names the package's hash."""
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "nemu" / package_hash[:32]
 
 
 def sha256_file(path: Path) -> str:

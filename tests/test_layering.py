@@ -13,10 +13,11 @@ import pytest
 ROOT = Path(__file__).parents[1]
 HEAVY = (
     "torch torchvision timm lightning safetensors onnx onnxsim onnxscript onnxruntime tensorrt tensorrt_rtx "
-    "tensorrt_lean tensorrt_dispatch cuda pycuda PIL cv2 scipy matplotlib tqdm sklearn skimage "
-    "train export demo benchmarks"
+    "tensorrt_lean tensorrt_dispatch cuda pycuda PIL cv2 scipy matplotlib tqdm av pyarrow ray sklearn "
+    "skimage train export demo benchmarks"
 )
-OPTIONAL = "onnxruntime PIL tensorrt tensorrt_rtx tensorrt_lean cuda pycuda"  # inside functions of runtime
+# inside functions of runtime
+OPTIONAL = "onnxruntime PIL tqdm av pyarrow ray tensorrt tensorrt_rtx tensorrt_lean cuda pycuda"
 FORBIDDEN = {
     "runtime": "train export demo benchmarks tests",
     "train": "export demo benchmarks tests",

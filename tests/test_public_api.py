@@ -29,7 +29,16 @@ def test_signatures():
         "(self, package: 'str | os.PathLike[str] | Package', *, backend: 'str | Backend' = 'auto', "
         "device: 'int' = 0, channel_order: 'str' = 'rgb', precision: 'str | None' = None) -> 'None'"
     )
-    for name in ("stream", "close", "backend", "manifest", "embedding_id", "__enter__", "__exit__"):
+    for name in (
+        "compare",
+        "stream",
+        "close",
+        "backend",
+        "manifest",
+        "embedding_id",
+        "__enter__",
+        "__exit__",
+    ):
         assert hasattr(Explainer, name)
     fields = {field.name for field in dataclasses.fields(Explanation)}
     assert {"embedding", "graph_mask", "image", "embedding_id", "timing"} <= fields

@@ -56,6 +56,6 @@ def test_every_option_it_names_exists():
         "--out",
         "--nproc-per-node",
         "--no-peers",
+        "--encoders",
         "--decoders",
-        "--models",
     }  # of benchmarks and torchrun

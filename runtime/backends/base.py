@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Callable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
+from runtime.device_explanation import DeviceArray
 from runtime.errors import InputError
 
 
@@ -41,6 +43,36 @@ class Backend(Protocol):
 
     def close(self) -> None:
         """Give back memory and handles; may be called again."""
+        ...
+
+
+@runtime_checkable
+class PipelinedBackend(Protocol):
+    """A backend that can have two runs under way: copies of one overlap the computing of the other."""
+
+    def submit(self, images: np.ndarray) -> Callable[[], tuple[np.ndarray, np.ndarray]]:
+        """Start a run and return at once; what is returned waits for the outputs, which `run` describes.
+
+        A third run started before the first was waited for waits for it; no result is lost.
+
+        Raises:
+            InputError, BackendError: as `Backend.run`.
+        """
+        ...
+
+
+@runtime_checkable
+class DeviceBackend(Protocol):
+    """A backend that takes images which are on its GPU, and leaves the outputs there."""
+
+    def run_device(
+        self, array: Any, stream: Any = None
+    ) -> tuple[DeviceArray, DeviceArray, Callable[[], None]]:
+        """See `runtime.explainer.Explainer.run_device`.
+
+        Returns:
+            embedding, mask, and what waits until both are there.
+        """
         ...
 
 

@@ -2,6 +2,10 @@
 
 `rtx` is TensorRT-RTX (cards of the RTX family; builds engines without a GPU), `tensorrt` is the classic
 library (data centre, Jetson), versions 10.0 to 11.4.  Both have the same Python API for what is used here.
+
+`lean` loads, and does not build: a small library for plans that the classic one made version compatible
+(`trtexec --versionCompatible`).  This project builds none, because such plans may be slower and a device with
+the classic library builds a better one for itself; who brings such a plan writes `lean` into its sidecar.
 """
 
 from __future__ import annotations
@@ -17,9 +21,11 @@ from typing import Any, Protocol
 from runtime.errors import BackendUnavailable, InputError
 
 FLAVOURS = ("rtx", "tensorrt")
-"""Values of `EngineRecord.flavour`."""
+"""Values of `EngineRecord.flavour` that are built here."""
+LOADABLE = (*FLAVOURS, "lean")
+"""All values of `EngineRecord.flavour`."""
 
-_MODULES = {"rtx": "tensorrt_rtx", "tensorrt": "tensorrt"}
+_MODULES = {"rtx": "tensorrt_rtx", "tensorrt": "tensorrt", "lean": "tensorrt_lean"}
 _INSTALL = {
     "rtx": 'pip install "tensorrt-rtx>=1.7,<1.8"',
     "tensorrt": (
@@ -27,6 +33,7 @@ _INSTALL = {
         ' --system-site-packages; elsewhere pip install "tensorrt>=10,<12", whose libraries come from'
         " NVIDIA's own package index"
     ),
+    "lean": 'on a Jetson: sudo apt install python3-libnvinfer-lean; elsewhere pip install "tensorrt-lean<12"',
 }
 
 
@@ -73,7 +80,7 @@ def library(flavour: str) -> ModuleType:
     if flavour not in _MODULES:
         raise InputError(
             f"TensorRT flavour {flavour!r}",
-            expected="one of " + ", ".join(FLAVOURS),
+            expected="one of " + ", ".join(LOADABLE),
             cure="use rtx for RTX cards and for machines without a GPU, tensorrt for data centre and Jetson",
         )
     name = _MODULES[flavour]
@@ -86,7 +93,8 @@ def library(flavour: str) -> ModuleType:
             expected=f"{name}, for engines of flavour {flavour}",
             cure=_INSTALL[flavour],
         ) from error
-    if not hasattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED"):
+    networks = getattr(trt, "NetworkDefinitionCreationFlag", None)  # the lean library has no networks
+    if networks is not None and not hasattr(networks, "STRONGLY_TYPED"):
         raise BackendUnavailable(
             f"{name} {trt.__version__} has no strongly typed networks",
             expected="TensorRT 10.0 or newer (JetPack 6.1 or newer)",

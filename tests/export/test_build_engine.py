@@ -65,8 +65,8 @@ def test_rtx_engines_are_built_added_and_recognised(package, tmp_path, capsys):
     copy = tmp_path / "copy.nemu"
     shutil.copytree(package, copy)
     manifest = (copy / "manifest.json").read_bytes()
-    assert main(["--package", str(copy), "--target", "rtx", "--precision", "fp16", "--quiet"]) == 0
-    assert main(["--package", str(copy), "--target", "rtx", "--precision", "fp32", "--quiet"]) == 0
+    assert main(["--package", str(copy), "--target", "rtx-portable", "--precision", "fp16", "--quiet"]) == 0
+    assert main(["--package", str(copy), "--target", "rtx-portable", "--precision", "fp32", "--quiet"]) == 0
     assert (copy / "manifest.json").read_bytes() == manifest
     engines = {e.record.precision: e for e in Package.open(copy).engines()}
     assert set(engines) == {"fp16", "fp32"}
@@ -84,9 +84,9 @@ def test_rtx_engines_are_built_added_and_recognised(package, tmp_path, capsys):
     assert "MALFORMED_ENGINE" not in validity(plan).reasons
     assert "MALFORMED_ENGINE" in validity(bytes(1000) + plan[1000:]).reasons
 
-    assert main(["--package", str(copy), "--target", "rtx", "--quiet"]) == 1  # it is there already
+    assert main(["--package", str(copy), "--target", "rtx-portable", "--quiet"]) == 1  # it is there already
     assert "--force" in capsys.readouterr().err
-    assert main(["--package", str(copy), "--target", "rtx", "--quiet", "--force"]) == 0
+    assert main(["--package", str(copy), "--target", "rtx-portable", "--quiet", "--force"]) == 0
 
     assert runtime(["verify", str(copy)]) == 0
     assert "10 files are as they were written" in capsys.readouterr().out
@@ -223,7 +223,8 @@ def test_the_embedding_id_follows_weights_and_preprocessing(masker, weights):
     [
         (["--masker", "nowhere.safetensors", "--out", "x"], "no such file"),
         (["--package", "nowhere.nemu", "--target", "rtx"], "holds no manifest.json"),
-        (["--package", "nowhere.nemu"], "--target rtx"),
+        (["--package", "nowhere.nemu", "--target", "rtx-sm90"], "--target tensorrt"),
+        (["--package", "nowhere.nemu", "--target", "jetpack5"], "upgrade to JetPack 6.1"),
         (["--masker", "m", "--out", "x", "--batch", "8:1:1"], "MIN <= OPT <= MAX"),
         (["--masker", "m", "--out", "x", "--batch", "many"], "MIN:OPT:MAX"),
     ],

@@ -135,12 +135,12 @@ CAST = helper.make_node("Cast", ["image"], ["f"], to=TensorProto.FLOAT, name="ca
         (
             [helper.make_node("Transpose", ["image"], ["x"], perm=[0, 3, 1, 2], name="early")],
             {},
-            "uint8 early",
+            "cast first: Transpose early",
         ),
         (
             [CAST, helper.make_node("Resize", ["f", "", "s"], ["x"], antialias=1, name="soft")],
             {},
-            "antialiased Resize soft",
+            "antialiased Resize: Resize soft",
         ),
         (
             [
@@ -151,7 +151,7 @@ CAST = helper.make_node("Cast", ["image"], ["f"], to=TensorProto.FLOAT, name="ca
                 helper.make_node("ReduceMean", ["p"], ["x"], name="variance"),
             ],
             {},
-            "LayerNorm in pieces at variance",
+            "LayerNorm in pieces: ReduceMean variance",
         ),
         ([helper.make_node("Loop", ["", "", "image"], ["x"], name="again")], {}, "Loop again"),
         ([helper.make_node("Identity", ["image"], ["x"])], {"opset": 20}, "opset 20"),

@@ -15,7 +15,7 @@ def int8_package(masker, photographs, tmp_path_factory):
     pytest.importorskip("tensorrt_rtx")
     out = tmp_path_factory.mktemp("int8") / "int8.nemu"
     arguments = ["--masker", str(masker), "--reference", str(photographs), "--calibration", str(photographs)]
-    code = main([*arguments, "--precision", "int8", "--target", "rtx", "--out", str(out), "--quiet"])
+    code = main([*arguments, "--precision", "int8", "--target", "rtx-portable", "--out", str(out), "--quiet"])
     assert code == 0
     return out
 
@@ -63,11 +63,13 @@ def test_beyond_the_gate_nothing_is_written(masker, photographs, tmp_path, monke
     assert list(tmp_path.iterdir()) == []
 
 
-def test_bf16_is_bfloat16_inside(masker, tmp_path):
+def test_bf16_is_bfloat16_inside_and_leaves_turing_out(masker, tmp_path, capsys):
     pytest.importorskip("tensorrt_rtx")
     out = tmp_path / "x.nemu"
     arguments = ["--masker", str(masker), "--precision", "bf16", "--target", "rtx", "--out", str(out)]
     assert main([*arguments, "--quiet"]) == 0
     package = Package.open(out)
-    assert package.engines()[0].record.flags["weighted_layers"].keys() == {"BF16"}
+    (engine,) = package.engines()
+    assert engine.record.flags["weighted_layers"].keys() == {"BF16"}
+    assert "target rtx: no engine for 7.5: it has no bf16" in capsys.readouterr().err
     assert package.manifest.parity["torch bf16"]["embedding_error"] > 0

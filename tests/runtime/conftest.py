@@ -3,15 +3,30 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import shutil
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import onnx
 import pytest
+from fake_cuda import FakeDriver, FakeRuntime
+from fake_gpu import Gpu
+from fake_tensorrt import fake_tensorrt
 from onnx import TensorProto, helper, numpy_helper
 
-from runtime.manifest import SCHEMA, EncoderRecord, InputRecord, Manifest, MaskerRecord, OutputRecord
+from runtime.backends import cuda
+from runtime.manifest import (
+    SCHEMA,
+    EncoderRecord,
+    EngineRecord,
+    InputRecord,
+    Manifest,
+    MaskerRecord,
+    OutputRecord,
+)
 from runtime.package import MANIFEST, REFERENCE, Package, files_in, sha256_file
 
 HEIGHT, WIDTH = 24, 32
@@ -136,3 +151,61 @@ def outputs():
 def make_package():
     """`write_package`, for tests that cannot import this file."""
     return write_package
+
+
+@pytest.fixture
+def gpu(monkeypatch, tmp_path):
+    """A GPU of compute capability 8.9, cuda-bindings and TensorRT 10.3, all pretended; no rule may break."""
+    pretended = Gpu()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.delenv(cuda.VARIABLE, raising=False)
+    monkeypatch.setitem(sys.modules, "cuda.bindings.runtime", FakeRuntime(pretended))
+    monkeypatch.setitem(sys.modules, "cuda.bindings.driver", FakeDriver(pretended))
+    monkeypatch.setitem(sys.modules, "tensorrt", fake_tensorrt(pretended))
+    cuda._implementation.cache_clear()
+    yield pretended
+    cuda._implementation.cache_clear()
+    assert pretended.broken == []
+    assert not pretended.stack()
+
+
+@pytest.fixture
+def toy(tmp_path) -> Package:
+    """A package without files, whose graph takes 4 x 6 images; `add` gives it engines."""
+    how = {
+        "mean": (0, 0, 0),
+        "std": (1, 1, 1),
+        "resize": "squash",
+        "crop_pct": 1,
+        "interpolation": "bilinear",
+    }
+    record = InputRecord(name="image", height=4, width=6, **how)
+    manifest = SimpleNamespace(input=record, embedding_id="toy")
+    (tmp_path / "toy.nemu").mkdir()
+    return Package(tmp_path / "toy.nemu", manifest, "0" * 64)
+
+
+@pytest.fixture
+def add():
+    """Add an engine to a package: `add(package, name, **changes)` of the sidecar."""
+
+    def add_engine(package: Package, name: str, **changes) -> None:
+        plan = b"a plan"
+        record = EngineRecord(
+            flavour="tensorrt",
+            version="10.3.0.30",
+            compute_capability="8.9",
+            precision="fp16",
+            tensor_types={"HALF": 1},
+            batch=(1, 1, 4),
+            onnx="model.fp16.onnx",
+            onnx_sha256="0",
+            package=package.hash,
+            flags={},
+            parity={"not_run": "a toy"},
+            build_seconds=1.0,
+            sha256=hashlib.sha256(plan).hexdigest(),
+        )
+        package.add_engine(name, plan, dataclasses.replace(record, **changes))
+
+    return add_engine

@@ -1,7 +1,8 @@
-"""python -m runtime explain | info | doctor | verify, and the nemu command in front of it."""
+"""python -m runtime explain | compare | info | doctor | verify, and the nemu command in front of it."""
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
@@ -13,11 +14,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from pyarrow import parquet
 
 import nemu
-from runtime import doctor
+from runtime import Explainer, doctor
 from runtime.__main__ import main
-from runtime.explain import plan
+from runtime.journal import LINES, ROWS
 
 ROOT = Path(__file__).parents[2]
 
@@ -38,47 +40,102 @@ def files(folder: Path) -> list[str]:
     return sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
 
 
-def names(jobs, out: Path) -> list[str]:
-    return sorted((job.folder / job.name).relative_to(out).as_posix() for job in jobs)
+def lines(folder: Path) -> list[dict]:
+    return [json.loads(line) for line in (folder / LINES).read_text().splitlines()]
+
+
+def explain(package: Path, *words: object) -> int:
+    return main(["explain", str(package), *map(str, words)])
 
 
 def test_explain_a_folder(package_path, photos, tmp_path, capsys):
     out = tmp_path / "out"
-    assert main(["explain", str(package_path), str(photos), "--out", str(out)]) == 0
+    assert explain(package_path, photos, "--out", out) == 0
     expected = ["a.jpg", "a.png", "b", "sub/a"]
-    kinds = [".json", ".mask.npy", ".overlay.png"]
-    assert files(out) == sorted(name + kind for name in expected for kind in kinds)
+    kinds = [".mask.npy", ".overlay.png"]
+    assert files(out) == sorted([*(name + kind for name in expected for kind in kinds), LINES, ROWS])
     assert np.load(out / "sub/a.mask.npy").shape == (23, 30)
+    noted, embeddings = lines(out), np.load(out / ROWS)
+    assert [line["name"] for line in noted] == expected
+    assert embeddings.shape == (4, 3)
+    with Explainer(package_path) as explainer:
+        for line, embedding in zip(noted, embeddings, strict=True):
+            explanation = explainer(line["image"])
+            assert np.array_equal(embedding, explanation.embedding)
+            assert np.array_equal(np.load(out / line["files"]["mask"]), explanation.mask)
+            assert line["embedding_id"] == explanation.embedding_id
     printed = capsys.readouterr()
-    assert "4 explained, 0 skipped" in printed.out
+    assert "4 explained, 0 known already, 0 skipped" in printed.out
     assert printed.out.splitlines()[-1].startswith("next: ")
-    assert "[4/4]" in printed.err
+    assert "4/4" in printed.err
 
 
-def test_names_do_not_collide(photos, tmp_path):
+def test_what_is_written_is_the_users_choice(package_path, photos, tmp_path, capsys):
     out = tmp_path / "out"
-    assert names(plan([photos / "b.png"], out), out) == ["b"]
-    assert names(plan([photos / "b.png", photos / "b.png", photos / "sub/../b.png"], out), out) == ["b"]
-    assert names(plan([photos / "a.png", photos / "sub/a.png"], out), out) == ["a.png", "sub/a.png"]
-    assert names(plan([photos, photos / "sub"], out), out) == ["a.jpg", "a.png", "b", "sub/a"]
+    options = ("--masks", "png", "--no-overlays", "--embeddings", "parquet", "--quiet")
+    assert explain(package_path, photos / "b.png", "--out", out, *options) == 0
+    assert files(out) == ["b.mask.png", ROWS, "embeddings.parquet", LINES]
+    assert capsys.readouterr().err == ""
+    with Explainer(package_path) as explainer:
+        mask = explainer(photos / "b.png").mask
+    deep = np.asarray(Image.open(out / "b.mask.png"))
+    assert deep.max() > 256
+    assert np.abs(deep / 65535 - mask).max() < 1e-5
+    table = parquet.read_table(out / "embeddings.parquet").to_pydict()
+    assert table["name"] == ["b"]
+    assert np.array_equal(np.float32(table["embedding"]), np.load(out / ROWS))
 
 
-def test_a_second_run_refuses_before_it_computes_and_force_replaces(package_path, photos, tmp_path, capsys):
-    command = ["explain", str(package_path), str(photos / "b.png"), "--out", str(tmp_path / "out")]
-    assert main(command) == 0
-    (tmp_path / "out/b.json").write_text("mine")
+def test_a_list_on_standard_input_and_a_pattern(package_path, photos, tmp_path, monkeypatch):
+    monkeypatch.setattr("sys.stdin", io.StringIO(f"{photos / 'b.png'}\n\n{photos / 'a.jpg'}\n"))
+    assert explain(package_path, "-", "--out", tmp_path / "list") == 0
+    assert [line["name"] for line in lines(tmp_path / "list")] == ["b", "a"]
+    assert explain(package_path, photos / "**/a.png", "--out", tmp_path / "pattern") == 0
+    assert [line["name"] for line in lines(tmp_path / "pattern")] == ["a.png", "sub/a.png"]
+
+
+def test_explain_with_fidelity(package_path, photos, tmp_path):
+    out = tmp_path / "out"
+    assert explain(package_path, photos / "b.png", "--out", out, "--fidelity") == 0
+    with Explainer(package_path) as explainer:
+        fidelity = explainer(photos / "b.png", fidelity=True).fidelity
+    assert lines(out)[0]["fidelity"] == pytest.approx(fidelity, abs=1e-6)
+
+
+def test_compare(package_path, photos, tmp_path, capsys):
+    out = tmp_path / "out"
+    command = ["compare", str(package_path), str(photos / "a.png"), str(photos / "b.png"), "--out", str(out)]
+    assert main([*command, "--json"]) == 0
+    assert files(out) == ["a-b.compare.json", "a-b.compare.png"]
+    printed = json.loads(capsys.readouterr().out)
+    written = json.loads((out / "a-b.compare.json").read_text())
+    assert {k: printed[k] for k in written} == written
     assert main(command) == 1
     assert "--force" in capsys.readouterr().err
-    assert (tmp_path / "out/b.json").read_text() == "mine"
     assert main([*command, "--force"]) == 0
-    assert json.loads((tmp_path / "out/b.json").read_text())["embedding_id"] == "tiny-mean-fp32"
+    said = capsys.readouterr().out
+    assert f"similarity {written['similarity']:.3f}; of what the masks keep" in said
+    assert said.splitlines()[-1].startswith("next: ")
+
+
+def test_a_second_run_does_only_what_is_new_and_force_starts_anew(package_path, photos, tmp_path, capsys):
+    out = tmp_path / "out"
+    assert explain(package_path, photos / "b.png", "--out", out) == 0
+    (out / "b.overlay.png").write_text("mine")
+    assert explain(package_path, photos / "sub", photos / "b.png", "--out", out) == 0
+    assert "1 explained, 1 known already" in capsys.readouterr().out
+    assert [line["name"] for line in lines(out)] == ["b", "a"]
+    assert (out / "b.overlay.png").read_text() == "mine"
+    assert explain(package_path, photos / "b.png", "--out", out, "--force") == 0
+    assert [line["name"] for line in lines(out)] == ["b"]
+    assert np.load(out / ROWS).shape == (1, 3)
+    assert (out / "b.overlay.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_its_own_pictures_are_not_explained_again(package_path, photos):
-    command = ["explain", str(package_path), str(photos), "--out", str(photos)]
-    assert main(command) == 0
+    assert explain(package_path, photos, "--out", photos) == 0
     before = files(photos)
-    assert main([*command, "--force"]) == 0
+    assert explain(package_path, photos, "--out", photos, "--force") == 0
     assert files(photos) == before
 
 
@@ -97,12 +154,8 @@ def test_an_unreadable_picture_is_skipped_and_listed(package_path, photos, tmp_p
 
 def test_if_none_can_be_read_it_fails(package_path, tmp_path, capsys):
     (tmp_path / "broken.jpg").write_text("no picture")
-    assert (
-        main(["explain", str(package_path), str(tmp_path / "broken.jpg"), "--out", str(tmp_path / "out")])
-        == 1
-    )
+    assert explain(package_path, tmp_path / "broken.jpg", "--out", tmp_path / "out") == 1
     assert "none of 1 pictures" in capsys.readouterr().err
-    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(
@@ -132,34 +185,37 @@ def test_a_full_disk_leaves_nothing_half_written(package_path, photos, tmp_path,
     monkeypatch.setattr(np, "save", full)
     assert main(["explain", str(package_path), str(photos), "--out", str(tmp_path / "out")]) == 1
     assert "No space left" in capsys.readouterr().err
-    assert files(tmp_path / "out") == []
+    assert files(tmp_path / "out") == sorted([ROWS, LINES, "a.jpg.overlay.png"])
+    assert np.load(tmp_path / "out" / ROWS).shape == (0, 3)
 
 
-def test_ctrl_c_leaves_whole_files_only(package_path, tmp_path):
+@pytest.mark.parametrize(("end", "code"), [(signal.SIGINT, 130), (signal.SIGKILL, -signal.SIGKILL)])
+def test_stopped_in_the_middle_a_run_goes_on_without_loss_or_duplicate(package_path, tmp_path, end, code):
     """A real signal at a real process, in the middle of many pictures."""
     folder = tmp_path / "many"
     folder.mkdir()
     for i in range(300):
-        Image.new("RGB", (64, 64), (i % 256, 0, 0)).save(folder / f"{i:03}.bmp")
-    out = tmp_path / "out"
+        Image.new("RGB", (64, 64), (i % 256, i // 2, 0)).save(folder / f"{i:03}.bmp")
+    out, whole = tmp_path / "out", tmp_path / "whole"
     command = [sys.executable, "-m", "runtime", "explain", str(package_path), str(folder), "--out", str(out)]
     process = subprocess.Popen(
         command, cwd=ROOT, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
     )
     deadline = time.monotonic() + 30
-    while process.poll() is None and not list(out.glob("[!.]*.json")) and time.monotonic() < deadline:
+    while process.poll() is None and len(list(out.glob("*.png"))) < 3 and time.monotonic() < deadline:
         time.sleep(0.01)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(end)
     _, said = process.communicate(timeout=30)
-    assert process.returncode == 130, said
-    written = files(out)
-    assert 0 < len(written) < 900
-    assert not [name for name in written if name.startswith(".")]
-    for name in written:
-        if name.endswith(".npy"):
-            assert np.load(out / name).shape == (64, 64)
-        if name.endswith(".json"):
-            json.loads((out / name).read_text())
+    assert process.returncode == code, said
+    if end == signal.SIGINT:
+        assert not [name for name in files(out) if name.startswith(".")]
+        assert 0 < len(lines(out)) < 300
+        assert np.load(out / ROWS).shape == (len(lines(out)), 3)
+    assert explain(package_path, folder, "--out", out, "--quiet") == 0
+    assert explain(package_path, folder, "--out", whole, "--quiet") == 0
+    assert [line["name"] for line in lines(out)] == [f"{i:03}" for i in range(300)]
+    assert np.array_equal(np.load(out / ROWS), np.load(whole / ROWS))
+    assert {n for n in files(out) if not n.startswith(".")} == set(files(whole))
 
 
 def test_info(package_path, capsys):
@@ -235,7 +291,9 @@ def test_doctor_reports_a_driver_that_answers(tmp_path, monkeypatch):
     assert doctor.nvidia_driver() == "NVIDIA L4, 570.1, 8.9"
 
 
-@pytest.mark.parametrize("command", ["explain", "info", "doctor", "verify"])
+@pytest.mark.parametrize(
+    "command", ["explain", "compare", "report", "diff", "bench", "info", "doctor", "verify"]
+)
 def test_every_help_shows_an_example(command, capsys):
     with pytest.raises(SystemExit) as stopped:
         main([command, "--help"])

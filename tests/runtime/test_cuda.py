@@ -1,71 +1,108 @@
-"""The CUDA layer: without a driver for real, and over a stand-in for the bindings."""
+"""The CUDA layer through both its libraries: without a driver for real, and over stand-ins."""
 
 from __future__ import annotations
 
+import subprocess
 import sys
+import threading
 from importlib.util import find_spec
+from pathlib import Path
 
 import numpy as np
 import pytest
-from fake_nvidia import FakeCudart
+from fake_cuda import FakeRuntime
+from fake_gpu import LEGACY, Gpu
+from fake_pycuda import fake_pycuda
+from fake_tensorrt import fake_tensorrt
 
-from runtime.backends import cuda
-from runtime.errors import BackendError, BackendUnavailable
+from runtime.backends import cuda, tensorrt
+from runtime.backends.cuda import Cuda
+from runtime.backends.cuda_memory import DeviceBuffer, Graph, PinnedArray, Stream
+from runtime.errors import BackendError, BackendUnavailable, InputError
+from runtime.package import Package
 
-needs_bindings = pytest.mark.skipif(not find_spec("cuda"), reason="cuda-bindings is not installed")
+ROOT = Path(__file__).parents[2]
+LIBRARIES = pytest.mark.parametrize("library", ["cuda-bindings", "pycuda"], indirect=True)
+
+
+def install_pycuda(gpu: Gpu, monkeypatch: pytest.MonkeyPatch, **attributes: int) -> None:
+    pycuda, driver = fake_pycuda(gpu, attributes=attributes)
+    monkeypatch.setitem(sys.modules, "pycuda", pycuda)
+    monkeypatch.setitem(sys.modules, "pycuda.driver", driver)
 
 
 @pytest.fixture
-def fake(monkeypatch: pytest.MonkeyPatch) -> FakeCudart:
-    fake = FakeCudart()
-    monkeypatch.setattr(cuda, "_cudart", lambda: fake)
-    return fake
+def library(request: pytest.FixtureRequest, gpu: Gpu, monkeypatch: pytest.MonkeyPatch) -> Cuda:
+    install_pycuda(gpu, monkeypatch)
+    monkeypatch.setenv(cuda.VARIABLE, request.param)
+    return cuda.implementation()
 
 
-def _has_driver() -> bool:
-    if not find_spec("cuda"):
-        return False
-    try:
-        cuda.driver()
-    except BackendUnavailable:
-        return False
-    return True
+# Without a driver, for real.
 
 
-@needs_bindings
-@pytest.mark.skipif(_has_driver(), reason="this machine has a driver")
+@pytest.mark.skipif(not find_spec("cuda"), reason="cuda-bindings is not installed")
 def test_a_machine_without_a_driver_says_so() -> None:
-    for probe in (cuda.driver, cuda.device):
-        with pytest.raises(BackendUnavailable, match="NVIDIA driver") as error:
-            probe()
-        assert "cudaError" in error.value.came
-        assert "r580" in error.value.cure
-    with pytest.raises(BackendError, match="cudaMalloc failed: cudaErrorInsufficientDriver: CUDA driver"):
-        cuda.DeviceBuffer(8)
+    """In a process of its own: elsewhere the stand-ins may be in place of the bindings."""
+    code = (
+        "from runtime.backends import cuda\n"
+        "from runtime.errors import BackendUnavailable\n"
+        "for probe in (cuda.driver, cuda.device):\n"
+        "    try: print(probe())\n"
+        "    except BackendUnavailable as error: print(error.came, '|', error.cure)\n"
+    )
+    answer = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    if "DriverInfo" in answer.stdout:
+        pytest.skip("this machine has a driver")
+    for line in answer.stdout.splitlines():
+        assert "NVIDIA driver" in line
+        assert "cudaError" in line
+        assert "r580" in line
 
 
-@needs_bindings
-def test_the_stand_in_has_no_name_of_its_own() -> None:
-    from cuda.bindings import runtime
-
-    names = [name for name in vars(FakeCudart) if not name.startswith("_")]
-    assert len(names) > 15
-    assert [name for name in names if not hasattr(runtime, name)] == []
-    kinds = [kind.name for kind in FakeCudart.cudaMemcpyKind]
-    assert [kind for kind in kinds if not hasattr(runtime.cudaMemcpyKind, kind)] == []
-    properties = FakeCudart().cudaGetDeviceProperties(0)[1]
-    assert [name for name in vars(properties) if not hasattr(runtime.cudaDeviceProp, name)] == []
+# Which library.
 
 
-def test_missing_bindings_say_how_to_get_them(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cuda_bindings_are_chosen_and_pycuda_where_only_that_is_there(
+    gpu: Gpu, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install_pycuda(gpu, monkeypatch)
+    monkeypatch.setattr(cuda, "_found", lambda *modules: True)
+    assert cuda.implementation().name == "cuda-bindings for CUDA 13.5"
+    cuda._implementation.cache_clear()
+    monkeypatch.setattr(cuda, "_found", lambda *modules: modules == ("pycuda",))
+    assert cuda.implementation().name == "PyCUDA 2026.1"
+    assert cuda.implementation() is cuda.implementation()
+
+
+def test_a_library_that_is_asked_for_is_not_replaced(gpu: Gpu, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(cuda.VARIABLE, "pycuda")
+    monkeypatch.setitem(sys.modules, "pycuda", None)
+    monkeypatch.setitem(sys.modules, "pycuda.driver", None)
+    with pytest.raises(BackendUnavailable, match="PyCUDA is"):
+        cuda.implementation()
+    monkeypatch.setenv(cuda.VARIABLE, "cupy")
+    with pytest.raises(InputError, match="NEMU_CUDA='cupy'"):
+        cuda.implementation()
+
+
+def test_missing_bindings_say_how_to_get_them(gpu: Gpu, monkeypatch: pytest.MonkeyPatch) -> None:
     for module in ("cuda", "cuda.bindings", "cuda.bindings.runtime", "cuda.cudart"):
         monkeypatch.setitem(sys.modules, module, None)
+    monkeypatch.setenv(cuda.VARIABLE, "cuda-bindings")
     with pytest.raises(BackendUnavailable, match=r"pip install .cuda-bindings"):
         cuda.driver()
 
 
-def test_driver_and_device(fake: FakeCudart) -> None:
-    assert cuda.driver() == cuda.DriverInfo(cuda="13.2", devices=1)
+# Both of them.
+
+
+@LIBRARIES
+def test_driver_and_device(library: Cuda) -> None:
+    assert cuda.driver().devices == 1
+    assert cuda.driver().cuda == ("12.6" if library.no_graphs else "13.2")
     info = cuda.device(0)
     assert (info.name, info.compute_capability, info.integrated) == ("Fake GPU", "8.9", False)
     assert info.memory_bytes == 1 << 34
@@ -74,59 +111,200 @@ def test_driver_and_device(fake: FakeCudart) -> None:
             cuda.device(index)
 
 
-def test_a_driver_that_is_too_old_is_not_called_missing(fake: FakeCudart) -> None:
-    fake.fail["cudaGetDeviceCount"] = 35
+def test_a_driver_that_is_too_old_is_not_called_missing(gpu: Gpu, monkeypatch: pytest.MonkeyPatch) -> None:
+    gpu.fail.update(cudaGetDeviceCount=35, init=35)
     with pytest.raises(BackendUnavailable, match=r"driver is for CUDA 13\.2 \(cudaError35"):
+        cuda.driver()
+    install_pycuda(gpu, monkeypatch)
+    monkeypatch.setenv(cuda.VARIABLE, "pycuda")
+    with pytest.raises(BackendUnavailable, match=r"driver is for CUDA 12\.6 \(init failed"):
         cuda.driver()
 
 
-def test_copies_are_done_after_synchronize(fake: FakeCudart) -> None:
+@LIBRARIES
+def test_copies_are_done_after_synchronize(library: Cuda, gpu: Gpu) -> None:
     values = np.arange(12, dtype=np.float32).reshape(3, 4)
     with (
-        cuda.Stream() as stream,
-        cuda.PinnedArray((3, 4), np.float32) as there,
-        cuda.PinnedArray((3, 4), np.float32) as back,
-        cuda.DeviceBuffer(values.nbytes) as buffer,
+        library.current(0),
+        Stream(library) as stream,
+        PinnedArray(library, (3, 4), np.float32) as there,
+        PinnedArray(library, (3, 4), np.float32) as back,
+        DeviceBuffer(library, values.nbytes) as buffer,
     ):
-        there.array[:] = values
-        cuda.to_device(buffer, there.array, stream)
-        cuda.to_host(back.array[:2], buffer, stream)
-        stream.synchronize()
+        there.array[:], back.array[:] = values, 0
+        library.copy_in(buffer.handle, there.handle, there.nbytes, stream.handle)
+        library.copy_out(back.handle, buffer.handle, 32, stream.handle)
+        assert not back.array.any()
+        library.synchronize(stream.handle)
         np.testing.assert_array_equal(back.array, [*values[:2], np.zeros(4)])
-        buffer.fill(0xFF, stream)
-        cuda.to_host(back.array, buffer, stream)
-        stream.synchronize()
+        library.fill(buffer.handle, 0xFF, buffer.nbytes, stream.handle)
+        library.copy_out(back.handle, buffer.handle, back.nbytes, stream.handle)
+        library.synchronize(stream.handle)
         assert np.isnan(back.array).all()
-    assert not fake.memory
-    assert not fake.streams
-    assert fake.events == ["cudaFree", "cudaFreeHost", "cudaFreeHost", "cudaStreamDestroy"]
+    assert not gpu.live()
+    assert gpu.events == ["memory", "host memory", "host memory", "stream"]
 
 
-def test_what_does_not_fit_is_refused(fake: FakeCudart) -> None:
-    with cuda.Stream() as stream, cuda.DeviceBuffer(8) as buffer:
-        with pytest.raises(BackendError, match="at most 8 bytes"):
-            cuda.to_device(buffer, np.zeros(9, np.uint8), stream)
-        with pytest.raises(BackendError, match="C-contiguous"):
-            cuda.to_host(np.zeros((4, 4), np.uint8)[:, :2], buffer, stream)
-
-
-def test_closing_twice_and_using_what_is_closed(fake: FakeCudart) -> None:
-    buffer, pinned = cuda.DeviceBuffer(8), cuda.PinnedArray((2,), np.uint8)
-    for resource in (buffer, pinned, buffer, pinned):
-        resource.close()
-    assert fake.events == ["cudaFree", "cudaFreeHost"]
+@LIBRARIES
+def test_closing_twice_and_using_what_is_closed(library: Cuda, gpu: Gpu) -> None:
+    with library.current(0):
+        buffer, pinned = DeviceBuffer(library, 8), PinnedArray(library, (2,), np.uint8)
+        for resource in (buffer, pinned, buffer, pinned):
+            resource.close()
+    assert gpu.events == ["memory", "host memory"]
     with pytest.raises(BackendError, match="DeviceBuffer was used after close"):
-        _ = buffer.pointer
+        _ = buffer.handle
     with pytest.raises(BackendError, match="PinnedArray was used after close"):
         _ = pinned.array
 
 
-def test_failures_carry_cudas_own_name(fake: FakeCudart) -> None:
-    fake.fail.update(cudaMalloc=2, cudaStreamSynchronize=700)
-    with pytest.raises(BackendError, match="cudaMalloc failed: cudaError2: as the test wanted"):
-        cuda.DeviceBuffer(8)
-    with (
-        cuda.Stream() as stream,
-        pytest.raises(BackendError, match="cudaStreamSynchronize failed: cudaError700"),
-    ):
-        stream.synchronize()
+@LIBRARIES
+def test_failures_carry_cudas_own_name(library: Cuda, gpu: Gpu) -> None:
+    gpu.fail.update(cudaMalloc=2, mem_alloc=2, cudaStreamSynchronize=700)
+    gpu.fail["Stream.synchronize"] = 700
+    with library.current(0), Stream(library) as stream:
+        with pytest.raises(BackendError, match="(cudaMalloc|mem_alloc) failed.* as the test wanted"):
+            DeviceBuffer(library, 8)
+        with pytest.raises(BackendError, match="ynchronize failed.*as the test wanted"):
+            library.synchronize(stream.handle)
+
+
+@LIBRARIES
+def test_what_was_current_in_a_thread_is_so_again(library: Cuda, gpu: Gpu) -> None:
+    gpu.stack().append(0xAB)  # the context of a PyCUDA host, say
+    with library.current(0):
+        assert gpu.stack() == [0xAB, 0xC0]
+        with pytest.raises(ZeroDivisionError), library.current(0):
+            _ = 1 / 0
+    assert gpu.stack() == [0xAB]
+    stacks = []
+    thread = threading.Thread(target=lambda: stacks.append(list(gpu.stack())))
+    thread.start()
+    thread.join()
+    assert stacks == [[]]
+    gpu.stack().clear()
+
+
+@LIBRARIES
+def test_order_makes_one_stream_wait_for_the_other(library: Cuda, gpu: Gpu) -> None:
+    done: list[str] = []
+    with library.current(0), Stream(library) as one, Stream(library) as two:
+        gpu.enqueue(one.handle, lambda: done.append("one"))
+        library.order(one.handle, two.handle)
+        gpu.enqueue(two.handle, lambda: done.append("two"))
+        library.synchronize(two.handle)
+        gpu.enqueue(LEGACY, lambda: done.append("default"))
+        library.order(LEGACY, one.handle)
+        gpu.enqueue(one.handle, lambda: done.append("one"))
+        library.synchronize(one.handle)
+        foreign = gpu.stream_create()
+        gpu.enqueue(foreign, lambda: done.append("host's"))
+        library.order(foreign, one.handle)
+        gpu.enqueue(one.handle, lambda: done.append("one"))
+        library.order(one.handle, foreign)
+        gpu.synchronize(foreign)
+        gpu.stream_destroy(foreign)
+        library.synchronize(one.handle)
+    assert done == ["one", "two", "default", "one", "host's", "one"]
+
+
+# Graphs.
+
+
+def test_a_graph_does_again_what_was_recorded(gpu: Gpu) -> None:
+    library = cuda.implementation()
+    done: list[int] = []
+    with library.current(0), Stream(library) as stream:
+        with Graph(library, stream, lambda: gpu.enqueue(stream.handle, lambda: done.append(1))) as graph:
+            assert done == []
+            graph.launch()
+            graph.launch()
+            library.synchronize(stream.handle)
+        assert done == [1, 1]
+    assert not gpu.live()
+
+
+@pytest.mark.parametrize("fault", ["", "cudaStreamEndCapture"])
+def test_work_that_fails_while_it_is_recorded_leaves_the_stream_usable(gpu: Gpu, fault: str) -> None:
+    library = cuda.implementation()
+
+    def work() -> None:
+        gpu.fail.update({fault: 901})
+        raise BackendError("the kernel", expected="x", cure="y")
+
+    with library.current(0), Stream(library) as stream:
+        with pytest.raises(BackendError, match="the kernel"):
+            Graph(library, stream, work)
+        gpu.fail.clear()
+        library.synchronize(stream.handle)
+    assert not gpu.live()
+
+
+def test_pycuda_has_no_graphs_and_says_so(
+    toy: Package, add, gpu: Gpu, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install_pycuda(gpu, monkeypatch)
+    monkeypatch.setenv(cuda.VARIABLE, "pycuda")
+    add(toy, "toy")
+    backend = tensorrt.open_backend(toy)
+    assert "PyCUDA 2026.1" in backend.why
+    assert backend.degraded == "no CUDA graph for batches of 1: PyCUDA has none: pip install cuda-bindings"
+    images = np.random.default_rng(0).integers(0, 256, (1, 4, 6, 3), np.uint8)
+    for _ in range(3):
+        np.testing.assert_allclose(backend.run(images)[0], images.mean((1, 2)), rtol=1e-6)
+    outputs = []
+    thread = threading.Thread(target=lambda: outputs.append((backend.run(images), list(gpu.stack()))))
+    thread.start()
+    thread.join()
+    ((embedding, _), stack) = outputs[0]
+    np.testing.assert_allclose(embedding, images.mean((1, 2)), rtol=1e-6)
+    assert stack == [], "PyCUDA ends the process if a thread ends with a context pushed"
+    backend.close()
+    assert not gpu.live()
+
+
+# Where the input lies.
+
+
+@pytest.mark.parametrize(
+    ("machine", "attributes", "mapped"),
+    [
+        ("a card", {"integrated": 0, "pageableMemoryAccess": 0}, False),
+        ("a card in a machine with one address space", {"integrated": 0, "pageableMemoryAccess": 1}, False),
+        ("Orin", {"integrated": 1, "pageableMemoryAccess": 0}, True),
+        ("Thor", {"integrated": 1, "pageableMemoryAccess": 1}, False),
+        ("one that cannot map", {"integrated": 1, "canMapHostMemory": 0}, False),
+    ],
+)
+def test_the_input_is_read_in_place_where_that_is_better(
+    toy: Package, add, gpu: Gpu, monkeypatch: pytest.MonkeyPatch, machine: str, attributes, mapped: bool
+) -> None:
+    monkeypatch.setitem(sys.modules, "cuda.bindings.runtime", FakeRuntime(gpu, **attributes))
+    assert cuda.device(0).mapped_input is mapped
+    add(toy, "toy")
+    backend = tensorrt.open_backend(toy)
+    assert sum(block.kind == "device" for block in gpu.blocks.values()) == (2 if mapped else 3)
+    (ops,) = gpu.graphs.values()
+    assert len(ops) == (3 if mapped else 4)
+    images = np.random.default_rng(0).integers(0, 256, (1, 4, 6, 3), np.uint8)
+    np.testing.assert_allclose(backend.run(images)[0], images.mean((1, 2)), rtol=1e-6)
+    backend.close()
+    assert not gpu.live()
+    names = {"integrated": "INTEGRATED", "canMapHostMemory": "CAN_MAP_HOST_MEMORY"}
+    names["pageableMemoryAccess"] = "PAGEABLE_MEMORY_ACCESS"
+    install_pycuda(gpu, monkeypatch, **{names[name]: value for name, value in attributes.items()})
+    monkeypatch.setenv(cuda.VARIABLE, "pycuda")
+    assert cuda.device(0).mapped_input is mapped
+
+
+def test_pycuda_reads_a_mapped_input(toy: Package, add, gpu: Gpu, monkeypatch: pytest.MonkeyPatch) -> None:
+    install_pycuda(gpu, monkeypatch, INTEGRATED=1)
+    monkeypatch.setenv(cuda.VARIABLE, "pycuda")
+    monkeypatch.setitem(sys.modules, "tensorrt", fake_tensorrt(gpu))
+    add(toy, "toy")
+    backend = tensorrt.open_backend(toy)
+    assert sum(block.kind == "device" for block in gpu.blocks.values()) == 2
+    images = np.random.default_rng(0).integers(0, 256, (1, 4, 6, 3), np.uint8)
+    np.testing.assert_allclose(backend.run(images)[0], images.mean((1, 2)), rtol=1e-6)
+    backend.close()
+    assert not gpu.live()

@@ -92,7 +92,7 @@ def test_save_writes_three_files_that_read_back(explanation, tmp_path):
     assert np.array_equal(np.array(record["embedding"], np.float32), explanation.embedding)
     assert record["valid"] == [15, 0, 45, 30]
     assert record["image_size"] == [30, 60]
-    assert record["mask"] == {"mean": 0.5, "above_half": 0.5}
+    assert record["mask"] == {"mean": 0.5, "above_half": 0.5, "degenerate": ""}
     assert record["embedding_id"] == "tiny-fp32"
     assert record["timing"]["run"] == 2.5
 

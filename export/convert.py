@@ -1,0 +1,102 @@
+"""python -m export.convert: a package in the form that another program wants.  Needs no torch.
+
+formats:
+  onnx          one ONNX file; --float-nchw: input float32 (N, 3, H, W), values 0 to 255; --embedding-only:
+                without the mask and all that only the mask needs, for indexing in bulk
+  deepstream    the ONNX file with --float-nchw, and config_infer_NAME.txt for Gst-nvinfer beside it
+  triton        a model repository for Triton Inference Server: NAME/config.pbtxt, NAME/1/…
+
+Every ONNX file gives the reference outputs of the package within the gate, or is not written.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from export import standalone, triton
+from runtime.atomic import atomic_file, refuse_existing
+from runtime.errors import NemuError
+from runtime.package import Package
+
+EXAMPLE = """examples:
+  python -m export.convert demo.nemu --format onnx --embedding-only --out index.onnx
+  python -m export.convert demo.nemu --format deepstream --precision fp16 --out demo.onnx
+  python -m export.convert demo.nemu --format triton --out models
+
+exit codes: 0 ok, 1 error, 2 usage, 3 the parity gate failed (nothing is written)
+"""
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    p = argparse.ArgumentParser(
+        prog="python -m export.convert",
+        description=__doc__,
+        epilog=EXAMPLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    p.add_argument("package", type=Path, metavar="PACKAGE", help="folder NAME.nemu")
+    p.add_argument("--format", choices=("onnx", "deepstream", "triton"), required=True)
+    p.add_argument("--out", type=Path, required=True, help="FILE.onnx, or the folder of models")
+    p.add_argument("--precision", choices=standalone.PRECISIONS, default="fp32", help="(%(default)s)")
+    p.add_argument("--float-nchw", action="store_true", help="with --format onnx")
+    p.add_argument("--embedding-only", action="store_true", help="with --format onnx")
+    p.add_argument(
+        "--served-by",
+        choices=triton.BACKENDS,
+        default="onnxruntime",
+        help="with --format triton (%(default)s)",
+    )
+    p.add_argument("--force", action="store_true", help="replace what an earlier run wrote")
+    return p
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run; returns the exit code."""
+    p = parser()
+    o = p.parse_args(argv)
+    if o.format != "onnx" and (o.float_nchw or o.embedding_only):
+        p.error("--float-nchw and --embedding-only go with --format onnx")
+    if o.format == "triton" and o.precision != "fp32":
+        p.error(
+            "--precision goes with --format onnx and deepstream; triton serves the float32 graph, or plans"
+        )
+    try:
+        package = Package.open(o.package)
+        print("\n".join(_triton(package, o) if o.format == "triton" else _file(package, o)))
+    except NemuError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    return 0
+
+
+def _triton(package: Package, o: argparse.Namespace) -> list[str]:
+    folder = triton.write_repository(package, o.out, backend=o.served_by, force=o.force)
+    return [f"{folder}: served by {o.served_by}", f"next: tritonserver --model-repository={o.out}"]
+
+
+def _file(package: Package, o: argparse.Namespace) -> list[str]:
+    deepstream = o.format == "deepstream"
+    config = o.out.with_name(f"config_infer_{o.out.stem}.txt")
+    if deepstream:
+        refuse_existing(config, force=o.force)
+    standalone.write(
+        package,
+        o.out,
+        precision=o.precision,
+        nchw=o.float_nchw or deepstream,
+        only_embedding=o.embedding_only,
+        force=o.force,
+    )
+    said = f"{o.out}: gives the reference outputs of {o.package}"
+    if not deepstream:
+        return [said, f"next: trtexec --onnx={o.out}"]
+    with atomic_file(config, force=o.force) as file:
+        file.write_text(standalone.deepstream_config(package, o.out, precision=o.precision))
+    return [said, f"next: nvinfer config-file-path={config}"]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,143 @@
+"""One ONNX file out of a package, as another program wants it.
+
+What is written gives the reference outputs of the package within the gate, or is not written.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+
+from export.graph import INPUT, OUTPUTS
+from export.precision import GRAPHS
+from export.run import Session
+from export.verify import gate
+from runtime.atomic import atomic_file, refuse_existing
+from runtime.errors import ExportError
+from runtime.package import Package
+from runtime.verify import load_reference
+
+PRECISIONS = ("fp32", "fp16")
+_MODES = {"fp32": 0, "fp16": 2}
+"""DeepStream's network-mode.  The graph is typed: it decides no more than what the engine is called."""
+
+
+def float_nchw(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy whose input is float32 (N, 3, H, W), values 0 to 255; normalisation stays inside.
+
+    Raises:
+        ExportError: the graph does not begin with this project's cast and transpose.
+    """
+    model = _copy(model)
+    graph = model.graph
+    image = graph.input[0]
+    cast = next((n for n in graph.node if INPUT in n.input), None)
+    turned = next((n for n in graph.node if cast is not None and cast.output[0] in n.input), None)
+    if cast is None or turned is None or (cast.op_type, turned.op_type) != ("Cast", "Transpose"):
+        raise ExportError(
+            "the graph does not begin with Cast and Transpose",
+            expected="a graph of python -m export.build_engine",
+            cure="build the package again",
+        )
+    batch, height, width, channels = image.type.tensor_type.shape.dim
+    sides = [batch.dim_param or batch.dim_value, channels.dim_value, height.dim_value, width.dim_value]
+    image.CopyFrom(onnx.helper.make_tensor_value_info(INPUT, onnx.TensorProto.FLOAT, sides))
+    stale = {cast.output[0], turned.output[0]}
+    graph.node.remove(turned)
+    cast.output[0] = turned.output[0]
+    for value in [v for v in graph.value_info if v.name in stale]:
+        graph.value_info.remove(value)
+    return model
+
+
+def embedding_only(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy without the mask, and without every node and weight that only the mask needs."""
+    model = _copy(model)
+    graph = model.graph
+    graph.output.remove(next(o for o in graph.output if o.name == OUTPUTS[1]))
+    needed = {o.name for o in graph.output}
+    kept = []
+    for node in reversed(graph.node):  # nodes stand in the order of computation
+        if needed & set(node.output):
+            needed |= set(node.input)
+            kept.append(node)
+    for field, left in (
+        (graph.node, kept[::-1]),
+        (graph.initializer, [t for t in graph.initializer if t.name in needed]),
+        (graph.value_info, [v for v in graph.value_info if v.name in needed]),
+    ):
+        copies = [type(item).FromString(item.SerializeToString()) for item in left]
+        del field[:]
+        field.extend(copies)
+    return model
+
+
+def write(
+    package: Package,
+    out: Path,
+    *,
+    precision: str = "fp32",
+    nchw: bool = False,
+    only_embedding: bool = False,
+    force: bool = False,
+) -> Path:
+    """Write the graph into `out`, whole; its weights lie inside the file.
+
+    Args:
+        precision: `fp32` or `fp16`: which graph of the package.
+
+    Raises:
+        PackageError: the package was built without that precision.
+        ParityError: it does not give the reference outputs.
+        OutputExists: `out` is there and `force` is not given.
+    """
+    refuse_existing(out, force=force)
+    model = onnx.load(str(package.file(GRAPHS[precision])))
+    model = float_nchw(model) if nchw else model
+    model = embedding_only(model) if only_embedding else model
+    reference = load_reference(package)
+    names = [output.name for output in model.graph.output]
+    images = reference.images.transpose(0, 3, 1, 2).astype(np.float32) if nchw else reference.images
+    session = Session(model)
+    pieces = [session(names, images[i : i + 1]) for i in range(len(images))]
+    outputs = [np.concatenate(column) for column in zip(*pieces, strict=True)]
+    gate(
+        reference,
+        out.name,
+        outputs[0],
+        outputs[1] if len(outputs) > 1 else reference.mask,
+        precision=precision,
+    )
+    with atomic_file(out, force=force) as file:
+        onnx.save_model(model, str(file))
+    return out
+
+
+def deepstream_config(package: Package, file: Path, *, precision: str, batch: int = 1) -> str:
+    """config_infer for Gst-nvinfer: both outputs raw, as tensor metadata.
+
+    Source: Gst-nvinfer's documentation.  It computes net-scale-factor · (x − offset), float and planar; with
+    1 and 0 the graph normalises.
+    """
+    size = package.manifest.input
+    return f"""# {package.manifest.embedding_id}
+[property]
+onnx-file={file.name}
+model-engine-file={file.name}_b{batch}_gpu0_{precision}.engine
+batch-size={batch}
+network-mode={_MODES[precision]}
+network-type=100
+output-tensor-meta=1
+infer-dims=3;{size.height};{size.width}
+model-color-format=0
+net-scale-factor=1
+offsets=0;0;0
+"""
+
+
+def _copy(model: onnx.ModelProto) -> onnx.ModelProto:
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    return copy

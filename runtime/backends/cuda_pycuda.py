@@ -1,0 +1,213 @@
+"""CUDA through PyCUDA, for JetPack images that carry it and for hosts that want nothing else.
+
+The primary context is retained once and pushed and popped around every use: PyCUDA gives a context's
+objects back only where that context is current, and ends the process if a thread ends with one pushed.
+It has no CUDA graphs.  Written against PyCUDA 2021.1 to 2026.1; run so far over a stand-in in the tests.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from types import TracebackType
+from typing import Any
+
+from runtime.backends.cuda import DeviceInfo, DriverInfo, dotted, no_driver, reads_in_place
+from runtime.errors import BackendError, BackendUnavailable, InputError
+
+_NON_BLOCKING = 1  # CU_STREAM_NON_BLOCKING, which PyCUDA takes but does not name
+_DEFAULT_STREAM = (0, 1)
+
+
+class PyCuda:
+    """See `runtime.backends.cuda.Cuda`.
+
+    Raises:
+        BackendUnavailable: PyCUDA is not installed, or does not load (it needs the driver for that).
+    """
+
+    no_graphs = "PyCUDA has none: pip install cuda-bindings"
+
+    def __init__(self) -> None:
+        try:
+            self._cuda = importlib.import_module("pycuda.driver")
+        except ImportError as error:
+            absent = isinstance(error, ModuleNotFoundError) and error.name == "pycuda"
+            raise BackendUnavailable(
+                "PyCUDA is not installed" if absent else f"PyCUDA is installed but does not load: {error}",
+                expected="PyCUDA, and an NVIDIA driver",
+                cure='pip install "cuda-bindings>=12.6", or pycuda where there is a CUDA toolkit',
+            ) from error
+        self.name = "PyCUDA " + ".".join(map(str, importlib.import_module("pycuda").VERSION))
+        self._contexts: dict[int, Any] = {}
+        self._streams: dict[int, Any] = {}
+        self._memory: dict[int, Any] = {}
+
+    def driver(self) -> DriverInfo:
+        """See `Cuda.driver`."""
+        version = dotted(self._cuda.get_driver_version())
+        needs = ".".join(map(str, self._cuda.get_version()[:2]))
+        try:
+            self._cuda.init()
+            count = self._cuda.Device.count()
+        except self._cuda.Error as error:
+            raise no_driver(version=version, why=str(error), needs=needs) from error
+        if not count:
+            raise no_driver(version=version, why="no device", needs=needs)
+        return DriverInfo(cuda=version, devices=count)
+
+    def device(self, index: int) -> DeviceInfo:
+        """See `Cuda.device`."""
+        device, attribute = self._call(self._cuda.Device, index), self._cuda.device_attribute
+        integrated = bool(device.get_attribute(attribute.INTEGRATED))
+        pageable = getattr(attribute, "PAGEABLE_MEMORY_ACCESS", None)  # PyCUDA 2021 has no name for it
+        major, minor = device.compute_capability()
+        return DeviceInfo(
+            index=index,
+            name=device.name(),
+            compute_capability=f"{major}.{minor}",
+            memory_bytes=int(device.total_memory()),
+            integrated=integrated,
+            mapped_input=reads_in_place(
+                integrated=integrated,
+                can_map=bool(device.get_attribute(attribute.CAN_MAP_HOST_MEMORY)),
+                pageable_access=pageable is None or bool(device.get_attribute(pageable)),
+            ),
+        )
+
+    def current(self, index: int) -> AbstractContextManager[None]:
+        """See `Cuda.current`."""
+        if index not in self._contexts:
+            self._contexts[index] = self._call(self._call(self._cuda.Device, index).retain_primary_context)
+        return _Current(self._contexts[index])
+
+    def malloc(self, nbytes: int) -> int:
+        """See `Cuda.malloc`."""
+        memory = self._call(self._cuda.mem_alloc, nbytes)
+        self._memory[int(memory)] = memory
+        return int(memory)
+
+    def free(self, pointer: int) -> None:
+        """See `Cuda.free`."""
+        self._call(self._memory.pop(pointer).free)
+
+    def host_alloc(self, nbytes: int, *, mapped: bool) -> int:
+        """See `Cuda.host_alloc`."""
+        flags = self._cuda.host_alloc_flags.DEVICEMAP if mapped else 0
+        array = self._call(self._cuda.pagelocked_empty, nbytes, "uint8", mem_flags=flags)
+        pointer = int(array.ctypes.data)
+        self._memory[pointer] = array.base
+        return pointer
+
+    def host_free(self, pointer: int) -> None:
+        """See `Cuda.host_free`."""
+        self._call(self._memory.pop(pointer).free)
+
+    def mapped_pointer(self, pointer: int) -> int:
+        """See `Cuda.mapped_pointer`."""
+        return int(self._call(self._memory[pointer].get_device_pointer))
+
+    def stream_create(self) -> int:
+        """See `Cuda.stream_create`."""
+        stream = self._call(self._cuda.Stream, _NON_BLOCKING)
+        self._streams[int(stream.handle)] = stream
+        return int(stream.handle)
+
+    def stream_destroy(self, stream: int) -> None:
+        """See `Cuda.stream_destroy`.  PyCUDA destroys it with its object."""
+        del self._streams[stream]
+
+    def synchronize(self, stream: int) -> None:
+        """See `Cuda.synchronize`."""
+        self._call(self._streams[stream].synchronize)
+
+    def copy_in(self, target: int, source: int, nbytes: int, stream: int) -> None:
+        """See `Cuda.copy_in`."""
+        self._call(self._cuda.memcpy_htod_async, target, _buffer(source, nbytes), self._streams[stream])
+
+    def copy_out(self, target: int, source: int, nbytes: int, stream: int) -> None:
+        """See `Cuda.copy_out`."""
+        self._call(self._cuda.memcpy_dtoh_async, _buffer(target, nbytes), source, self._streams[stream])
+
+    def fill(self, pointer: int, byte: int, nbytes: int, stream: int) -> None:
+        """See `Cuda.fill`."""
+        self._call(self._cuda.memset_d8_async, pointer, byte, nbytes, self._streams[stream])
+
+    def order(self, first: int, then: int) -> None:
+        """See `Cuda.order`.  PyCUDA cannot name a stream it did not make: there the host waits instead."""
+        ours, behind = self._streams.get(first), self._streams.get(then)
+        if behind is None:
+            self._call(self._streams[first].synchronize)
+        elif ours is None and first not in _DEFAULT_STREAM:
+            self._call(self._cuda.Context.synchronize)
+        else:
+            event = self._call(self._cuda.Event, self._cuda.event_flags.DISABLE_TIMING)
+            self._call(event.record, ours)
+            self._call(behind.wait_for_event, event)
+
+    def check_pointer(self, pointer: int, nbytes: int, index: int) -> None:
+        """See `Cuda.check_pointer`."""
+        try:
+            start, size = (int(number) for number in self._cuda.mem_get_address_range(pointer))
+        except self._cuda.Error as error:
+            raise _foreign(f"address {pointer:#x} ({error})", index) from error
+        if pointer + nbytes > start + size:
+            left = start + size - pointer
+            raise _foreign(f"{nbytes} bytes at {pointer:#x}, where {left} are allocated", index)
+
+    def begin_capture(self, stream: int) -> None:
+        """There are none, see `no_graphs`: raises `BackendError`, as the three below do."""
+        raise BackendError("a CUDA graph", expected="plain enqueues", cure=self.no_graphs)
+
+    def end_capture(self, stream: int) -> int:
+        """See `begin_capture`."""
+        raise BackendError("a CUDA graph", expected="plain enqueues", cure=self.no_graphs)
+
+    def graph_launch(self, graph: int, stream: int) -> None:
+        """See `begin_capture`."""
+        self.begin_capture(stream)
+
+    def graph_destroy(self, graph: int) -> None:
+        """See `begin_capture`."""
+        self.begin_capture(0)
+
+    def _call(self, function: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
+        try:
+            return function(*arguments, **options)
+        except self._cuda.Error as error:
+            raise BackendError(
+                f"PyCUDA: {error}",
+                expected="success",
+                cure="free GPU memory if it says so; else end this process, then python -m runtime doctor",
+            ) from error
+
+
+class _Current:
+    """`with`: pushes a context, pops it."""
+
+    __slots__ = ("_context",)
+
+    def __init__(self, context: Any) -> None:
+        self._context = context
+
+    def __enter__(self) -> None:
+        self._context.push()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._context.pop()
+
+
+def _buffer(pointer: int, nbytes: int) -> Any:
+    return (ctypes.c_uint8 * nbytes).from_address(pointer)
+
+
+def _foreign(came: str, index: int) -> InputError:
+    return InputError(
+        came,
+        expected=f"memory of device {index}, in its primary context",
+        cure="import pycuda.autoprimaryctx instead of pycuda.autoinit, and use the engine's device",
+    )

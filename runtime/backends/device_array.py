@@ -1,0 +1,146 @@
+"""An array that a host application has on its GPU: where it is, and when it is ready.
+
+Read by DLPack where the array speaks it (torch, CuPy): then its owner orders its own stream before ours, and
+names the device.  Otherwise by the CUDA array interface, version 2 or 3 (PyCUDA, Numba).
+"""
+
+from __future__ import annotations
+
+import ctypes
+from dataclasses import dataclass
+from typing import Any
+
+from runtime.errors import InputError
+
+LEGACY_DEFAULT_STREAM = 1
+_CUDA, _CUDA_MANAGED = 2, 13  # DLDeviceType
+_UNSIGNED = 1  # DLDataTypeCode
+_CURE = "give a C-contiguous uint8 array of the graph's size; the explainer itself takes arrays of the host"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """Images on a GPU, uint8 (N, height, width, 3), C-contiguous."""
+
+    pointer: int
+    shape: tuple[int, ...]
+    device: int | None
+    """None where the array does not say."""
+    stream: int | None
+    """The stream that it is ready on; None if the stream given to `read` waits for it already."""
+    owner: Any
+    """Keeps the memory alive."""
+
+
+def read(array: Any, stream: int) -> Source:
+    """What is known of an array.
+
+    Args:
+        array: of torch, CuPy, PyCUDA, or of any other library that speaks one of the two protocols.
+        stream: which is to read it.
+
+    Raises:
+        InputError: it is not on a GPU, not uint8, not C-contiguous, or not aligned to 256 bytes.
+    """
+    if hasattr(array, "__dlpack__") and hasattr(array, "__dlpack_device__"):
+        source = _from_dlpack(array, stream)
+    elif hasattr(array, "__cuda_array_interface__"):
+        source = _from_interface(array)
+    else:
+        raise InputError(
+            f"run_device was given a {type(array).__name__}",
+            expected="an array on a GPU: __dlpack__ or __cuda_array_interface__",
+            cure=_CURE,
+        )
+    if source.pointer % 256:
+        raise InputError(
+            f"an array at address {source.pointer:#x}",
+            expected="an address that 256 divides, as TensorRT requires",
+            cure="copy the array: a slice of a larger one may begin anywhere",
+        )
+    return source
+
+
+def stream_handle(stream: Any) -> int:
+    """The `cudaStream_t` of a stream of PyCUDA, torch or CuPy, or of a number.
+
+    Raises:
+        InputError: it is none of these.
+    """
+    for name in ("handle", "cuda_stream", "ptr"):
+        stream = getattr(stream, name, stream)
+    if not isinstance(stream, int):
+        raise InputError(
+            f"stream: a {type(stream).__name__}",
+            expected="a stream of PyCUDA, torch or CuPy, or a cudaStream_t as a number",
+            cure="leave it out if the array says itself on which stream it is ready",
+        )
+    return stream
+
+
+def _from_interface(array: Any) -> Source:
+    facts = array.__cuda_array_interface__
+    shape = tuple(int(side) for side in facts["shape"])
+    _check_type(facts["typestr"] == "|u1", facts["typestr"])
+    _check_strides(shape, facts.get("strides"))
+    if (stream := facts.get("stream")) == 0:
+        raise InputError(
+            "an array whose stream is 0",
+            expected="1, 2, a handle or None",
+            cure="use a newer version of its library",
+        )
+    # PyCUDA says None of arrays that its default stream is still writing; before version 3 nobody says.
+    ready_on = LEGACY_DEFAULT_STREAM if stream is None else int(stream)
+    return Source(pointer=int(facts["data"][0]), shape=shape, device=None, stream=ready_on, owner=array)
+
+
+class _Tensor(ctypes.Structure):
+    """DLTensor of DLPack, as `__dlpack__` gives it where no version is asked for."""
+
+    _fields_ = (
+        ("data", ctypes.c_void_p),
+        ("device_type", ctypes.c_int32),
+        ("device_id", ctypes.c_int32),
+        ("ndim", ctypes.c_int32),
+        ("code", ctypes.c_uint8),
+        ("bits", ctypes.c_uint8),
+        ("lanes", ctypes.c_uint16),
+        ("shape", ctypes.POINTER(ctypes.c_int64)),
+        ("strides", ctypes.POINTER(ctypes.c_int64)),
+        ("byte_offset", ctypes.c_uint64),
+    )
+
+
+def _from_dlpack(array: Any, stream: int) -> Source:
+    kind, device = (int(number) for number in array.__dlpack_device__())
+    if kind not in (_CUDA, _CUDA_MANAGED):
+        raise InputError(
+            f"an array on a device of kind {kind} of DLPack (1 is the CPU)",
+            expected="an array on a GPU of NVIDIA",
+            cure="call the explainer itself for arrays of the host",
+        )
+    capsule = array.__dlpack__(stream=stream)
+    pointer_of = ctypes.pythonapi.PyCapsule_GetPointer
+    pointer_of.restype, pointer_of.argtypes = ctypes.c_void_p, (ctypes.py_object, ctypes.c_char_p)
+    tensor = _Tensor.from_address(pointer_of(capsule, b"dltensor"))
+    shape = tuple(tensor.shape[axis] for axis in range(tensor.ndim))
+    kind_of_value = (tensor.code, tensor.bits, tensor.lanes)
+    _check_type(kind_of_value == (_UNSIGNED, 8, 1), f"DLPack code, bits, lanes {kind_of_value}")
+    # Strides of DLPack count elements, those of the interface bytes: the same for uint8.
+    _check_strides(shape, [tensor.strides[axis] for axis in range(tensor.ndim)] if tensor.strides else None)
+    pointer = (tensor.data or 0) + tensor.byte_offset
+    # The capsule stays ours and unused: when it goes, so does the tensor's hold on the memory.
+    return Source(pointer=pointer, shape=shape, device=device, stream=None, owner=capsule)
+
+
+def _check_type(right: bool, came: str) -> None:
+    if not right:
+        raise InputError(f"an array of type {came}", expected="uint8", cure=_CURE)
+
+
+def _check_strides(shape: tuple[int, ...], strides: Any) -> None:
+    step = 1
+    for side, stride in zip(reversed(shape), reversed(strides or ()), strict=False):
+        if side != 1 and stride != step:
+            raise InputError(f"an array with strides {tuple(strides)}", expected="C-contiguous", cure=_CURE)
+        step *= side

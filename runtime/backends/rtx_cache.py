@@ -1,0 +1,84 @@
+"""What TensorRT-RTX has compiled for this GPU, on disk: the next start need not compile it again."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+from runtime.atomic import atomic_file
+from runtime.backends.cuda import DeviceInfo
+from runtime.manifest import EngineRecord
+from runtime.package import cache_folder
+
+
+class RtxCache:
+    """One file in the user's cache directory, for one plan, library version and GPU.
+
+    TensorRT-RTX itself compares the driver and refuses what it cannot use; that file is then deleted.
+    Nothing here fails a run: without its cache an engine starts more slowly, and `log` says why.
+
+    Args:
+        record: of the engine.
+        gpu: where it runs.
+    """
+
+    def __init__(self, record: EngineRecord, gpu: DeviceInfo) -> None:
+        key = f"{record.sha256} {record.version} {gpu.name} {gpu.compute_capability}"
+        name = hashlib.sha256(key.encode()).hexdigest()[:32] + ".rtx"
+        self.path: Path = cache_folder(record.package) / "compiled" / name
+        self.log: list[str] = []
+        """What did not go as it should, one line each."""
+        self._cache: Any = None
+        self._on_disk = b""
+
+    def load(self, config: Any) -> None:
+        """Give a runtime configuration a cache, filled from the file if there is a usable one."""
+        cache = config.create_runtime_cache()
+        if cache is not None:
+            self._fill(cache)
+            if config.set_runtime_cache(cache):
+                self._cache = cache
+                return
+        self.log.append("no compilation cache: TensorRT-RTX would not take one")
+
+    def _fill(self, cache: Any) -> None:
+        try:
+            self._on_disk = self.path.read_bytes()
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            self.log.append(f"the compilation cache {self.path} cannot be read: {error}")
+            return
+        if not cache.deserialize(self._on_disk):
+            self._on_disk = b""
+            self.log.append(f"the compilation cache {self.path} is damaged or of another driver: deleted")
+            self._delete()
+
+    def save(self) -> None:
+        """Write what has been compiled since the file was written, if anything."""
+        if self._cache is None:
+            return
+        memory = self._cache.serialize()
+        if memory is None:
+            self.log.append("the compilation cache was not saved: TensorRT-RTX gave nothing to save")
+            return
+        if (content := bytes(memory)) == self._on_disk:
+            return
+        try:
+            with atomic_file(self.path) as file:
+                file.write_bytes(content)
+        except OSError as error:
+            self.log.append(f"the compilation cache {self.path} was not saved: {error}")
+        else:
+            self._on_disk = content
+
+    def release(self) -> None:
+        """Let go of TensorRT's object, before the engine goes."""
+        self._cache = None
+
+    def _delete(self) -> None:
+        try:
+            self.path.unlink()
+        except OSError as error:
+            self.log.append(f"the compilation cache {self.path} cannot be deleted: {error}")

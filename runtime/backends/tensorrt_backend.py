@@ -1,0 +1,191 @@
+"""An engine of the package, running: through TensorRT's V3 calls, 10.0 to 11.4, and TensorRT-RTX.
+
+    one image, or as many as the engine takes at most   a lane of its own each, with a CUDA graph
+    any number between                                  one lane without a graph
+    submit                                              a second lane for one image: two runs overlap
+    run_device                                          a lane without buffers
+
+Lanes are made when they are first needed.  They share the weights; each has its own memory for what is
+computed, so that an application which only ever explains one image at a time pays for one.
+
+Run so far over stand-ins for CUDA and TensorRT in the tests, which enforce the rules of both and whose names
+are those of the real bindings.  On a GPU: see benchmarks/gpu_check.sh.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from runtime.backends import cuda
+from runtime.backends.base import check_images
+from runtime.backends.device_array import stream_handle
+from runtime.backends.device_lane import DeviceLane
+from runtime.backends.lane import Lane, Run
+from runtime.backends.rtx_cache import RtxCache
+from runtime.backends.tensorrt_engine import LoadedEngine
+from runtime.backends.tensorrt_library import library
+from runtime.device_explanation import DeviceArray
+from runtime.errors import BackendError
+from runtime.manifest import InputRecord
+from runtime.package import Engine
+
+
+class TensorRTBackend:
+    """Used by one thread at a time, by any: the device is made current around every call.
+
+    Args:
+        engine: fits this machine; `runtime.backends.tensorrt.open_backend` chooses it.
+        plan: what `engine.read()` gave.
+        input: of the package's manifest.
+        gpu: where it runs.
+
+    Raises:
+        BackendError: it does not load, or a first run fails.
+    """
+
+    def __init__(self, engine: Engine, *, plan: bytes, input: InputRecord, gpu: cuda.DeviceInfo) -> None:
+        record = engine.record
+        self._cuda = cuda.implementation()
+        self._gpu = gpu
+        self._current = self._cuda.current(gpu.index)
+        self.precision = record.precision
+        self._least, self.max_batch = record.batch[0], record.batch[2]
+        self._shape = (input.height, input.width, 3)
+        self._lanes: dict[str, Lane] = {}
+        self._device_lane: DeviceLane | None = None
+        self._engine: LoadedEngine | None = None
+        self._second = True
+        self.degraded = ""
+        self.name = ""
+        try:
+            with self._current:
+                self._engine = LoadedEngine(library(record.flavour), engine, plan, RtxCache(record, gpu))
+                self.name = self._engine.name
+                # TensorRT-RTX compiles for this GPU now, and what cannot run says so now.
+                self._lane("least")
+        except BaseException:
+            self.close()
+            raise
+        where = f"{gpu.name} ({gpu.compute_capability})"
+        self.why = f"{engine.path.name} fits {where}; {self._cuda.name}, {1 + self._engine.streams} stream(s)"
+
+    @property
+    def load_log(self) -> tuple[str, ...]:
+        """What TensorRT warned of while it loaded the engine, and what became of its cache."""
+        return self._opened().log
+
+    def run(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """See `Backend.run`."""
+        self._opened()
+        images = self._checked(images)
+        with self._current:
+            return self._start(images, len(images)).result()
+
+    def submit(self, images: np.ndarray) -> Callable[[], tuple[np.ndarray, np.ndarray]]:
+        """See `runtime.backends.base.PipelinedBackend`."""
+        self._opened()
+        images = self._checked(images)
+        n = len(images)
+        with self._current:
+            if n <= self._least:
+                self._second ^= True
+                run = self._lane("second" if self._second else "least").start(images, self._least)
+            else:
+                run = self._start(images, n)
+        return lambda: self._finished(run)
+
+    def run_device(
+        self, array: Any, stream: Any = None
+    ) -> tuple[DeviceArray, DeviceArray, Callable[[], None]]:
+        """See `runtime.backends.base.DeviceBackend`."""
+        engine = self._opened()
+        theirs = None if stream is None else stream_handle(stream)
+        with self._current:
+            if self._device_lane is None:
+                shape = (self.max_batch, *self._shape)
+                self._device_lane = DeviceLane(
+                    self._cuda, engine, index=self._gpu.index, shape=shape, least=self._least
+                )
+            embedding, mask = self._device_lane.run(array, theirs)
+        return embedding, mask, self._synchronize_device
+
+    def poison(self) -> None:
+        """Fill every output buffer, here and on the device, with NaN: a run that writes nothing shows."""
+        self._opened()
+        with self._current:
+            for lane in self._lanes.values():
+                lane.poison()
+
+    def close(self) -> None:
+        """Release the lanes (each graph, context, buffers, stream), then engine and runtime.
+
+        Everything is released even where one of them fails; the first failure is raised at the end.  May be
+        called again.
+        """
+        failures: list[BackendError] = []
+        lanes: list[Lane | DeviceLane] = [*self._lanes.values()]
+        if self._device_lane is not None:
+            lanes.append(self._device_lane)
+        self._lanes, self._device_lane = {}, None
+        engine, self._engine = self._engine, None
+        if engine is None:
+            return
+        with self._current:
+            for lane in lanes:
+                try:
+                    lane.close()
+                except BackendError as error:
+                    failures.append(error)
+            engine.close()
+        if failures:
+            raise failures[0]
+
+    def _opened(self) -> LoadedEngine:
+        if self._engine is None:
+            raise BackendError(
+                f"{self.name} was used after close()",
+                expected="an open backend",
+                cure="open the package again",
+            )
+        return self._engine
+
+    def _checked(self, images: np.ndarray) -> np.ndarray:
+        height, width, _ = self._shape
+        return check_images(images, height=height, width=width, max_batch=self.max_batch)
+
+    def _start(self, images: np.ndarray, n: int) -> Run:
+        if n <= self._least:
+            return self._lane("least").start(images, self._least)
+        return self._lane("most" if n == self.max_batch else "between").start(images, n)
+
+    def _lane(self, name: str) -> Lane:
+        """The lane of that name, made at its first use."""
+        if (lane := self._lanes.get(name)) is not None:
+            return lane
+        rows = self._least if name in ("least", "second") else self.max_batch
+        engine = self._opened()
+        lane = Lane(
+            self._cuda,
+            engine,
+            (rows, *self._shape),
+            mapped=self._gpu.mapped_input,
+            graph=name != "between",
+        )
+        self._lanes[name] = lane
+        reason = f"no CUDA graph for batches of {rows}: {lane.no_graph}"
+        if lane.no_graph and reason not in self.degraded:
+            self.degraded += "; " * bool(self.degraded) + reason
+        engine.save_cache()
+        return lane
+
+    def _finished(self, run: Run) -> tuple[np.ndarray, np.ndarray]:
+        with self._current:
+            return run.result()
+
+    def _synchronize_device(self) -> None:
+        if self._device_lane is not None:
+            with self._current:
+                self._device_lane.synchronize()

@@ -1,0 +1,115 @@
+"""A plan, loaded: TensorRT's runtime and engine, and the execution contexts that are made of them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from runtime.backends.rtx_cache import RtxCache
+from runtime.backends.tensorrt_library import logger
+from runtime.errors import BackendError
+from runtime.package import Engine
+
+INPUT = "image"
+OUTPUTS = ("embedding", "mask")
+_TYPES = {INPUT: "UINT8", "embedding": "FLOAT", "mask": "FLOAT"}
+
+
+class LoadedEngine:
+    """Loads on the device that is current.
+
+    Args:
+        trt: the library, see `tensorrt_library.library`.
+        engine: its path names it in errors.
+        plan: what `engine.read()` gave.
+        cache: where TensorRT-RTX keeps what it compiles; used only with that library.
+
+    Raises:
+        BackendError: it does not load, or is not an engine of this project.
+    """
+
+    def __init__(self, trt: Any, engine: Engine, plan: bytes, cache: RtxCache) -> None:
+        self.name = f"{trt.__name__} {trt.__version__}"
+        self._log = logger(trt)
+        self._log.lines.clear()
+        self._cache = cache
+        self._runtime: Any = trt.Runtime(self._log)
+        self._engine: Any = None
+        self._config: Any = None
+        try:
+            self._engine = self.must(self._runtime.deserialize_cuda_engine(plan), f"loading {engine.path}")
+            self.streams = int(getattr(self._engine, "num_aux_streams", 0))
+            """How many streams TensorRT adds to the one it is given, to run branches side by side."""
+            self._check_tensors(engine)
+            if hasattr(getattr(trt, "IRuntimeConfig", None), "create_runtime_cache"):
+                self._config = self._rtx_config(trt)
+        except BaseException:
+            self.close()
+            raise
+        self._warnings = list(self._log.lines)
+
+    @property
+    def log(self) -> tuple[str, ...]:
+        """What TensorRT warned of while it loaded the engine, and what became of its cache."""
+        return (*self._warnings, *self._cache.log)
+
+    def context(self) -> Any:
+        """A new execution context.
+
+        Raises:
+            BackendError: TensorRT made none.
+        """
+        self._log.lines.clear()
+        if self._config is None:
+            made = self._engine.create_execution_context()
+        else:
+            made = self._engine.create_execution_context(runtime_config=self._config)
+        return self.must(made, "create_execution_context")
+
+    def must(self, result: Any, what: str) -> Any:
+        """`result`, unless it is the None or False that TensorRT answers where it fails.
+
+        Raises:
+            BackendError: with what TensorRT wrote to its log.
+        """
+        if result is None or result is False:
+            raise BackendError(
+                f"{self.name}: {what} failed:\n    {self._log.text()}",
+                expected="success",
+                cure="the lines above say why; python -m runtime doctor shows what is installed",
+            )
+        return result
+
+    def save_cache(self) -> None:
+        """Keep on disk what TensorRT-RTX has compiled so far."""
+        self._cache.save()
+
+    def close(self) -> None:
+        """Release engine and runtime, in this order, after every context; may be called again."""
+        self._config = None
+        self._cache.release()
+        self._engine = None
+        self._runtime = None
+
+    def _check_tensors(self, engine: Engine) -> None:
+        """The engine has the names and types that the buffers are made for."""
+        names = [self._engine.get_tensor_name(i) for i in range(self._engine.num_io_tensors)]
+        types = {name: self._engine.get_tensor_dtype(name).name for name in names}
+        if types != _TYPES:
+            raise BackendError(
+                f"{engine.path} has the tensors {types}",
+                expected=str(_TYPES),
+                cure="build the engine again with python -m export.build_engine",
+            )
+
+    def _rtx_config(self, trt: Any) -> Any:
+        """How TensorRT-RTX is to compile: for the very shapes at hand, before their first run ends.
+
+        Otherwise it would start with slower kernels and change them behind the run's back, and a CUDA graph
+        would keep the slow ones for ever.
+        """
+        config = self.must(self._engine.create_runtime_config(), "create_runtime_config")
+        if hasattr(config, "dynamic_shapes_kernel_specialization_strategy"):
+            eager = trt.DynamicShapesKernelSpecializationStrategy.EAGER
+            config.dynamic_shapes_kernel_specialization_strategy = eager
+        self._cache.load(config)
+        return config

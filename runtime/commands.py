@@ -1,0 +1,257 @@
+"""What each command does, once its arguments are read: returns the exit code, prints the answer."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import sys
+from typing import Any
+
+from runtime.atomic import refuse_existing
+from runtime.backends import choose
+from runtime.bench import bench as bench_package
+from runtime.bench import conditions
+from runtime.bench import table as bench_table
+from runtime.bench import to_json as bench_json
+from runtime.cluster import explain_with_ray
+from runtime.comparison import ComparisonPaths
+from runtime.diff import compare_packages
+from runtime.doctor import report as doctor_report
+from runtime.doctor import text as doctor_text
+from runtime.errors import BackendError, InputError, ParityError
+from runtime.explain import Outcome, explain_pictures, write_parquet
+from runtime.explainer import Explainer
+from runtime.journal import LINES, ROWS
+from runtime.package import Package
+from runtime.report import write_report
+from runtime.sources import find_pictures
+from runtime.verify import verify as verify_package
+from runtime.video import explain_video, is_video, video_name
+
+
+def explain(arguments: argparse.Namespace) -> int:
+    """Pictures, videos and cameras → overlays, masks, embeddings, a journal."""
+    videos = [source for source in arguments.sources if is_video(source)]
+    others = [source for source in arguments.sources if not is_video(source)]
+    pictures = find_pictures(others) if others else []
+    common = {"fidelity": arguments.fidelity, "force": arguments.force, "quiet": arguments.quiet}
+    with _explainer(arguments) as explainer:
+        outcome = Outcome([], 0, [])
+        if pictures:
+            options = {"masks": arguments.masks, "overlays": not arguments.no_overlays, **common}
+            if arguments.ray is None:
+                outcome = explain_pictures(explainer, pictures, arguments.out, **options)
+            else:
+                outcome = explain_with_ray(
+                    explainer, arguments.package, pictures, arguments.out, workers=arguments.ray, **options
+                )
+        frames = {
+            video_name(video): explain_video(explainer, video, arguments.out, most=arguments.frames, **common)
+            for video in videos
+        }
+        facts = {
+            "embedding_id": explainer.embedding_id,
+            "backend": explainer.backend.name,
+            "why": explainer.backend.why,
+        }
+    for one in outcome.skipped:
+        print(f"skipped {one['error']}", file=sys.stderr)
+    if pictures and len(outcome.skipped) == len(pictures):
+        raise InputError(
+            f"none of {len(pictures)} pictures could be read",
+            expected="at least one",
+            cure="check the files listed above",
+        )
+    if pictures and arguments.embeddings == "parquet":
+        write_parquet(arguments.out)
+    lines = (
+        [
+            f"{len(outcome.written)} explained, {outcome.known} known already, {len(outcome.skipped)} skipped"
+            f"; {facts['backend']}: {facts['why']}"
+        ]
+        if pictures
+        else []
+    )
+    lines += [f"{name}: {count} frames" for name, count in frames.items()]
+    lines.append(f"next: look into {arguments.out}; {LINES} has a line for each, {ROWS} the embeddings")
+    _answer(arguments, {**facts, **outcome._asdict(), "frames": frames}, "\n".join(lines))
+    return 0
+
+
+def compare(arguments: argparse.Namespace) -> int:
+    """Two pictures → their overlays, similarity, and what the masks keep of it."""
+    name = f"{arguments.a.stem}-{arguments.b.stem}"
+    for path in ComparisonPaths.of(arguments.out, name):
+        refuse_existing(path, force=arguments.force)
+    with _explainer(arguments) as explainer:
+        comparison = explainer.compare(arguments.a, arguments.b)
+        paths = comparison.save(arguments.out, name, force=arguments.force)
+    pairs = ((arguments.a, comparison.a), (arguments.b, comparison.b))
+    lines = [
+        f"{image}: fidelity {one.fidelity:.3f}"
+        + (f", but its mask is {one.degenerate}: it shows nothing" if one.degenerate else "")
+        for image, one in pairs
+    ]
+    lines += [
+        f"similarity {comparison.similarity:.3f}; of what the masks keep {comparison.kept_similarity:.3f}",
+        f"next: look at {paths.picture}; the numbers are in {paths.record.name}",
+    ]
+    files = {kind: str(path) for kind, path in paths._asdict().items()}
+    _answer(arguments, {**files, **comparison.to_json()}, "\n".join(lines))
+    return 0
+
+
+def report(arguments: argparse.Namespace) -> int:
+    """A folder → one HTML page."""
+    refuse_existing(arguments.out, force=arguments.force)
+    images = [picture.image for picture in find_pictures(arguments.sources)]
+    with _explainer(arguments) as explainer:
+        report = write_report(
+            explainer,
+            Package.open(arguments.package),
+            images,
+            arguments.out,
+            low_fidelity=arguments.low_fidelity,
+            force=arguments.force,
+        )
+    for one in report.skipped:
+        print(f"skipped {one['error']}", file=sys.stderr)
+    lines = [f"flagged {name}" for name in report.flagged]
+    lines += [
+        f"{report.written} explained, {len(report.flagged)} flagged, {len(report.skipped)} skipped",
+        f"next: open {report.path} in a browser; it needs no network",
+    ]
+    _answer(arguments, {**report._asdict(), "path": str(report.path)}, "\n".join(lines))
+    return 0
+
+
+def diff(arguments: argparse.Namespace) -> int:
+    """Two packages → whether they may share an index; 3 if not."""
+    images = [picture.image for picture in find_pictures(arguments.images)]
+    options = {"backend": arguments.backend, "device": arguments.device}
+    with (
+        Explainer(arguments.old, **options, precision=arguments.precision) as old,
+        Explainer(arguments.new, **options, precision=arguments.new_precision) as new,
+    ):
+        found = compare_packages(old, new, images)
+    lines = [f"{'old':9}{found.old_id}", f"{'new':9}{found.new_id}"]
+    if found.least_cosine is not None:
+        lines += [
+            f"{'cosine':9}least {found.least_cosine:.4f}, median {found.median_cosine:.4f}",
+            f"{'recall':9}{found.recall:.3f} ± {found.recall_spread:.3f} of the {found.k} nearest",
+        ]
+    lines += [
+        f"{'masks':9}IoU {found.mask_iou:.3f}, mean difference {found.mask_difference:.3f}",
+        f"{found.n} pictures: "
+        + ("the two may share an index" if found.may_share_index else "; ".join(found.objections())),
+    ]
+    lines += [] if found.may_share_index else ["next: embed the old index anew with the new package"]
+    _answer(arguments, found.to_json(), "\n".join(lines))
+    return 0 if found.may_share_index else ParityError.exit_code
+
+
+def bench(arguments: argparse.Namespace) -> int:
+    """A package → its speed here."""
+    found = conditions()
+    with _explainer(arguments) as explainer:
+        rows = bench_package(explainer, seconds=arguments.seconds)
+        backend = explainer.backend
+    said = f"{arguments.package}, {backend.precision}, on {backend.name}: {backend.why}"
+    said += f"\nslower than it could be: {backend.degraded}" if backend.degraded else ""
+    facts = {"backend": backend.name, "why": backend.why, "precision": backend.precision}
+    _answer(
+        arguments,
+        {**facts, "degraded": backend.degraded, **bench_json(rows, found)},
+        f"{said}\n{bench_table(rows, found)}",
+    )
+    return 0
+
+
+def info(arguments: argparse.Namespace) -> int:
+    """A package → what it is."""
+    package = Package.open(arguments.package)
+    manifest, engines = package.manifest, package.engines()
+    try:
+        backend = choose(package)
+        runs = f"{backend.name}: {backend.why}" + (f" ({backend.degraded})" if backend.degraded else "")
+        backend.close()
+    except BackendError as error:
+        runs = f"nothing here can run it: {error.came}; {error.cure}"
+    facts = {
+        "path": str(package.path),
+        "hash": package.hash,
+        "runs_on": runs,
+        "manifest": dataclasses.asdict(manifest),
+        "engines": [
+            {"path": str(e.path), "needs": e.record.needs(), **dataclasses.asdict(e.record)} for e in engines
+        ],
+    }
+    size = manifest.input
+    lines = [
+        f"{package.path}, written {manifest.created} by nemu {manifest.nemu}",
+        f"embedding  {manifest.embedding_id}: {manifest.encoder.dimension} numbers, "
+        f"{manifest.encoder.embedding} of {manifest.encoder.id} (licence {manifest.encoder.license})",
+        f"masker     {manifest.masker.architecture}, objective {manifest.masker.objective}",
+        f"input      {size.height}x{size.width} {size.channel_order}, {size.resize}, {size.interpolation}",
+        *(f"output     {o.name} {o.shape}: {o.meaning}" for o in manifest.outputs),
+        *(f"parity     {name}: {_figures(figures)}" for name, figures in manifest.parity.items()),
+        *(
+            f"engine     {e.path.name}: {e.record.precision}, batch {':'.join(map(str, e.record.batch))}, "
+            f"needs {e.record.needs()}"
+            for e in engines
+        ),
+        f"runs on    {runs}",
+        f"files      all {len(manifest.files)} are as they were written",
+    ]
+    _answer(arguments, facts, "\n".join(lines))
+    return 0
+
+
+def verify(arguments: argparse.Namespace) -> int:
+    """A package → whether it is whole, and gives here what it should."""
+    package = Package.open(arguments.package)
+    engines = package.engines()
+    for engine in engines:
+        engine.read()  # checks its hash
+    files = len(package.manifest.files) + 2 * len(engines)
+    backend = choose(package, arguments.backend, arguments.device, arguments.precision)
+    try:
+        parity = verify_package(package, backend)
+    finally:
+        backend.close()
+    facts = {"backend": backend.name, "why": backend.why, "precision": backend.precision}
+    _answer(
+        arguments,
+        {**facts, "files": files, "parity": parity.to_json()},
+        f"{files} files are as they were written\n"
+        f"{backend.name} ({backend.precision}; {backend.why}) gives the reference outputs:\n"
+        f"  {_figures(parity.to_json())}",
+    )
+    return 0
+
+
+def doctor(arguments: argparse.Namespace) -> int:
+    """This machine → what is installed, what is missing, and what to do next."""
+    facts = doctor_report(Package.open(arguments.package) if arguments.package else None)
+    _answer(arguments, facts, doctor_text(facts))
+    return 0
+
+
+def _explainer(arguments: argparse.Namespace) -> Explainer:
+    return Explainer(
+        arguments.package, backend=arguments.backend, device=arguments.device, precision=arguments.precision
+    )
+
+
+def _answer(arguments: argparse.Namespace, facts: dict[str, Any], text: str) -> None:
+    print(json.dumps(facts, indent=2) if arguments.json else text)
+
+
+def _figures(figures: dict[str, Any]) -> str:
+    """The numbers among them, for people; --json prints all."""
+    return ", ".join(
+        f"{name.replace('_', ' ')} {value:.3g}"
+        for name, value in figures.items()
+        if isinstance(value, (int, float)) and not isinstance(value, bool)
+    )

@@ -1,0 +1,103 @@
+"""Comparison: why two pictures match, or do not."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from runtime.atomic import atomic_file, refuse_existing
+from runtime.errors import InputError
+from runtime.explanation import Explanation, check_name
+from runtime.image import encode_png
+from runtime.occlusion import cosine
+from runtime.overlay import grid
+
+
+class ComparisonPaths(NamedTuple):
+    """What `Comparison.save` wrote."""
+
+    picture: Path
+    record: Path
+
+    @classmethod
+    def of(cls, folder: Path, name: str) -> ComparisonPaths:
+        """Where a comparison of this name goes; nothing is written."""
+        return cls(folder / f"{name}.compare.png", folder / f"{name}.compare.json")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Comparison:
+    """Two explanations, how alike their embeddings are, and how alike what the masks keep is.
+
+    Raises:
+        InputError: embeddings with different ids, or an explanation without `masked_embedding`.
+    """
+
+    a: Explanation
+    b: Explanation
+
+    def __post_init__(self) -> None:
+        if self.a.embedding_id != self.b.embedding_id:
+            raise InputError(
+                f"embeddings {self.a.embedding_id} and {self.b.embedding_id}",
+                expected="two embeddings with one id",
+                cure="explain both pictures with the same package and precision",
+            )
+        for name in ("a", "b"):
+            if getattr(self, name).masked_embedding is None:
+                raise InputError(
+                    f"explanation {name} has no masked_embedding",
+                    expected="explanations that know what their masks keep",
+                    cure="explainer.compare(a, b), or explainer(image, fidelity=True)",
+                )
+
+    @property
+    def similarity(self) -> float:
+        """Cosine of the two embeddings, in [-1, 1]."""
+        return cosine(self.a.embedding, self.b.embedding)
+
+    @property
+    def kept_similarity(self) -> float:
+        """The same when only what the masks keep survives in both pictures.
+
+        Where it is near `similarity`, the masks show what made the two match.  Two pictures of nothing
+        match too: read it beside `Explanation.degenerate`.
+        """
+        one, other = self.a.masked_embedding, self.b.masked_embedding
+        return 0.0 if one is None or other is None else cosine(one, other)
+
+    def overlay(self, alpha: float = 0.7) -> np.ndarray:
+        """uint8 (H, W, 3): the two overlays side by side, each in its picture's own size."""
+        return grid([[self.a.overlay(alpha), self.b.overlay(alpha)]])
+
+    def save(self, folder: str | Path, name: str, *, force: bool = False) -> ComparisonPaths:
+        """Write NAME.compare.png and NAME.compare.json; both or, where something fails, neither.
+
+        Raises:
+            InputError: a name that is not a plain file name.
+            OutputExists: one of the files is there and `force` is not given.
+        """
+        check_name(name)
+        paths = ComparisonPaths.of(Path(folder), name)
+        for path in paths:
+            refuse_existing(path, force=force)
+        with (
+            atomic_file(paths.record, force=force) as record,
+            atomic_file(paths.picture, force=force) as picture,
+        ):
+            picture.write_bytes(encode_png(self.overlay()))
+            record.write_text(json.dumps(self.to_json(), indent=2) + "\n")
+        return paths
+
+    def to_json(self) -> dict[str, Any]:
+        """Both similarities, and both explanations."""
+        return {
+            "similarity": self.similarity,
+            "kept_similarity": self.kept_similarity,
+            "a": self.a.to_json(),
+            "b": self.b.to_json(),
+        }

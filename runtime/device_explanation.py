@@ -1,0 +1,74 @@
+"""Embedding and mask that never left the GPU: for applications that keep their own data there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+
+class _Handle(Protocol):
+    @property
+    def handle(self) -> int: ...
+    @property
+    def closed(self) -> bool: ...
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class DeviceArray:
+    """A C-contiguous float32 array on a GPU, which other libraries take without a copy:
+
+        torch.as_tensor(array, device="cuda"), cupy.asarray(array)
+        pycuda.gpuarray.GPUArray(array.shape, "float32", gpudata=array.pointer, base=array)
+
+    Its memory is its own, and is given back when nothing refers to the array any more: also what these
+    three make of it keeps it.  Work that is enqueued elsewhere must end before the last reference goes.
+    """
+
+    shape: tuple[int, ...]
+    device: int
+    memory: _Handle
+    stream: _Handle
+    """On which it is computed; closed once the backend is, and then the values are there."""
+
+    @property
+    def pointer(self) -> int:
+        """Its address on the device."""
+        return self.memory.handle
+
+    @property
+    def __cuda_array_interface__(self) -> dict[str, Any]:
+        """Version 3 of the CUDA array interface; who honours `stream` need not wait for the values."""
+        return {
+            "shape": self.shape,
+            "typestr": "<f4",
+            "data": (self.pointer, False),
+            "strides": None,
+            "version": 3,
+            "stream": None if self.stream.closed else self.stream.handle,
+        }
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class DeviceExplanation:
+    """What `Explainer.run_device` returns.
+
+    The values are there in the order of `embedding.stream`, in that of the stream that was given to
+    `run_device`, and for every reader after `synchronize()`.
+    """
+
+    embedding: DeviceArray
+    """float32 (N, D)."""
+    mask: DeviceArray
+    """float32 (N, height, width) in [0, 1], of the graph's size."""
+    embedding_id: str
+    """Encoder, kind of embedding and precision: only equal ids may be compared."""
+    wait: Callable[[], None]
+
+    def synchronize(self) -> None:
+        """Wait for the values.
+
+        Raises:
+            BackendError: the computation failed.
+        """
+        self.wait()

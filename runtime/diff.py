@@ -1,0 +1,128 @@
+"""May two packages share an index?  The same pictures through both, and a rule."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from runtime.errors import InputError
+from runtime.explainer import Explainer
+from runtime.occlusion import cosine
+
+LEAST_COSINE = 0.99
+LEAST_RECALL = 0.95
+K = 10
+
+
+@dataclass(frozen=True, kw_only=True)
+class Difference:
+    """How far two packages agree on the same pictures.
+
+    The rule: two embedding ids may share an index if every picture's two embeddings have a cosine of at
+    least 0.99, and a new embedding as the query finds in the old index, on average, at least 0.95 of the k
+    neighbours that the old embedding finds there.  It holds for pictures like those that were measured.
+    """
+
+    old_id: str
+    new_id: str
+    n: int
+    """Pictures compared."""
+    k: int
+    """Neighbours: 10, or all others if there are fewer."""
+    least_cosine: float | None
+    median_cosine: float | None
+    """Of each picture's two embeddings; None where their dimensions differ."""
+    recall: float | None
+    """Mean share of the k nearest old embeddings that a new embedding finds too."""
+    recall_spread: float | None
+    """Standard deviation of it over pictures."""
+    mask_iou: float
+    """Mean over pictures of the masks' intersection over union at 0.5, on the original pixels."""
+    mask_difference: float
+    """Mean over pictures of the mean |difference| of the two masks."""
+
+    @property
+    def may_share_index(self) -> bool:
+        """What the rule says."""
+        return self.old_id == self.new_id or not self.objections()
+
+    def objections(self) -> list[str]:
+        """What of the rule is not met, in sentences."""
+        if self.least_cosine is None or self.recall is None:
+            return ["the embeddings have different dimensions"]
+        found = []
+        if self.least_cosine < LEAST_COSINE:
+            found.append(
+                f"a picture's two embeddings have a cosine of {self.least_cosine:.4f} < {LEAST_COSINE}"
+            )
+        if self.recall < LEAST_RECALL:
+            found.append(f"recall@{self.k} is {self.recall:.3f} < {LEAST_RECALL}")
+        return found
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        verdict = {"may_share_index": self.may_share_index, "objections": self.objections()}
+        return {**dataclasses.asdict(self), **verdict}
+
+
+def compare_packages(old: Explainer, new: Explainer, images: list[Path]) -> Difference:
+    """Explain every picture with both.  Progress goes to stderr, a line each.
+
+    Raises:
+        InputError: a picture cannot be read, or there are fewer than two.
+    """
+    if len(images) < 2:
+        raise InputError(
+            f"{len(images)} picture", expected="at least 2, better hundreds", cure="give more pictures"
+        )
+    embeddings: tuple[list[np.ndarray], list[np.ndarray]] = ([], [])
+    ious, differences = [], []
+    for number, image in enumerate(images, 1):
+        print(f"[{number}/{len(images)}] {image}", file=sys.stderr)
+        a, b = old(image), new(image)
+        embeddings[0].append(a.embedding)
+        embeddings[1].append(b.embedding)
+        ious.append(_iou(a.mask > 0.5, b.mask > 0.5))
+        differences.append(float(np.abs(a.mask - b.mask).mean()))
+    before, after = map(np.stack, embeddings)
+    k = min(K, len(images) - 1)
+    alike = before.shape == after.shape
+    cosines = [cosine(x, y) for x, y in zip(before, after, strict=True)] if alike else []
+    recalls = recall_at(k, before, after) if alike else None
+    return Difference(
+        old_id=old.embedding_id,
+        new_id=new.embedding_id,
+        n=len(images),
+        k=k,
+        least_cosine=min(cosines) if alike else None,
+        median_cosine=float(np.median(cosines)) if alike else None,
+        recall=None if recalls is None else float(recalls.mean()),
+        recall_spread=None if recalls is None else float(recalls.std()),
+        mask_iou=float(np.mean(ious)),
+        mask_difference=float(np.mean(differences)),
+    )
+
+
+def recall_at(k: int, old: np.ndarray, new: np.ndarray) -> np.ndarray:
+    """float64 (N,): of the k old embeddings nearest to old i (itself left out), the share near new i too.
+
+    Args:
+        old, new: float32 (N, D), the same pictures in the same order; k < N.
+    """
+    index, queries = (x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12) for x in (old, new))
+    shares = []
+    for i in range(len(index)):
+        others = np.delete(index, i, axis=0)
+        truth, found = (set(np.argsort(-others @ q, kind="stable")[:k]) for q in (index[i], queries[i]))
+        shares.append(len(truth & found) / k)
+    return np.array(shares)
+
+
+def _iou(a: np.ndarray, b: np.ndarray) -> float:
+    union = np.count_nonzero(a | b)
+    return np.count_nonzero(a & b) / union if union else 1.0

@@ -1,0 +1,186 @@
+"""A Jetson, from its files alone: which JetPack, which TensorRT that carries, and what stands in the way.
+
+Nothing is changed and nothing needs root.  `root` is where the file system begins, so that tests can
+bring one of their own.  Written from public documents and other tools' findings; not yet run on a Jetson.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import re
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+
+class Carried(NamedTuple):
+    """What a JetPack brings along."""
+
+    tensorrt: str
+    cuda: str
+    python: str
+    """The only Python that its `tensorrt` module can be imported by."""
+
+
+RELEASES = {
+    **dict.fromkeys(("35.2.1", "35.3.1", "35.4.1", "35.5.0"), "5.1"),
+    **dict.fromkeys(("35.6.0", "35.6.1", "35.6.2", "35.6.3", "35.6.4"), "5.1"),
+    "36.3.0": "6.0",
+    "36.4.0": "6.1",
+    "36.4.2": "6.1",
+    "36.4.3": "6.2",
+    "36.4.4": "6.2.1",
+    "36.4.7": "6.2.1",
+    "36.5.0": "6.2.2",
+    **dict.fromkeys(("38.2.0", "38.2.1", "38.2.2"), "7.0"),
+    "38.4.0": "7.1",
+    "39.0.0": "7.2 EA",
+    "39.2.0": "7.2",
+}
+"""L4T release → JetPack."""
+
+CARRIED = {
+    "5.1": Carried("8.5.2", "11.4", "3.8"),
+    "6.0": Carried("8.6.2", "12.2", "3.10"),
+    "6.1": Carried("10.3.0.30", "12.6", "3.10"),
+    "6.2": Carried("10.3.0.30", "12.6", "3.10"),
+    "7.0": Carried("10.13.3.9", "13.0", "3.12"),
+    "7.1": Carried("10.13.3.9", "13.0", "3.12"),
+    "7.2": Carried("10.16.2.10", "13.2", "3.12"),
+}
+"""JetPack, to its second number → what it carries."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Jetson:
+    """What the board says of itself; None where it does not say."""
+
+    model: str | None
+    l4t: str
+    """Such as `36.4.3`; `?` if the file is not in the known form."""
+    jetpack: str | None
+    carried: Carried | None
+    memory_total: int | None
+    """Bytes, shared by CPU and GPU."""
+    memory_free: int | None
+    power_mode: str | None
+    """Name of the mode that is set."""
+    power_modes: dict[int, str]
+    """Every mode of this board, by the number that nvpmodel takes."""
+    clocks: dict[str, bool]
+    """`CPU`, `GPU` → whether its clock is held at one frequency, and that is its highest."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Environment:
+    """The Python that asks."""
+
+    python: str
+    """Such as `3.10`."""
+    virtual: bool
+    """It is a virtual environment that does not see the system's packages."""
+    tensorrt: str | None
+    """Version that this Python finds, JetPack's or another; `?` if it does not say."""
+    cuda_bindings: str | None
+    pycuda: str | None
+
+
+def read(root: Path = Path("/")) -> Jetson | None:
+    """What is known of this board; None if it is no Jetson."""
+    release = _text(root / "etc/nv_tegra_release")
+    if release is None:
+        return None
+    found = re.search(r"R(\d+) \(release\), REVISION: ([\d.]+)", release)
+    l4t = f"{found[1]}.{found[2]}" if found else "?"
+    jetpack = RELEASES.get(l4t)
+    memory = dict(re.findall(r"(\w+): +(\d+) kB", _text(root / "proc/meminfo") or ""))
+    modes = re.findall(r"POWER_MODEL ID=(\d+) NAME=(\S+)", _text(root / "etc/nvpmodel.conf") or "")
+    return Jetson(
+        model=_text(root / "proc/device-tree/model"),
+        l4t=l4t,
+        jetpack=jetpack,
+        carried=CARRIED[jetpack[:3]] if jetpack else None,
+        memory_total=_bytes(memory.get("MemTotal")),
+        memory_free=_bytes(memory.get("MemAvailable")),
+        power_mode=_power_mode(),
+        power_modes={int(number): name for number, name in modes},
+        clocks=_clocks(root / "sys"),
+    )
+
+
+def environment() -> Environment:
+    """Of the running Python."""
+    config = _text(Path(sys.prefix) / "pyvenv.cfg") or ""
+    sees_system = re.search(r"include-system-site-packages *= *true", config)
+    return Environment(
+        python=f"{sys.version_info.major}.{sys.version_info.minor}",
+        virtual=sys.prefix != sys.base_prefix and not sees_system,
+        tensorrt=_version("tensorrt") or ("?" if importlib.util.find_spec("tensorrt") else None),
+        cuda_bindings=_version("cuda-bindings"),
+        pycuda=_version("pycuda"),
+    )
+
+
+def highest_mode(modes: dict[int, str]) -> int | None:
+    """The number of the mode that allows most.  It is not always 0 (Orin Nano Super: MAXN_SUPER is 2)."""
+
+    def power(item: tuple[int, str]) -> tuple[bool, bool, int]:
+        watts = re.search(r"(\d+)W", item[1])
+        return "MAXN_SUPER" in item[1], "MAXN" in item[1], int(watts[1]) if watts else 0
+
+    return max(modes.items(), key=power)[0] if modes else None
+
+
+def _clocks(sys_folder: Path) -> dict[str, bool]:
+    """Held means: the lowest allowed frequency is the highest one there is."""
+    held = {}
+    cpus = [
+        (policy / "scaling_min_freq", policy / "cpuinfo_max_freq")
+        for policy in (sys_folder / "devices/system/cpu").glob("cpu[0-9]*/cpufreq")
+    ]
+    gpus = [
+        (device / "min_freq", device / "max_freq")
+        for device in (sys_folder / "class/devfreq").glob("*")
+        if re.search(r"\.gpu$|\.ga10b$|\.gv11b$|gpu-gpc", device.name)
+    ]
+    for name, ends in (("CPU", cpus), ("GPU", gpus)):
+        read_ends = [(_text(low), _text(high)) for low, high in ends]
+        if read_ends and all(low and high for low, high in read_ends):
+            held[name] = all(low == high for low, high in read_ends)
+    return held
+
+
+def _power_mode() -> str | None:
+    """What `nvpmodel -q` answers; it only asks."""
+    tool = shutil.which("nvpmodel")
+    if tool is None:
+        return None
+    try:
+        answer = subprocess.run([tool, "-q"], capture_output=True, text=True, timeout=20, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    found = re.search(r"NV Power Mode: *(\S+)", answer.stdout)
+    return found[1] if found else None
+
+
+def _text(path: Path) -> str | None:
+    """A file of the system; device-tree strings end in a zero byte."""
+    try:
+        return path.read_text(errors="replace").rstrip("\0\n") or None
+    except OSError:
+        return None
+
+
+def _bytes(kilobytes: str | None) -> int | None:
+    return None if kilobytes is None else int(kilobytes) * 1024
+
+
+def _version(distribution: str) -> str | None:
+    try:
+        return importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return None

@@ -1,0 +1,237 @@
+"""A pretended GPU: memory, streams, graphs; and the rules of CUDA and TensorRT, which it enforces.
+
+"Device" memory is the host's.  What is enqueued on a stream happens when the stream is waited for, and not
+before.  `fake_cuda`, `fake_pycuda` and `fake_tensorrt` are the libraries over it.
+"""
+
+from __future__ import annotations
+
+import collections
+import ctypes
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+RULES = {
+    # CUDA runtime API, "Interactions with the CUDA Driver API"; TensorRT binds to the device that is current
+    # (ultralytics #26223: an engine on another device replays nothing).
+    "current": "a context is current in the thread that calls",
+    # PyCUDA, context_stack::~context_stack in cuda.hpp ends the process otherwise.
+    "popped": "what a thread pushes it pops",
+    # TensorRT reference of IExecutionContext::setTensorAddress.
+    "address": "every tensor has the address of memory that is there, before an enqueue",
+    # The same: an alignment of at least 256 bytes.
+    "aligned": "addresses are multiples of 256",
+    # TensorRT developer guide on CUDA graphs; TensorRT #2603.
+    "warm": "a context runs once with these shapes and addresses, and is waited for, before it is recorded",
+    # cudaStreamBeginCapture: not cudaStreamLegacy.
+    "own stream": "what is recorded is on a stream of its own",
+    # cudaThreadExchangeStreamCaptureMode; TensorRT #3011, #4325.
+    "quiet": "nothing is allocated, freed or waited for while a stream is recorded",
+    # cudaStreamCaptureModeGlobal makes unsafe calls of other threads fail; pytorch/TensorRT #3349.
+    "thread local": "recording is in thread-local mode",
+    # TensorRT developer guide on CUDA graphs: a graph has shapes, addresses and the context's state in it.
+    "one context": "a context that was recorded does nothing else while its graph lives",
+    # cudaMemcpyAsync: pageable memory is staged, so that it is no asynchronous copy; not in a graph at all.
+    "pinned": "copies are from and to page-locked memory",
+    # TensorRT developer guide, Python: an object lives longer than what was made of it.
+    "release": "context before engine, engine before runtime; graph before context",
+    # cudaFree, cudaStreamDestroy: what is enqueued may still be using it.
+    "waited": "what is given back is not in use by work that is still enqueued",
+    # TensorRT developer guide, threading: one context, one thread at a time.
+    "one thread": "one thread at a time uses a context",
+}
+LEGACY = 1
+
+
+class BrokenRule(AssertionError):
+    """A rule of `RULES` was broken."""
+
+
+@dataclass
+class Block:
+    """Memory."""
+
+    memory: ctypes.Array
+    address: int
+    nbytes: int
+    kind: str  # device, host
+    context: int
+
+
+@dataclass
+class Op:
+    """Something enqueued: what it does, and which blocks it uses."""
+
+    do: Callable[[], None]
+    touches: tuple[int, ...] = ()
+
+
+@dataclass
+class Stream:
+    """What is enqueued and not done; what is being recorded, and by which thread."""
+
+    queue: list[Op] = field(default_factory=list)
+    recording: list[Op] | None = None
+    thread: int = 0
+    users: list[object] = field(default_factory=list)  # contexts enqueued since the stream was waited for
+
+
+class Gpu:
+    """One device of compute capability 8.9.
+
+    `fail` maps names of calls to error codes; `empty_graphs` makes every recorded graph empty.
+    """
+
+    def __init__(self) -> None:
+        self.blocks: dict[int, Block] = {}
+        self.streams: dict[int, Stream] = {LEGACY: Stream()}
+        self.graphs: dict[int, list[Op]] = {}
+        self.recorded: dict[int, list[object]] = {}  # contexts, by graph
+        self.objects: collections.Counter[str] = collections.Counter()  # TensorRT's, alive
+        self.broken: list[str] = []
+        self.events: list[str] = []  # what was released, in order
+        self.fail: dict[str, int] = {}
+        self.empty_graphs = False
+        self.launches = 0
+        self.compilations = 0  # of TensorRT-RTX
+        self._threads = threading.local()
+        self._number = 1000
+
+    def rule(self, name: str, kept: bool) -> None:
+        if not kept:
+            self.broken.append(name)
+            raise BrokenRule(RULES[name])
+
+    def number(self) -> int:
+        self._number += 1
+        return self._number
+
+    def live(self) -> int:
+        """How much is open."""
+        return len(self.blocks) + len(self.streams) - 1 + len(self.graphs) + self.objects.total()
+
+    # Contexts of a thread.
+
+    def stack(self) -> list[int]:
+        if not hasattr(self._threads, "stack"):
+            self._threads.stack = []
+        return self._threads.stack
+
+    def check_current(self) -> int:
+        self.rule("current", bool(self.stack()))
+        return self.stack()[-1]
+
+    def pop(self) -> int:
+        self.rule("popped", bool(self.stack()))
+        return self.stack().pop()
+
+    # Memory.
+
+    def check_quiet(self) -> None:
+        self.check_current()
+        here = threading.get_ident()
+        recording = [s for s in self.streams.values() if s.recording is not None and s.thread == here]
+        self.rule("quiet", not recording)
+
+    def allocate(self, nbytes: int, kind: str) -> int:
+        self.check_quiet()
+        memory = ctypes.create_string_buffer(nbytes + 256)
+        address = -(-ctypes.addressof(memory) // 256) * 256
+        self.blocks[address] = Block(memory, address, nbytes, kind, self.check_current())
+        return address
+
+    def release(self, address: int, event: str) -> None:
+        self.check_quiet()
+        enqueued = [op for stream in self.streams.values() for op in stream.queue]
+        self.rule("waited", not any(address in op.touches for op in enqueued))
+        del self.blocks[address]
+        self.events.append(event)
+
+    def find(self, pointer: int) -> Block | None:
+        blocks = self.blocks.values()
+        return next((b for b in blocks if b.address <= pointer < b.address + b.nbytes), None)
+
+    # Streams.
+
+    def stream(self, handle: int) -> Stream:
+        self.check_current()
+        return self.streams[int(handle) or LEGACY]
+
+    def stream_create(self) -> int:
+        self.check_quiet()
+        handle = self.number()
+        self.streams[handle] = Stream()
+        return handle
+
+    def stream_destroy(self, handle: int) -> None:
+        self.check_quiet()
+        self.rule("waited", not self.streams[handle].queue)
+        del self.streams[handle]
+        self.events.append("stream")
+
+    def enqueue(self, handle: int, do: Callable[[], None], *touches: int) -> None:
+        stream = self.stream(handle)
+        op = Op(do, touches)
+        (stream.queue if stream.recording is None else stream.recording).append(op)
+
+    def synchronize(self, handle: int) -> None:
+        self.check_quiet()
+        stream = self.stream(handle)
+        self.drain(stream)
+        for context in stream.users:
+            context.settled = True
+        stream.users.clear()
+
+    def drain(self, stream: Stream, until: Callable[[], bool] = lambda: False) -> None:
+        while stream.queue and not until():
+            stream.queue.pop(0).do()
+
+    def mark(self, handle: int) -> dict:
+        """An event on a stream."""
+        stream = self.stream(handle)
+        event = {"done": False, "stream": stream}
+        self.enqueue(handle, lambda: event.update(done=True))
+        return event
+
+    def wait(self, handle: int, event: dict) -> None:
+        self.enqueue(handle, lambda: self.drain(event["stream"], lambda: event["done"]))
+
+    def copy(self, target: int, source: int, nbytes: int, host: int, device: int, stream: int) -> None:
+        block, pinned = self.find(device), self.find(host)
+        assert block is not None, "a copy to or from what is no device memory"
+        assert device + nbytes <= block.address + block.nbytes, "a copy past the end"
+        self.rule("pinned", pinned is not None and pinned.kind == "host")
+        self.enqueue(stream, lambda: ctypes.memmove(target, source, nbytes), block.address, pinned.address)
+
+    def fill(self, pointer: int, byte: int, nbytes: int, stream: int) -> None:
+        self.enqueue(stream, lambda: ctypes.memset(pointer, byte, nbytes), pointer)
+
+    # Graphs.
+
+    def begin(self, handle: int, mode: str) -> None:
+        self.rule("own stream", int(handle) not in (0, LEGACY))
+        self.rule("thread local", "ThreadLocal" in mode)
+        stream = self.stream(handle)
+        stream.recording, stream.thread = [], threading.get_ident()
+
+    def end(self, handle: int) -> int:
+        stream = self.stream(handle)
+        ops, stream.recording = stream.recording, None
+        graph = self.number()
+        self.graphs[graph] = [] if self.empty_graphs else ops or []
+        self.recorded[graph] = [user for user in stream.users if getattr(user, "graph", 0) == -1]
+        for context in self.recorded[graph]:
+            context.graph = graph
+            stream.users.remove(context)
+        return graph
+
+    def launch(self, graph: int, handle: int) -> None:
+        self.launches += 1
+        self.stream(handle).queue.extend(self.graphs[graph])
+
+    def graph_destroy(self, graph: int) -> None:
+        del self.graphs[graph]
+        for context in self.recorded.pop(graph, []):
+            context.graph = 0
+        self.events.append("graph")

@@ -1,0 +1,233 @@
+"""Stand-ins for `tensorrt` and `tensorrt_rtx`, over a `Gpu`.  A test compares their names with the real one.
+
+Every engine gives embedding = mean colour, mask = red / 255.  A call whose name is in `gpu.fail` fails the
+way TensorRT fails: None or False, and a line in the log; `recorded execute_async_v3` only while recording.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import enum
+import threading
+import time
+from types import ModuleType, SimpleNamespace
+
+import numpy as np
+from fake_gpu import Gpu
+
+COMPILED = b"what TensorRT-RTX compiled"
+
+
+class Severity(enum.IntEnum):
+    """`ILogger.Severity`."""
+
+    ERROR = 1
+
+
+class Alive:
+    """Counted by the `Gpu` from birth to death; what it was made of must live longer."""
+
+    def _born(self, gpu: Gpu, log, parent: Alive | None = None) -> None:
+        self._gpu, self._log, self._children, self._gone = gpu, log, [], False
+        self._siblings = parent._children if parent else []
+        self._siblings.append(1)  # the list only: a reference to the parent would keep it alive
+        gpu.objects[type(self).__name__] += 1
+
+    def __del__(self) -> None:
+        if not self._gone:
+            self._go()
+
+    def _go(self) -> None:
+        self._gone = True
+        self._gpu.objects[type(self).__name__] -= 1
+        self._gpu.events.append(type(self).__name__)
+        self._siblings.pop()
+        self._gpu.rule("release", not self._children)
+
+    def _answer(self, call: str, value, failed):
+        if call not in self._gpu.fail:
+            return value
+        self._log.log(Severity.ERROR, f"{call} did not like it")
+        return failed
+
+
+class ILogger:
+    WARNING = 2
+
+    def log(self, severity, message): ...
+
+
+class Runtime(Alive):
+    def __init__(self, gpu, log, profile, rtx):
+        self._born(gpu, log)
+        self._made = profile, rtx
+        gpu.check_current()
+
+    def deserialize_cuda_engine(self, plan):
+        self._gpu.check_quiet()
+        kind = RtxEngine if self._made[1] else ICudaEngine
+        return self._answer("deserialize_cuda_engine", kind(self, self._made[0]), None)
+
+    def get_engine_validity(self, plan):
+        return SimpleNamespace(name="VALID"), 0
+
+
+class ICudaEngine(Alive):
+    num_io_tensors = 3
+    num_aux_streams = 1
+
+    def __init__(self, runtime, profile):
+        self._born(runtime._gpu, runtime._log, runtime)
+        self._profile = profile
+
+    def get_tensor_name(self, index):
+        return ("image", "embedding", "mask")[index]
+
+    def get_tensor_dtype(self, name):
+        wrong = "get_tensor_dtype" in self._gpu.fail and name == "mask"
+        return SimpleNamespace(name="UINT8" if name == "image" else "HALF" if wrong else "FLOAT")
+
+    def create_execution_context(self):
+        self._gpu.check_quiet()
+        return self._answer("create_execution_context", IExecutionContext(self), None)
+
+
+class IExecutionContext(Alive):
+    def __init__(self, engine):
+        self._born(engine._gpu, engine._log, engine)
+        self._profile = engine._profile
+        self._address, self._shape = {}, ()
+        self._ran: object = None  # shapes and addresses of the last run that was not recorded
+        self._busy = threading.Lock()
+        self.settled = False  # that run was waited for
+        self.graph = 0  # -1 while it is recorded
+
+    def _go(self):
+        super()._go()
+        self._gpu.rule("release", not self.graph)
+
+    def set_input_shape(self, name, shape):
+        self._gpu.rule("one context", not self.graph)
+        least, most = self._profile
+        fits = least <= shape[0] <= most
+        self._shape = tuple(shape)
+        return self._answer("set_input_shape", fits, False)
+
+    def get_tensor_shape(self, name):
+        n, height, width, _ = self._shape
+        return {"image": self._shape, "embedding": (n, 3), "mask": (n, height, width)}[name]
+
+    def set_tensor_address(self, name, pointer):
+        self._gpu.rule("one context", not self.graph)
+        self._gpu.rule("aligned", pointer % 256 == 0)
+        self._address[name] = pointer
+        return self._answer("set_tensor_address", True, False)
+
+    def execute_async_v3(self, stream):
+        gpu = self._gpu
+        gpu.rule("one thread", self._busy.acquire(blocking=False))
+        try:
+            time.sleep(0.0005)  # long enough for another thread to come in
+            state = (self._shape, dict(self._address))
+            known = {"image", "embedding", "mask"} == set(self._address)
+            gpu.rule("address", known and all(gpu.find(p) for p in self._address.values()))
+            recording = gpu.stream(stream).recording is not None
+            gpu.rule("one context", not self.graph)
+            if recording:
+                gpu.rule("warm", self.settled and self._ran == state)
+                self.graph = -1
+            else:
+                self._ran, self.settled = state, False
+            gpu.stream(stream).users.append(self)
+            shapes = {name: self.get_tensor_shape(name) for name in self._address}
+            gpu.enqueue(stream, lambda: compute(state[1], shapes), *self._address.values())
+            if recording and "recorded execute_async_v3" in gpu.fail:
+                return False
+            return self._answer("execute_async_v3", True, False)
+        finally:
+            self._busy.release()
+
+
+class RtxEngine(ICudaEngine):
+    def create_runtime_config(self):
+        return IRuntimeConfig(self)
+
+    def create_execution_context(self, runtime_config=None):
+        self._gpu.check_quiet()
+        made = RtxContext(self)
+        if runtime_config is not None and runtime_config._cache is not None:
+            self._gpu.compilations += not runtime_config._cache._content
+            runtime_config._cache._content = COMPILED
+        return self._answer("create_execution_context", made, None)
+
+
+class RtxContext(IExecutionContext):
+    def is_stream_capturable(self, stream):
+        return "is_stream_capturable" not in self._gpu.fail
+
+
+class IRuntimeConfig(Alive):
+    dynamic_shapes_kernel_specialization_strategy = 0
+
+    def __init__(self, engine):
+        self._born(engine._gpu, engine._log, engine)
+        self._cache = None
+
+    def create_runtime_cache(self):
+        return self._answer("create_runtime_cache", IRuntimeCache(self), None)
+
+    def set_runtime_cache(self, cache):
+        self._cache = cache
+        return True
+
+
+class IRuntimeCache:
+    def __init__(self, config):
+        self._gpu, self._content = config._gpu, b""
+
+    def serialize(self):
+        return self._content
+
+    def deserialize(self, blob):
+        self._gpu.check_current()
+        self._content = blob if blob == COMPILED else b""
+        return blob == COMPILED
+
+
+def compute(address, shapes):
+    view = {}
+    for name, pointer in address.items():
+        dtype = np.dtype(np.uint8 if name == "image" else np.float32)
+        nbytes = int(np.prod(shapes[name])) * dtype.itemsize
+        memory = (ctypes.c_uint8 * nbytes).from_address(pointer)
+        view[name] = np.ndarray(shapes[name], dtype, buffer=memory)
+    view["embedding"][:] = view["image"].mean((1, 2))
+    view["mask"][:] = view["image"][..., 0] / 255
+
+
+def fake_tensorrt(
+    gpu: Gpu, *, version: str = "10.3.0.30", rtx: bool = False, profile: tuple[int, int] = (1, 4)
+) -> ModuleType:
+    """A module like `tensorrt`, or like `tensorrt_rtx`, whose engines take `profile` images."""
+    trt = ModuleType("tensorrt_rtx" if rtx else "tensorrt")
+    trt.__version__ = version
+    trt.NetworkDefinitionCreationFlag = SimpleNamespace(STRONGLY_TYPED=1)
+    trt.ILogger = ILogger
+    trt.Runtime = lambda log: Runtime(gpu, log, profile, rtx)
+    if rtx:
+        trt.IRuntimeConfig = IRuntimeConfig
+        trt.DynamicShapesKernelSpecializationStrategy = SimpleNamespace(EAGER=1)
+        trt.EngineInvalidityDiagnostics = enum.IntFlag("EngineInvalidityDiagnostics", ["MALFORMED_ENGINE"])
+    return trt
+
+
+CLASSES = {
+    "ILogger": (ILogger,),
+    "Runtime": (Runtime,),
+    "ICudaEngine": (ICudaEngine, RtxEngine),
+    "IExecutionContext": (IExecutionContext, RtxContext),
+    "IRuntimeConfig": (IRuntimeConfig,),
+    "IRuntimeCache": (IRuntimeCache,),
+}
+"""Names of the real classes, and what stands for them here."""
+OWN = {"settled", "graph"}

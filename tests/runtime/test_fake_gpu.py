@@ -1,0 +1,214 @@
+"""The stand-ins: they have no name of their own, and each of their rules bites."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from importlib.util import find_spec
+from types import SimpleNamespace
+
+import fake_tensorrt as stand_in
+import numpy as np
+import pytest
+from fake_cuda import FakeDriver, FakeRuntime
+from fake_gpu import RULES, BrokenRule, Gpu
+from fake_pycuda import NAMES, fake_pycuda
+from fake_tensorrt import fake_tensorrt
+
+SHAPE = (1, 4, 6, 3)
+
+
+class Bench:
+    """An engine, a stream, memory for every tensor: what is needed to break a rule."""
+
+    def __init__(self) -> None:
+        self.gpu = Gpu()
+        self.cuda, self.driver = FakeRuntime(self.gpu), FakeDriver(self.gpu)
+        self.driver.cuCtxPushCurrent(0xC0)
+        self.log = SimpleNamespace(log=lambda severity, text: None)
+        self.runtime = fake_tensorrt(self.gpu).Runtime(self.log)
+        self.engine = self.runtime.deserialize_cuda_engine(b"")
+        self.context = self.engine.create_execution_context()
+        self.stream = self.cuda.cudaStreamCreateWithFlags(1)[1]
+        self.memory = self.cuda.cudaMalloc(1024)[1]
+        self.mode = self.cuda.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
+
+    def ready(self) -> None:
+        self.context.set_input_shape("image", SHAPE)
+        for name in ("image", "embedding", "mask"):
+            self.context.set_tensor_address(name, self.memory)
+
+    def run(self) -> None:
+        assert self.context.execute_async_v3(self.stream)
+
+    def warm(self) -> None:
+        self.ready()
+        self.run()
+        self.cuda.cudaStreamSynchronize(self.stream)
+
+    def begin(self) -> None:
+        self.cuda.cudaStreamBeginCapture(self.stream, self.mode)
+
+    def close(self) -> None:
+        for stream in self.gpu.streams.values():
+            stream.queue.clear()
+            stream.users.clear()
+        self.gpu.recorded.clear()
+        self.context.graph = 0
+        self.context = None
+        self.engine = None
+        self.runtime = None
+
+    def recorded(self) -> int:
+        self.warm()
+        self.begin()
+        self.run()
+        return self.cuda.cudaStreamEndCapture(self.stream)[1]
+
+
+def current(bench: Bench) -> None:
+    bench.driver.cuCtxPopCurrent()
+    bench.cuda.cudaMalloc(8)
+
+
+def popped(bench: Bench) -> None:
+    bench.driver.cuCtxPopCurrent()
+    bench.driver.cuCtxPopCurrent()
+
+
+def address(bench: Bench) -> None:
+    bench.ready()
+    bench.cuda.cudaFree(bench.memory)
+    bench.run()
+
+
+def aligned(bench: Bench) -> None:
+    bench.context.set_tensor_address("image", bench.memory + 4)
+
+
+def warm(bench: Bench) -> None:
+    bench.ready()
+    bench.run()  # but nobody waits for it
+    bench.begin()
+    bench.run()
+
+
+def own_stream(bench: Bench) -> None:
+    bench.cuda.cudaStreamBeginCapture(0, bench.mode)
+
+
+def quiet(bench: Bench) -> None:
+    bench.begin()
+    bench.cuda.cudaStreamSynchronize(bench.stream)
+
+
+def thread_local(bench: Bench) -> None:
+    mode = bench.cuda.cudaStreamCaptureMode.cudaStreamCaptureModeGlobal
+    bench.cuda.cudaStreamBeginCapture(bench.stream, mode)
+
+
+def one_context(bench: Bench) -> None:
+    bench.recorded()
+    bench.run()
+
+
+def pinned(bench: Bench) -> None:
+    pageable = np.zeros(8, np.uint8)
+    kind = bench.cuda.cudaMemcpyKind.cudaMemcpyHostToDevice
+    bench.cuda.cudaMemcpyAsync(bench.memory, pageable.ctypes.data, 8, kind, bench.stream)
+
+
+def release(bench: Bench) -> None:
+    bench.engine._go()  # while its context lives
+
+
+def waited(bench: Bench) -> None:
+    bench.ready()
+    bench.run()
+    bench.cuda.cudaFree(bench.memory)
+
+
+def one_thread(bench: Bench) -> None:
+    bench.ready()
+    bench.context._busy.acquire()  # as another thread does, inside
+    bench.run()
+
+
+@pytest.mark.parametrize(
+    "breach",
+    [
+        *(current, popped, address, aligned, warm, own_stream, quiet, thread_local, one_context, pinned),
+        *(release, waited, one_thread),
+    ],
+)
+def test_every_rule_bites(breach: Callable[[Bench], None]) -> None:
+    bench = Bench()
+    name = breach.__name__.replace("_", " ")
+    with pytest.raises(BrokenRule, match=RULES[name]):
+        breach(bench)
+    assert bench.gpu.broken == [name]
+    bench.close()
+
+
+def test_no_rule_is_untested() -> None:
+    (mark,) = test_every_rule_bites.pytestmark  # type: ignore[attr-defined]
+    assert {breach.__name__.replace("_", " ") for breach in mark.args[1]} == set(RULES)
+
+
+def test_a_run_that_keeps_the_rules_breaks_none() -> None:
+    bench = Bench()
+    graph = bench.recorded()
+    bench.cuda.cudaGraphLaunch(graph, bench.stream)
+    bench.cuda.cudaStreamSynchronize(bench.stream)
+    bench.cuda.cudaGraphExecDestroy(graph)
+    bench.close()
+    bench.cuda.cudaFree(bench.memory)
+    bench.cuda.cudaStreamDestroy(bench.stream)
+    assert bench.gpu.broken == []
+    assert bench.gpu.live() == 0
+
+
+def public(kind: object) -> list[str]:
+    return [name for name in vars(kind) if not name.startswith("_")]
+
+
+@pytest.mark.skipif(not find_spec("cuda"), reason="cuda-bindings is not installed")
+def test_cuda_bindings_have_every_name() -> None:
+    from cuda.bindings import driver, runtime
+
+    for fake, real in ((FakeRuntime, runtime), (FakeDriver, driver)):
+        names = public(fake)
+        assert [name for name in names if not hasattr(real, name)] == []
+        for enumeration in (name for name in names if hasattr(getattr(fake, name), "__members__")):
+            members = getattr(fake, enumeration).__members__
+            assert [m for m in members if not hasattr(getattr(real, enumeration), m)] == []
+    properties = FakeRuntime(Gpu()).cudaGetDeviceProperties(0)[1]
+    assert [name for name in vars(properties) if not hasattr(runtime.cudaDeviceProp, name)] == []
+
+
+@pytest.mark.skipif(not find_spec("tensorrt_rtx"), reason="tensorrt_rtx is not installed")
+def test_tensorrt_has_every_name() -> None:
+    import tensorrt_rtx
+
+    for name, kinds in stand_in.CLASSES.items():
+        real = getattr(tensorrt_rtx, name)
+        for kind in kinds:
+            names = [n for n in public(kind) if n not in stand_in.OWN]
+            assert names
+            assert [n for n in names if not hasattr(real, n)] == []
+    modules = fake_tensorrt(Gpu()), fake_tensorrt(Gpu(), rtx=True)
+    for module in modules:
+        assert [name for name in public(module) if not hasattr(tensorrt_rtx, name)] == []
+    assert not hasattr(modules[0], "IRuntimeConfig")
+
+
+def test_pycuda_has_every_name() -> None:
+    """As far as its sources say; they cannot be compiled here."""
+    driver = fake_pycuda(Gpu())[1]
+    assert set(public(driver)) == set(NAMES["driver"].split())
+    for kind in ("Device", "Context", "Stream", "Event"):
+        assert set(public(getattr(driver, kind))) <= set(NAMES[kind].split())
+    if "pycuda" in sys.modules:
+        import pycuda.driver
+
+        assert [name for name in NAMES["driver"].split() if not hasattr(pycuda.driver, name)] == []

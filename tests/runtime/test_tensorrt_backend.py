@@ -1,0 +1,280 @@
+"""What a run does, over a stand-in for CUDA and TensorRT that enforces their rules (`fake_gpu.RULES`)."""
+
+from __future__ import annotations
+
+import gc
+import re
+import sys
+import threading
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import pytest
+from fake_gpu import Gpu
+from fake_tensorrt import fake_tensorrt
+
+from runtime import Explainer
+from runtime.backends import tensorrt
+from runtime.backends.tensorrt_backend import TensorRTBackend
+from runtime.errors import BackendError, InputError
+from runtime.package import Package
+
+Add = Callable[..., None]
+CALLS = (
+    *("deserialize_cuda_engine", "create_execution_context", "set_input_shape", "set_tensor_address"),
+    "execute_async_v3",
+)
+CUDA_CALLS = ("cudaMalloc", "cudaHostAlloc", "cudaStreamCreateWithFlags", "cudaMemcpyAsync")
+
+
+@pytest.fixture
+def backend(toy: Package, add: Add, gpu: Gpu) -> Iterator[TensorRTBackend]:
+    add(toy, "toy")
+    backend = tensorrt.open_backend(toy)
+    yield backend
+    backend.close()
+    assert not gpu.live()
+
+
+def photographs(n: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng((n, seed)).integers(0, 256, (n, 4, 6, 3), np.uint8)
+
+
+def check(images: np.ndarray, outputs: tuple[np.ndarray, np.ndarray]) -> None:
+    embedding, mask = outputs
+    np.testing.assert_allclose(embedding, images.mean((1, 2)), rtol=1e-6)
+    np.testing.assert_allclose(mask, images[..., 0] / np.float32(255), rtol=1e-6)
+
+
+def test_both_outputs_come_back_and_belong_to_the_caller(backend: TensorRTBackend) -> None:
+    assert (backend.name, backend.precision, backend.max_batch) == ("tensorrt 10.3.0.30", "fp16", 4)
+    assert backend.why == "toy.engine fits Fake GPU (8.9); cuda-bindings for CUDA 13.5, 2 stream(s)"
+    assert backend.degraded == ""
+    kept = []
+    for n in (4, 1, 3, 1, 2, 4):
+        images = photographs(n, len(kept))
+        outputs = backend.run(images)
+        check(images, outputs)
+        assert [output.dtype for output in outputs] == [np.float32, np.float32]
+        kept.append((outputs, [output.copy() for output in outputs]))
+    backend.close()
+    for outputs, then in kept:
+        for output, value in zip(outputs, then, strict=True):
+            np.testing.assert_array_equal(output, value)
+
+
+def test_one_image_and_a_full_batch_are_replayed(backend: TensorRTBackend, gpu: Gpu) -> None:
+    for n, graphs, launches in ((1, 1, 1), (1, 1, 1), (4, 2, 2), (3, 2, 0), (4, 2, 1)):
+        before = gpu.launches
+        check(images := photographs(n, launches), backend.run(images))
+        assert (len(gpu.graphs), gpu.launches - before) == (graphs, launches), n
+
+
+def test_fewer_images_than_the_profile_takes(
+    toy: Package, add: Add, gpu: Gpu, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "tensorrt", fake_tensorrt(gpu, profile=(2, 4)))
+    add(toy, "toy", batch=(2, 2, 4))
+    backend = tensorrt.open_backend(toy)
+    check(photographs(1), backend.run(photographs(1)))
+    check(photographs(2), backend.run(photographs(2)))
+    backend.close()
+
+
+def test_poison_shows_a_run_that_wrote_nothing(backend: TensorRTBackend, gpu: Gpu) -> None:
+    backend.poison()
+    assert np.isfinite(backend.run(photographs(1))[1]).all()
+    backend.poison()
+    for ops in gpu.graphs.values():
+        del ops[1]  # between the copies
+    embedding, mask = backend.run(photographs(1))
+    assert np.isnan(embedding).all()
+    assert np.isnan(mask).all()
+
+
+def test_images_of_another_kind_are_refused(backend: TensorRTBackend) -> None:
+    for images in (photographs(5), photographs(1)[:, :3], photographs(1).astype(np.float32)):
+        with pytest.raises(InputError):
+            backend.run(images)
+
+
+def test_release_is_in_order_and_happens_once(toy: Package, add: Add, gpu: Gpu) -> None:
+    add(toy, "toy")
+    backend = tensorrt.open_backend(toy)
+    gpu.events.clear()
+    backend.close()
+    backend.close()
+    memory = [*["memory"] * 3, *["host memory"] * 3]
+    assert gpu.events == ["graph", "IExecutionContext", *memory, "stream", "ICudaEngine", "Runtime"]
+    assert not gpu.live()
+    for use in (lambda: backend.run(photographs(1)), backend.poison, lambda: backend.run_device(None)):
+        with pytest.raises(BackendError, match="after close"):
+            use()
+
+
+# Where there can be no graph.
+
+
+@pytest.mark.parametrize(
+    ("fault", "reason"),
+    [
+        ("recorded execute_async_v3", "it could not be recorded: .*execute_async_v3 failed"),
+        ("cudaStreamBeginCapture", "it could not be recorded: cudaStreamBeginCapture failed: cudaError900"),
+        ("cudaStreamEndCapture", "it could not be recorded: cudaStreamEndCapture failed: cudaError900"),
+        ("cudaGraphInstantiate", "it could not be recorded: cudaGraphInstantiate failed: cudaError900"),
+        ("cudaGraphLaunch", "it could not be recorded: cudaGraphLaunch failed: cudaError900"),
+        ("empty graph", "its replay did not give what a plain run gives"),
+    ],
+)
+def test_without_a_graph_runs_are_plain_and_say_why(
+    toy: Package, add: Add, gpu: Gpu, fault: str, reason: str
+) -> None:
+    add(toy, "toy")
+    gpu.fail[fault] = 900
+    gpu.empty_graphs = fault == "empty graph"
+    with Explainer(toy, backend=tensorrt.open_backend(toy)) as explainer:
+        backend = explainer.backend
+        assert not gpu.graphs
+        assert re.match(f"no CUDA graph for batches of 1: {reason}", backend.degraded, re.DOTALL)
+        for n in (1, 4):
+            check(images := photographs(n), backend.run(images))
+        assert "; no CUDA graph for batches of 4" in backend.degraded
+        assert explainer(photographs(1)[0]).timing["degraded"] == backend.degraded
+    gc.collect()
+    assert not gpu.live()
+
+
+def test_stale_outputs_do_not_pass_for_a_replay(
+    toy: Package, add: Add, gpu: Gpu, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A graph that copies, but computes nothing: the device still holds the outputs of the plain run."""
+    end = Gpu.end
+
+    def end_without_kernels(self: Gpu, handle: int) -> int:
+        graph = end(self, handle)
+        del self.graphs[graph][1]
+        return graph
+
+    monkeypatch.setattr(Gpu, "end", end_without_kernels)
+    add(toy, "toy")
+    backend = tensorrt.open_backend(toy)
+    assert "its replay did not give what a plain run gives" in backend.degraded
+    check(photographs(1), backend.run(photographs(1)))
+    backend.close()
+
+
+# Faults.
+
+
+@pytest.mark.parametrize("call", CALLS)
+def test_tensorrts_own_reason_is_in_the_error(toy: Package, add: Add, gpu: Gpu, call: str) -> None:
+    add(toy, "toy")
+    gpu.fail[call] = 1
+    with pytest.raises(BackendError, match=f"ERROR: {call} did not like it"):
+        tensorrt.open_backend(toy)
+    gc.collect()
+    assert not gpu.live()
+
+
+@pytest.mark.parametrize("call", CUDA_CALLS)
+def test_failures_of_cuda_release_everything(toy: Package, add: Add, gpu: Gpu, call: str) -> None:
+    add(toy, "toy")
+    gpu.fail[call] = 2
+    with pytest.raises(BackendError, match=f"{call} failed: cudaError2"):
+        tensorrt.open_backend(toy)
+    gc.collect()
+    assert not gpu.live()
+
+
+def test_an_engine_with_other_types_is_refused(toy: Package, add: Add, gpu: Gpu) -> None:
+    gpu.fail["get_tensor_dtype"] = 1
+    add(toy, "toy")
+    with pytest.raises(BackendError, match="'mask': 'HALF'"):
+        tensorrt.open_backend(toy)
+
+
+def test_a_later_lane_that_fails_leaves_the_others_usable(backend: TensorRTBackend, gpu: Gpu) -> None:
+    before = gpu.live()
+    gpu.fail["cudaHostAlloc"] = 2
+    with pytest.raises(BackendError, match="cudaHostAlloc failed"):
+        backend.run(photographs(4))
+    gc.collect()
+    assert gpu.live() == before
+    check(photographs(1), backend.run(photographs(1)))
+    gpu.fail.clear()
+    check(photographs(4), backend.run(photographs(4)))
+
+
+def test_an_error_of_the_device_is_raised_and_everything_is_given_back(
+    toy: Package, add: Add, gpu: Gpu
+) -> None:
+    add(toy, "toy")
+    backend = tensorrt.open_backend(toy)
+    gpu.fail["cudaStreamSynchronize"] = 700
+    with pytest.raises(BackendError, match="cudaStreamSynchronize failed: cudaError700"):
+        backend.run(photographs(1))
+    for stream in gpu.streams.values():
+        stream.queue.clear()  # an error ends what is enqueued
+    with pytest.raises(BackendError, match="cudaError700"):
+        backend.close()
+    backend.close()
+    gc.collect()
+    assert not gpu.live()
+
+
+# Two at a time, and threads.
+
+
+def test_submitted_runs_overlap_and_none_is_lost(backend: TensorRTBackend, gpu: Gpu) -> None:
+    images = [photographs(1, seed) for seed in range(7)]
+    waits = [backend.submit(image) for image in images[:2]]
+    assert sum(bool(stream.queue) for stream in gpu.streams.values()) == 2, "both are under way"
+    waits += [backend.submit(image) for image in images[2:5]]
+    check(photographs(1, 9), backend.run(photographs(1, 9)))
+    waits += [backend.submit(image) for image in images[5:]]
+    for image, wait in zip(images, waits, strict=True):
+        check(image, wait())
+        check(image, wait())
+    check(photographs(4), backend.submit(photographs(4))())
+    last = backend.submit(images[0])
+    backend.close()
+    with pytest.raises(BackendError, match="closed before its run was finished"):
+        last()
+
+
+def test_the_stream_of_an_explainer_keeps_two_runs_under_way(toy: Package, add: Add, gpu: Gpu) -> None:
+    add(toy, "toy")
+    frames = [photographs(1, seed)[0] for seed in range(30)]
+    with Explainer(toy, backend="tensorrt") as explainer:
+        streamed = []
+        for i, explanation in enumerate(explainer.stream(frames)):
+            streamed.append(explanation)
+            if i % 7 == 0:
+                check(photographs(2), explainer.backend.run(photographs(2)))
+        assert explainer.backend._lanes.keys() == {"least", "second", "between"}
+    assert len(streamed) == len(frames)
+    for frame, explanation in zip(frames, streamed, strict=True):
+        np.testing.assert_allclose(explanation.embedding, frame.mean((0, 1)), rtol=1e-6)
+    assert not gpu.live()
+
+
+def test_threads_take_turns(toy: Package, add: Add, gpu: Gpu) -> None:
+    add(toy, "toy")
+    wrong: list[BaseException] = []
+    with Explainer(toy, backend="tensorrt") as explainer:
+
+        def work(seed: int) -> None:
+            try:
+                for i in range(10):
+                    image = photographs(1, 100 * seed + i)[0]
+                    np.testing.assert_allclose(explainer(image).embedding, image.mean((0, 1)), rtol=1e-6)
+                assert not gpu.stack(), "every thread leaves what was current"
+            except BaseException as error:  # noqa: BLE001
+                wrong.append(error)
+
+        threads = [threading.Thread(target=work, args=(seed,)) for seed in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert wrong == []
