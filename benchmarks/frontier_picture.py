@@ -13,6 +13,9 @@ from typing import Any
 ROOT = Path(__file__).parents[1]
 METRICS = {"relevance_rank": "relevance rank", "insertion_minus_deletion": "insertion − deletion"}
 FILL = {"standard": True, "small": False}
+MARKS = "ov^Ds*Pp"
+"""A shape for each decoder, in the order of the result."""
+NAMES = {"unet": "unet, the authors'"}
 _LEAST = 1e-3  # overhead below it, noise, is drawn there: the axis is logarithmic
 
 
@@ -24,25 +27,28 @@ def draw(result: dict[str, Any], path: Path, *, model: str = "resnet50") -> None
     from matplotlib import pyplot
 
     cost = {row["variant"]: row["ratio_to_encoder"] - 1 for row in result["rows"] if row["model"] == model}
+    marks = dict(zip(dict.fromkeys(c["decoder"] for c in result["comparisons"]), MARKS, strict=False))
     figure, panels = pyplot.subplots(1, len(METRICS), figsize=(10, 3.6), layout="constrained")
     for panel, (metric, title) in zip(panels, METRICS.items(), strict=True):
         for found in result["comparisons"]:
             if (found["metric"], found["encoder"]) != (metric, result["comparisons"][0]["encoder"]):
                 continue
-            theirs, filled = found["decoder"] == "unet", FILL[found["kind"]]
-            colour = "tab:red" if theirs else "tab:blue"
-            x = 100 * max(cost[found["decoder"]], _LEAST)
-            face = colour if filled else "white"
+            decoder, filled = found["decoder"], FILL[found["kind"]]
+            colour = "tab:red" if decoder == "unet" else "tab:blue"
             panel.scatter(
-                x, found["mean"], s=60, marker="s" if theirs else "o", edgecolor=colour, facecolor=face
+                100 * max(cost[decoder], _LEAST),
+                found["mean"],
+                s=60,
+                marker=marks[decoder],
+                edgecolor=colour,
+                facecolor=colour if filled else "white",
+                label=NAMES.get(decoder, decoder) if filled else None,
             )
-            name = "authors' decoder" if theirs else found["decoder"].removeprefix("lateral-")
-            place = {"xytext": (0, 8), "textcoords": "offset points", "ha": "right" if theirs else "center"}
-            panel.annotate(name, (x, found["mean"]), fontsize=8, **place)
         panel.set(xscale="log", xlabel=f"added to {model}'s latency, %", ylabel=title)
         panel.margins(0.12, 0.18)
         panel.axvline(5, color="grey", linewidth=0.8, linestyle=":")
         panel.grid(alpha=0.25)
+    panels[0].legend(fontsize=8, loc="lower left", bbox_to_anchor=(0.42, 0.4))
     figure.suptitle("filled: standard scenes; hollow: small objects; dotted: 5 %", fontsize=9)
     figure.savefig(path, dpi=110)
     pyplot.close(figure)
