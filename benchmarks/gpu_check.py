@@ -13,6 +13,7 @@ import json
 import os
 import platform
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -47,6 +48,7 @@ def main(argv: list[str] | None = None) -> int:
     p.add_argument("--seconds", type=float, help="per measurement; default 5 on a GPU, 2 on a CPU")
     p.add_argument("--minutes", type=float, default=9, help="for everything (%(default)s)")
     options = p.parse_args(argv)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("terminated"))  # so that the step in progress ends too
     until = float(os.environ.get("STARTED") or time.time()) + 60 * options.minutes
     options.out.mkdir(parents=True, exist_ok=True)
     rest = [word for word in (sys.argv[1:] if argv is None else argv) if word != str(options.out)]

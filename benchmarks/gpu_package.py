@@ -67,6 +67,9 @@ def run(module: str, *arguments: str, limit: float) -> tuple[int, str]:
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)  # with the processes that it started
             stderr = process.communicate()[1] + f"\nstopped after {limit:.0f} s"
+        except BaseException:  # Ctrl-C, or an end from outside: nothing may go on alone
+            os.killpg(process.pid, signal.SIGKILL)
+            raise
     return process.returncode, stderr
 
 

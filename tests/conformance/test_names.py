@@ -21,7 +21,7 @@ from names_used import uses
 ROOT = Path(__file__).parents[2]
 ROOMS = ("runtime", "export", "benchmarks")
 LEAN = bindings().of_flavour("lean")
-CUDA_NAME = re.compile(r"^cuda[A-Z]\w+$")
+CUDA_NAME = re.compile(r"^cu(da)?[A-Z]\w+$")
 
 
 def sources(word: str) -> dict[str, str]:
@@ -210,22 +210,25 @@ def test_types_are_followed_across_functions_files_and_attributes() -> None:
 
 
 def cuda_complaints(text: str, file: str) -> list[str]:
-    """Names of CUDA's runtime API in a source that the installed cuda-bindings lack, members of enums too."""
-    runtime = importlib.import_module("cuda.bindings.runtime")
-    members = {name for value in vars(runtime).values() for name in getattr(value, "__members__", ())}
+    """Names of CUDA's runtime and driver API in a source that the installed cuda-bindings lack.
+
+    A member of an enum must be one of that enum where the source says which, and of any otherwise.
+    """
+    modules = [importlib.import_module(f"cuda.bindings.{name}") for name in ("runtime", "driver")]
+    values = {name: value for module in modules for name, value in vars(module).items()}
+    members = {name for value in values.values() for name in getattr(value, "__members__", ())}
     found = []
     for node in ast.walk(ast.parse(text)):
-        if isinstance(node, ast.Constant) and CUDA_NAME.match(str(node.value)):
-            name, known = node.value, hasattr(runtime, node.value) or node.value in members
-        elif isinstance(node, ast.Attribute) and CUDA_NAME.match(node.attr):
-            inside = getattr(node.value, "attr", "")
-            inside = inside if CUDA_NAME.match(inside) else ""
-            owner = getattr(runtime, inside, None) if inside else runtime
-            name, known = f"{inside}.{node.attr}".lstrip("."), hasattr(owner, node.attr)
+        inside = ""
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            name = node.value
+        elif isinstance(node, ast.Attribute):
+            name, inside = node.attr, getattr(node.value, "attr", "")
         else:
             continue
-        if not known:
-            found.append(f"{file}:{node.lineno}: {name}")
+        enum = values.get(inside) if CUDA_NAME.match(inside) else None
+        if CUDA_NAME.match(name) and not (hasattr(enum, name) if enum else name in values or name in members):
+            found.append(f"{file}:{node.lineno}: {inside + '.' if enum else ''}{name}")
     return sorted(found)
 
 
@@ -237,8 +240,14 @@ def test_every_cuda_name_is_in_the_installed_bindings() -> None:
 
 
 def test_misspelt_cuda_names_are_found() -> None:
-    text = "call('cudaMaloc')\ncudart().cudaMemcpyKind.cudaMemcpyHostToHostess\ncudart().cudaMalloc"
+    text = (
+        "call('cudaMaloc')\ncudart().cudaMemcpyKind.cudaMemcpyHostToHostess\ncudart().cudaMalloc\n"
+        "kinds = cudart().cudaMemcpyKind\nkinds.cudaMemcpyHostToDevice, kinds.cudaMemcpyHostToDivice\n"
+        "drive('cuCtxPushCurrent', 'cuCtxPushCurent')"
+    )
     assert cuda_complaints(text, "x.py") == [
         "x.py:1: cudaMaloc",
         "x.py:2: cudaMemcpyKind.cudaMemcpyHostToHostess",
+        "x.py:5: cudaMemcpyHostToDivice",
+        "x.py:6: cuCtxPushCurent",
     ]
