@@ -101,7 +101,7 @@ class Explanation:
 
     @property
     def degenerate(self) -> str:
-        """`empty` or `full`: a mask that is nearly 0 or nearly 1 everywhere, and shows nothing; else ``."""
+        """`empty` or `full`: the mask is nearly 0 or nearly 1 everywhere and shows nothing; else no text."""
         mean = float(self.graph_mask.mean())
         return "empty" if mean < _NEARLY_NOTHING else "full" if mean > 1 - _NEARLY_NOTHING else ""
 

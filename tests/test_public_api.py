@@ -5,6 +5,8 @@ from __future__ import annotations
 import ast
 import dataclasses
 import inspect
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -87,3 +89,9 @@ def test_version_is_stated_once_in_effect():
     tomllib = pytest.importorskip("tomllib")  # Python 3.11
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     assert project["version"] == runtime.__version__
+
+
+def test_the_reference_page_is_that_of_the_docstrings():
+    code = "import sys; sys.path.insert(0, 'docs'); import api; print(api.page(), end='')"
+    made = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert (ROOT / "docs/api.md").read_text() == made.stdout, "run: python docs/api.py"
