@@ -25,7 +25,7 @@ from runtime.explainer import Explainer
 from runtime.journal import LINES, ROWS
 from runtime.package import Package
 from runtime.report import write_report
-from runtime.sources import find_pictures
+from runtime.sources import Picture, find_pictures
 from runtime.verify import verify as verify_package
 from runtime.video import explain_video, is_video, video_name
 
@@ -36,47 +36,47 @@ def explain(arguments: argparse.Namespace) -> int:
     others = [source for source in arguments.sources if not is_video(source)]
     pictures = find_pictures(others) if others else []
     common = {"fidelity": arguments.fidelity, "force": arguments.force, "quiet": arguments.quiet}
+    lines = []
     with _explainer(arguments) as explainer:
+        backend = explainer.backend
+        facts = {"embedding_id": explainer.embedding_id, "backend": backend.name, "why": backend.why}
         outcome = Outcome([], 0, [])
         if pictures:
-            options = {"masks": arguments.masks, "overlays": not arguments.no_overlays, **common}
-            if arguments.ray is None:
-                outcome = explain_pictures(explainer, pictures, arguments.out, **options)
-            else:
-                outcome = explain_with_ray(
-                    explainer, arguments.package, pictures, arguments.out, workers=arguments.ray, **options
-                )
+            outcome = _explain_pictures(arguments, explainer, pictures, common)
+            done, known, skipped = len(outcome.written), outcome.known, len(outcome.skipped)
+            lines.append(f"{done} explained, {known} known already, {skipped} skipped")
         frames = {
             video_name(video): explain_video(explainer, video, arguments.out, most=arguments.frames, **common)
             for video in videos
         }
-        facts = {
-            "embedding_id": explainer.embedding_id,
-            "backend": explainer.backend.name,
-            "why": explainer.backend.why,
-        }
+    lines += [f"{name}: {count} frames" for name, count in frames.items()]
+    lines.append(f"on {facts['backend']}: {facts['why']}")
+    lines.append(f"next: look into {arguments.out}; {LINES} has a line for each, {ROWS} the embeddings")
+    _answer(arguments, {**facts, **outcome._asdict(), "frames": frames}, "\n".join(lines))
+    return 0
+
+
+def _explain_pictures(
+    arguments: argparse.Namespace, explainer: Explainer, pictures: list[Picture], common: dict[str, Any]
+) -> Outcome:
+    options = {"masks": arguments.masks, "overlays": not arguments.no_overlays, **common}
+    if arguments.ray is None:
+        outcome = explain_pictures(explainer, pictures, arguments.out, **options)
+    else:
+        outcome = explain_with_ray(
+            explainer, arguments.package, pictures, arguments.out, workers=arguments.ray, **options
+        )
     for one in outcome.skipped:
         print(f"skipped {one['error']}", file=sys.stderr)
-    if pictures and len(outcome.skipped) == len(pictures):
+    if len(outcome.skipped) == len(pictures):
         raise InputError(
             f"none of {len(pictures)} pictures could be read",
             expected="at least one",
             cure="check the files listed above",
         )
-    if pictures and arguments.embeddings == "parquet":
+    if arguments.embeddings == "parquet":
         write_parquet(arguments.out)
-    lines = (
-        [
-            f"{len(outcome.written)} explained, {outcome.known} known already, {len(outcome.skipped)} skipped"
-            f"; {facts['backend']}: {facts['why']}"
-        ]
-        if pictures
-        else []
-    )
-    lines += [f"{name}: {count} frames" for name, count in frames.items()]
-    lines.append(f"next: look into {arguments.out}; {LINES} has a line for each, {ROWS} the embeddings")
-    _answer(arguments, {**facts, **outcome._asdict(), "frames": frames}, "\n".join(lines))
-    return 0
+    return outcome
 
 
 def compare(arguments: argparse.Namespace) -> int:
