@@ -210,7 +210,7 @@ def test_stopped_in_the_middle_a_run_goes_on_without_loss_or_duplicate(package_p
     if end == signal.SIGINT:
         assert not [name for name in files(out) if name.startswith(".")]
         assert 0 < len(lines(out)) < 300
-        assert np.load(out / ROWS).shape == (len(lines(out)), 3)
+        assert len(np.load(out / ROWS)) - len(lines(out)) in (0, 1)  # stopped between the two
     assert explain(package_path, folder, "--out", out, "--quiet") == 0
     assert explain(package_path, folder, "--out", whole, "--quiet") == 0
     assert [line["name"] for line in lines(out)] == [f"{i:03}" for i in range(300)]
