@@ -40,22 +40,23 @@ def find_package(work: Path, *, limit: float) -> tuple[Path | None, str]:
         said.append(f"{DEMO} is not there; made a small one with an untrained masker")
     for flavour in ("rtx", "tensorrt"):
         if _can_build(flavour) and not _has_engine(package, flavour):
-            failure = _command(
-                *(
-                    "export.build_engine",
-                    "--package",
-                    str(package),
-                    "--target",
-                    flavour,
-                    "--force",
-                    "--quiet",
-                ),
-                limit=limit,
-            )
+            command = ("export.build_engine", "--package", str(package), "--target", _target(flavour))
+            failure = _command(*command, "--force", "--quiet", limit=limit)
             said.append(
                 f"no {flavour} engine: {failure}" if failure else f"its {flavour} engine was built here"
             )
     return package, "; ".join(said)
+
+
+def _target(flavour: str) -> str:
+    """What is built here: of TensorRT-RTX's engines only the one that this GPU runs."""
+    if flavour != "rtx":
+        return flavour
+    try:
+        turing = cuda.device(0).compute_capability == "7.5"
+    except BackendUnavailable:  # built all the same, and loaded as far as it goes without a GPU
+        turing = False
+    return "rtx-sm75" if turing else "rtx-portable"
 
 
 def run(module: str, *arguments: str, limit: float) -> tuple[int, str]:
