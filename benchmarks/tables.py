@@ -21,7 +21,11 @@ BEGIN, END = "<!-- figures: python -m benchmarks.tables -->\n", "<!-- end of fig
 
 def figures() -> str:
     """Markdown made from the results as they stand."""
-    parts = [_demo(_load("demo_score")), _zoo(_load("zoo")), _imports(_load("import_time"))]
+    parts = [
+        _demo(_load("demo_score")) + "\n" + _matches(_load("matches")),
+        _zoo(_load("zoo")),
+        _imports(_load("import_time")),
+    ]
     if (RESULTS / "quality.json").exists():
         parts.insert(
             1, compact(_load("quality")) + "\nOurs was `--masker lateral-wide` when this was measured.\n"
@@ -104,7 +108,19 @@ def _demo(result: dict[str, Any]) -> str:
         "--json benchmarks/results/demo_score.json`).\n"
         f"Its encoder names {encoder['test_accuracy']:.1%} of {encoder['test_scenes']} test scenes right\n"
         f"(`{encoder['command']}`).\n"
-        "Measured, like the picture above, with `--masker lateral-wide`.\n\n" + table(("", ""), cells)
+        "\n" + table(("", ""), cells)
+    )
+
+
+def _matches(result: dict[str, Any]) -> str:
+    (r,) = result["rows"]
+    return (
+        f"**Why two pictures match**, {r['n']} pairs of demo scenes with one digit on two photographs\n"
+        "(`python -m benchmarks.matches demo/out/demo.nemu --json benchmarks/results/matches.json`):\n"
+        f"similarity {r['similarity']:.3f}; of what the two masks keep {r['kept_similarity']:.3f}, at least\n"
+        f"0.9 of the original in {r['pairs_at_least_0.9']:.0%} of the pairs; with the masks exchanged\n"
+        f"{r['exchanged_similarity']:.3f} (this encoder's embeddings are all much alike).  Mean mask on the\n"
+        f"digit {r['mask_on_digit']:.3f}, off it {r['mask_off_digit']:.3f}.\n"
     )
 
 
