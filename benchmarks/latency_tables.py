@@ -119,6 +119,25 @@ def runtime_cost(result: Row) -> str:
     )
 
 
+def throughput(result: Row) -> str:
+    """`explain` beside its backend."""
+    cells = []
+    for row in result["rows"]:
+        low, high = row.get("of_the_backend_ci") or (None, None)
+        interval = f" ({low:.2f} to {high:.2f})" if low is not None else ""
+        rate = row.get("pictures_per_second") or row["fps"]
+        cells.append(
+            (
+                row["variant"],
+                str(row["n"]),
+                f"{rate:.1f}",
+                f"{row['of_the_backend']:.2f}{interval}",
+                f"{row['growth_mb']:+.0f} MB",
+            )
+        )
+    return table(("`nemu explain`", "n", "a second", "of the bare backend's rate", "memory"), cells)
+
+
 def _ratio(row: Row) -> str:
     if row["ratio_to_encoder"] is None:
         return "–"

@@ -66,6 +66,12 @@ def _costs() -> list[str]:
             "--json benchmarks/results/runtime_cost.json`).\n\n",
             latency_tables.runtime_cost,
         ),
+        "throughput": (
+            "**Many pictures and a video**, ResNet-50, 640 × 480 pixels, overlay and mask written\n"
+            "(`python -m benchmarks.throughput resnet50.nemu "
+            "--json benchmarks/results/throughput.json`).\n\n",
+            latency_tables.throughput,
+        ),
         "training": (
             "**Training throughput**, ResNet-50 at 224 pixels, batch 4, 2 CPU cores\n"
             "(`python -m benchmarks.training --json benchmarks/results/training.json`).\n\n",
