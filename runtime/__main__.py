@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,9 @@ from runtime.errors import NemuError
 from runtime.explain import MASKS
 from runtime.parity import LIMITS
 from runtime.report import LOW_FIDELITY
+
+_Command = Callable[[str, Any, str, str], argparse.ArgumentParser]
+"""Makes a command of a name, a function of `runtime.commands`, a description and an example."""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -46,6 +50,21 @@ def _parser() -> argparse.ArgumentParser:
         sub.add_argument("--json", action="store_true", help="print one JSON object")
         return sub
 
+    for add in (
+        _explain,
+        _compare,
+        _report,
+        _diff,
+        _bench,
+        _info,
+        _doctor,
+        _verify,
+    ):
+        add(command)
+    return parser
+
+
+def _explain(command: _Command) -> None:
     sub = command(
         "explain",
         commands.explain,
@@ -78,6 +97,8 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--quiet", action="store_true", help="no progress bar")
     _backend_arguments(sub)
 
+
+def _compare(command: _Command) -> None:
     sub = command(
         "compare",
         commands.compare,
@@ -92,6 +113,8 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--force", action="store_true", help="replace files of an earlier run")
     _backend_arguments(sub)
 
+
+def _report(command: _Command) -> None:
     sub = command(
         "report",
         commands.report,
@@ -112,6 +135,8 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--force", action="store_true", help="replace the page of an earlier run")
     _backend_arguments(sub)
 
+
+def _diff(command: _Command) -> None:
     sub = command(
         "diff",
         commands.diff,
@@ -126,6 +151,8 @@ def _parser() -> argparse.ArgumentParser:
     _backend_arguments(sub)
     sub.add_argument("--new-precision", choices=tuple(LIMITS), help="of NEW; --precision is of OLD")
 
+
+def _bench(command: _Command) -> None:
     sub = command(
         "bench",
         commands.bench,
@@ -139,9 +166,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     _backend_arguments(sub)
 
+
+def _info(command: _Command) -> None:
     sub = command("info", commands.info, "What a package is and what would run it here.", "info demo.nemu")
     _package_argument(sub)
 
+
+def _doctor(command: _Command) -> None:
     sub = command(
         "doctor",
         commands.doctor,
@@ -152,6 +183,8 @@ def _parser() -> argparse.ArgumentParser:
         "package", type=Path, nargs="?", metavar="PACKAGE", help="to estimate the memory that it needs"
     )
 
+
+def _verify(command: _Command) -> None:
     sub = command(
         "verify",
         commands.verify,
@@ -161,7 +194,6 @@ def _parser() -> argparse.ArgumentParser:
     )
     _package_argument(sub)
     _backend_arguments(sub)
-    return parser
 
 
 def _count(text: str) -> int:

@@ -17,10 +17,8 @@ from typing import Any
 import numpy as np
 
 from runtime.errors import BackendUnavailable, InputError
-from runtime.explain import Outcome, write_files
+from runtime.explain import Outcome, begun, write_files
 from runtime.explainer import Explainer
-from runtime.journal import Journal
-from runtime.progress import progress
 from runtime.sources import Picture
 
 _AT_ONCE = 8  # pictures that a dead worker may have to do again
@@ -53,7 +51,6 @@ def explain_with_ray(
     """
     ray = _ray()
     outcome = Outcome([], 0, [])
-    dimension = explainer.manifest.encoder.dimension
     options = {
         "package": str(package.resolve()),
         "backend": "onnxruntime" if explainer.backend.name == "onnxruntime" else "tensorrt",
@@ -62,13 +59,7 @@ def explain_with_ray(
         "write": {"masks": masks, "overlays": overlays},
         "fidelity": fidelity,
     }
-    with (
-        Journal(folder, embedding_id=explainer.embedding_id, dimension=dimension, force=force) as journal,
-        progress(len(pictures), quiet=quiet) as bar,
-    ):
-        todo = [picture for picture in pictures if picture.name not in journal.done]
-        known = len(pictures) - len(todo)
-        bar.update(known)
+    with begun(explainer, pictures, folder, force=force, quiet=quiet) as (journal, bar, todo):
         for row in _rows(ray, todo, workers, options):
             if row["error"]:
                 outcome.skipped.append({"image": row["image"], "error": row["error"]})
@@ -76,7 +67,7 @@ def explain_with_ray(
                 journal.add(json.loads(row["line"]), np.asarray(row["embedding"], np.float32))
                 outcome.written.append(row["name"])
             bar.update()
-    return outcome._replace(known=known)
+    return outcome._replace(known=len(pictures) - len(todo))
 
 
 def _rows(ray: Any, pictures: list[Picture], workers: int, options: dict[str, Any]) -> Any:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 from collections import deque
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -61,14 +62,7 @@ def explain_pictures(
         InputError: the folder holds results of another embedding id.
     """
     outcome = Outcome([], 0, [])
-    dimension = explainer.manifest.encoder.dimension
-    with (
-        Journal(folder, embedding_id=explainer.embedding_id, dimension=dimension, force=force) as journal,
-        progress(len(pictures), quiet=quiet) as bar,
-    ):
-        todo = [picture for picture in pictures if picture.name not in journal.done]
-        known = len(pictures) - len(todo)
-        bar.update(known)
+    with begun(explainer, pictures, folder, force=force, quiet=quiet) as (journal, bar, todo):
         coming: deque[Picture] = deque()
 
         def frames() -> Iterator[np.ndarray]:
@@ -88,7 +82,26 @@ def explain_pictures(
             journal.add(line, explanation.embedding)
             outcome.written.append(picture.name)
             bar.update()
-    return outcome._replace(known=known)
+    return outcome._replace(known=len(pictures) - len(todo))
+
+
+@contextmanager
+def begun(
+    explainer: Explainer, pictures: list[Picture], folder: Path, *, force: bool, quiet: bool
+) -> Iterator[tuple[Journal, Any, list[Picture]]]:
+    """The journal of `folder`, a progress bar, and the pictures that the journal does not have yet.
+
+    Raises:
+        InputError: the folder holds results of another embedding id.
+    """
+    dimension = explainer.manifest.encoder.dimension
+    with (
+        Journal(folder, embedding_id=explainer.embedding_id, dimension=dimension, force=force) as journal,
+        progress(len(pictures), quiet=quiet) as bar,
+    ):
+        todo = [picture for picture in pictures if picture.name not in journal.done]
+        bar.update(len(pictures) - len(todo))
+        yield journal, bar, todo
 
 
 def write_parquet(folder: Path) -> Path:

@@ -8,10 +8,9 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Iterator
-from fractions import Fraction
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -22,9 +21,12 @@ from runtime.explainer import Explainer
 from runtime.journal import Journal
 from runtime.progress import progress
 
+if TYPE_CHECKING:
+    from fractions import Fraction
+
 EXTENSIONS = (".mp4", ".mkv", ".mov", ".avi", ".webm", ".m4v", ".ts")
 """What `is_video` takes for a video file, in any case."""
-_CAMERA_RATE = Fraction(30)
+_CAMERA_RATE = 30
 _CODECS = ("libx264", "mpeg4")  # the first that this FFmpeg has
 
 
@@ -110,7 +112,7 @@ def explain_video(
 class _Writer:
     """Frames uint8 (H, W, 3) into a video, each with a counter of the frames a second written so far."""
 
-    def __init__(self, av: ModuleType, container: Any, rate: Fraction) -> None:
+    def __init__(self, av: ModuleType, container: Any, rate: Fraction | int) -> None:
         self._av, self._container, self._rate = av, container, rate
         self._stream: Any = None
         self._times: deque[float] = deque(maxlen=30)

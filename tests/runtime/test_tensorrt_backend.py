@@ -76,8 +76,10 @@ def test_fewer_images_than_the_profile_takes(
     monkeypatch.setitem(sys.modules, "tensorrt", fake_tensorrt(gpu, profile=(2, 4)))
     add(toy, "toy", batch=(2, 2, 4))
     backend = tensorrt.open_backend(toy)
-    check(photographs(1), backend.run(photographs(1)))
-    check(photographs(2), backend.run(photographs(2)))
+    for n in (1, 2):
+        embedding, mask = outputs = backend.run(photographs(n))
+        assert (len(embedding), len(mask)) == (n, n)
+        check(photographs(n), outputs)
     backend.close()
 
 
