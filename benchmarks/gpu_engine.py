@@ -10,7 +10,6 @@ Run so far: the building.  On a GPU: see benchmarks/gpu_check.sh.
 
 from __future__ import annotations
 
-import argparse
 import functools
 import sys
 import tempfile
@@ -22,7 +21,7 @@ import numpy as np
 import torch
 
 from benchmarks.gpu_raw_engine import RawEngine, build
-from benchmarks.gpu_report import Report, event_clock, wall_clock
+from benchmarks.gpu_report import Report, event_clock, parser, wall_clock
 from benchmarks.interleave import Call
 from benchmarks.onnx_sessions import encoder_graph, random_encoder
 from benchmarks.onnx_sessions import fused as fuse
@@ -40,14 +39,8 @@ PRECISIONS = ("fp32", "fp16", "bf16", "int8")
 
 def main(argv: list[str] | None = None) -> int:
     """Write the report; it is written after every measurement."""
-    p = argparse.ArgumentParser(description=__doc__)
-    p.add_argument("path", type=Path, help="JSON file to write")
+    p = parser(__doc__)
     p.add_argument("--package", type=Path)
-    p.add_argument("--model", default="resnet50")
-    p.add_argument("--image-size", type=int, default=224)
-    p.add_argument("--batch", type=int, nargs="+", default=[1, 8, 32])
-    p.add_argument("--seconds", type=float, help="per measurement")
-    p.add_argument("--budget", type=float, default=240, help="seconds after which no measurement is begun")
     options = p.parse_args(argv)
     report = Report(options.path, budget=options.budget, seconds=options.seconds)
     if options.package is None:

@@ -8,16 +8,14 @@ before it; `wall_median_ms` is the same by the host's clock.  On a CPU both are 
 
 from __future__ import annotations
 
-import argparse
 import sys
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from benchmarks.gpu_report import Report, event_clock, wall_clock
+from benchmarks.gpu_report import Report, event_clock, parser, wall_clock
 from benchmarks.interleave import Call
 from benchmarks.onnx_sessions import fused as fuse
 from benchmarks.onnx_sessions import random_encoder
@@ -29,13 +27,7 @@ MODE = "reduce-overhead"  # of torch.compile: with CUDA graphs, and compiled wit
 
 def main(argv: list[str] | None = None) -> int:
     """Write the report; it is written after every measurement."""
-    p = argparse.ArgumentParser(description=__doc__)
-    p.add_argument("path", type=Path, help="JSON file to write")
-    p.add_argument("--model", default="resnet50")
-    p.add_argument("--image-size", type=int, default=224)
-    p.add_argument("--batch", type=int, nargs="+", default=[1, 8, 32])
-    p.add_argument("--seconds", type=float, help="per measurement")
-    p.add_argument("--budget", type=float, default=240, help="seconds after which no measurement is begun")
+    p = parser(__doc__)
     options = p.parse_args(argv)
     report = Report(options.path, budget=options.budget, seconds=options.seconds)
     torch_rows(report, options.model, options.image_size, options.batch)

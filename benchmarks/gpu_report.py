@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +18,18 @@ from benchmarks.record import device_name, meta, write
 Clock = Callable[[Call], tuple[float, float]]
 """Milliseconds of a call: by the device's clock where there is one, and by the host's."""
 _ENERGY_SECONDS = 1.5
+
+
+def parser(description: str | None) -> argparse.ArgumentParser:
+    """The command line that the steps have in common."""
+    p = argparse.ArgumentParser(description=description)
+    p.add_argument("path", type=Path, help="JSON file to write")
+    p.add_argument("--model", default="resnet50")
+    p.add_argument("--image-size", type=int, default=224)
+    p.add_argument("--batch", type=int, nargs="+", default=[1, 8, 32])
+    p.add_argument("--seconds", type=float, help="per measurement")
+    p.add_argument("--budget", type=float, default=240, help="seconds after which no measurement is begun")
+    return p
 
 
 class Report:

@@ -106,10 +106,11 @@ def report(arguments: argparse.Namespace) -> int:
     """A folder → one HTML page."""
     refuse_existing(arguments.out, force=arguments.force)
     images = [picture.image for picture in find_pictures(arguments.sources)]
-    with _explainer(arguments) as explainer:
+    package = Package.open(arguments.package)
+    with _explainer(arguments, package) as explainer:
         report = write_report(
             explainer,
-            Package.open(arguments.package),
+            package,
             images,
             arguments.out,
             low_fidelity=arguments.low_fidelity,
@@ -238,9 +239,13 @@ def doctor(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _explainer(arguments: argparse.Namespace) -> Explainer:
+def _explainer(arguments: argparse.Namespace, package: Package | None = None) -> Explainer:
+    """Of the package that the command names, or of that package, opened already: its hashes cost a read."""
     return Explainer(
-        arguments.package, backend=arguments.backend, device=arguments.device, precision=arguments.precision
+        package or arguments.package,
+        backend=arguments.backend,
+        device=arguments.device,
+        precision=arguments.precision,
     )
 
 
