@@ -15,7 +15,7 @@ from runtime import commands
 from runtime.backends import NAMES
 from runtime.diff import LEAST_COSINE, LEAST_RECALL
 from runtime.errors import NemuError
-from runtime.explain import MASKS
+from runtime.explain import MASKS, OVERLAYS
 from runtime.parity import LIMITS
 from runtime.report import LOW_FIDELITY
 
@@ -68,7 +68,7 @@ def _explain(command: _Command) -> None:
     sub = command(
         "explain",
         commands.explain,
-        "Explain pictures and videos: NAME.overlay.png and NAME.mask.npy for each picture, NAME.overlay.mp4 "
+        "Explain pictures and videos: NAME.overlay.jpg and NAME.mask.npy for each picture, NAME.overlay.mp4 "
         "for a video, a line each in explanations.jsonl, a row each in embeddings.npy. A picture that cannot "
         "be read is skipped and listed. Stopped, the same command goes on; what is done is not done again.",
         "explain demo.nemu photos/ --out explained",
@@ -79,7 +79,7 @@ def _explain(command: _Command) -> None:
     sub.add_argument(
         "--masks", choices=MASKS, default="npy", help="float32, 16-bit grey, or none (%(default)s)"
     )
-    sub.add_argument("--no-overlays", action="store_true", help="write no overlays of pictures")
+    sub.add_argument("--overlays", choices=OVERLAYS, default="jpg", help="of pictures (%(default)s)")
     sub.add_argument(
         "--embeddings", choices=("npy", "parquet"), default="npy", help="parquet: embeddings.parquet as well"
     )

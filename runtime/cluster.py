@@ -32,7 +32,7 @@ def explain_with_ray(
     *,
     workers: int,
     masks: str = "npy",
-    overlays: bool = True,
+    overlays: str = "jpg",
     fidelity: bool = False,
     force: bool = False,
     quiet: bool = False,

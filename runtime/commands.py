@@ -59,7 +59,7 @@ def explain(arguments: argparse.Namespace) -> int:
 def _explain_pictures(
     arguments: argparse.Namespace, explainer: Explainer, pictures: list[Picture], common: dict[str, Any]
 ) -> Outcome:
-    options = {"masks": arguments.masks, "overlays": not arguments.no_overlays, **common}
+    options = {"masks": arguments.masks, "overlays": arguments.overlays, **common}
     if arguments.ray is None:
         outcome = explain_pictures(explainer, pictures, arguments.out, **options)
     else:

@@ -16,13 +16,15 @@ from runtime.atomic import atomic_file
 from runtime.errors import InputError
 from runtime.explainer import Explainer
 from runtime.explanation import Explanation
-from runtime.image import encode_png, load_image
+from runtime.image import encode_jpeg, encode_png, load_image
 from runtime.journal import LINES, ROWS, Journal
 from runtime.progress import progress
 from runtime.sources import OVERLAY, Picture
 
 MASKS = ("npy", "png", "none")
 """How raw masks are written: float32, 16-bit grey (65535 is 1), or not at all."""
+OVERLAYS = ("jpg", "png", "none")
+"""How overlays are written.  JPEG takes a tenth of PNG's time and a sixth of its space."""
 
 
 class Outcome(NamedTuple):
@@ -42,19 +44,20 @@ def explain_pictures(
     folder: Path,
     *,
     masks: str = "npy",
-    overlays: bool = True,
+    overlays: str = "jpg",
     fidelity: bool = False,
     force: bool = False,
     quiet: bool = False,
 ) -> Outcome:
     """Explain each picture that is not in the folder's journal yet.
 
-    NAME.overlay.png and NAME.mask.npy (or .png) for each, a line and a row in the journal
+    NAME.overlay.jpg and NAME.mask.npy (or .png) for each, a line and a row in the journal
     (`runtime.journal`).  A picture that cannot be read is skipped and listed.  Stopped at any moment, what
     is noted is whole, and the next run does the rest.
 
     Args:
         masks: of `MASKS`.
+        overlays: of `OVERLAYS`.
         force: start anew: forget the journal, replace files.
         quiet: no progress bar.
 
@@ -128,14 +131,15 @@ def write_parquet(folder: Path) -> Path:
 
 
 def write_files(
-    explanation: Explanation, picture: Picture, folder: Path, *, masks: str, overlays: bool
+    explanation: Explanation, picture: Picture, folder: Path, *, masks: str, overlays: str
 ) -> dict[str, Any]:
     """Write what one picture's explanation is asked for; returns its line for the journal."""
     files: dict[str, str] = {}
-    if overlays:
-        files["overlay"] = f"{picture.name}{OVERLAY}"
+    if overlays != "none":
+        files["overlay"] = f"{picture.name}{OVERLAY}.{overlays}"
+        encode = {"jpg": encode_jpeg, "png": encode_png}[overlays]
         with atomic_file(folder / files["overlay"]) as temporary:
-            temporary.write_bytes(encode_png(explanation.overlay()))
+            temporary.write_bytes(encode(explanation.overlay()))
     if masks != "none":
         files["mask"] = f"{picture.name}.mask.{masks}"
         with atomic_file(folder / files["mask"]) as temporary, temporary.open("wb") as file:
@@ -143,6 +147,4 @@ def write_files(
                 np.save(file, explanation.mask)
             else:
                 file.write(encode_png((explanation.mask * 65535 + 0.5).astype(np.uint16)))
-    line = {"name": picture.name, "image": str(picture.image), "files": files, **explanation.to_json()}
-    del line["embedding"]  # it is in the other file
-    return line
+    return {"name": picture.name, "image": str(picture.image), "files": files, **explanation.facts()}

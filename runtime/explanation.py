@@ -136,6 +136,10 @@ class Explanation:
 
     def to_json(self) -> dict[str, Any]:
         """What NAME.json holds; the embedding's numbers read back to the same float32."""
+        return {**self.facts(), "embedding": [float(f"{value:.9g}") for value in self.embedding]}
+
+    def facts(self) -> dict[str, Any]:
+        """The same without the embedding, which takes longer to write than all else."""
         return {
             "embedding_id": self.embedding_id,
             "image_size": list(self.placement.size),
@@ -147,7 +151,6 @@ class Explanation:
             },
             "fidelity": None if self.fidelity is None else round(self.fidelity, 6),
             "timing": {k: round(v, 3) if isinstance(v, float) else v for k, v in self.timing.items()},
-            "embedding": [float(f"{value:.9g}") for value in self.embedding],
         }
 
 

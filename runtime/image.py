@@ -300,12 +300,13 @@ def encode_png(array: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
-def encode_jpeg(array: np.ndarray, *, longest: int) -> bytes:
+def encode_jpeg(array: np.ndarray, *, longest: int | None = None) -> bytes:
     """uint8 (H, W, 3) → the bytes of a JPEG file, made smaller if a side is longer than `longest` pixels."""
     picture = pillow().fromarray(array)
-    picture.thumbnail((longest, longest))
+    if longest is not None:
+        picture.thumbnail((longest, longest))
     buffer = io.BytesIO()
-    picture.save(buffer, format="JPEG", quality=85)
+    picture.save(buffer, format="JPEG", quality=90)
     return buffer.getvalue()
 
 

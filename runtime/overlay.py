@@ -6,8 +6,14 @@ Stretching each mask to its own range would paint a hot spot on a mask that says
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
+
+from runtime.decode import pillow
+
+if TYPE_CHECKING:
+    import PIL.Image
 
 # Ten steps of matplotlib's inferno: lightness rises from 0 to 1 without a turn, so that more important is
 # brighter also on a grey print and for colour-blind eyes (a rainbow such as turbo is neither).
@@ -46,21 +52,36 @@ def overlay(
     Returns:
         uint8 (H, W, 3).
     """
-    luma = image @ np.array([0.299, 0.587, 0.114], np.float32)  # float32 (H, W), in 0..255
-    shade = np.full(mask.shape, _DIM, np.float32)
+    pil = pillow()
+    grey = pil.fromarray(image).convert("L")
+    under = grey.point(_times(_DIM if valid is None else _UNSEEN))
     if valid is not None:
-        left, top, right, bottom = valid
-        shade[:] = _UNSEEN
-        shade[top:bottom, left:right] = _DIM
-    opacity = (alpha * mask)[..., None].astype(np.float32)
-    blended = (1 - opacity) * (luma * shade)[..., None] + opacity * heat(mask)
-    return (blended + 0.5).astype(np.uint8)
+        under.paste(grey.crop(valid).point(_times(_DIM)), valid[:2])
+    levels = pil.fromarray(_levels(mask))
+    opacity = levels.point(_times(alpha))
+    return np.array(pil.composite(_painted(levels), under.convert("RGB"), opacity))
 
 
 def heat(mask: np.ndarray) -> np.ndarray:
     """The colour table applied: float (H, W) in [0, 1] → uint8 (H, W, 3)."""
-    levels = (np.clip(mask, 0, 1) * 255 + 0.5).astype(np.uint8)
-    return (TABLE + 0.5).astype(np.uint8)[levels]
+    return np.array(_painted(pillow().fromarray(_levels(mask))))
+
+
+def _levels(mask: np.ndarray) -> np.ndarray:
+    """uint8 (H, W): importance in steps of 1 / 255."""
+    return (np.clip(mask, 0, 1) * np.float32(255) + np.float32(0.5)).astype(np.uint8)
+
+
+def _painted(levels: PIL.Image.Image) -> PIL.Image.Image:
+    """Grey levels → their colours."""
+    coloured = levels.copy()
+    coloured.putpalette((TABLE + 0.5).astype(np.uint8).tobytes())
+    return coloured.convert("RGB")
+
+
+def _times(factor: float) -> list[int]:
+    """The table by which Pillow multiplies grey levels."""
+    return [round(factor * level) for level in range(256)]
 
 
 def colour_bar(width: int, height: int = 12) -> np.ndarray:

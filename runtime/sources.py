@@ -13,7 +13,8 @@ from typing import NamedTuple
 from runtime.errors import InputError
 from runtime.image import find_images
 
-OVERLAY = ".overlay.png"
+OVERLAY = ".overlay"
+"""The end of the name, before the suffix, of an overlay that `runtime.explain` writes."""
 
 
 class Picture(NamedTuple):
@@ -29,7 +30,7 @@ def find_pictures(sources: Iterable[str | Path]) -> list[Picture]:
 
     A picture of a folder keeps its path inside that folder, without the suffix; a file keeps its stem.
     Where two would get one name, both keep their suffix, and their path below the folder they share.
-    What an earlier run wrote (NAME.overlay.png beside its mask) is not taken for a picture.
+    What an earlier run wrote (NAME.overlay.jpg beside its mask) is not taken for a picture.
 
     Args:
         sources: files, folders (searched recursively), patterns such as `photos/*.jpg` for a shell that
@@ -74,8 +75,8 @@ def _expand(sources: Iterable[str | Path]) -> Iterator[Path]:
 
 
 def _is_overlay(image: Path) -> bool:
-    stem = image.name.removesuffix(OVERLAY)
-    return stem != image.name and any(
+    stem = image.stem.removesuffix(OVERLAY)
+    return stem != image.stem and any(
         image.with_name(f"{stem}.mask{end}").is_file() for end in (".npy", ".png")
     )
 

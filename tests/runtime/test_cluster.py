@@ -60,7 +60,7 @@ def test_a_killed_worker_loses_and_doubles_nothing(package_path, pictures, tmp_p
     def kill_one():
         """As soon as there is a first result, the process that holds a worker."""
         until = time.monotonic() + 120
-        while not list(out.glob("*.png")) and time.monotonic() < until:
+        while not list(out.glob("*.overlay.jpg")) and time.monotonic() < until:
             time.sleep(0.01)
         pid = workers()[0]
         os.kill(pid, signal.SIGKILL)

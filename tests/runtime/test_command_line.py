@@ -52,7 +52,7 @@ def test_explain_a_folder(package_path, photos, tmp_path, capsys):
     out = tmp_path / "out"
     assert explain(package_path, photos, "--out", out) == 0
     expected = ["a.jpg", "a.png", "b", "sub/a"]
-    kinds = [".mask.npy", ".overlay.png"]
+    kinds = [".mask.npy", ".overlay.jpg"]
     assert files(out) == sorted([*(name + kind for name in expected for kind in kinds), LINES, ROWS])
     assert np.load(out / "sub/a.mask.npy").shape == (23, 30)
     noted, embeddings = lines(out), np.load(out / ROWS)
@@ -72,7 +72,7 @@ def test_explain_a_folder(package_path, photos, tmp_path, capsys):
 
 def test_what_is_written_is_the_users_choice(package_path, photos, tmp_path, capsys):
     out = tmp_path / "out"
-    options = ("--masks", "png", "--no-overlays", "--embeddings", "parquet", "--quiet")
+    options = ("--masks", "png", "--overlays", "none", "--embeddings", "parquet", "--quiet")
     assert explain(package_path, photos / "b.png", "--out", out, *options) == 0
     assert files(out) == ["b.mask.png", ROWS, "embeddings.parquet", LINES]
     assert capsys.readouterr().err == ""
@@ -121,15 +121,24 @@ def test_compare(package_path, photos, tmp_path, capsys):
 def test_a_second_run_does_only_what_is_new_and_force_starts_anew(package_path, photos, tmp_path, capsys):
     out = tmp_path / "out"
     assert explain(package_path, photos / "b.png", "--out", out) == 0
-    (out / "b.overlay.png").write_text("mine")
+    (out / "b.overlay.jpg").write_text("mine")
     assert explain(package_path, photos / "sub", photos / "b.png", "--out", out) == 0
     assert "1 explained, 1 known already" in capsys.readouterr().out
     assert [line["name"] for line in lines(out)] == ["b", "a"]
-    assert (out / "b.overlay.png").read_text() == "mine"
+    assert (out / "b.overlay.jpg").read_text() == "mine"
     assert explain(package_path, photos / "b.png", "--out", out, "--force") == 0
     assert [line["name"] for line in lines(out)] == ["b"]
     assert np.load(out / ROWS).shape == (1, 3)
-    assert (out / "b.overlay.png").read_bytes().startswith(b"\x89PNG")
+    assert (out / "b.overlay.jpg").read_bytes().startswith(b"\xff\xd8")  # JPEG
+
+
+@pytest.mark.parametrize(("kind", "apart"), [("png", 0), ("jpg", 12)])
+def test_an_overlay_is_written_in_the_form_asked_for(kind, apart, package_path, photos, tmp_path):
+    picture, out = photos / "b.png", tmp_path / "out"
+    assert explain(package_path, picture, "--out", out, "--overlays", kind) == 0
+    with Explainer(package_path) as explainer:
+        drawn = explainer(picture).overlay().astype(int)
+    assert np.abs(drawn - np.asarray(Image.open(out / f"b.overlay.{kind}"))).mean() <= apart  # of noise
 
 
 def test_its_own_pictures_are_not_explained_again(package_path, photos):
@@ -185,7 +194,7 @@ def test_a_full_disk_leaves_nothing_half_written(package_path, photos, tmp_path,
     monkeypatch.setattr(np, "save", full)
     assert main(["explain", str(package_path), str(photos), "--out", str(tmp_path / "out")]) == 1
     assert "No space left" in capsys.readouterr().err
-    assert files(tmp_path / "out") == sorted([ROWS, LINES, "a.jpg.overlay.png"])
+    assert files(tmp_path / "out") == sorted([ROWS, LINES, "a.jpg.overlay.jpg"])
     assert np.load(tmp_path / "out" / ROWS).shape == (0, 3)
 
 
@@ -202,7 +211,7 @@ def test_stopped_in_the_middle_a_run_goes_on_without_loss_or_duplicate(package_p
         command, cwd=ROOT, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
     )
     deadline = time.monotonic() + 30
-    while process.poll() is None and len(list(out.glob("*.png"))) < 3 and time.monotonic() < deadline:
+    while process.poll() is None and len(list(out.glob("*.overlay.jpg"))) < 3 and time.monotonic() < deadline:
         time.sleep(0.01)
     process.send_signal(end)
     _, said = process.communicate(timeout=30)

@@ -39,7 +39,7 @@ def test_a_pattern_that_matches_nothing_is_an_error_and_a_file_of_its_name_is_a_
 
 @pytest.mark.parametrize("kind", ["npy", "png"])
 def test_overlays_of_an_earlier_run_are_no_pictures(photos, kind):
-    (photos / "b.overlay.png").write_bytes((photos / "b.png").read_bytes())
+    (photos / "b.overlay.jpg").write_bytes((photos / "b.png").read_bytes())
     assert "b.overlay" in names(photos)
     (photos / f"b.mask.{kind}").write_text("")
     assert "b.overlay" not in names(photos)
