@@ -8,6 +8,7 @@ Two uses:
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import sys
 import time
 from collections.abc import Iterator
@@ -17,8 +18,9 @@ from typing import Any
 
 from export import attach, targets
 from export.precision import GRAPHS
+from runtime import console
 from runtime.atomic import atomic_folder, refuse_existing
-from runtime.errors import InputError, NemuError
+from runtime.errors import InputError
 from runtime.package import MANIFEST, Package
 
 EXAMPLE = f"""targets:
@@ -68,7 +70,7 @@ def parser() -> argparse.ArgumentParser:
     )
     p.add_argument("--workspace", type=int, metavar="MIB", help="limit of the builder's scratch memory")
     p.add_argument("--force", action="store_true", help="replace a package or engine that is already there")
-    p.add_argument("--quiet", action="store_true", help="no progress")
+    console.add_arguments(p)
     return p
 
 
@@ -82,44 +84,45 @@ def main(argv: list[str] | None = None) -> int:
         p.error("--out, --weights, --reference and --calibration go with --masker")
     if options.calibration and options.precision != "int8":
         p.error("--calibration goes with --precision int8")
-    try:
-        request = attach.Request(
-            targets=_targets(options),
-            precision=options.precision,
-            batch=_batch(options.batch),
-            workspace_bytes=None if options.workspace is None else options.workspace << 20,
-            progress=not options.quiet,
-            force=options.force,
-        )
-        request.check()
-        package = _add(options, request) if options.package else _make(options, request)
-    except NemuError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
-    except OSError as error:  # a full disk, a folder that may not be written
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("interrupted; nothing was written", file=sys.stderr)
-        return 130
-    _report(package, request)
+    return console.exit_code(lambda: _run(options), stopped="nothing was written")
+
+
+def _run(options: argparse.Namespace) -> int:
+    request = attach.Request(
+        targets=_targets(options),
+        precision=options.precision,
+        batch=_batch(options.batch),
+        workspace_bytes=None if options.workspace is None else options.workspace << 20,
+        progress=not options.quiet,
+        force=options.force,
+    )
+    request.check()
+    package = _add(options, request) if options.package else _make(options, request)
+    facts = {
+        "package": str(package.path),
+        "hash": package.hash,
+        "embedding_id": package.manifest.embedding_id,
+        "parity": package.manifest.parity,
+        "engines": {engine.path.name: dataclasses.asdict(engine.record) for engine in package.engines()},
+    }
+    console.answer(options, facts, "\n".join(_report(package, request)))
     return 0
 
 
-def _report(package: Package, request: attach.Request) -> None:
+def _report(package: Package, request: attach.Request) -> Iterator[str]:
     for name, figures in package.manifest.parity.items():
-        print(f"parity {name}: {_figures(figures)}")
+        yield f"parity {name}: {_figures(figures)}"
     for engine in package.engines():
         r = engine.record
-        print(f"{engine.path.name}: {r.flavour} {r.version}, {r.precision}, {r.tensor_types}")
+        yield f"{engine.path.name}: {r.flavour} {r.version}, {r.precision}, {r.tensor_types}"
         why = r.parity.get("not_run")
-        print(f"  parity: {f'not run here: {why}' if why else _figures(r.parity)}")
+        yield f"  parity: {f'not run here: {why}' if why else _figures(r.parity)}"
     for target in request.targets:
         if target.tensorrt and not target.engines:
-            print(f"{target.name}: nothing known stands against the graph; build its engine on the device:")
-            print(f"  python -m export.build_engine --package {package.path} --precision {request.precision}")
-    print(f"{package.path}: {package.manifest.embedding_id}")
-    print(f"next: python -m runtime explain {package.path} PHOTO… --out explained/")
+            yield f"{target.name}: nothing known stands against the graph; build its engine on the device:"
+            yield f"  python -m export.build_engine --package {package.path} --precision {request.precision}"
+    yield f"{package.path}: {package.manifest.embedding_id}"
+    yield f"next: python -m runtime explain {package.path} PHOTO… --out explained/"
 
 
 def _figures(figures: dict[str, Any]) -> str:
@@ -132,7 +135,8 @@ def _targets(options: argparse.Namespace) -> tuple[targets.Target, ...]:
     if options.target or options.masker:
         return tuple(targets.find(name) for name in dict.fromkeys(options.target or ()))
     chosen = targets.default()
-    print(f"target {chosen.name}: {chosen.what}", file=sys.stderr)
+    if not options.quiet:
+        print(f"target {chosen.name}: {chosen.what}", file=sys.stderr)
     return (chosen,)
 
 

@@ -16,8 +16,8 @@ import sys
 from pathlib import Path
 
 from export import standalone, triton
+from runtime import console
 from runtime.atomic import atomic_file, refuse_existing
-from runtime.errors import NemuError
 from runtime.package import Package
 
 EXAMPLE = """examples:
@@ -50,6 +50,7 @@ def parser() -> argparse.ArgumentParser:
         help="with --format triton (%(default)s)",
     )
     p.add_argument("--force", action="store_true", help="replace what an earlier run wrote")
+    console.add_arguments(p)
     return p
 
 
@@ -63,21 +64,24 @@ def main(argv: list[str] | None = None) -> int:
         p.error(
             "--precision goes with --format onnx and deepstream; triton serves the float32 graph, or plans"
         )
-    try:
-        package = Package.open(o.package)
-        print("\n".join(_triton(package, o) if o.format == "triton" else _file(package, o)))
-    except NemuError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
+    return console.exit_code(lambda: _run(o), stopped="nothing half-written was left behind")
+
+
+def _run(o: argparse.Namespace) -> int:
+    package = Package.open(o.package)
+    written, said, following = _triton(package, o) if o.format == "triton" else _file(package, o)
+    facts = {"format": o.format, "embedding_id": package.manifest.embedding_id, "written": str(written)}
+    console.answer(o, facts, f"{said}\nnext: {following}")
     return 0
 
 
-def _triton(package: Package, o: argparse.Namespace) -> list[str]:
+def _triton(package: Package, o: argparse.Namespace) -> tuple[Path, str, str]:
+    """What was written, what to say of it, and what to do next."""
     folder = triton.write_repository(package, o.out, backend=o.served_by, force=o.force)
-    return [f"{folder}: served by {o.served_by}", f"next: tritonserver --model-repository={o.out}"]
+    return folder, f"{folder}: served by {o.served_by}", f"tritonserver --model-repository={o.out}"
 
 
-def _file(package: Package, o: argparse.Namespace) -> list[str]:
+def _file(package: Package, o: argparse.Namespace) -> tuple[Path, str, str]:
     deepstream = o.format == "deepstream"
     config = o.out.with_name(f"config_infer_{o.out.stem}.txt")
     if deepstream:
@@ -92,10 +96,10 @@ def _file(package: Package, o: argparse.Namespace) -> list[str]:
     )
     said = f"{o.out}: gives the reference outputs of {o.package}"
     if not deepstream:
-        return [said, f"next: trtexec --onnx={o.out}"]
+        return o.out, said, f"trtexec --onnx={o.out}"
     with atomic_file(config, force=o.force) as file:
         file.write_text(standalone.deepstream_config(package, o.out, precision=o.precision))
-    return [said, f"next: nvinfer config-file-path={config}"]
+    return o.out, said, f"nvinfer config-file-path={config}"
 
 
 if __name__ == "__main__":

@@ -11,10 +11,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from runtime import commands
+from runtime import commands, console
 from runtime.backends import NAMES
 from runtime.diff import LEAST_COSINE, LEAST_RECALL
-from runtime.errors import NemuError
 from runtime.explain import MASKS, OVERLAYS
 from runtime.parity import LIMITS
 from runtime.report import LOW_FIDELITY
@@ -26,17 +25,10 @@ _Command = Callable[[str, Any, str, str], argparse.ArgumentParser]
 def main(argv: list[str] | None = None) -> int:
     """Run a command; returns its exit code."""
     arguments = _parser().parse_args(argv)
-    try:
-        return arguments.command(arguments)
-    except NemuError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
-    except OSError as error:  # a full disk, a folder that may not be written
-        print(f"error: {error}\n  nothing half-written was left behind", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("\nstopped; what was finished stays, nothing half-written was left behind", file=sys.stderr)
-        return 130
+    return console.exit_code(
+        lambda: arguments.command(arguments),
+        stopped="what was finished stays, nothing half-written was left behind",
+    )
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -47,7 +39,7 @@ def _parser() -> argparse.ArgumentParser:
     def command(name: str, function: Any, text: str, example: str) -> argparse.ArgumentParser:
         sub = known.add_parser(name, help=text, description=text, epilog=f"example: {prog} {example}")
         sub.set_defaults(command=function)
-        sub.add_argument("--json", action="store_true", help="print one JSON object")
+        console.add_arguments(sub)
         return sub
 
     for add in (
@@ -94,7 +86,6 @@ def _explain(command: _Command) -> None:
     )
     sub.add_argument("--frames", type=_count, metavar="N", help="end a video or camera after N frames")
     sub.add_argument("--force", action="store_true", help="start anew: replace what an earlier run wrote")
-    sub.add_argument("--quiet", action="store_true", help="no progress bar")
     _backend_arguments(sub)
 
 

@@ -87,9 +87,7 @@ def _rows(ray: Any, pictures: list[Picture], workers: int, options: dict[str, An
         batch_size=_AT_ONCE,
         concurrency=workers,
         num_cpus=1,
-        max_restarts=-1,
-        max_task_retries=-1,
-    )
+    )  # Ray starts a dead worker anew and repeats what it held, without end
     try:
         yield from done.iter_rows()
     finally:

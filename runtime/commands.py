@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 import sys
+from pathlib import Path
 from typing import Any
 
 from runtime.atomic import refuse_existing
@@ -16,6 +16,7 @@ from runtime.bench import table as bench_table
 from runtime.bench import to_json as bench_json
 from runtime.cluster import explain_with_ray
 from runtime.comparison import ComparisonPaths
+from runtime.console import answer
 from runtime.diff import compare_packages
 from runtime.doctor import report as doctor_report
 from runtime.doctor import text as doctor_text
@@ -52,7 +53,7 @@ def explain(arguments: argparse.Namespace) -> int:
     lines += [f"{name}: {count} frames" for name, count in frames.items()]
     lines.append(f"on {facts['backend']}: {facts['why']}")
     lines.append(f"next: look into {arguments.out}; {LINES} has a line for each, {ROWS} the embeddings")
-    _answer(arguments, {**facts, **outcome._asdict(), "frames": frames}, "\n".join(lines))
+    answer(arguments, {**facts, **outcome._asdict(), "frames": frames}, "\n".join(lines))
     return 0
 
 
@@ -98,7 +99,7 @@ def compare(arguments: argparse.Namespace) -> int:
         f"next: look at {paths.picture}; the numbers are in {paths.record.name}",
     ]
     files = {kind: str(path) for kind, path in paths._asdict().items()}
-    _answer(arguments, {**files, **comparison.to_json()}, "\n".join(lines))
+    answer(arguments, {**files, **comparison.to_json()}, "\n".join(lines))
     return 0
 
 
@@ -115,6 +116,7 @@ def report(arguments: argparse.Namespace) -> int:
             arguments.out,
             low_fidelity=arguments.low_fidelity,
             force=arguments.force,
+            quiet=arguments.quiet,
         )
     for one in report.skipped:
         print(f"skipped {one['error']}", file=sys.stderr)
@@ -123,7 +125,7 @@ def report(arguments: argparse.Namespace) -> int:
         f"{report.written} explained, {len(report.flagged)} flagged, {len(report.skipped)} skipped",
         f"next: open {report.path} in a browser; it needs no network",
     ]
-    _answer(arguments, {**report._asdict(), "path": str(report.path)}, "\n".join(lines))
+    answer(arguments, {**report._asdict(), "path": str(report.path)}, "\n".join(lines))
     return 0
 
 
@@ -135,7 +137,7 @@ def diff(arguments: argparse.Namespace) -> int:
         Explainer(arguments.old, **options, precision=arguments.precision) as old,
         Explainer(arguments.new, **options, precision=arguments.new_precision) as new,
     ):
-        found = compare_packages(old, new, images)
+        found = compare_packages(old, new, images, quiet=arguments.quiet)
     lines = [f"{'old':9}{found.old_id}", f"{'new':9}{found.new_id}"]
     if found.least_cosine is not None:
         lines += [
@@ -147,8 +149,12 @@ def diff(arguments: argparse.Namespace) -> int:
         f"{found.n} pictures: "
         + ("the two may share an index" if found.may_share_index else "; ".join(found.objections())),
     ]
-    lines += [] if found.may_share_index else ["next: embed the old index anew with the new package"]
-    _answer(arguments, found.to_json(), "\n".join(lines))
+    lines.append(
+        "next: put the new package into service; the index stays"
+        if found.may_share_index
+        else "next: embed the old index anew with the new package"
+    )
+    answer(arguments, found.to_json(), "\n".join(lines))
     return 0 if found.may_share_index else ParityError.exit_code
 
 
@@ -161,10 +167,11 @@ def bench(arguments: argparse.Namespace) -> int:
     said = f"{arguments.package}, {backend.precision}, on {backend.name}: {backend.why}"
     said += f"\nslower than it could be: {backend.degraded}" if backend.degraded else ""
     facts = {"backend": backend.name, "why": backend.why, "precision": backend.precision}
-    _answer(
+    answer(
         arguments,
         {**facts, "degraded": backend.degraded, **bench_json(rows, found)},
-        f"{said}\n{bench_table(rows, found)}",
+        f"{said}\n{bench_table(rows, found)}\n"
+        + ("next: lock the clocks and measure again" if found.warnings else _explain_next(arguments.package)),
     )
     return 0
 
@@ -204,8 +211,9 @@ def info(arguments: argparse.Namespace) -> int:
         ),
         f"runs on    {runs}",
         f"files      all {len(manifest.files)} are as they were written",
+        f"next: python -m runtime verify {package.path}",
     ]
-    _answer(arguments, facts, "\n".join(lines))
+    answer(arguments, facts, "\n".join(lines))
     return 0
 
 
@@ -222,12 +230,12 @@ def verify(arguments: argparse.Namespace) -> int:
     finally:
         backend.close()
     facts = {"backend": backend.name, "why": backend.why, "precision": backend.precision}
-    _answer(
+    answer(
         arguments,
         {**facts, "files": files, "parity": parity.to_json()},
         f"{files} files are as they were written\n"
         f"{backend.name} ({backend.precision}; {backend.why}) gives the reference outputs:\n"
-        f"  {_figures(parity.to_json())}",
+        f"  {_figures(parity.to_json())}\n{_explain_next(package.path)}",
     )
     return 0
 
@@ -235,7 +243,7 @@ def verify(arguments: argparse.Namespace) -> int:
 def doctor(arguments: argparse.Namespace) -> int:
     """This machine → what is installed, what is missing, and what to do next."""
     facts = doctor_report(Package.open(arguments.package) if arguments.package else None)
-    _answer(arguments, facts, doctor_text(facts))
+    answer(arguments, facts, doctor_text(facts))
     return 0
 
 
@@ -249,8 +257,8 @@ def _explainer(arguments: argparse.Namespace, package: Package | None = None) ->
     )
 
 
-def _answer(arguments: argparse.Namespace, facts: dict[str, Any], text: str) -> None:
-    print(json.dumps(facts, indent=2) if arguments.json else text)
+def _explain_next(package: Path) -> str:
+    return f"next: python -m runtime explain {package} PHOTO… --out explained"
 
 
 def _figures(figures: dict[str, Any]) -> str:

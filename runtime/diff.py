@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ import numpy as np
 from runtime.errors import InputError
 from runtime.explainer import Explainer
 from runtime.occlusion import cosine
+from runtime.progress import progress
 
 LEAST_COSINE = 0.99
 LEAST_RECALL = 0.95
@@ -70,8 +70,10 @@ class Difference:
         return {**dataclasses.asdict(self), **verdict}
 
 
-def compare_packages(old: Explainer, new: Explainer, images: list[Path]) -> Difference:
-    """Explain every picture with both.  Progress goes to stderr, a line each.
+def compare_packages(
+    old: Explainer, new: Explainer, images: list[Path], *, quiet: bool = False
+) -> Difference:
+    """Explain every picture with both; `quiet`: no progress bar.
 
     Raises:
         InputError: a picture cannot be read, or there are fewer than two.
@@ -82,13 +84,14 @@ def compare_packages(old: Explainer, new: Explainer, images: list[Path]) -> Diff
         )
     embeddings: tuple[list[np.ndarray], list[np.ndarray]] = ([], [])
     ious, differences = [], []
-    for number, image in enumerate(images, 1):
-        print(f"[{number}/{len(images)}] {image}", file=sys.stderr)
-        a, b = old(image), new(image)
-        embeddings[0].append(a.embedding)
-        embeddings[1].append(b.embedding)
-        ious.append(_iou(a.mask > 0.5, b.mask > 0.5))
-        differences.append(float(np.abs(a.mask - b.mask).mean()))
+    with progress(len(images), quiet=quiet) as bar:
+        for image in images:
+            a, b = old(image), new(image)
+            embeddings[0].append(a.embedding)
+            embeddings[1].append(b.embedding)
+            ious.append(_iou(a.mask > 0.5, b.mask > 0.5))
+            differences.append(float(np.abs(a.mask - b.mask).mean()))
+            bar.update()
     before, after = map(np.stack, embeddings)
     k = min(K, len(images) - 1)
     alike = before.shape == after.shape

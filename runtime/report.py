@@ -6,7 +6,6 @@ import base64
 import datetime
 import html
 import json
-import sys
 from pathlib import Path
 from string import Template
 from typing import Any, NamedTuple
@@ -20,6 +19,7 @@ from runtime.explanation import Explanation
 from runtime.image import encode_jpeg, encode_png
 from runtime.overlay import colour_bar
 from runtime.package import Package
+from runtime.progress import progress
 
 LOW_FIDELITY = 0.8
 """A picture whose mask keeps less than this of the embedding's direction is flagged."""
@@ -45,27 +45,27 @@ def write_report(
     *,
     low_fidelity: float = LOW_FIDELITY,
     force: bool = False,
+    quiet: bool = False,
 ) -> Report:
     """Explain every picture, and write the page; a picture that cannot be read is skipped and listed.
-
-    Progress goes to stderr, a line each.
 
     Args:
         images: pictures; their paths below the folder that all share become their names.
         path: of the HTML file.
         low_fidelity: what is below it is flagged.
+        quiet: no progress bar.
 
     Raises:
         InputError: none of the pictures could be read.
         OutputExists: `path` is there and `force` is not given.
     """
-    with atomic_file(path, force=force) as page:
+    with atomic_file(path, force=force) as page, progress(len(images), quiet=quiet) as bar:
         pictures: list[dict[str, Any]] = []
         embeddings: list[np.ndarray] = []
         skipped: list[dict[str, str]] = []
         root = _root(images)
-        for number, image in enumerate(images, 1):
-            print(f"[{number}/{len(images)}] {image}", file=sys.stderr)
+        for image in images:
+            bar.update()
             try:
                 explanation = explainer(image, fidelity=True)
             except InputError as error:

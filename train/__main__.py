@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import logging
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from safetensors import SafetensorError
 
-from runtime.errors import NemuError
+from runtime import console
 from runtime.image import RESIZES
 from train.config import (
     AREA_WEIGHT,
@@ -23,6 +26,9 @@ from train.config import (
     TrainConfig,
 )
 from train.decoders import MASKERS
+
+if TYPE_CHECKING:
+    from train.folder import Summary
 
 EXAMPLE = """example:
   python -m train --encoder timm/resnet50 --data photographs/ --out runs/resnet50
@@ -86,7 +92,7 @@ def parser() -> argparse.ArgumentParser:
         metavar="N",
         help="processes that decode images (default: 1 beside a CPU that trains, up to 8 for a GPU)",
     )
-    r.add_argument("--quiet", action="store_true", help="no progress bar")
+    console.add_arguments(r)
     return p
 
 
@@ -99,43 +105,49 @@ def main(argv: list[str] | None = None) -> int:
     if (options.workers or 0) < 0 or options.checkpoint_every < 1:
         p.error("--workers is 0 or more, --checkpoint-every at least 1")
     logging.basicConfig(format="%(levelname)s: %(message)s")
-    try:
-        config = config_of(options)
-        from train.fit import fit  # imports torch: after the command line was understood
-        from train.folder import MASKER, SKIPPED
+    return console.exit_code(
+        lambda: _run(options),
+        stopped="go on with the same command and --resume auto",
+        failures=(OSError, SafetensorError),
+    )
 
-        summary = fit(
-            config,
-            options.out,
-            resume=options.resume == "auto",
-            force=options.force,
-            checkpoint_every=options.checkpoint_every,
-            workers=options.workers,
-            progress=not options.quiet,
-        )
-    except NemuError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
-    except (OSError, SafetensorError) as error:  # a full disk, a folder that may not be written
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("interrupted; go on with the same command and --resume auto", file=sys.stderr)
-        return 130
+
+def _run(options: argparse.Namespace) -> int:
+    config = config_of(options)
+    from train.fit import fit  # imports torch: after the command line was understood
+    from train.folder import MASKER
+
+    summary = fit(
+        config,
+        options.out,
+        resume=options.resume == "auto",
+        force=options.force,
+        checkpoint_every=options.checkpoint_every,
+        workers=options.workers,
+        progress=not options.quiet,
+    )
     if int(os.environ.get("RANK", "0")):  # under torchrun the first process speaks for all
         return 0
     masker = options.out / MASKER
+    facts = {"masker": str(masker), **dataclasses.asdict(summary)}
+    if config.objective != "ranking" and not 0.005 < summary.area < 0.995:
+        said = "warning: the mask is nearly empty or full everywhere; try another --area-weight or --fill"
+        print(said, file=sys.stderr)
+    console.answer(options, facts, "\n".join(_report(summary, masker)))
+    return 0
+
+
+def _report(summary: Summary, masker: Path) -> Iterator[str]:
+    from train.folder import SKIPPED
+
     if summary.skipped:
-        print(f"{summary.skipped} files could not be decoded, listed in {options.out / SKIPPED}")
-    print(
+        yield f"{summary.skipped} files could not be decoded, listed in {masker.with_name(SKIPPED)}"
+    yield (
         f"{masker}: {summary.steps} steps on {summary.images} images"
         f"{f', resumed at step {summary.resumed_at}' if summary.resumed_at else ''}; "
         f"loss {summary.loss:.3f}, embedding distance {summary.distance:.3f}, mask area {summary.area:.1%}"
     )
-    if config.objective != "ranking" and not 0.005 < summary.area < 0.995:
-        print("warning: the mask is nearly empty or full everywhere; try another --area-weight or --fill")
-    print(f"next: python -m export.build_engine --masker {masker} --out {options.out.name}.nemu")
-    return 0
+    yield f"next: python -m export.build_engine --masker {masker} --out {masker.parent.name}.nemu"
 
 
 def config_of(options: argparse.Namespace) -> TrainConfig:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -308,6 +309,33 @@ def test_every_help_shows_an_example(command, capsys):
         main([command, "--help"])
     assert stopped.value.code == 0
     assert f"runtime {command}" in capsys.readouterr().out.partition("example:")[2]
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["explain", "PACKAGE", "PHOTO", "--out", "OUT", "--force"],
+        ["compare", "PACKAGE", "PHOTO", "PHOTOS/sub/a.png", "--out", "OUT", "--force"],
+        ["report", "PACKAGE", "PHOTOS", "--out", "OUT.html", "--force"],
+        ["diff", "PACKAGE", "PACKAGE", "--images", "PHOTOS"],
+        ["bench", "PACKAGE", "--seconds", "0"],
+        ["info", "PACKAGE"],
+        ["doctor", "PACKAGE"],
+        ["verify", "PACKAGE"],
+    ],
+    ids=lambda command: command[0],
+)
+def test_words_end_with_what_is_next_json_is_one_object_and_quiet_is_silent(
+    command, package_path, photos, tmp_path, capsys
+):
+    places = {"PACKAGE": package_path, "PHOTOS": photos, "PHOTO": photos / "b.png", "OUT": tmp_path / "out"}
+    words = [re.sub("PACKAGE|PHOTOS?|OUT", lambda m: str(places[m[0]]), word) for word in command]
+    assert main(words) == 0
+    assert capsys.readouterr().out.splitlines()[-1].startswith("next: ")
+    assert main([*words, "--json", "--quiet"]) == 0
+    assert isinstance(json.loads(capsys.readouterr().out), dict)
+    assert main([*words, "--quiet"]) == 0
+    assert capsys.readouterr() == ("", "")
 
 
 def test_wrong_usage_is_exit_code_2(capsys):
