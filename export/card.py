@@ -60,23 +60,23 @@ The licence of the encoder's weights governs the whole package.
 
 def _data(m: Manifest, name: str) -> str:
     config, run = m.masker.config, m.training
-    shown = f"{config['steps']} steps of {config['batch_size']} images"
-    rows = {"folder": f"`{config['data']}`, searched recursively; no labels were used"}
+    shown = f"{config['steps']} steps of {config['batch_size']} images; augmentation {config['augment']}"
+    rows = {"folder": f"`{config['data']}`, searched recursively; no labels were used", "shown": shown}
     said = ""
     if run is None:
         said = """How many images that folder held, and how the run ended, is not known: the package was built
 from a masker without the summary of its run.  """
     else:
-        shown += f", {run.steps * config['batch_size'] / run.images:.3g} passes over the folder"
+        passes = run.steps * config["batch_size"] / run.images
         since = f" since step {run.resumed_at}, where it was resumed" if run.resumed_at else ""
         versions = ", ".join(f"{package} {version}" for package, version in run.versions.items())
         rows |= {
-            "images": f"{run.images}, of which {run.skipped} could not be read",
+            "images": f"{run.images}, of which {run.skipped} could not be read; {passes:.3g} passes",
             "run": f"{run.seconds:.0f} s{since}; processes: {run.processes}; seed {config['seed']}",
             "versions": versions or "not noted by that run",
-            "at its end": f"embedding distance {run.distance:.3f}, mask area {run.area:.3f}, in training",
+            "at its end": f"embedding distance of the masked images {run.distance:.3f}, "
+            f"mask area {run.area:.3f}",
         }
-    rows["shown"] = f"{shown}; augmentation {config['augment']}"
     table = "\n".join(f"| {what} | {value} |" for what, value in rows.items())
     return f"""## Data the masker was trained on
 | | |
@@ -94,7 +94,7 @@ def _metrics(m: Manifest, name: str) -> str:
         return "## Metrics\nNone were measured.\n"
     few = "  They are few: a check, and no result to quote." if k.n < FEW else ""
     return f"""## Metrics
-Measured at the build on {k.n} images: {k.images}.{few}
+Measured at the build on {k.images}.{few}
 
 | measure | mean ± standard deviation | n |
 |---|---|---|

@@ -229,14 +229,14 @@ def _judged(
     if folder is None:
         return images, f"the {len(images)} photographs that nemu comes with, which are a sample of nothing"
     name = folder.resolve().name
-    source = f"the first {len(images)} in the folder `{name}`, which are in {REFERENCE}"
+    source = f"the first {len(images)} images in the folder `{name}`, which are in {REFERENCE}"
     if evaluate is not None:
         like = "like those the device will see, and not trained on"
         images, held = spread_over(evaluate, size, option="--evaluate", most=IMAGES, expected=like)
-        source = f"{len(images)} of the {held} in the folder `{name}`"
-    if folder.resolve().is_relative_to(Path(trained_on).resolve()):
-        source += ", inside the folder that the masker's configuration names for training"
-    return images, source
+        source = f"{len(images)} of the {held} images in the folder `{name}`"
+    seen = folder.resolve().is_relative_to(Path(trained_on).resolve())
+    known = "inside the folder that the masker's configuration names for training"
+    return images, f"{source}; {known if seen else 'whether training saw them, nemu does not know'}"
 
 
 def _outputs(encoder: EncoderRecord, size: InputRecord) -> tuple[OutputRecord, ...]:

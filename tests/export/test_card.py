@@ -51,11 +51,14 @@ def test_data_is_what_the_run_noted(package, masker, card):
     noted = json.loads((masker.parent / "summary.json").read_text())
     assert dataclasses.asdict(Package.open(package).manifest.training) == noted
     assert row(card, "folder")[0].startswith("`photographs")
-    assert row(card, "images") == [f"{noted['images']}, of which {noted['skipped']} could not be read"]
-    assert "4 steps of 4 images, 1.33 passes" in row(card, "shown")[0]
+    read = f"{noted['images']}, of which {noted['skipped']} could not be read; 1.33 passes"
+    assert row(card, "images") == [read]
+    assert row(card, "shown") == ["4 steps of 4 images; augmentation none"]
     assert row(card, "run") == [f"{noted['seconds']:.0f} s; processes: 1; seed 0"]
     assert f"torch {noted['versions']['torch']}" in row(card, "versions")[0]
-    assert f"distance {noted['distance']:.3f}, mask area {noted['area']:.3f}" in row(card, "at its end")[0]
+    assert (
+        f"masked images {noted['distance']:.3f}, mask area {noted['area']:.3f}" in row(card, "at its end")[0]
+    )
 
 
 def test_metrics_are_what_numpy_finds_again(package, card):
@@ -116,7 +119,7 @@ def test_a_masker_alone_says_that_its_data_is_not_known(alone):
 def test_pictures_to_evaluate_are_measured_and_not_shipped(alone, photographs):
     metrics = Package.open(alone).manifest.metrics
     assert metrics.n == 12
-    assert f"12 of the 12 in the folder `{photographs.name}`" in metrics.images
+    assert f"12 of the 12 images in the folder `{photographs.name}`" in metrics.images
     assert "names for training" in metrics.images
     with np.load(alone / "reference.npz") as arrays:
         assert len(arrays["images"]) == 8
