@@ -43,7 +43,8 @@ TRAIN = [
 ]
 BUILD = [
     *("--masker", str(OUT / "run/masker.safetensors"), "--reference", str(OUT / "scenes/test")),
-    *("--precision", "fp16", "--target", "rtx", "--out", str(PACKAGE)),
+    *("--evaluate", str(OUT / "scenes/test"), "--precision", "fp16"),
+    *("--target", "rtx", "--out", str(PACKAGE)),
 ]
 
 

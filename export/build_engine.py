@@ -57,6 +57,13 @@ def parser() -> argparse.ArgumentParser:
         metavar="FOLDER",
         help="photographs that int8 takes its ranges from (with --masker; default: the reference images)",
     )
+    p.add_argument(
+        "--evaluate",
+        type=Path,
+        metavar="FOLDER",
+        help="photographs that the model card's metrics are measured on, best such as training did not see; "
+        "they are not shipped (with --masker; default: the reference images)",
+    )
     p.add_argument("--no-simplify", action="store_true", help="do not run onnxsim (with --masker)")
     p.add_argument(
         "--precision", choices=tuple(GRAPHS), default="fp16", help="inside the engine (%(default)s)"
@@ -80,8 +87,9 @@ def main(argv: list[str] | None = None) -> int:
     options = p.parse_args(argv)
     if options.masker and not options.out:
         p.error("--masker needs --out NAME.nemu")
-    if options.package and (options.out or options.weights or options.reference or options.calibration):
-        p.error("--out, --weights, --reference and --calibration go with --masker")
+    makes = ("out", "weights", "reference", "calibration", "evaluate")
+    if options.package and any(getattr(options, name) for name in makes):
+        p.error(", ".join(f"--{name}" for name in makes) + " go with --masker")
     if options.calibration and options.precision != "int8":
         p.error("--calibration goes with --precision int8")
     return console.exit_code(lambda: _run(options), stopped="nothing was written")
@@ -153,6 +161,7 @@ def _make(options: argparse.Namespace, request: attach.Request) -> Package:
             weights=options.weights,
             reference=options.reference,
             calibration=options.calibration,
+            evaluate=options.evaluate,
             precision=options.precision,
             simplify=not options.no_simplify,
             step=_silent if options.quiet else _step,

@@ -9,23 +9,20 @@ Which of them a package uses, the gate's figures decide (`export.int8`).
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import onnx
 
+from export.pictures import spread_over
 from export.run import Session
 from export.structure import float_tensors
-from runtime.errors import InputError
-from runtime.image import Geometry, find_images, load_image
 from runtime.manifest import InputRecord
 
 METHODS = ("minmax", "percentile", "mse")
 IMAGES = 64
 """At most this many calibration images are taken, spread evenly over the folder."""
-FEWEST = 4
 _BINS = 2048
 _SAMPLE = 1 << 16  # values of one tensor of one image that enter its histogram; min and max see all
 _TAIL = 1e-4
@@ -115,16 +112,5 @@ def calibration_images(folder: Path, size: InputRecord) -> np.ndarray:
     Raises:
         InputError: too few, or one that cannot be read.
     """
-    files = find_images(folder)
-    if len(files) < FEWEST:
-        raise InputError(
-            f"--calibration {folder} holds {len(files)} images",
-            expected=f"at least {FEWEST}, better {IMAGES}, like those the device will see",
-            cure="add photographs, or leave --calibration out to use the reference images",
-        )
-    return _fit(files[:: max(1, -(-len(files) // IMAGES))], size)
-
-
-def _fit(files: Iterable[Path], size: InputRecord) -> np.ndarray:
-    geometry = Geometry.from_record(size)
-    return np.stack([geometry.fit(load_image(file))[0] for file in files])
+    like = "like those the device will see"
+    return spread_over(folder, size, option="--calibration", most=IMAGES, expected=like)[0]

@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+from runtime.explanation import NEARLY_NOTHING
 from runtime.manifest import Manifest
+
+FEW = 30
+"""Images, below which the card says that they are few."""
+
+_SEEN = {
+    "crop": "the photograph is scaled, its proportions are kept, and the middle is cut out",
+    "squash": "the photograph is scaled, its proportions are not kept",
+    "letterbox": "the photograph is scaled, its proportions are kept, and bordered with black",
+}
+_CUT = "; what is cut off never reaches the encoder, and the mask is 0 there"
 
 
 def model_card(manifest: Manifest, *, name: str) -> str:
     """Markdown for a reader who has nothing but the package."""
-    m, e, i = manifest, manifest.encoder, manifest.input
-    config = m.masker.config
-    length = f"{e.dimension} numbers{', unit length' if e.l2_normalized else ''}"
-    objective = (
-        f"{m.masker.objective}{', centred' if config['centred'] else ''}, "
-        + (f"area weight {config['area_weight']}, " if config["area_weight"] else "")
-        + f"fill {config['fill']}, {config['steps']} steps of {config['batch_size']}"
-    )
-    parity = "\n".join(
-        f"| {key} | {p['embedding_error']:.1e} | {p['mask_error']:.1e} | {p['mask_iou']:.4f} | {p['n']} |"
-        for key, p in m.parity.items()
-    )
+    sections = (_intro, _inside, _data, _metrics, _parity, _use, _limits, _citation)
+    return "\n".join(section(manifest, name) for section in sections)
+
+
+def _intro(m: Manifest, name: str) -> str:
     return f"""# {name}
 
 One pass over a photograph gives its **embedding** and a **mask**: which pixels that embedding needs.
@@ -29,31 +33,132 @@ from runtime import Explainer
 
 with Explainer("{name}") as explainer:
     explanation = explainer("photo.jpg")
-explanation.embedding  # float32 ({e.dimension},)
+explanation.embedding  # float32 ({m.encoder.dimension},)
 explanation.mask       # float32, the photograph's own height and width, 0 to 1, higher = more important
 ```
+"""
 
-## What is inside
+
+def _inside(m: Manifest, name: str) -> str:
+    e, i, config = m.encoder, m.input, m.masker.config
+    length = f"{e.dimension} numbers{', unit length' if e.l2_normalized else ''}"
+    unknown = "not known to nemu: ask whoever gave you the weights before you pass the package on"
+    weight = f", area weight {config['area_weight']:g}" if config["area_weight"] else ""
+    return f"""## Encoder and masker
 | | |
 |---|---|
 | encoder | `{e.id}`, frozen; {e.embedding} embedding, {length} |
 | encoder weights | sha256 `{e.fingerprint}` |
-| encoder licence | {e.license} |
+| encoder licence | {unknown if e.license == "unknown" else e.license} |
 | masker | {m.masker.architecture}, sha256 `{m.masker.sha256}` |
-| objective | {objective} |
-| input | uint8 RGB {i.height} x {i.width}, {i.resize} (crop {i.crop_pct}), {i.interpolation} |
+| objective | {m.masker.objective}{", centred" if config["centred"] else ""}{weight}, fill {config["fill"]} |
+| input | uint8 RGB, {i.height} x {i.width}, {i.resize}, {i.interpolation} |
 
-## Parity with the torch module in float32
-| compared | embedding error | mask error | mask IoU at 0.5 | images |
+The licence of the encoder's weights governs the whole package.
+"""
+
+
+def _data(m: Manifest, name: str) -> str:
+    config, run = m.masker.config, m.training
+    shown = f"{config['steps']} steps of {config['batch_size']} images; augmentation {config['augment']}"
+    rows = {"folder": f"`{config['data']}`, searched recursively; no labels were used", "shown": shown}
+    said = ""
+    if run is None:
+        said = """How many images that folder held, and how the run ended, is not known: the package was built
+from a masker without the summary of its run.  """
+    else:
+        passes = run.steps * config["batch_size"] / run.images
+        since = f" since step {run.resumed_at}, where it was resumed" if run.resumed_at else ""
+        versions = ", ".join(f"{package} {version}" for package, version in run.versions.items())
+        rows |= {
+            "images": f"{run.images}, of which {run.skipped} could not be read; {passes:.3g} passes",
+            "run": f"{run.seconds:.0f} s{since}; processes: {run.processes}; seed {config['seed']}",
+            "versions": versions or "not noted by that run",
+            "at its end": f"embedding distance of the masked images {run.distance:.3f}, "
+            f"mask area {run.area:.3f}",
+        }
+    table = "\n".join(f"| {what} | {value} |" for what, value in rows.items())
+    return f"""## Data the masker was trained on
+| | |
+|---|---|
+{table}
+
+{said}Where these images come from and what they show, nemu does not know.
+What the encoder was trained on, its owner says.
+"""
+
+
+def _metrics(m: Manifest, name: str) -> str:
+    k = m.metrics
+    if k is None:
+        return "## Metrics\nNone were measured.\n"
+    few = "  They are few: a check, and no result to quote." if k.n < FEW else ""
+    return f"""## Metrics
+Measured at the build on {k.images}.{few}
+
+| measure | mean ± standard deviation | n |
+|---|---|---|
+| **fidelity**: cosine of the embedding and that of what the mask keeps | {k.fidelity} | {k.n} |
+| the same, each mask moved to a random place | {k.fidelity_moved} | {k.n} |
+| the same, nothing kept | {k.fidelity_empty} | {k.n} |
+| mask area: share of the image that is kept | {k.area} | {k.n} |
+
+{k.degenerate} of {k.n} masks show nothing (area below {NEARLY_NOTHING:g} or above {1 - NEARLY_NOTHING:g}).
+
+Read fidelity against the two rows below it.  A mask explains as far as it keeps more than one of the
+same size elsewhere does; and where the embeddings of all images are alike, even keeping nothing scores
+high.  What is not kept is replaced by the encoder's mean colour.  ± is the spread from image to image.
+In float32, by onnxruntime on a CPU.
+"""
+
+
+def _parity(m: Manifest, name: str) -> str:
+    rows = "\n".join(
+        f"| {key} | {p['embedding_error']:.1e} | {p['mask_error']:.1e} | {p['mask_iou']:.4f} | {p['n']} |"
+        for key, p in m.parity.items()
+    )
+    return f"""## Parity with the torch module in float32
+| compared | embedding error | mask error | mask IoU at 0.5 | n |
 |---|---|---|---|---|
-{parity}
+{rows}
 
-Embedding error: worst image, relative to the median distance between embeddings of different images.
+Embedding error: worst of n images, relative to the median distance between embeddings of different
+images.  An engine's own figures are in `engines/NAME.engine.json`; `nemu verify {name}` measures on the
+device at hand.
+"""
 
-## Intended use and limits
-- The mask says which pixels keep this encoder's embedding where it is.  It does not say that the
-  embedding is right, fair or fit for a purpose, and it is no evidence about another encoder.
-- It was learned without labels from the photographs the masker was trained on; on very different
-  images, check it before relying on it.
-- The licence of the encoder's weights governs the whole package.
+
+def _use(m: Manifest, name: str) -> str:
+    return """## Intended use
+To see which pixels an embedding of this encoder depends on: why two images matched, what a retrieval or
+anomaly score looked at, whether the encoder goes by a watermark or a background.  It is for people who
+judge the encoder or its answers.  It is no detector and no segmentation, and must not be the sole ground
+of a decision about a person.
+"""
+
+
+def _limits(m: Manifest, name: str) -> str:
+    i = m.input
+    seen = _SEEN[i.resize] + (_CUT if i.resize == "crop" or i.crop_pct < 1 else "")
+    return f"""## Limits
+- **One size.**  The encoder sees {i.height} x {i.width} pixels: {seen}.
+  The mask is computed on that grid or a coarser one, and enlarged; finer detail is interpolation.
+- **What a mask does not say.**  Not that the embedding is right, fair or fit for a purpose; nothing about
+  another encoder, other weights or another embedding; nothing about a class or a decision that is made
+  from the embedding.
+- **No proof.**  It is a trained network's answer.  On images unlike those it was trained on, ask for the
+  fidelity of each (`nemu explain --fidelity`) before you rely on it.
+- **Masks that show nothing** happen: `Explanation.degenerate` then says `empty` or `full`.  A full one has
+  a fidelity of 1.
+- **Precision.**  The metrics are those of float32.  Each precision has an embedding id of its own; whether
+  embeddings of two ids may share an index, `nemu diff` measures.
+"""
+
+
+def _citation(m: Manifest, name: str) -> str:
+    return """## Method
+Neural Explanation Masks.  B. L. Møller, C. Igel, K. K. Wickstrøm, J. Sporring, R. Jenssen, B. Ibragimov:
+*Finding NEM-U: Explaining unsupervised representation learning through neural network generated
+explanation masks*, ICML 2024, PMLR 235:36048–36071.  nemu follows the authors' released code; its default
+decoder and objective are its own.
 """

@@ -21,20 +21,30 @@ from export.calibrate import calibration_images
 from export.card import model_card
 from export.fuse import Fused
 from export.int8 import Calibration, write_int8
+from export.metrics import IMAGES, measure
+from export.pictures import FEWEST, fitted, spread_over
 from export.precision import GRAPHS, OPSETS
 from export.verify import check_range, gate, largest_activations, run_onnx, run_torch
 from runtime.errors import InputError
-from runtime.image import Geometry, find_images, load_image
-from runtime.manifest import SCHEMA, EncoderRecord, InputRecord, Manifest, MaskerRecord, OutputRecord
+from runtime.image import find_images
+from runtime.manifest import (
+    SCHEMA,
+    EncoderRecord,
+    InputRecord,
+    Manifest,
+    MaskerRecord,
+    OutputRecord,
+)
 from runtime.package import MANIFEST, REFERENCE, Package, files_in, sha256_file
 from runtime.verify import Reference
 from train.checkpoint import load_nem, read_config
 from train.config import TrainConfig
 from train.encoder import FrozenEncoder
+from train.folder import run_of
 from train.nem import NEM
 
 PHOTOGRAPHS = Path(__file__).parent / "photographs"
-IMAGES = 16
+REFERENCES = 16
 """At most this many reference images are taken from a folder."""
 
 Step = Callable[[str], AbstractContextManager[None]]
@@ -51,6 +61,7 @@ def make_package(
     weights: str | None,
     reference: Path | None,
     calibration: Path | None,
+    evaluate: Path | None,
     precision: str,
     simplify: bool,
     step: Step,
@@ -61,17 +72,21 @@ def make_package(
         name: what the package will be called, for its model card.
         reference: folder of photographs that may be shipped; None takes the project's own.
         calibration: folder of photographs for int8's ranges; None takes the reference images, and says so.
+        evaluate: folder of photographs that the card's metrics are measured on; None takes the reference
+            images.
         precision: of `export.precision.GRAPHS`: its graphs are added beside the fp32 one.
 
     Raises:
         ParityError: a graph is beyond the gate.
-        InputError, MaskerMismatch, SchemaError: see `train.checkpoint.load_nem`.
+        InputError, MaskerMismatch, SchemaError: see `train.checkpoint.load_nem`, `train.folder.run_of`.
         ExportError: see `export.graph`.
     """
     with step("loading encoder and masker"):
         nem = load_nem(masker, weights=weights)
-        config = read_config(masker)
-        images = _reference_images(reference or PHOTOGRAPHS, nem.encoder.input)
+        config, training = read_config(masker), run_of(masker)
+        size = nem.encoder.input
+        images = _reference_images(reference or PHOTOGRAPHS, size)
+        judged, source = _judged(images, size, named=reference, evaluate=evaluate, trained_on=config.data)
     with step(f"torch reference on {len(images)} images"):
         expected = Reference(images, *run_torch(Fused(nem, precision="fp32"), images))
     job = _Job(folder, nem, expected, simplify, step)
@@ -83,23 +98,21 @@ def make_package(
     elif precision != "fp32":
         parity |= _write_graph(job, precision)
     np.savez_compressed(folder / REFERENCE, **expected._asdict())
-
+    with step(f"metrics on {len(judged)} images"):
+        metrics = measure(folder / GRAPHS["fp32"], judged, mean=size.mean, source=source)
     manifest = Manifest(
         schema=SCHEMA,
         nemu=runtime.__version__,
         created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         embedding_id=embedding_id(nem.encoder),
         encoder=nem.encoder.record,
-        masker=MaskerRecord(
-            architecture=config.masker,
-            sha256=sha256_file(masker),
-            objective=config.objective,
-            config=_shippable(config),
-        ),
-        input=nem.encoder.input,
-        outputs=_outputs(nem.encoder.record, nem.encoder.input),
+        masker=_masker_record(masker, config),
+        input=size,
+        outputs=_outputs(nem.encoder.record, size),
         parity=parity,
         files={},
+        training=training,
+        metrics=metrics,
     )
     return _seal(folder, manifest, name)
 
@@ -114,10 +127,19 @@ def embedding_id(encoder: FrozenEncoder) -> str:
     return f"{name}-{r.embedding}-{hashlib.sha256(what.encode()).hexdigest()[:12]}"
 
 
+def _masker_record(masker: Path, config: TrainConfig) -> MaskerRecord:
+    return MaskerRecord(
+        architecture=config.masker,
+        sha256=sha256_file(masker),
+        objective=config.objective,
+        config=_shippable(config),
+    )
+
+
 def _shippable(config: TrainConfig) -> dict[str, Any]:
     """The configuration without the maker's folders: of paths, only the last name."""
     fields = dataclasses.asdict(config)
-    fields["data"] = Path(config.data).name
+    fields["data"] = Path(config.data).name or "."
     if config.encoder.weights is not None:
         fields["encoder"]["weights"] = Path(config.encoder.weights).name
     return fields
@@ -183,15 +205,38 @@ def _calibration(folder: Path | None, reference: np.ndarray, size: InputRecord) 
 
 def _reference_images(folder: Path, size: InputRecord) -> np.ndarray:
     """uint8 (N, H, W, 3): the first images of the folder, as the encoder would see them."""
-    files = find_images(folder)[:IMAGES]
-    if len(files) < 4:
+    files = find_images(folder)[:REFERENCES]
+    if len(files) < FEWEST:
         raise InputError(
             f"--reference {folder} holds {len(files)} images",
-            expected="at least 4 different ones",
+            expected=f"at least {FEWEST} different ones",
             cure="add photographs, or leave --reference out to use the project's own",
         )
-    geometry = Geometry.from_record(size)
-    return np.stack([geometry.fit(load_image(file))[0] for file in files])
+    return fitted(files, size)
+
+
+def _judged(
+    reference: np.ndarray, size: InputRecord, *, named: Path | None, evaluate: Path | None, trained_on: str
+) -> tuple[np.ndarray, str]:
+    """The images that metrics are measured on, and which they are, for people.
+
+    Args:
+        reference: the reference images.
+        named: the folder they are from; None if they are the project's own.
+        evaluate: another folder to take, instead of them.
+    """
+    images, folder = reference, evaluate or named
+    if folder is None:
+        return images, f"the {len(images)} photographs that nemu comes with, which are a sample of nothing"
+    name = folder.resolve().name
+    source = f"the first {len(images)} images in the folder `{name}`, which are in {REFERENCE}"
+    if evaluate is not None:
+        like = "like those the device will see, and not trained on"
+        images, held = spread_over(evaluate, size, option="--evaluate", most=IMAGES, expected=like)
+        source = f"{len(images)} of the {held} images in the folder `{name}`"
+    seen = folder.resolve().is_relative_to(Path(trained_on).resolve())
+    known = "inside the folder that the masker's configuration names for training"
+    return images, f"{source}; {known if seen else 'whether training saw them, nemu does not know'}"
 
 
 def _outputs(encoder: EncoderRecord, size: InputRecord) -> tuple[OutputRecord, ...]:

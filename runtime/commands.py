@@ -24,6 +24,7 @@ from runtime.errors import BackendError, InputError, ParityError
 from runtime.explain import Outcome, explain_pictures, write_parquet
 from runtime.explainer import Explainer
 from runtime.journal import LINES, ROWS
+from runtime.manifest import Manifest
 from runtime.package import Package
 from runtime.report import write_report
 from runtime.sources import Picture, find_pictures
@@ -201,6 +202,8 @@ def info(arguments: argparse.Namespace) -> int:
         f"embedding  {manifest.embedding_id}: {manifest.encoder.dimension} numbers, "
         f"{manifest.encoder.embedding} of {manifest.encoder.id} (licence {manifest.encoder.license})",
         f"masker     {manifest.masker.architecture}, objective {manifest.masker.objective}",
+        f"data       {_data(manifest)}",
+        f"metrics    {_metrics(manifest)}",
         f"input      {size.height}x{size.width} {size.channel_order}, {size.resize}, {size.interpolation}",
         *(f"output     {o.name} {o.shape}: {o.meaning}" for o in manifest.outputs),
         *(f"parity     {name}: {_figures(figures)}" for name, figures in manifest.parity.items()),
@@ -259,6 +262,25 @@ def _explainer(arguments: argparse.Namespace, package: Package | None = None) ->
 
 def _explain_next(package: Path) -> str:
     return f"next: python -m runtime explain {package} PHOTO… --out explained"
+
+
+def _data(manifest: Manifest) -> str:
+    """What the masker was trained on, in a line."""
+    folder, run = manifest.masker.config.get("data", "not known"), manifest.training
+    if run is None:
+        return f"{folder}; how many images is not known, the package was built without its run's summary"
+    return f"{folder}: {run.images} images, {run.skipped} skipped; {run.steps} steps"
+
+
+def _metrics(manifest: Manifest) -> str:
+    """What the masks were worth at the build, in a line."""
+    k = manifest.metrics
+    if k is None:
+        return "none were measured"
+    return (
+        f"fidelity {k.fidelity} (moved masks {k.fidelity_moved}, nothing kept {k.fidelity_empty}), "
+        f"area {k.area}, {k.degenerate} degenerate; n {k.n}: {k.images}"
+    )
 
 
 def _figures(figures: dict[str, Any]) -> str:

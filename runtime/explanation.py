@@ -18,7 +18,7 @@ from runtime.image import Box, Placement, encode_png
 from runtime.occlusion import cosine
 from runtime.overlay import overlay
 
-_NEARLY_NOTHING = 0.01
+NEARLY_NOTHING = 0.01
 """A mask of a mean below this, or above 1 minus this, says nothing about where."""
 _TOLERANCE = 1e-3  # how far half precision may put a mask outside [0, 1]
 
@@ -102,8 +102,7 @@ class Explanation:
     @property
     def degenerate(self) -> str:
         """`empty` or `full`: the mask is nearly 0 or nearly 1 everywhere and shows nothing; else no text."""
-        mean = float(self.graph_mask.mean())
-        return "empty" if mean < _NEARLY_NOTHING else "full" if mean > 1 - _NEARLY_NOTHING else ""
+        return what_is_degenerate(self.graph_mask)
 
     def overlay(self, alpha: float = 0.7) -> np.ndarray:
         """uint8 (H0, W0, 3): the mask as heat over the picture; see `runtime.overlay`."""
@@ -152,6 +151,12 @@ class Explanation:
             "fidelity": None if self.fidelity is None else round(self.fidelity, 6),
             "timing": {k: round(v, 3) if isinstance(v, float) else v for k, v in self.timing.items()},
         }
+
+
+def what_is_degenerate(mask: np.ndarray) -> str:
+    """See `Explanation.degenerate`; mask float32 (h, w)."""
+    mean = float(mask.mean())
+    return "empty" if mean < NEARLY_NOTHING else "full" if mean > 1 - NEARLY_NOTHING else ""
 
 
 def check_name(name: str) -> None:

@@ -8,15 +8,15 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import types
-import typing
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from runtime.errors import IntegrityError, SchemaError
+from runtime.typed_json import json_object, read
 
-SCHEMA = 1
+SCHEMA = 2
+"""2 added `training` and `metrics`; a package of schema 1 has neither."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -78,6 +78,65 @@ class MaskerRecord:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainingRecord:
+    """How a training run ended: its `summary.json`."""
+
+    steps: int
+    """Steps of the whole run."""
+    resumed_at: int
+    """Step at which the process that ended it took over; 0 for a run in one piece."""
+    loss: float
+    """Mean over the last steps (`train.training.TAIL`) of the first process, as are the next two."""
+    distance: float
+    area: float
+    processes: int
+    images: int
+    """Image files in the folder; how many steps saw how many of them, the configuration says."""
+    skipped: int
+    """Files that could not be decoded; listed in the run's skipped.txt."""
+    seconds: float
+    """Of the last process's training loop."""
+    versions: dict[str, str] = dataclasses.field(default_factory=dict)
+    """What trained it: package → version.  Empty in a run that did not note them."""
+
+    @classmethod
+    def from_json(cls, text: str, *, source: str) -> TrainingRecord:
+        """Read and check; raises `SchemaError`."""
+        return read(cls, json_object(text, source), source)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Spread:
+    """One measure over several images."""
+
+    mean: float
+    std: float
+    """Standard deviation over the images, with n − 1."""
+
+    def __str__(self) -> str:
+        return f"{self.mean:.3f} ± {self.std:.3f}"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MetricsRecord:
+    """What the masks were worth at the build; measured by `export.metrics`, explained there."""
+
+    images: str
+    """Which images, for people."""
+    n: int
+    fidelity: Spread
+    """Cosine of the embedding and that of what the mask keeps."""
+    fidelity_moved: Spread
+    """The same with each mask moved to a random place: what any mask of this size and shape keeps."""
+    fidelity_empty: Spread
+    """The same with nothing kept at all."""
+    area: Spread
+    """Mean mask."""
+    degenerate: int
+    """Images whose mask is nearly 0 or nearly 1 everywhere."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Manifest:
     """`manifest.json`, typed.  Written once, when the package is born."""
 
@@ -96,6 +155,10 @@ class Manifest:
     """Figures of the gate, by name of the comparison; see `export.verify`."""
     files: dict[str, str]
     """sha256 of every file the package was born with, by its path inside the package."""
+    training: TrainingRecord | None = None
+    """The run that trained the masker; None if its folder was not around the masker at the build."""
+    metrics: MetricsRecord | None = None
+    """What the masks were worth at the build; None in a package of schema 1."""
 
     def to_json(self) -> str:
         """The text of `manifest.json`: the fields, and `digest`, the sha256 over them."""
@@ -110,7 +173,7 @@ class Manifest:
             SchemaError: empty, not JSON, a newer schema, or a field missing, unknown or of a wrong type.
             IntegrityError: the fields are not those that the digest was made over.
         """
-        fields = _json_object(text, source)
+        fields = json_object(text, source)
         schema = fields.get("schema")
         if isinstance(schema, int) and schema > SCHEMA:
             raise SchemaError(
@@ -119,7 +182,7 @@ class Manifest:
                 cure=f"update this project to {fields.get('nemu')}, which wrote it, or newer",
             )
         digest = fields.pop("digest", None)
-        manifest = typing.cast(Manifest, _read(cls, fields, source))
+        manifest = read(cls, fields, source)
         if digest != _digest(fields):
             raise IntegrityError(
                 f"{source} was changed after it was written",
@@ -176,7 +239,7 @@ class EngineRecord:
     @classmethod
     def from_json(cls, text: str, *, source: str) -> EngineRecord:
         """Read and check; raises `SchemaError`."""
-        return typing.cast(EngineRecord, _read(cls, _json_object(text, source), source))
+        return read(cls, json_object(text, source), source)
 
 
 def changed(path: Path) -> IntegrityError:
@@ -191,45 +254,3 @@ def changed(path: Path) -> IntegrityError:
 def _digest(fields: Mapping[str, Any]) -> str:
     canonical = json.dumps(fields, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()
-
-
-def _json_object(text: str, source: str) -> dict[str, Any]:
-    try:
-        value = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise _malformed(source, f"is not JSON ({error})" if text.strip() else "is empty") from error
-    if not isinstance(value, dict):
-        raise _malformed(source, f"holds a {type(value).__name__}")
-    return value
-
-
-def _malformed(source: str, what: str) -> SchemaError:
-    return SchemaError(
-        f"{source} {what}",
-        expected=f"a JSON object of schema {SCHEMA}, as python -m export.build_engine writes it",
-        cure="copy the package again, or build it again with python -m export.build_engine",
-    )
-
-
-def _read(kind: Any, value: Any, where: str) -> Any:
-    """`value` (from JSON) as `kind` (a type annotation of the records above), or `SchemaError`."""
-    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
-    if dataclasses.is_dataclass(kind):
-        if not isinstance(value, dict):
-            raise _malformed(where, f"is a {type(value).__name__}")
-        hints = typing.get_type_hints(kind)
-        if set(value) != set(hints):
-            odd = sorted(set(value) ^ set(hints))
-            raise _malformed(where, "has missing or unknown fields: " + ", ".join(odd))
-        return typing.cast(Any, kind)(**{k: _read(hints[k], v, f"{where}: {k}") for k, v in value.items()})
-    if origin is tuple and isinstance(value, list):
-        many = arguments[-1] is Ellipsis
-        if many or len(value) == len(arguments):
-            kinds = [arguments[0]] * len(value) if many else arguments
-            return tuple(_read(k, v, where) for k, v in zip(kinds, value, strict=True))
-    elif origin is dict and isinstance(value, dict):
-        return {k: _read(arguments[1], v, f"{where}: {k}") for k, v in value.items()}
-    plain = {types.UnionType: arguments}.get(origin, (int, float) if kind is float else (kind,))
-    if kind is Any or type(value) in plain:
-        return value
-    raise _malformed(where, f"is {value!r}, not {kind}")

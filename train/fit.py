@@ -14,19 +14,23 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import lightning
+import timm
 import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint, TQDMProgressBar
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
+import runtime
 from runtime.atomic import atomic_file
 from runtime.errors import InputError
 from runtime.image import Geometry, find_images
+from runtime.manifest import TrainingRecord
 from train.checkpoint import save_masker
 from train.config import TrainConfig
 from train.data import Photographs, Steps, collate, load
-from train.folder import MASKER, SKIPPED, SUMMARY, Summary, claim, newest_checkpoint, read_summary, start_step
+from train.folder import MASKER, SKIPPED, SUMMARY, claim, newest_checkpoint, read_summary, start_step
 from train.machine import check_precision, default_workers
 from train.nem import NEM
 from train.training import LOG_EVERY, MaskerTraining
@@ -54,7 +58,7 @@ def fit(
     checkpoint_every: int = 100,
     workers: int | None = None,
     progress: bool = True,
-) -> Summary:
+) -> TrainingRecord:
     """Train a masker into `out/`: masker.safetensors, config.json, summary.json, metrics, checkpoints.
 
     A run that `out` already holds whole is not repeated when `resume` is given: its summary is returned.
@@ -210,9 +214,10 @@ def hush() -> Iterator[None]:
             logger.setLevel(level)
 
 
-def _summary(module: MaskerTraining, *, start: int, images: int, seconds: float) -> Summary:
+def _summary(module: MaskerTraining, *, start: int, images: int, seconds: float) -> TrainingRecord:
+    others = (torch, timm, lightning)
     loss, distance, area = torch.stack(list(module.recent)).mean(dim=0).tolist()
-    return Summary(
+    return TrainingRecord(
         steps=module.config.steps,
         resumed_at=start,
         loss=loss,
@@ -222,10 +227,11 @@ def _summary(module: MaskerTraining, *, start: int, images: int, seconds: float)
         images=images,
         skipped=len(module.skipped),
         seconds=seconds,
+        versions={"nemu": runtime.__version__, **{m.__name__: str(m.__version__) for m in others}},
     )
 
 
-def _write(out: Path, module: MaskerTraining, summary: Summary, files: list[Path]) -> None:
+def _write(out: Path, module: MaskerTraining, summary: TrainingRecord, files: list[Path]) -> None:
     if not all(torch.isfinite(t).all() for t in module.nem.masker.state_dict().values()):
         raise InputError(
             f"training diverged: the masker holds values that are not finite (loss {summary.loss})",

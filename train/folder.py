@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import os
 import pickle
 import shutil
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
 
 from runtime.atomic import atomic_file, refuse_existing
-from runtime.errors import InputError, OutputExists
+from runtime.errors import InputError, OutputExists, SchemaError
+from runtime.manifest import TrainingRecord
+from train.checkpoint import read_config
 from train.config import TrainConfig
 
 MASKER = "masker.safetensors"
@@ -21,29 +22,39 @@ SUMMARY = "summary.json"
 SKIPPED = "skipped.txt"
 
 
-@dataclass(frozen=True)
-class Summary:
-    """How a run ended."""
-
-    steps: int
-    """Steps of the whole run."""
-    resumed_at: int
-    """Step at which this process took over; 0 for a fresh run."""
-    loss: float
-    """Mean over the last steps (`train.training.TAIL`) of the first process, as are the next two."""
-    distance: float
-    area: float
-    processes: int
-    images: int
-    skipped: int
-    """Files that could not be decoded; listed in skipped.txt."""
-    seconds: float
-    """Of this process's training loop."""
+def read_summary(out: Path) -> TrainingRecord:
+    """The summary of a finished run.  Raises `SchemaError`: not as a run writes it."""
+    file = out / SUMMARY
+    try:
+        return TrainingRecord.from_json(file.read_text(errors="replace"), source=str(file))
+    except SchemaError as error:
+        raise SchemaError(
+            error.came,
+            expected="the summary that python -m train writes",
+            cure=f"copy the run's folder again, or delete {file}: what it said is then not known",
+        ) from error
 
 
-def read_summary(out: Path) -> Summary:
-    """The summary of a finished run."""
-    return Summary(**json.loads((out / SUMMARY).read_text()))
+def run_of(masker: Path) -> TrainingRecord | None:
+    """The summary of the run that trained this masker, from its folder; None for a masker without one.
+
+    Raises:
+        SchemaError: the summary or the configuration beside it cannot be read.
+        InputError: they are those of another run.
+    """
+    out = masker.parent
+    if not (out / SUMMARY).is_file():
+        return None
+    summary, config = read_summary(out), out / CONFIG
+    there = TrainConfig.from_json(config.read_text(), source=str(config)) if config.is_file() else None
+    if there != read_config(masker):
+        raise InputError(
+            f"{out / SUMMARY} is not of the run that trained {masker.name}: {config} "
+            + ("is missing" if there is None else "has other settings"),
+            expected="a masker in its own run's folder, or without a summary beside it",
+            cure="copy the run's folder again, or the masker alone to another place",
+        )
+    return summary
 
 
 def start_step(config: TrainConfig, out: Path, *, resume: bool, force: bool) -> int:

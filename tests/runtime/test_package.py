@@ -9,7 +9,7 @@ import os
 import pytest
 
 from runtime.errors import IntegrityError, OutputExists, PackageError, SchemaError
-from runtime.manifest import EngineRecord, Manifest
+from runtime.manifest import SCHEMA, EngineRecord, Manifest
 from runtime.package import MANIFEST, Package
 
 FILES = ["README.md", "model.onnx", "model.onnx.data", "reference.npz"]
@@ -82,9 +82,9 @@ def test_an_empty_or_broken_manifest_is_refused(package_path, text):
 
 def test_a_newer_schema_is_refused_and_says_what_to_do(package_path):
     fields = json.loads((package_path / MANIFEST).read_text())
-    fields.update(schema=2, something_new=1, nemu="9.8.7")
+    fields.update(schema=SCHEMA + 1, something_new=1, nemu="9.8.7")
     (package_path / MANIFEST).write_text(json.dumps(fields))
-    with pytest.raises(SchemaError, match="schema 2") as caught:
+    with pytest.raises(SchemaError, match=f"schema {SCHEMA + 1}") as caught:
         Package.open(package_path)
     assert "9.8.7" in caught.value.cure
 

@@ -1,0 +1,68 @@
+"""Typed records from JSON: no field unknown, none missing that has no default, each of its type."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import types
+import typing
+from typing import Any, TypeVar
+
+from runtime.errors import SchemaError
+
+Record = TypeVar("Record")
+
+
+def json_object(text: str, source: str) -> dict[str, Any]:
+    """The fields of a JSON object; `source` names it in errors.  Raises `SchemaError`."""
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise _malformed(source, f"is not JSON ({error})" if text.strip() else "is empty") from error
+    if not isinstance(value, dict):
+        raise _malformed(source, f"holds a {type(value).__name__}")
+    return value
+
+
+def read(kind: type[Record], fields: dict[str, Any], source: str) -> Record:
+    """Fields as the dataclass `kind`, in depth.  Raises `SchemaError`."""
+    return typing.cast(Record, _read(kind, fields, source))
+
+
+def _malformed(source: str, what: str) -> SchemaError:
+    return SchemaError(
+        f"{source} {what}",
+        expected="a JSON object with the fields that python -m export.build_engine writes",
+        cure="copy the package again, or build it again with python -m export.build_engine",
+    )
+
+
+def _read(kind: Any, value: Any, where: str) -> Any:
+    """`value` (from JSON) as `kind` (the type annotation of a field), or `SchemaError`."""
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if dataclasses.is_dataclass(kind):
+        return _read_record(kind, value, where)
+    if origin is types.UnionType and dataclasses.is_dataclass(arguments[0]):  # … | None
+        return None if value is None else _read(arguments[0], value, where)
+    if origin is tuple and isinstance(value, list):
+        many = arguments[-1] is Ellipsis
+        if many or len(value) == len(arguments):
+            kinds = [arguments[0]] * len(value) if many else arguments
+            return tuple(_read(k, v, where) for k, v in zip(kinds, value, strict=True))
+    elif origin is dict and isinstance(value, dict):
+        return {k: _read(arguments[1], v, f"{where}: {k}") for k, v in value.items()}
+    plain = {types.UnionType: arguments}.get(origin, (int, float) if kind is float else (kind,))
+    if kind is Any or type(value) in plain:
+        return value
+    raise _malformed(where, f"is {value!r}, not {kind}")
+
+
+def _read_record(kind: Any, value: Any, where: str) -> Any:
+    if not isinstance(value, dict):
+        raise _malformed(where, f"is a {type(value).__name__}")
+    hints = typing.get_type_hints(kind)
+    missing = (dataclasses.MISSING, dataclasses.MISSING)
+    needed = {f.name for f in dataclasses.fields(kind) if (f.default, f.default_factory) == missing}
+    if odd := (needed - set(value)) | (set(value) - set(hints)):
+        raise _malformed(where, "has missing or unknown fields: " + ", ".join(sorted(odd)))
+    return kind(**{k: _read(hints[k], v, f"{where}: {k}") for k, v in value.items()})
