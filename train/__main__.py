@@ -9,12 +9,12 @@ import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from safetensors import SafetensorError
 
 from runtime import console
 from runtime.image import RESIZES
+from runtime.manifest import TrainingRecord
 from train.config import (
     AREA_WEIGHT,
     AUGMENTATIONS,
@@ -26,9 +26,6 @@ from train.config import (
     TrainConfig,
 )
 from train.decoders import MASKERS
-
-if TYPE_CHECKING:
-    from train.folder import Summary
 
 EXAMPLE = """example:
   python -m train --encoder timm/resnet50 --data photographs/ --out runs/resnet50
@@ -137,7 +134,7 @@ def _run(options: argparse.Namespace) -> int:
     return 0
 
 
-def _report(summary: Summary, masker: Path) -> Iterator[str]:
+def _report(summary: TrainingRecord, masker: Path) -> Iterator[str]:
     from train.folder import SKIPPED
 
     if summary.skipped:
