@@ -129,11 +129,11 @@ def _list_id(files: list[Path], root: Path) -> str:
 
 
 def _check_share(batch_size: int, world: int) -> None:
-    if batch_size % world or batch_size // world < 2:
+    if batch_size % world:
         raise InputError(
             f"--batch-size {batch_size} for {world} processes",
-            expected="a multiple of the number of processes, at least 2 each",
-            cure=f"--batch-size {max(2, -(-batch_size // world)) * world}",
+            expected="a multiple of the number of processes",
+            cure=f"--batch-size {-(-batch_size // world) * world}",
         )
 
 

@@ -11,11 +11,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from train.occlusion import occlude
+from train.share import WHOLE, Share
 
 Embed = Callable[[Tensor], Tensor]
 """Normalised images (N, 3, H, W) → embeddings (N, D)."""
@@ -45,6 +47,8 @@ class Batch:
     """μ, (D,)."""
     generator: torch.Generator
     """Source of an objective's own randomness."""
+    share: Share = WHOLE
+    """Which of a larger batch's rows these are; what is drawn is drawn for that."""
 
     def distance(self, embedding: Tensor) -> Tensor:
         """D(f(x), embedding), row by row: (N, D) → (N,)."""
@@ -114,12 +118,12 @@ def ranking(embed: Embed, batch: Batch, *, area_weight: float) -> Terms:
     The size has no price, so `area_weight` is not used; logits are ordinal, their level means nothing.
     """
     n, height, width = batch.logits.shape
-    generator, device = batch.generator, batch.generator.device
-    uniform = torch.rand(n, RANKS, height * width, generator=generator, device=device).clamp(min=1e-9)
+    draw = partial(batch.share.draw, generator=batch.generator)
+    uniform = draw(torch.rand, (n, RANKS, height * width)).clamp(min=1e-9)
     noisy = batch.logits.view(n, 1, -1) - (-uniform.log()).log().to(batch.logits)  # (N, R, H·W)
     sixth = height * width // RANKS
-    within = torch.randint(1, sixth + 1, (n, RANKS), generator=generator, device=device)
-    k = (torch.arange(RANKS, device=device) * sixth + within).to(noisy.device)
+    within = draw(partial(torch.randint, 1, sixth + 1), (n, RANKS))
+    k = (torch.arange(RANKS, device=within.device) * sixth + within).to(noisy.device)
     mask = top_k(noisy, k.unsqueeze(2)).view(-1, height, width)  # (N·R, H, W)
     x, fill, embedding = (t.repeat_interleave(RANKS, dim=0) for t in (batch.x, batch.fill, batch.embedding))
     kept = embed(occlude(x, mask, fill))

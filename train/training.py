@@ -20,6 +20,7 @@ from train.folding import folded
 from train.nem import NEM
 from train.objective import OBJECTIVES, Batch, Terms, check_collapse
 from train.occlusion import make_fill
+from train.share import Share
 
 log = logging.getLogger("nemu.train")
 
@@ -73,18 +74,22 @@ class MaskerTraining(LightningModule):
             self.logger.log_metrics(self.logged, step=self.global_step)
 
     def terms(self, images: Tensor, *, step: int) -> Terms:
-        """The objective on a batch of uint8 images; its randomness is a function of (seed, step, rank)."""
+        """The objective on a batch of uint8 images; its randomness is a function of (seed, step).
+
+        Under torchrun they are this process's share of the batch.
+        """
         x = self.frozen.normalize(images)
         with torch.no_grad():
             embedding, pyramid = self.frozen(x)
-        generator = self._generator(step)
+        generator, share = self._generator(step), Share.here()
         batch = Batch(
             x=x,
             embedding=embedding,
             logits=self.nem.masker(pyramid, x).squeeze(1).float(),
-            fill=make_fill(self.config.fill, x, generator=generator),
+            fill=make_fill(self.config.fill, x, generator=generator, share=share),
             centre=self.centre,
             generator=generator,
+            share=share,
         )
         return OBJECTIVES[self.config.objective](self._embed, batch, area_weight=self.config.area_price)
 
@@ -154,7 +159,7 @@ class MaskerTraining(LightningModule):
         checkpoint["state_dict"] = {**checkpoint["state_dict"], **encoder}
 
     def _generator(self, step: int) -> torch.Generator:
-        seed = np.random.SeedSequence([self.config.seed, step, self.global_rank]).generate_state(1, np.uint64)
+        seed = np.random.SeedSequence([self.config.seed, step]).generate_state(1, np.uint64)
         return torch.Generator(self.device).manual_seed(int(seed[0]))
 
 

@@ -391,33 +391,6 @@ def test_a_masker_that_is_not_finite_is_not_written(train_arguments, tmp_path, m
     assert not (tmp_path / "run/masker.safetensors").exists()
 
 
-def test_two_processes_train_one_masker(train_arguments, tmp_path):
-    """torchrun: each process takes half of every batch, gradients are averaged, the first one writes."""
-    out = tmp_path / "run"
-    launch = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        "--nproc-per-node",
-        "2",
-        "-m",
-        "train",
-    ]
-    done = subprocess.run(
-        [*launch, *train_arguments, "--steps", "2", "--json", "--out", str(out)],
-        cwd=ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["steps"] == 2  # one of them speaks
-    summary = read_summary(out)
-    assert summary.processes == 2
-    assert load_nem(out / "masker.safetensors")
-
-
 def test_unreadable_files_are_listed(train_arguments, photographs, tmp_path, capsys):
     folder = tmp_path / "data"
     folder.mkdir()
