@@ -22,7 +22,9 @@ from export.card import model_card
 from export.fuse import Fused
 from export.int8 import Calibration, write_int8
 from export.precision import GRAPHS, OPSETS
+from export.standalone import write_beside
 from export.verify import check_range, gate, largest_activations, run_onnx, run_torch
+from runtime.backends.onnxruntime import EMBEDDING_MODELS, MODELS
 from runtime.errors import InputError
 from runtime.image import Geometry, find_images, load_image
 from runtime.manifest import SCHEMA, EncoderRecord, InputRecord, Manifest, MaskerRecord, OutputRecord
@@ -76,6 +78,7 @@ def make_package(
         expected = Reference(images, *run_torch(Fused(nem, precision="fp32"), images))
     job = _Job(folder, nem, expected, simplify, step)
     parity = _write_graph(job, "fp32")
+    write_beside(folder / MODELS["fp32"], EMBEDDING_MODELS["fp32"], expected, precision="fp32")
     if precision != "fp32":
         parity |= _check_half(job, precision)
     if precision == "int8":

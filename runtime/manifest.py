@@ -17,6 +17,8 @@ from typing import Any
 from runtime.errors import IntegrityError, SchemaError
 
 SCHEMA = 1
+OUTPUTS = ("embedding", "mask")
+"""Of every graph that explains, in this order."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -157,6 +159,13 @@ class EngineRecord:
     build_seconds: float
     sha256: str
     """Of the `.engine` file."""
+    outputs: tuple[str, ...] = OUTPUTS
+    """`("embedding",)` for one that indexes and cannot explain; sidecars without the field have both."""
+
+    @property
+    def embedding_only(self) -> bool:
+        """Whether it gives no mask."""
+        return self.outputs != OUTPUTS
 
     def needs(self) -> str:
         """What a machine must have to load it, for people."""
@@ -176,7 +185,8 @@ class EngineRecord:
     @classmethod
     def from_json(cls, text: str, *, source: str) -> EngineRecord:
         """Read and check; raises `SchemaError`."""
-        return typing.cast(EngineRecord, _read(cls, _json_object(text, source), source))
+        fields = {"outputs": list(OUTPUTS), **_json_object(text, source)}
+        return typing.cast(EngineRecord, _read(cls, fields, source))
 
 
 def changed(path: Path) -> IntegrityError:
