@@ -108,7 +108,8 @@ def _has_engine(package: Path, flavour: str) -> bool:
         print(f"{package}: {error}", file=sys.stderr)
         return False
     here = str(library(flavour).__version__)
-    return any(record.flavour == flavour and record.version == here for record in records)
+    explains = [record for record in records if not record.embedding_only]
+    return any(record.flavour == flavour and record.version == here for record in explains)
 
 
 def _command(module: str, *arguments: str, limit: float) -> str:

@@ -51,6 +51,9 @@ def _package(package: Package, result: dict[str, Any], path: Path) -> None:
     if not package.engines():
         result["skipped"].append({"what": "parity of engines", "why": "the package holds none"})
     for engine in package.engines():
+        if engine.record.embedding_only:
+            result["skipped"].append({"what": f"running {engine.path.name}", "why": "it gives no mask"})
+            continue
         report: dict[str, Any] = {"engine": engine.path.name, "record": asdict(engine.record)}
         result["engines"].append(report)
         try:

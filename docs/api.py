@@ -21,7 +21,7 @@ sys.path.insert(0, str(ROOT))
 import runtime  # noqa: E402  (this checkout's)
 from runtime import errors  # noqa: E402
 
-FIRST = ("Explainer", "Explanation", "Comparison", "DeviceExplanation", "Package", "Manifest")
+FIRST = ("Explainer", "Explanation", "Comparison", "DeviceExplanation", "Embedder", "Package", "Manifest")
 
 
 def page() -> str:

@@ -5,20 +5,26 @@ from __future__ import annotations
 import hashlib
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import onnx
+
 from export import engine, rules
+from export.graph import save
 from export.precision import GRAPHS
+from export.standalone import embedding_only as without_mask
 from export.targets import PORTABLE, Target, left_out
 from export.verify import gate
 from runtime.atomic import refuse_existing
 from runtime.backends.tensorrt_library import library
 from runtime.errors import BackendUnavailable, EngineMismatch
-from runtime.manifest import EngineRecord
+from runtime.manifest import OUTPUTS, EngineRecord
 from runtime.package import Engine, Package
-from runtime.verify import load_reference, run_all
+from runtime.verify import embed_all, load_reference, run_all
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +36,8 @@ class Request:
     batch: tuple[int, int, int]
     """min, opt, max"""
     workspace_bytes: int | None = None
+    embedding_only: bool = False
+    """Engines that give no mask, for indexing."""
     progress: bool = True
     force: bool = False
 
@@ -59,6 +67,7 @@ class Request:
                     print(f"target {target.name}: no engine for {capability}: {why}", file=sys.stderr)
                     continue
                 name = f"{target.flavour}-{self.precision}-b{self.batch[2]}"
+                name += "-embedding" * self.embedding_only
                 if target.flavour == "rtx" and capability != PORTABLE:
                     name = name.replace("rtx", "rtx-sm" + capability.replace(".", ""), 1)
                 wanted[name] = target.flavour, capability
@@ -87,17 +96,31 @@ def add(package: Package, request: Request) -> list[Engine]:
 
 def _build(package: Package, request: Request, flavour: str, capability: str) -> tuple[bytes, EngineRecord]:
     graph = GRAPHS[request.precision]
-    built = engine.build(
-        package.file(graph),
-        flavour=flavour,
-        batch=request.batch,
-        precision=request.precision,
-        capability=capability,
-        workspace_bytes=request.workspace_bytes,
-        progress=request.progress,
-    )
+    with _source(package.file(graph), request.embedding_only) as (source, outputs):
+        built = engine.build(
+            source,
+            flavour=flavour,
+            batch=request.batch,
+            precision=request.precision,
+            capability=capability,
+            workspace_bytes=request.workspace_bytes,
+            outputs=outputs,
+            progress=request.progress,
+        )
     record = _record(package, built, graph)
     return built.plan, record.with_parity(_gate(package, built.plan, record))
+
+
+@contextmanager
+def _source(graph: Path, embedding_only: bool) -> Iterator[tuple[Path, tuple[str, ...]]]:
+    """What an engine is built from, and its outputs: the package's graph, or for now one without the mask."""
+    if not embedding_only:
+        yield graph, OUTPUTS
+        return
+    with tempfile.TemporaryDirectory(prefix="nemu-") as folder:
+        path = Path(folder) / graph.name
+        save(without_mask(onnx.load(str(graph))), path)
+        yield path, OUTPUTS[:1]
 
 
 def _record(package: Package, built: engine.BuiltEngine, graph: str) -> EngineRecord:
@@ -115,6 +138,7 @@ def _record(package: Package, built: engine.BuiltEngine, graph: str) -> EngineRe
         parity={},
         build_seconds=built.build_seconds,
         sha256=hashlib.sha256(built.plan).hexdigest(),
+        outputs=tuple(name for name in OUTPUTS if name in built.outputs),
     )
 
 
@@ -131,10 +155,14 @@ def _gate(package: Package, plan: bytes, record: EngineRecord) -> dict[str, Any]
             return {
                 "not_run": error.came
             }  # RTX also builds for other machines than this: the sidecar says so
+    name = f"{record.flavour} {record.precision} engine"
     try:
         reference = load_reference(package)
+        if record.embedding_only:
+            embedding = embed_all(backend, reference.images)
+            parity = gate(reference, name, embedding, reference.mask, precision=record.precision)
+            return parity.embedding_to_json()
         outputs = run_all(backend, reference.images)
     finally:
         backend.close()
-    name = f"{record.flavour} {record.precision} engine"
     return gate(reference, name, *outputs, precision=record.precision).to_json()

@@ -2,7 +2,8 @@
 
 Two uses:
   --masker … --out x.nemu     makes a package: ONNX graphs, reference, model card, and engines (needs torch)
-  --package x.nemu            adds the engines this machine can build, from the package's own ONNX (no torch)
+  --package x.nemu            adds the engines this machine can build, from the package's own ONNX (no torch);
+                              --embedding-only: engines that give no mask, for indexing in bulk
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ EXAMPLE = f"""targets:
 examples:
   python -m export.build_engine --masker runs/x/masker.safetensors --target rtx --target jetpack6 --out x.nemu
   python -m export.build_engine --package x.nemu --precision fp16          # on the device
+  python -m export.build_engine --package x.nemu --batch 1:32:32 --embedding-only
   python -m export.build_engine --package x.nemu --target jetpack6         # check the graph, build nothing
 
 exit codes: 0 ok, 1 error, 2 usage, 3 the parity gate failed (nothing is written)
@@ -75,6 +77,11 @@ def parser() -> argparse.ArgumentParser:
         metavar="NAME",
         help="see below; repeatable; default: onnx with --masker, what is installed here with --package",
     )
+    p.add_argument(
+        "--embedding-only",
+        action="store_true",
+        help="engines without the mask and all that only the mask needs (with --package)",
+    )
     p.add_argument("--workspace", type=int, metavar="MIB", help="limit of the builder's scratch memory")
     p.add_argument("--force", action="store_true", help="replace a package or engine that is already there")
     console.add_arguments(p)
@@ -90,6 +97,8 @@ def main(argv: list[str] | None = None) -> int:
     makes = ("out", "weights", "reference", "calibration", "evaluate")
     if options.package and any(getattr(options, name) for name in makes):
         p.error(", ".join(f"--{name}" for name in makes) + " go with --masker")
+    if options.masker and options.embedding_only:
+        p.error("--embedding-only goes with --package: it adds engines to those that explain")
     if options.calibration and options.precision != "int8":
         p.error("--calibration goes with --precision int8")
     return console.exit_code(lambda: _run(options), stopped="nothing was written")
@@ -101,6 +110,7 @@ def _run(options: argparse.Namespace) -> int:
         precision=options.precision,
         batch=_batch(options.batch),
         workspace_bytes=None if options.workspace is None else options.workspace << 20,
+        embedding_only=options.embedding_only,
         progress=not options.quiet,
         force=options.force,
     )
@@ -122,20 +132,24 @@ def _report(package: Package, request: attach.Request) -> Iterator[str]:
         yield f"parity {name}: {_figures(figures)}"
     for engine in package.engines():
         r = engine.record
-        yield f"{engine.path.name}: {r.flavour} {r.version}, {r.precision}, {r.tensor_types}"
+        kind = f"{r.precision}, embedding only" if r.embedding_only else r.precision
+        yield f"{engine.path.name}: {r.flavour} {r.version}, {kind}, {r.tensor_types}"
         why = r.parity.get("not_run")
         yield f"  parity: {f'not run here: {why}' if why else _figures(r.parity)}"
     for target in request.targets:
         if target.tensorrt and not target.engines:
             yield f"{target.name}: nothing known stands against the graph; build its engine on the device:"
-            yield f"  python -m export.build_engine --package {package.path} --precision {request.precision}"
+            options = request.precision + " --embedding-only" * request.embedding_only
+            yield f"  python -m export.build_engine --package {package.path} --precision {options}"
     yield f"{package.path}: {package.manifest.embedding_id}"
     yield f"next: python -m runtime explain {package.path} PHOTO… --out explained/"
 
 
 def _figures(figures: dict[str, Any]) -> str:
-    error, mask, iou = (figures[k] for k in ("embedding_error", "mask_error", "mask_iou"))
-    return f"embedding error {float(error):.1e}, mask error {float(mask):.1e}, IoU {iou:.4f}"
+    said = f"embedding error {float(figures['embedding_error']):.1e}"
+    if "mask_error" not in figures:
+        return said
+    return f"{said}, mask error {float(figures['mask_error']):.1e}, IoU {figures['mask_iou']:.4f}"
 
 
 def _targets(options: argparse.Namespace) -> tuple[targets.Target, ...]:

@@ -25,6 +25,7 @@ from export.timing_cache import TimingCache
 from runtime.backends import cuda
 from runtime.backends.tensorrt_library import FLAVOURS, Log, Validity, library, logger, validity
 from runtime.errors import ExportError, InputError
+from runtime.manifest import OUTPUTS
 
 __all__ = ["FLAVOURS", "BuiltEngine", "Validity", "build", "validity"]
 
@@ -32,7 +33,6 @@ Signature = dict[str, tuple[str, tuple[int, ...]]]
 """Tensor name → (dtype, shape); -1 where an axis is free."""
 
 _INPUTS = {"image": "UINT8"}
-_OUTPUTS = {"embedding": "FLOAT", "mask": "FLOAT"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,19 +67,21 @@ def build(
     precision: str,
     capability: str | None = None,
     workspace_bytes: int | None = None,
+    outputs: tuple[str, ...] = OUTPUTS,
     progress: bool = True,
 ) -> BuiltEngine:
     """Compile an explicitly typed graph.
 
     Args:
-        onnx: input `image` uint8 (N, H, W, 3), outputs `embedding` and `mask` float32; external
-            weights beside it are found by their path.
+        onnx: input `image` uint8 (N, H, W, 3), outputs float32; external weights beside it are found by
+            their path.
         flavour: one of `FLAVOURS`.
         batch: min, opt, max of N.  The engine takes every N between, and is fastest at opt.
         precision: of `PRECISIONS`, which the graph must already be; it is checked, not converted.
         capability: compute capability of the GPU to build for, or `portable`; None is `portable` for RTX,
             and for the classic library this device's, the only one it can build for.
         workspace_bytes: limit of the scratch memory; None leaves it to the library.
+        outputs: which the graph must have, and no others.
         progress: show a bar on stderr.
 
     Raises:
@@ -99,7 +101,7 @@ def build(
     builder = trt.Builder(log)
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     _parse(trt, network, onnx, log)
-    inputs, outputs = _signature(network, onnx)
+    inputs, given = _signature(network, onnx, outputs)
     weighted = weighted_layers(trt, network)
     check_precision(weighted, precision, onnx)
     if flavour == "rtx" and capability == TURING:
@@ -118,7 +120,7 @@ def build(
         precision=precision,
         tensor_types=_tensor_types(network),
         inputs=inputs,
-        outputs=outputs,
+        outputs=given,
         batch=batch,
         flags={**_flags(trt, config, weighted, workspace_bytes, log), "timing_cache": cache.state},
         build_seconds=time.monotonic() - started,
@@ -192,11 +194,12 @@ def _parse(trt: ModuleType, network: Any, onnx: Path, log: Log) -> None:
     )
 
 
-def _signature(network: Any, onnx: Path) -> tuple[Signature, Signature]:
+def _signature(network: Any, onnx: Path, wanted_outputs: tuple[str, ...]) -> tuple[Signature, Signature]:
     """Names, types and shapes of inputs and outputs, or `ExportError` if they break the contract."""
     inputs = _describe(network.get_input(i) for i in range(network.num_inputs))
     outputs = _describe(network.get_output(i) for i in range(network.num_outputs))
-    for kind, found, wanted in (("inputs", inputs, _INPUTS), ("outputs", outputs, _OUTPUTS)):
+    contract = _INPUTS, dict.fromkeys(wanted_outputs, "FLOAT")
+    for kind, found, wanted in zip(("inputs", "outputs"), (inputs, outputs), contract, strict=True):
         types = {name: dtype for name, (dtype, _) in found.items()}
         if types != wanted:
             raise ExportError(

@@ -1,4 +1,4 @@
-"""The two int8 graphs of a package: calibrated, gated, and, for the CPU, timed.
+"""The int8 graphs of a package: calibrated, gated, and, for the CPU, timed.
 
 onnxruntime's CPU kernels want unsigned activations and TensorRT refuses them, so there are two forms:
 `model.int8.cpu.onnx` and `model.int8.trt.onnx`.  The first is gated as it runs.  The second is gated in
@@ -24,10 +24,11 @@ from export.quantize_cpu import quantize_cpu
 from export.run import run_model
 from export.sensitivity import Form, badness, layers_to_keep
 from export.speed import int8_against_fp32, verdict
+from export.standalone import write_beside
 from export.structure import Structure
 from export.verify import gate
 from export.widen import widened
-from runtime.backends.onnxruntime import MODELS
+from runtime.backends.onnxruntime import EMBEDDING_MODELS, MODELS
 from runtime.verify import Reference
 
 _CHECKED = 16
@@ -105,6 +106,7 @@ def write_int8(
             "layers": len(form.layers),
             "layers_back_to_float": kept,
         }
+    write_beside(folder / MODELS["int8"], EMBEDDING_MODELS["int8"], reference, precision="int8")
     speed = int8_against_fp32(folder, reference.images[0])
     parity["onnx int8 cpu"]["speed"] = speed
     print(verdict(speed), file=sys.stderr)

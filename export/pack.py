@@ -24,7 +24,9 @@ from export.int8 import Calibration, write_int8
 from export.metrics import IMAGES, measure
 from export.pictures import FEWEST, fitted, spread_over
 from export.precision import GRAPHS, OPSETS
+from export.standalone import write_beside
 from export.verify import check_range, gate, largest_activations, run_onnx, run_torch
+from runtime.backends.onnxruntime import EMBEDDING_MODELS, MODELS
 from runtime.errors import InputError
 from runtime.image import find_images
 from runtime.manifest import (
@@ -91,6 +93,7 @@ def make_package(
         expected = Reference(images, *run_torch(Fused(nem, precision="fp32"), images))
     job = _Job(folder, nem, expected, simplify, step)
     parity = _write_graph(job, "fp32")
+    write_beside(folder / MODELS["fp32"], EMBEDDING_MODELS["fp32"], expected, precision="fp32")
     if precision != "fp32":
         parity |= _check_half(job, precision)
     if precision == "int8":

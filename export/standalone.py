@@ -17,7 +17,7 @@ from export.verify import gate
 from runtime.atomic import atomic_file, refuse_existing
 from runtime.errors import ExportError
 from runtime.package import Package
-from runtime.verify import load_reference
+from runtime.verify import Reference, load_reference
 
 PRECISIONS = ("fp32", "fp16")
 _MODES = {"fp32": 0, "fp16": 2}
@@ -72,6 +72,23 @@ def embedding_only(model: onnx.ModelProto) -> onnx.ModelProto:
         del field[:]
         field.extend(copies)
     return model
+
+
+def write_beside(graph: Path, file: str, reference: Reference, *, precision: str) -> None:
+    """Write a graph without the mask beside the whole one; it names the weights in that one's `.data`.
+
+    Args:
+        graph: of a package that is being made.
+        file: its name.
+
+    Raises:
+        ParityError: it does not give the reference embeddings.
+    """
+    path = graph.with_name(file)
+    path.write_bytes(embedding_only(onnx.load(str(graph), load_external_data=False)).SerializeToString())
+    session = Session(onnx.load(str(path)))
+    embedding = np.concatenate([session(OUTPUTS[:1], image[None])[0] for image in reference.images])
+    gate(reference, file, embedding, reference.mask, precision=precision)
 
 
 def write(

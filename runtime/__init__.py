@@ -2,6 +2,7 @@
 
 from runtime.comparison import Comparison
 from runtime.device_explanation import DeviceExplanation
+from runtime.embedder import Embedder
 from runtime.errors import (
     BackendError,
     BackendUnavailable,
@@ -28,6 +29,7 @@ __all__ = [
     "BackendUnavailable",
     "Comparison",
     "DeviceExplanation",
+    "Embedder",
     "EngineMismatch",
     "Explainer",
     "Explanation",

@@ -9,12 +9,14 @@ import subprocess
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from runtime import jetson
+from runtime.backends import EmbeddingBackend
 from runtime.decode import pillow
 from runtime.explainer import Explainer
 
@@ -48,19 +50,24 @@ class Conditions:
     warnings: tuple[str, ...]
 
 
-def bench(explainer: Explainer, *, seconds: float) -> list[Row]:
+def bench(explainer: Explainer, alone: EmbeddingBackend | None = None, *, seconds: float) -> list[Row]:
     """Time the backend for each batch it takes, then the whole way from a JPEG.
 
     Args:
+        alone: a backend that computes no mask; timed too, if it is given.
         seconds: of each measurement; at least 20 runs.
     """
     size = explainer.manifest.input
     rng = np.random.default_rng(0)
-    rows = []
-    for batch in (b for b in BATCHES if b <= explainer.backend.max_batch):
-        images = rng.integers(0, 256, (batch, size.height, size.width, 3), dtype=np.uint8)
-        run = _timed(lambda images=images: explainer.backend.run(images), seconds)  # type: ignore[misc]
-        rows.append(_row("embedding and mask", batch, run))
+    backend, rows = explainer.backend, []
+    ways: list[tuple[str, int, Callable[[np.ndarray], Any]]]
+    ways = [("embedding and mask", backend.max_batch, backend.run)]
+    if alone is not None:
+        ways.append(("embedding alone", alone.max_batch, alone.embed))
+    for what, most, run in ways:
+        for batch in (b for b in BATCHES if b <= most):
+            images = rng.integers(0, 256, (batch, size.height, size.width, 3), dtype=np.uint8)
+            rows.append(_row(what, batch, _timed(partial(run, images), seconds)))
     jpeg = _jpeg(rng)
     rows.append(_row("from a JPEG of 640 × 480", 1, _timed(lambda: explainer(jpeg).mask, seconds)))
     return rows

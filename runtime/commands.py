@@ -5,11 +5,13 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from runtime.atomic import refuse_existing
-from runtime.backends import choose
+from runtime.backends import Backend, EmbeddingBackend, choose, without_mask
 from runtime.bench import bench as bench_package
 from runtime.bench import conditions
 from runtime.bench import table as bench_table
@@ -29,6 +31,7 @@ from runtime.package import Package
 from runtime.report import write_report
 from runtime.sources import Picture, find_pictures
 from runtime.verify import verify as verify_package
+from runtime.verify import verify_embedding
 from runtime.video import explain_video, is_video, video_name
 
 
@@ -161,9 +164,12 @@ def diff(arguments: argparse.Namespace) -> int:
 
 def bench(arguments: argparse.Namespace) -> int:
     """A package → its speed here."""
-    found = conditions()
-    with _explainer(arguments) as explainer:
-        rows = bench_package(explainer, seconds=arguments.seconds)
+    found, package = conditions(), Package.open(arguments.package)
+    with (
+        _explainer(arguments, package) as explainer,
+        _without_mask(package, explainer.backend, arguments.device) as alone,
+    ):
+        rows = bench_package(explainer, alone, seconds=arguments.seconds)
         backend = explainer.backend
     said = f"{arguments.package}, {backend.precision}, on {backend.name}: {backend.why}"
     said += f"\nslower than it could be: {backend.degraded}" if backend.degraded else ""
@@ -209,7 +215,8 @@ def info(arguments: argparse.Namespace) -> int:
         *(f"parity     {name}: {_figures(figures)}" for name, figures in manifest.parity.items()),
         *(
             f"engine     {e.path.name}: {e.record.precision}, batch {':'.join(map(str, e.record.batch))}, "
-            f"needs {e.record.needs()}"
+            + "embedding only, " * e.record.embedding_only
+            + f"needs {e.record.needs()}"
             for e in engines
         ),
         f"runs on    {runs}",
@@ -229,16 +236,21 @@ def verify(arguments: argparse.Namespace) -> int:
     files = len(package.manifest.files) + 2 * len(engines)
     backend = choose(package, arguments.backend, arguments.device, arguments.precision)
     try:
-        parity = verify_package(package, backend)
+        parity = verify_package(package, backend).to_json()
+        with _without_mask(package, backend, arguments.device) as alone:
+            embedding = None if alone is None else verify_embedding(package, alone).embedding_to_json()
     finally:
         backend.close()
     facts = {"backend": backend.name, "why": backend.why, "precision": backend.precision}
+    lines = [
+        f"{files} files are as they were written",
+        f"{backend.name} ({backend.precision}; {backend.why}) gives the reference outputs:",
+        f"  {_figures(parity)}",
+    ]
+    lines += [f"the embedding alone:\n  {_figures(embedding)}"] if embedding else []
+    lines.append(_explain_next(package.path))
     answer(
-        arguments,
-        {**facts, "files": files, "parity": parity.to_json()},
-        f"{files} files are as they were written\n"
-        f"{backend.name} ({backend.precision}; {backend.why}) gives the reference outputs:\n"
-        f"  {_figures(parity.to_json())}\n{_explain_next(package.path)}",
+        arguments, {**facts, "files": files, "parity": parity, "embedding_only": embedding}, "\n".join(lines)
     )
     return 0
 
@@ -258,6 +270,16 @@ def _explainer(arguments: argparse.Namespace, package: Package | None = None) ->
         device=arguments.device,
         precision=arguments.precision,
     )
+
+
+@contextmanager
+def _without_mask(package: Package, beside: Backend, device: int) -> Iterator[EmbeddingBackend | None]:
+    backend = without_mask(package, beside, device)
+    try:
+        yield backend
+    finally:
+        if backend is not None:
+            backend.close()
 
 
 def _explain_next(package: Path) -> str:

@@ -17,6 +17,8 @@ from runtime.typed_json import json_object, read
 
 SCHEMA = 2
 """2 added `training` and `metrics`; a package of schema 1 has neither."""
+OUTPUTS = ("embedding", "mask")
+"""Of every graph that explains, in this order."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -220,6 +222,13 @@ class EngineRecord:
     build_seconds: float
     sha256: str
     """Of the `.engine` file."""
+    outputs: tuple[str, ...] = OUTPUTS
+    """`("embedding",)` for one that indexes and cannot explain; sidecars without the field have both."""
+
+    @property
+    def embedding_only(self) -> bool:
+        """Whether it gives no mask."""
+        return self.outputs != OUTPUTS
 
     def needs(self) -> str:
         """What a machine must have to load it, for people."""

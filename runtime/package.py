@@ -5,6 +5,8 @@
     model.fp16.onnx (+ .data)   typed half precision, what a device builds its engine from
     model.bf16.onnx, model.int8.trt.onnx (+ .data)   the same in bfloat16, in int8 for TensorRT
     model.int8.cpu.onnx (+ .data)   int8 for onnxruntime
+    model.embedding.onnx, model.int8.cpu.embedding.onnx   fp32 and int8 for onnxruntime without the mask;
+                            their weights are in the .data of the whole graphs
     reference.npz           images and the outputs they must give
     README.md               the model card
     engines/NAME.engine     a plain plan, nothing prepended: other tools can load it

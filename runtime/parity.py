@@ -66,6 +66,10 @@ class Parity:
         fields = dataclasses.asdict(self)
         return {k: str(v) if isinstance(v, float) and not math.isfinite(v) else v for k, v in fields.items()}
 
+    def embedding_to_json(self) -> dict[str, Any]:
+        """The same without the mask's measures, where none was computed."""
+        return {k: v for k, v in self.to_json().items() if not k.startswith("mask_")}
+
     def failures(self, limits: Limits) -> list[str]:
         """Sentences saying what is beyond the limits; empty if the gate is passed."""
         said = []

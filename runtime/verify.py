@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from runtime.backends import Backend
+from runtime.backends import Backend, EmbeddingBackend
 from runtime.errors import PackageError, ParityError
 from runtime.package import REFERENCE, Package
 from runtime.parity import LIMITS, Limits, Parity, measure
@@ -62,6 +62,12 @@ def run_all(backend: Backend, images: np.ndarray) -> tuple[np.ndarray, np.ndarra
     return np.concatenate(embeddings), np.concatenate(masks)
 
 
+def embed_all(backend: EmbeddingBackend, images: np.ndarray) -> np.ndarray:
+    """Any number of images through a backend that gives no mask: float32 (N, D)."""
+    starts = range(0, len(images), backend.max_batch)
+    return np.concatenate([backend.embed(images[start : start + backend.max_batch]) for start in starts])
+
+
 def limits_for(precision: str) -> Limits:
     """The gate for a precision; raises `ParityError` where none was set."""
     if precision not in LIMITS:
@@ -81,10 +87,26 @@ def verify(package: Package, backend: Backend) -> Parity:
         PackageError: no reference.
         BackendError: the run failed.
     """
-    limits = limits_for(backend.precision)
     reference = load_reference(package)
-    outputs = run_all(backend, reference.images)
-    parity = reference.compare(*outputs, precision=backend.precision)
+    return _held(package, backend, reference, *run_all(backend, reference.images))
+
+
+def verify_embedding(package: Package, backend: EmbeddingBackend) -> Parity:
+    """The same of a backend that gives no mask: `Parity.embedding_to_json` has what was measured."""
+    reference = load_reference(package)
+    return _held(package, backend, reference, embed_all(backend, reference.images), reference.mask)
+
+
+def _held(
+    package: Package,
+    backend: Backend | EmbeddingBackend,
+    reference: Reference,
+    embedding: np.ndarray,
+    mask: np.ndarray,
+) -> Parity:
+    """Against the gate."""
+    limits = limits_for(backend.precision)
+    parity = reference.compare(embedding, mask, precision=backend.precision)
     if failures := parity.failures(limits):
         raise ParityError(
             f"{package.path} on {backend.name} ({backend.precision}): " + "; ".join(failures),

@@ -2,11 +2,25 @@
 
 from __future__ import annotations
 
-from runtime.backends.base import Backend, check_images
+from typing import TYPE_CHECKING
+
+from runtime.backends.base import Backend, EmbeddingBackend, check_images
 from runtime.errors import BackendUnavailable, EngineMismatch, InputError
 from runtime.package import Package
 
-__all__ = ["NAMES", "Backend", "check_images", "choose"]
+if TYPE_CHECKING:
+    from runtime.backends.onnxruntime import OnnxRuntimeBackend
+    from runtime.backends.tensorrt import TensorRTBackend
+
+__all__ = [
+    "NAMES",
+    "Backend",
+    "EmbeddingBackend",
+    "check_images",
+    "choose",
+    "choose_embedding",
+    "without_mask",
+]
 
 NAMES = ("auto", "onnxruntime", "tensorrt")
 
@@ -29,29 +43,66 @@ def choose(package: Package, backend: str = "auto", device: int = 0, precision: 
         EngineMismatch: `tensorrt` was asked for and no engine fits.
         BackendError: it is here and failed.
     """
+    return _choose(package, backend, device, precision, mask=True)
+
+
+def choose_embedding(
+    package: Package, backend: str = "auto", device: int = 0, precision: str | None = None
+) -> EmbeddingBackend:
+    """The same where no mask is wanted: an engine or graph that computes none comes first.
+
+    `EmbeddingBackend.why` says so where the mask is computed all the same.  Raises as `choose` does.
+    """
+    chosen = _choose(package, backend, device, precision, mask=False)
+    if len(chosen.outputs) > 1:
+        chosen.why += "; it computes the mask too: the package has nothing without it that runs here"
+    return chosen
+
+
+def without_mask(package: Package, beside: Backend, device: int = 0) -> EmbeddingBackend | None:
+    """Open what computes no mask, on the library and in the precision of a backend of the same package.
+
+    Returns:
+        None if the package has nothing of that kind that fits.
+    """
+    if beside.name == "onnxruntime":
+        from runtime.backends.onnxruntime import EMBEDDING_MODELS
+
+        has = EMBEDDING_MODELS[beside.precision] in package.manifest.files
+        return _onnxruntime(package, "it gives no mask", beside.precision, mask=False) if has else None
+    from runtime.backends import cuda, tensorrt
+
+    engine = tensorrt.select(package, cuda.device(device).compute_capability, beside.precision, mask=False)
+    return tensorrt.open_engine(package, engine, device=device) if engine.record.embedding_only else None
+
+
+def _choose(
+    package: Package, backend: str, device: int, precision: str | None, *, mask: bool
+) -> OnnxRuntimeBackend | TensorRTBackend:
     if backend not in NAMES:
         raise InputError(
             f"backend={backend!r}", expected=" or ".join(NAMES), cure="use 'auto' if you have no preference"
         )
     if backend == "onnxruntime":
-        return _onnxruntime(package, "it was asked for", precision)
+        return _onnxruntime(package, "it was asked for", precision, mask)
     if backend == "tensorrt":
-        return _tensorrt(package, device, precision)
+        return _tensorrt(package, device, precision, mask)
     if not package.engines():
-        return _onnxruntime(package, "the package holds no engine", precision)
+        return _onnxruntime(package, "the package holds no engine", precision, mask)
     try:
-        return _tensorrt(package, device, precision)
+        return _tensorrt(package, device, precision, mask)
     except (BackendUnavailable, EngineMismatch) as error:
-        return _onnxruntime(package, f"no engine of the package can run here: {error.came}", precision)
+        why = f"no engine of the package can run here: {error.came}"
+        return _onnxruntime(package, why, precision, mask)
 
 
-def _onnxruntime(package: Package, why: str, precision: str | None) -> Backend:
+def _onnxruntime(package: Package, why: str, precision: str | None, mask: bool) -> OnnxRuntimeBackend:
     from runtime.backends.onnxruntime import OnnxRuntimeBackend
 
-    return OnnxRuntimeBackend(package, why=why, precision=precision)
+    return OnnxRuntimeBackend(package, why=why, precision=precision, mask=mask)
 
 
-def _tensorrt(package: Package, device: int, precision: str | None) -> Backend:
+def _tensorrt(package: Package, device: int, precision: str | None, mask: bool) -> TensorRTBackend:
     from runtime.backends.tensorrt import open_backend
 
-    return open_backend(package, device=device, precision=precision)
+    return open_backend(package, device=device, precision=precision, mask=mask)

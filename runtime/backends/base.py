@@ -46,6 +46,27 @@ class Backend(Protocol):
         ...
 
 
+class EmbeddingBackend(Protocol):
+    """Runs what the embedding needs of one package's graph.  Used from one thread at a time."""
+
+    name: str
+    why: str
+    precision: str
+    max_batch: int
+    degraded: str
+    """These as of `Backend`."""
+    outputs: tuple[str, ...]
+    """What it computes: `("embedding",)`, or the mask as well, which is then dropped."""
+
+    def embed(self, images: np.ndarray) -> np.ndarray:
+        """Images as `Backend.run` takes them → embedding float32 (N, D); raises as that does."""
+        ...
+
+    def close(self) -> None:
+        """Give back memory and handles; may be called again."""
+        ...
+
+
 @runtime_checkable
 class PipelinedBackend(Protocol):
     """A backend that can have two runs under way: copies of one overlap the computing of the other."""

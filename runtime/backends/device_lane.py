@@ -8,7 +8,7 @@ from typing import Any
 from runtime.backends.cuda import Cuda
 from runtime.backends.cuda_memory import DeviceBuffer, Stream
 from runtime.backends.device_array import Source, read
-from runtime.backends.tensorrt_engine import INPUT, OUTPUTS, LoadedEngine
+from runtime.backends.tensorrt_engine import INPUT, LoadedEngine
 from runtime.device_explanation import DeviceArray
 from runtime.errors import InputError
 
@@ -54,7 +54,7 @@ class DeviceLane:
         must = self._engine.must
         must(self._context.set_input_shape(INPUT, source.shape), f"set_input_shape {source.shape}")
         must(self._context.set_tensor_address(INPUT, source.pointer), f"set_tensor_address {INPUT}")
-        embedding, mask = (self._output(name, source) for name in OUTPUTS)
+        embedding, mask = (self._output(name, source) for name in self._engine.outputs)
         must(self._context.execute_async_v3(ours), "execute_async_v3")
         if stream is not None:
             self._cuda.order(ours, stream)

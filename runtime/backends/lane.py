@@ -1,9 +1,10 @@
-"""One execution context with a stream and buffers of its own: photographs in, both outputs out.
+"""One execution context with a stream and buffers of its own: photographs in, the engine's outputs out.
 
     photographs → pinned → device ─┐                  ┌─ embedding → pinned → a copy that the caller owns
                                    └─ execute_async_v3 ┤
                                        (own stream)    └─ mask ──────→ pinned → a copy that the caller owns
 
+An engine that gives the embedding alone has no lower branch.
 Where a CUDA graph can be had, everything between the pinned arrays is one graph, launched with one call.
 It holds for one number of images only, and belongs to this context, which then runs nothing else.
 """
@@ -16,7 +17,7 @@ import numpy as np
 
 from runtime.backends.cuda import Cuda
 from runtime.backends.cuda_memory import DeviceBuffer, Graph, PinnedArray, Resource, Stream
-from runtime.backends.tensorrt_engine import INPUT, OUTPUTS, LoadedEngine
+from runtime.backends.tensorrt_engine import INPUT, LoadedEngine
 from runtime.errors import BackendError
 
 
@@ -74,7 +75,7 @@ class Lane:
         self._unfinished = run = Run(self, n)
         return run
 
-    def finish(self, n: int) -> tuple[np.ndarray, np.ndarray]:
+    def finish(self, n: int) -> tuple[np.ndarray, ...]:
         """Wait for the run that was started last; its outputs, the caller's to keep."""
         self._unfinished = None
         if self._context is None:
@@ -84,7 +85,7 @@ class Lane:
                 cure="ask for every result before close()",
             )
         self._cuda.synchronize(self._stream.handle)
-        return self._embedding[:n].copy(), self._mask[:n].copy()
+        return tuple(array[:n].copy() for array in self._results)
 
     def poison(self) -> None:
         """Fill every output buffer, here and on the device, with NaN: a run that writes nothing shows."""
@@ -92,8 +93,8 @@ class Lane:
         for buffer in self._outputs:
             self._cuda.fill(buffer.handle, 0xFF, buffer.nbytes, stream)  # four bytes of 0xFF are a NaN
         self._cuda.synchronize(stream)
-        self._embedding.fill(np.nan)
-        self._mask.fill(np.nan)
+        for array in self._results:
+            array.fill(np.nan)
 
     def close(self) -> None:
         """Wait for what is running, then release graph, context, buffers and stream, in this order.
@@ -127,15 +128,16 @@ class Lane:
         self._context = self._engine.context()
         must = self._engine.must
         must(self._context.set_input_shape(INPUT, self._shape), f"set_input_shape {self._shape}")
-        shapes = [tuple(int(side) for side in self._context.get_tensor_shape(name)) for name in OUTPUTS]
+        outputs = self._engine.outputs
+        shapes = [tuple(int(side) for side in self._context.get_tensor_shape(name)) for name in outputs]
         hosts = [self._keep(PinnedArray(self._cuda, self._shape, np.uint8, mapped=mapped))]
         hosts += [self._keep(PinnedArray(self._cuda, shape, np.float32)) for shape in shapes]
-        self._images, self._embedding, self._mask = (host.array for host in hosts)
+        self._images, *self._results = (host.array for host in hosts)
         self._input = None if mapped else self._keep(DeviceBuffer(self._cuda, hosts[0].nbytes))
         self._outputs = [self._keep(DeviceBuffer(self._cuda, host.nbytes)) for host in hosts[1:]]
         source = hosts[0].device_pointer if self._input is None else self._input.handle
         for name, pointer in zip(
-            (INPUT, *OUTPUTS), (source, *(b.handle for b in self._outputs)), strict=True
+            (INPUT, *outputs), (source, *(b.handle for b in self._outputs)), strict=True
         ):
             must(self._context.set_tensor_address(name, pointer), f"set_tensor_address {name}")
         self._copies = [
@@ -177,7 +179,7 @@ class Lane:
     def _plain_run(self) -> list[np.ndarray]:
         self._enqueue(self._shape[0])
         self._cuda.synchronize(self._stream.handle)
-        return [self._embedding.copy(), self._mask.copy()]
+        return [array.copy() for array in self._results]
 
     def _try_graph(self, expected: list[np.ndarray]) -> str:
         """Record and replay; why it cannot be used, or nothing."""
@@ -193,7 +195,7 @@ class Lane:
             self._cuda.synchronize(self._stream.handle)
         except BackendError as error:
             return f"it could not be recorded: {error.came}"
-        for replayed, plain in zip((self._embedding, self._mask), expected, strict=True):
+        for replayed, plain in zip(self._results, expected, strict=True):
             # Far above what two runs of the same kernels differ by, far below what stale outputs differ by.
             if not np.allclose(replayed, plain, rtol=0, atol=1e-2 * float(np.abs(plain).max())):
                 return "its replay did not give what a plain run gives"
@@ -205,10 +207,10 @@ class Run:
 
     def __init__(self, lane: Lane, n: int) -> None:
         self._lane, self._n = lane, n
-        self._outputs: tuple[np.ndarray, np.ndarray] | None = None
+        self._outputs: tuple[np.ndarray, ...] | None = None
 
-    def result(self) -> tuple[np.ndarray, np.ndarray]:
-        """Wait for it: embedding float32 (N, D) and mask float32 (N, H, W)."""
+    def result(self) -> tuple[np.ndarray, ...]:
+        """Wait for it: embedding float32 (N, D) and, unless the engine has none, mask float32 (N, H, W)."""
         if self._outputs is None:
             self._outputs = self._lane.finish(self._n)
         return self._outputs

@@ -7,7 +7,6 @@ is compared with this machine before a plan is deserialised.
 from __future__ import annotations
 
 from runtime.backends import cuda
-from runtime.backends.base import Backend
 from runtime.backends.tensorrt_backend import TensorRTBackend
 from runtime.backends.tensorrt_library import FLAVOURS, LOADABLE, validity, version
 from runtime.errors import BackendUnavailable, EngineMismatch
@@ -17,8 +16,13 @@ from runtime.package import Engine, Package
 __all__ = ["TensorRTBackend", "misfit", "open_backend", "open_engine", "select"]
 
 
-def open_backend(package: Package, *, device: int = 0, precision: str | None = None) -> Backend:
+def open_backend(
+    package: Package, *, device: int = 0, precision: str | None = None, mask: bool = True
+) -> TensorRTBackend:
     """Open the engine of `package`, of one precision if that is given, that fits this machine best.
+
+    Args:
+        mask: see `select`.
 
     Raises:
         BackendUnavailable: no driver, no such device, or no library for any engine of the package.
@@ -26,11 +30,11 @@ def open_backend(package: Package, *, device: int = 0, precision: str | None = N
         IntegrityError: the engine is not the one its sidecar describes.
         BackendError: the engine fits and does not load.
     """
-    engine = select(package, cuda.device(device).compute_capability, precision)
+    engine = select(package, cuda.device(device).compute_capability, precision, mask=mask)
     return open_engine(package, engine, device=device)
 
 
-def open_engine(package: Package, engine: Engine, *, device: int = 0) -> Backend:
+def open_engine(package: Package, engine: Engine, *, device: int = 0) -> TensorRTBackend:
     """Open one engine of `package`; raises as `open_backend` does."""
     gpu = cuda.device(device)
     reason = misfit(engine.record, gpu.compute_capability)
@@ -45,12 +49,13 @@ def open_engine(package: Package, engine: Engine, *, device: int = 0) -> Backend
     return TensorRTBackend(engine, plan=plan, input=package.manifest.input, gpu=gpu)
 
 
-def select(package: Package, capability: str, precision: str | None = None) -> Engine:
+def select(package: Package, capability: str, precision: str | None = None, *, mask: bool = True) -> Engine:
     """The engine of `package` that fits this machine: fp16 first, then one built for this very GPU.
 
     Args:
         capability: compute capability of the GPU, such as `8.7`.
         precision: of the engine; None takes any.
+        mask: only engines that give one; otherwise those that do not come first, after precision.
 
     Raises:
         BackendUnavailable: every engine needs a library that is not here.
@@ -67,6 +72,8 @@ def select(package: Package, capability: str, precision: str | None = None) -> E
             reason = error.came
         if not reason and precision not in (None, engine.record.precision):
             reason = f"it is {engine.record.precision}, not {precision}"
+        if not reason and mask and engine.record.embedding_only:
+            reason = "it gives the embedding alone, for indexing"
         if reason:
             refused.append(f"{engine.path.name}: {reason}")
         else:
@@ -106,9 +113,10 @@ def _mismatch(package: Package, reasons: str, capability: str) -> EngineMismatch
     )
 
 
-def _preference(engine: Engine) -> tuple[bool, bool, str]:
+def _preference(engine: Engine) -> tuple[bool, bool, bool, str]:
     record = engine.record
-    return record.precision != "fp16", record.compute_capability == "portable", engine.path.name
+    portable = record.compute_capability == "portable"
+    return record.precision != "fp16", not record.embedding_only, portable, engine.path.name
 
 
 def _number(capability: str) -> tuple[int, ...]:

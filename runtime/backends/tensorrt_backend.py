@@ -29,7 +29,7 @@ from runtime.backends.tensorrt_engine import LoadedEngine
 from runtime.backends.tensorrt_library import library
 from runtime.device_explanation import DeviceArray
 from runtime.errors import BackendError
-from runtime.manifest import InputRecord
+from runtime.manifest import OUTPUTS, InputRecord
 from runtime.package import Engine
 
 
@@ -51,9 +51,10 @@ class TensorRTBackend:
         self._cuda = cuda.implementation()
         self._gpu = gpu
         self._current = self._cuda.current(gpu.index)
-        self.precision = record.precision
+        self.precision, self.outputs = record.precision, record.outputs
         self._least, self.max_batch = record.batch[0], record.batch[2]
         self._shape = (input.height, input.width, 3)
+        self._file = engine.path.name
         self._lanes: dict[str, Lane] = {}
         self._device_lane: DeviceLane | None = None
         self._engine: LoadedEngine | None = None
@@ -70,7 +71,7 @@ class TensorRTBackend:
             self.close()
             raise
         where = f"{gpu.name} ({gpu.compute_capability})"
-        self.why = f"{engine.path.name} fits {where}; {self._cuda.name}, {1 + self._engine.streams} stream(s)"
+        self.why = f"{self._file} fits {where}; {self._cuda.name}, {1 + self._engine.streams} stream(s)"
 
     @property
     def load_log(self) -> tuple[str, ...]:
@@ -79,14 +80,22 @@ class TensorRTBackend:
 
     def run(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """See `Backend.run`."""
+        self._refuse_maskless()
+        images = self._checked(images)
+        with self._current:
+            embedding, mask = self._start(images, len(images)).result()
+        return embedding, mask
+
+    def embed(self, images: np.ndarray) -> np.ndarray:
+        """See `runtime.backends.base.EmbeddingBackend`."""
         self._opened()
         images = self._checked(images)
         with self._current:
-            return self._start(images, len(images)).result()
+            return self._start(images, len(images)).result()[0]
 
     def submit(self, images: np.ndarray) -> Callable[[], tuple[np.ndarray, np.ndarray]]:
         """See `runtime.backends.base.PipelinedBackend`."""
-        self._opened()
+        self._refuse_maskless()
         images = self._checked(images)
         n = len(images)
         with self._current:
@@ -101,7 +110,7 @@ class TensorRTBackend:
         self, array: Any, stream: Any = None
     ) -> tuple[DeviceArray, DeviceArray, Callable[[], None]]:
         """See `runtime.backends.base.DeviceBackend`."""
-        engine = self._opened()
+        engine = self._refuse_maskless()
         theirs = None if stream is None else stream_handle(stream)
         with self._current:
             if self._device_lane is None:
@@ -152,6 +161,16 @@ class TensorRTBackend:
             )
         return self._engine
 
+    def _refuse_maskless(self) -> LoadedEngine:
+        engine = self._opened()
+        if self.outputs != OUTPUTS:
+            raise BackendError(
+                f"an explanation was asked of {self._file}, which gives no mask",
+                expected="an engine with both outputs",
+                cure="open the package with Explainer, which chooses one; or use Embedder",
+            )
+        return engine
+
     def _checked(self, images: np.ndarray) -> np.ndarray:
         height, width, _ = self._shape
         return check_images(images, height=height, width=width, max_batch=self.max_batch)
@@ -183,7 +202,8 @@ class TensorRTBackend:
 
     def _finished(self, run: Run) -> tuple[np.ndarray, np.ndarray]:
         with self._current:
-            return run.result()
+            embedding, mask = run.result()
+        return embedding, mask
 
     def _synchronize_device(self) -> None:
         if self._device_lane is not None:

@@ -10,8 +10,6 @@ from runtime.errors import BackendError
 from runtime.package import Engine
 
 INPUT = "image"
-OUTPUTS = ("embedding", "mask")
-_TYPES = {INPUT: "UINT8", "embedding": "FLOAT", "mask": "FLOAT"}
 
 
 class LoadedEngine:
@@ -29,6 +27,7 @@ class LoadedEngine:
 
     def __init__(self, trt: Any, engine: Engine, plan: bytes, cache: RtxCache) -> None:
         self.name = f"{trt.__name__} {trt.__version__}"
+        self.outputs = engine.record.outputs
         self._log = logger(trt)
         self._log.lines.clear()
         self._cache = cache
@@ -94,10 +93,11 @@ class LoadedEngine:
         """The engine has the names and types that the buffers are made for."""
         names = [self._engine.get_tensor_name(i) for i in range(self._engine.num_io_tensors)]
         types = {name: self._engine.get_tensor_dtype(name).name for name in names}
-        if types != _TYPES:
+        expected = {INPUT: "UINT8", **dict.fromkeys(self.outputs, "FLOAT")}
+        if types != expected:
             raise BackendError(
                 f"{engine.path} has the tensors {types}",
-                expected=str(_TYPES),
+                expected=str(expected),
                 cure="build the engine again with python -m export.build_engine",
             )
 

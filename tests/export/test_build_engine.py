@@ -11,7 +11,7 @@ import pytest
 from export import pack
 from export.build_engine import main
 from export.engine import validity
-from runtime import Explainer
+from runtime import Embedder, Explainer
 from runtime.__main__ import main as runtime
 from runtime.errors import IntegrityError, ParityError
 from runtime.package import Package
@@ -23,7 +23,7 @@ def test_a_package_is_what_the_design_says(package):
     names = {p.name for p in package.iterdir()}
     assert names == {
         *("manifest.json", "README.md", "reference.npz", "model.onnx", "model.onnx.data"),
-        *("model.fp16.onnx", "model.fp16.onnx.data"),
+        *("model.fp16.onnx", "model.fp16.onnx.data", "model.embedding.onnx"),
     }
     manifest = Package.open(package).manifest
     assert set(manifest.files) == names - {"manifest.json"}
@@ -89,11 +89,50 @@ def test_rtx_engines_are_built_added_and_recognised(package, tmp_path, capsys):
     assert main(["--package", str(copy), "--target", "rtx-portable", "--quiet", "--force"]) == 0
 
     assert runtime(["verify", str(copy)]) == 0
-    assert "10 files are as they were written" in capsys.readouterr().out
+    assert "11 files are as they were written" in capsys.readouterr().out
     engine = engines["fp16"].path
     engine.write_bytes(bytes(4) + engine.read_bytes()[4:])
     assert runtime(["verify", str(copy)]) == 1
     assert engine.name in capsys.readouterr().err
+
+
+def test_engines_without_the_mask_are_added_beside_the_others(package, tmp_path, capsys):
+    pytest.importorskip("tensorrt_rtx")
+    copy = tmp_path / "copy.nemu"
+    shutil.copytree(package, copy)
+    command = ["--package", str(copy), "--target", "rtx-portable", "--quiet"]
+    assert main(command) == 0
+    capsys.readouterr()
+    assert main([*command, "--embedding-only", "--batch", "1:16:32"]) == 0
+    assert "fp16, embedding only" in capsys.readouterr().out
+    whole, alone = sorted(Package.open(copy).engines(), key=lambda e: e.record.embedding_only)
+    assert alone.path.name == "rtx-fp16-b32-embedding.engine"
+    assert (whole.record.outputs, alone.record.outputs) == (("embedding", "mask"), ("embedding",))
+    assert alone.record.batch == (1, 16, 32)
+    assert alone.record.onnx_sha256 == Package.open(copy).manifest.files["model.fp16.onnx"]
+    assert len(alone.read()) < len(whole.read())
+    layers = [sum(e.record.flags["weighted_layers"].values()) for e in (whole, alone)]
+    assert layers[1] < layers[0]
+    assert "MALFORMED_ENGINE" not in validity(alone.read()).reasons
+    assert runtime(["verify", str(copy)]) == 0
+    assert "the embedding alone:" in capsys.readouterr().out
+
+
+def test_the_graph_without_the_mask_is_small_and_shares_the_weights(package, photographs):
+    import onnx
+
+    alone = onnx.load(str(package / "model.embedding.onnx"), load_external_data=False)
+    assert [o.name for o in alone.graph.output] == ["embedding"]
+    whole = onnx.load(str(package / "model.onnx"), load_external_data=False)
+    assert 0 < len(alone.graph.node) < len(whole.graph.node)
+    assert len(alone.graph.initializer) < len(whole.graph.initializer)
+    data = (package / "model.onnx.data").stat().st_size
+    assert (package / "model.embedding.onnx").stat().st_size < data / 2
+    files = sorted(photographs.glob("*.png"))[:3]
+    with Embedder(package) as embedder, Explainer(package) as explainer:
+        assert embedder.backend.outputs == ("embedding",)
+        expected = [e.embedding for e in explainer(files)]
+        np.testing.assert_allclose(embedder(files), expected, rtol=1e-4, atol=1e-5)
 
 
 def test_a_failed_gate_writes_nothing_and_exits_3(masker, tmp_path, monkeypatch, capsys):
@@ -216,6 +255,13 @@ def test_the_embedding_id_follows_weights_and_preprocessing(masker, weights):
         identity(image_size=(64, 96)),
     }
     assert len(others) == 4
+
+
+def test_engines_without_the_mask_are_only_added(tmp_path, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(["--masker", "m", "--out", str(tmp_path / "x.nemu"), "--embedding-only"])
+    assert stopped.value.code == 2
+    assert "--embedding-only goes with --package" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

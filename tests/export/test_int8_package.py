@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from export.build_engine import main
-from runtime import Explainer
+from runtime import Embedder, Explainer
 from runtime.errors import InputError, ParityError
 from runtime.package import Package
 
@@ -48,6 +49,17 @@ def test_the_explainer_runs_the_int8_graph(int8_package, photographs):
         with pytest.raises(InputError, match="precision 'int8'"):
             Explainer(int8_package, backend=explainer.backend, precision="int8")
     assert 0 < abs(int8 - fp32).max() < 0.2 * abs(fp32).max()
+
+
+def test_the_embedder_runs_the_int8_graph_without_the_mask(int8_package, photographs):
+    files = sorted(photographs.glob("*.png"))[:3]
+    with Embedder(int8_package, backend="onnxruntime", precision="int8") as embedder:
+        assert embedder.backend.outputs == ("embedding",)
+        found = embedder(files)
+    with Explainer(int8_package, backend="onnxruntime", precision="int8") as explainer:
+        expected = np.stack([e.embedding for e in explainer(files)])
+        assert explainer.embedding_id == embedder.embedding_id
+    assert np.abs(found - expected).max() < 0.02 * np.abs(expected).max()
 
 
 def test_beyond_the_gate_nothing_is_written(masker, photographs, tmp_path, monkeypatch, capsys):

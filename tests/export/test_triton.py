@@ -23,7 +23,9 @@ def own(package, tmp_path) -> Package:
     return Package.open(shutil.copytree(package, tmp_path / "tiny.nemu"))
 
 
-def add(package: Package, capability: str, *, version: str = "10.3.0.30", flavour: str = "tensorrt") -> None:
+def add(
+    package: Package, capability: str, *, version: str = "10.3.0.30", flavour: str = "tensorrt", **more
+) -> None:
     plan = f"{flavour} {version} {capability}".encode()
     record = EngineRecord(
         flavour=flavour,
@@ -39,6 +41,7 @@ def add(package: Package, capability: str, *, version: str = "10.3.0.30", flavou
         parity={"not_run": "a toy"},
         build_seconds=1.0,
         sha256=hashlib.sha256(plan).hexdigest(),
+        **more,
     )
     package.add_engine(f"{flavour}-{capability}", plan, record)
 
@@ -81,6 +84,12 @@ def test_a_plan_for_each_gpu_and_the_server_it_needs(own, tmp_path):
     assert sorted(p.name for p in (folder / "1").iterdir()) == ["sm87.plan", "sm89.plan"]
     assert (folder / "1/sm89.plan").read_bytes() == b"tensorrt 10.3.0.30 8.9"
     assert "TensorRT 10.3.0.30" in (folder / "config.pbtxt").read_text()
+
+
+def test_a_plan_without_the_mask_is_not_served(own, tmp_path):
+    add(own, "8.7", outputs=("embedding",))
+    with pytest.raises(InputError, match="no plan of classic TensorRT"):
+        write_repository(own, tmp_path / "models", backend="tensorrt")
 
 
 def test_what_no_server_could_load_is_refused(own, tmp_path):

@@ -14,7 +14,7 @@ import onnx
 import pytest
 from fake_cuda import FakeDriver, FakeRuntime
 from fake_gpu import Gpu
-from fake_tensorrt import fake_tensorrt
+from fake_tensorrt import EMBEDDING, fake_tensorrt
 from onnx import TensorProto, helper, numpy_helper
 
 from runtime.backends import cuda
@@ -101,14 +101,19 @@ def manifest_for(root: Path) -> Manifest:
     )
 
 
-def write_package(root: Path, *, error: float = 0.0) -> Path:
-    """A package whose reference embedding is off by `error`."""
+def write_package(root: Path, *, error: float = 0.0, alone: bool = False) -> Path:
+    """A package whose reference embedding is off by `error`; with `alone`, and a graph without the mask."""
     root.mkdir()
     write_graph(root / "model.onnx")
     images = np.random.default_rng(0).integers(0, 256, (5, 1, 1, 3), dtype=np.uint8)
     images = np.tile(images, (1, HEIGHT, WIDTH, 1)) // np.arange(1, WIDTH + 1, dtype=np.uint8)[:, None]
     embedding, mask = expected_outputs(images)
     np.savez(root / REFERENCE, images=images, embedding=embedding + np.float32(error), mask=mask)
+    if alone:
+        model = onnx.load(root / "model.onnx", load_external_data=False)
+        model.graph.output.pop()
+        model.graph.node.pop()
+        (root / "model.embedding.onnx").write_bytes(model.SerializeToString())
     (root / "README.md").write_text("tiny\n")
     (root / MANIFEST).write_text(manifest_for(root).to_json())
     return root
@@ -190,7 +195,7 @@ def add():
     """Add an engine to a package: `add(package, name, **changes)` of the sidecar."""
 
     def add_engine(package: Package, name: str, **changes) -> None:
-        plan = b"a plan"
+        plan = b"a plan" if "outputs" not in changes else EMBEDDING
         record = EngineRecord(
             flavour="tensorrt",
             version="10.3.0.30",

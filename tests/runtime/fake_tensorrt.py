@@ -1,7 +1,8 @@
 """Stand-ins for `tensorrt` and `tensorrt_rtx`, over a `Gpu`.  A test compares their names with the real one.
 
-Every engine gives embedding = mean colour, mask = red / 255.  A call whose name is in `gpu.fail` fails the
-way TensorRT fails: None or False, and a line in the log; `recorded execute_async_v3` only while recording.
+Every engine gives embedding = mean colour, mask = red / 255; that of the plan `EMBEDDING` gives no mask.
+A call whose name is in `gpu.fail` fails the way TensorRT fails: None or False, and a line in the log;
+`recorded execute_async_v3` only while recording.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from types import ModuleType, SimpleNamespace
 import numpy as np
 from fake_gpu import Gpu
 
+EMBEDDING = b"a plan without a mask"
 COMPILED = b"what TensorRT-RTX compiled"
 
 
@@ -66,22 +68,23 @@ class Runtime(Alive):
     def deserialize_cuda_engine(self, plan):
         self._gpu.check_quiet()
         kind = RtxEngine if self._made[1] else ICudaEngine
-        return self._answer("deserialize_cuda_engine", kind(self, self._made[0]), None)
+        return self._answer("deserialize_cuda_engine", kind(self, self._made[0], plan), None)
 
     def get_engine_validity(self, plan):
         return SimpleNamespace(name="VALID"), 0
 
 
 class ICudaEngine(Alive):
-    num_io_tensors = 3
     num_aux_streams = 1
 
-    def __init__(self, runtime, profile):
+    def __init__(self, runtime, profile, plan):
         self._born(runtime._gpu, runtime._log, runtime)
         self._profile = profile
+        self._names = ("image", "embedding", "mask")[: 2 if plan == EMBEDDING else 3]
+        self.num_io_tensors = len(self._names)
 
     def get_tensor_name(self, index):
-        return ("image", "embedding", "mask")[index]
+        return self._names[index]
 
     def get_tensor_dtype(self, name):
         wrong = "get_tensor_dtype" in self._gpu.fail and name == "mask"
@@ -95,7 +98,7 @@ class ICudaEngine(Alive):
 class IExecutionContext(Alive):
     def __init__(self, engine):
         self._born(engine._gpu, engine._log, engine)
-        self._profile = engine._profile
+        self._profile, self._names = engine._profile, engine._names
         self._address, self._shape = {}, ()
         self._ran: object = None  # shapes and addresses of the last run that was not recorded
         self._busy = threading.Lock()
@@ -129,7 +132,7 @@ class IExecutionContext(Alive):
         try:
             time.sleep(0.0005)  # long enough for another thread to come in
             state = (self._shape, dict(self._address))
-            known = {"image", "embedding", "mask"} == set(self._address)
+            known = set(self._names) == set(self._address)
             gpu.rule("address", known and all(gpu.find(p) for p in self._address.values()))
             recording = gpu.stream(stream).recording is not None
             gpu.rule("one context", not self.graph)
@@ -202,7 +205,8 @@ def compute(address, shapes):
         memory = (ctypes.c_uint8 * nbytes).from_address(pointer)
         view[name] = np.ndarray(shapes[name], dtype, buffer=memory)
     view["embedding"][:] = view["image"].mean((1, 2))
-    view["mask"][:] = view["image"][..., 0] / 255
+    if "mask" in view:
+        view["mask"][:] = view["image"][..., 0] / 255
 
 
 def fake_tensorrt(

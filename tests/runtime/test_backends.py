@@ -30,7 +30,7 @@ def with_engine(tiny, monkeypatch):
     """A package that says it has an engine, and a tensorrt module that answers as told."""
 
     def arrange(answer):
-        def open_backend(package, *, device, precision):
+        def open_backend(package, *, device, precision, mask):
             if isinstance(answer, Exception):
                 raise answer
             return answer

@@ -1,0 +1,193 @@
+"""Embeddings without masks: which engine or graph, the same numbers, and never an explanation from one."""
+
+from __future__ import annotations
+
+import json
+from contextlib import closing
+
+import numpy as np
+import pytest
+
+from runtime import Embedder, Explainer
+from runtime.__main__ import main
+from runtime.backends import choose, choose_embedding, tensorrt, without_mask
+from runtime.errors import BackendError, EngineMismatch, InputError, ParityError
+from runtime.manifest import OUTPUTS, EngineRecord
+from runtime.package import Package
+from runtime.verify import verify_embedding
+
+ALONE = OUTPUTS[:1]
+
+
+@pytest.fixture
+def indexing(make_package, tmp_path) -> Package:
+    """The tiny package, with a graph for the CPU that gives no mask."""
+    return Package.open(make_package(tmp_path / "indexing.nemu", alone=True))
+
+
+@pytest.fixture
+def pictures():
+    rng = np.random.default_rng(0)
+    return [rng.integers(0, 256, (20 + i, 30, 3), np.uint8) for i in range(19)]  # of more than two batches
+
+
+def test_rows_are_those_of_the_explainer(indexing, pictures):
+    with Embedder(indexing) as embedder, Explainer(indexing) as explainer:
+        assert embedder.backend.outputs == ALONE
+        assert "computes the mask" not in embedder.backend.why
+        assert embedder.embedding_id == explainer.embedding_id
+        expected = np.stack([e.embedding for e in explainer(pictures)])
+        found = embedder(pictures)
+        assert (found.shape, found.dtype) == ((19, 3), np.float32)
+        np.testing.assert_allclose(found, expected, rtol=1e-6)
+        assert len(np.unique(found[:, 0])) == 19
+        same = np.stack([picture[:20] for picture in pictures])
+        np.testing.assert_allclose(embedder(same), embedder(list(same)), rtol=1e-6)
+
+
+def test_a_package_without_such_a_graph_says_that_the_mask_is_computed(tiny):
+    with Embedder(tiny) as embedder:
+        assert embedder.backend.outputs == OUTPUTS
+        assert "it computes the mask too" in embedder.backend.why
+        image = np.full((24, 32, 3), 51, np.uint8)
+        np.testing.assert_allclose(embedder([image]), [[0.2, 0.2, 0.2]], rtol=1e-6)
+
+
+def test_channel_order(indexing):
+    image = np.zeros((24, 32, 3), np.uint8)
+    image[..., 0] = 255
+    with Embedder(indexing, channel_order="bgr") as embedder:
+        np.testing.assert_allclose(embedder([image]), [[0, 0, 1]], atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("images", "words"),
+    [
+        ([], "no images"),
+        ("photo.jpg", "images: str"),
+        (np.zeros((24, 32, 3), np.uint8), "images: ndarray"),
+        ([np.zeros((24, 32, 3), np.uint8)] * 9 + ["absent.jpg"], r"images\[9\]: .*absent\.jpg"),
+    ],
+)
+def test_what_cannot_be_embedded_is_refused(indexing, images, words):
+    with Embedder(indexing) as embedder, pytest.raises(InputError, match=words):
+        embedder(images)
+
+
+def test_a_closed_embedder_says_so(indexing, pictures):
+    embedder = Embedder(indexing)
+    embedder.close()
+    embedder.close()
+    with pytest.raises(BackendError, match="closed"):
+        embedder(pictures)
+
+
+def test_a_graph_without_mask_does_not_explain(indexing):
+    backend = choose_embedding(indexing)
+    with pytest.raises(BackendError, match="gives the embedding alone"):
+        backend.run(np.zeros((1, 24, 32, 3), np.uint8))
+    assert choose(indexing).run(np.zeros((1, 24, 32, 3), np.uint8))[1].shape == (1, 24, 32)
+
+
+def photographs(n: int) -> np.ndarray:
+    return np.random.default_rng(n).integers(0, 256, (n, 4, 6, 3), np.uint8)
+
+
+def test_the_engine_without_mask_indexes_and_the_other_explains(toy, add, gpu):
+    add(toy, "a-embedding", outputs=ALONE)
+    add(toy, "b-whole")
+    with closing(choose(toy)) as explains:
+        assert explains.why.startswith("b-whole.engine")
+        images = photographs(3)
+        np.testing.assert_allclose(explains.embed(images), images.mean((1, 2)), rtol=1e-6)
+    with Embedder(toy) as embedder:
+        backend = embedder.backend
+        assert (backend.outputs, backend.degraded) == (ALONE, "")
+        assert backend.why.startswith("a-embedding.engine")
+        for n in (4, 1, 3, 9):
+            images = photographs(n)
+            np.testing.assert_allclose(embedder(images), images.mean((1, 2)), rtol=1e-6)
+        for call in (backend.run, backend.submit, backend.run_device):
+            with pytest.raises(BackendError, match=r"a-embedding\.engine, which gives no mask"):
+                call(photographs(1))
+    assert not gpu.live()
+
+
+def test_precision_comes_before_what_is_left_out(toy, add, gpu):
+    """So that an index and the explanations of its queries have one embedding id where they can."""
+    add(toy, "a-fp32-embedding", outputs=ALONE, precision="fp32")
+    add(toy, "b-fp16")
+    assert tensorrt.select(toy, "8.9", mask=False).path.name == "b-fp16.engine"
+    assert tensorrt.select(toy, "8.9", "fp32", mask=False).path.name == "a-fp32-embedding.engine"
+    add(toy, "c-embedding", outputs=ALONE)
+    assert tensorrt.select(toy, "8.9", mask=False).path.name == "c-embedding.engine"
+
+
+def test_an_engine_without_mask_is_never_chosen_to_explain(toy, add, gpu):
+    add(toy, "a-embedding", outputs=ALONE)
+    with pytest.raises(EngineMismatch, match=r"a-embedding\.engine: it gives the embedding alone"):
+        choose(toy, "tensorrt")
+
+
+def test_on_the_cpu_where_only_an_engine_without_mask_is_there(tiny, add, gpu):
+    add(tiny, "a-embedding", outputs=ALONE)
+    backend = choose(tiny)
+    assert backend.name == "onnxruntime"
+    assert "it gives the embedding alone" in backend.why
+    assert without_mask(tiny, backend) is None
+
+
+def test_a_plan_is_held_to_what_its_sidecar_says(toy, add, gpu):
+    add(toy, "wrong", outputs=("embedding", "mask"))
+    with pytest.raises(BackendError, match=r"wrong\.engine has the tensors"):
+        choose(toy)
+
+
+def test_a_sidecar_without_the_field_has_both_outputs(toy, add):
+    add(toy, "toy")
+    (engine,) = toy.engines()
+    fields = json.loads(engine.record.to_json())
+    assert fields.pop("outputs") == list(OUTPUTS)
+    old = EngineRecord.from_json(json.dumps(fields), source="old")
+    assert (old.outputs, old.embedding_only) == (OUTPUTS, False)
+
+
+def test_bench_and_verify_of_a_package_with_it(indexing, capsys):
+    assert main(["bench", str(indexing.path), "--seconds", "0", "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)["rows"]
+    assert [(r["what"], r["batch"]) for r in rows][:4] == [
+        *(("embedding and mask", n) for n in (1, 8)),
+        *(("embedding alone", n) for n in (1, 8)),
+    ]
+    assert main(["verify", str(indexing.path), "--json"]) == 0
+    embedding = json.loads(capsys.readouterr().out)["embedding_only"]
+    assert embedding["embedding_error"] < 1e-3
+    assert not any(name.startswith("mask") for name in embedding)
+
+
+def test_bench_and_verify_of_a_package_without_it(package_path, capsys):
+    assert main(["bench", str(package_path), "--seconds", "0"]) == 0
+    assert "embedding alone" not in capsys.readouterr().out
+    assert main(["verify", str(package_path)]) == 0
+    assert "the embedding alone" not in capsys.readouterr().out
+
+
+def test_an_embedding_that_is_off_fails_the_gate(make_package, tmp_path):
+    package = Package.open(make_package(tmp_path / "off.nemu", alone=True, error=0.5))
+    with pytest.raises(ParityError, match="embedding error"):
+        verify_embedding(package, choose_embedding(package))
+
+
+def test_info_says_what_an_engine_is_for(tiny, add, capsys):
+    add(tiny, "a-embedding", outputs=ALONE)
+    add(tiny, "b-whole")
+    assert main(["info", str(tiny.path)]) == 0
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("engine")]
+    assert ["embedding only" in line for line in lines] == [True, False]
+
+
+def test_a_refused_embedder_leaves_nothing_open(toy, add, gpu):
+    add(toy, "other", outputs=ALONE, compute_capability="8.7")
+    with pytest.raises(EngineMismatch, match=r"other\.engine: built for compute capability 8\.7"):
+        Embedder(toy, backend="tensorrt")
+    assert not gpu.live()
