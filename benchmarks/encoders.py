@@ -38,6 +38,8 @@ from train.zoo import load_encoder
 OUT = Path("benchmarks/out/encoders")
 TEST_SCENES = 1000
 """Scenes of each kind that the score is taken on."""
+QUICK = {"steps": 2, "train_scenes": 70, "test_scenes": 10, "evidence_scenes": 4}
+"""Options of `train_encoder` that only show that everything runs."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -192,12 +194,16 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=OUT)
     parser.add_argument("--steps", type=int, help="instead of each encoder's own number")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--quick", action="store_true", help="two steps, a few scenes: does everything run?")
     options = parser.parse_args()
+    if options.quick and options.steps:
+        parser.error("--quick has a number of steps of its own")
+    chosen = QUICK if options.quick else {"steps": options.steps}
     try:
         for name in options.names:
             _planted(name)
         for name in options.names:
-            train_encoder(name, options.out, steps=options.steps, seed=options.seed)
+            train_encoder(name, options.out, seed=options.seed, **chosen)
     except InputError as error:
         print(error, file=sys.stderr)
         return error.exit_code

@@ -27,7 +27,8 @@ from train.checkpoint import load_nem
 from train.encoder import FrozenEncoder
 from train.folder import read_summary
 
-TRAIN_SCENES = 4000
+TRAIN_SCENES, QUICK_SCENES = 4000, 64
+"""That a masker is trained on; the second only to see that everything runs."""
 
 
 @functools.cache
@@ -36,7 +37,9 @@ def encoder_of(name: str, work: Path) -> FrozenEncoder:
     return encoders.load(name, work / "encoders")
 
 
-def explainer(work: Path, name: str, method: str, *, seed: int, steps: int) -> tuple[Explain, dict[str, Any]]:
+def explainer(
+    work: Path, name: str, method: str, *, seed: int, steps: int, quick: bool = False
+) -> tuple[Explain, dict[str, Any]]:
     """A method on an encoder, and its masker's objective and training seconds (empty for a baseline).
 
     Raises:
@@ -44,7 +47,7 @@ def explainer(work: Path, name: str, method: str, *, seed: int, steps: int) -> t
     """
     if method in BASELINES:
         return (lambda encoder, x: BASELINES[method].explain(encoder, x, seed=seed)), {}
-    run = train_masker(work, name, method, seed=seed, steps=steps)
+    run = train_masker(work, name, method, seed=seed, steps=steps, quick=quick)
     nem = load_nem(run / "masker.safetensors", encoder=encoder_of(name, work))
 
     @torch.inference_mode()
@@ -61,16 +64,17 @@ def settings(work: Path, name: str, method: str, *, seed: int, steps: int) -> di
     """Everything that a method's map depends on, the defaults of today resolved."""
     if method in BASELINES:
         return BASELINES[method].settings
-    options = parser().parse_args([*_arguments(work, name, method, seed=seed, steps=steps), "--out", "-"])
+    arguments = _arguments(work, name, method, seed=seed, steps=steps, data=work / "scenes")
+    options = parser().parse_args([*arguments, "--out", "-"])
     config = asdict(config_of(options))
     del config["data"], config["encoder"]["weights"]  # where they lie; the fingerprint says what they are
     return config
 
 
-def train_masker(work: Path, name: str, method: str, *, seed: int, steps: int) -> Path:
+def train_masker(work: Path, name: str, method: str, *, seed: int, steps: int, quick: bool = False) -> Path:
     """The run folder of a masker, trained if it is not there yet."""
-    training_scenes(work)
-    arguments = _arguments(work, name, method, seed=seed, steps=steps)
+    data = training_scenes(work, quick=quick)
+    arguments = _arguments(work, name, method, seed=seed, steps=steps, data=data)
     fingerprint = encoder_of(name, work).record.fingerprint
     digest = hashlib.sha256(" ".join([fingerprint, *arguments]).encode()).hexdigest()[:8]
     out = work / "runs" / slug(name, method, str(seed), digest)
@@ -83,23 +87,25 @@ def train_masker(work: Path, name: str, method: str, *, seed: int, steps: int) -
     return out
 
 
-def _arguments(work: Path, name: str, method: str, *, seed: int, steps: int) -> list[str]:
+def _arguments(work: Path, name: str, method: str, *, seed: int, steps: int, data: Path) -> list[str]:
     """Of `python -m train`, but for --out."""
     architecture = f"timm/{encoders.ENCODERS[name].architecture}"
     return [
         *("--encoder", architecture, "--weights", str(work / "encoders" / f"{name}.safetensors")),
-        *("--image-size", str(SIZE), "--resize", "squash", "--data", str(work / "scenes")),
+        *("--image-size", str(SIZE), "--resize", "squash", "--data", str(data)),
         *("--steps", str(steps), "--learning-rate", "3e-3", "--precision", TRAINING_PRECISION),
         *("--seed", str(seed), *SETTINGS[method]),
     ]
 
 
-def training_scenes(work: Path) -> None:
-    """Write the folder of scenes that maskers are trained on, if it is not there."""
-    if not (work / "scenes").exists():
-        with atomic_folder(work / "scenes", force=False) as folder:
-            for i in tqdm(range(TRAIN_SCENES), desc="scenes"):
+def training_scenes(work: Path, *, quick: bool = False) -> Path:
+    """The folder of scenes that maskers are trained on, written if it is not there."""
+    scenes = work / ("scenes-quick" if quick else "scenes")
+    if not scenes.exists():
+        with atomic_folder(scenes, force=False) as folder:
+            for i in tqdm(range(QUICK_SCENES if quick else TRAIN_SCENES), desc="scenes"):
                 save_png(folder / f"{i:05d}.png", scene(i, split="train").image)
+    return scenes
 
 
 def slug(*names: str) -> str:

@@ -9,14 +9,16 @@ from benchmarks.faithfulness import centred_cosine
 from train.objective import Embed
 from train.occlusion import occlude
 
-CELL = 4
-"""Side of the squares that are removed, pixels."""
+CELL, COARSE = 4, 16
+"""Side of the squares that are removed, pixels; the second only to see that everything runs."""
 SHARE = 0.05
 """Share of the remaining squares that one round removes."""
 
 
 @torch.no_grad()
-def needed(embed: Embed, x: Tensor, fill: Tensor, *, centre: Tensor, keep: float = 0.9) -> Tensor:
+def needed(
+    embed: Embed, x: Tensor, fill: Tensor, *, centre: Tensor, keep: float = 0.9, cell: int = CELL
+) -> Tensor:
     """What is left of one image when removing more would lose its embedding: bool (H, W).
 
     Each round hides every remaining square by itself, then removes those that are missed least, for as
@@ -28,10 +30,10 @@ def needed(embed: Embed, x: Tensor, fill: Tensor, *, centre: Tensor, keep: float
     """
     height, width = x.shape[-2:]
     whole = embed(x.unsqueeze(0))
-    left = torch.ones(-(-height // CELL), -(-width // CELL), dtype=torch.bool)
+    left = torch.ones(-(-height // cell), -(-width // cell), dtype=torch.bool)
 
     def cosines(cells: Tensor) -> Tensor:
-        pixels = cells.repeat_interleave(CELL, 1).repeat_interleave(CELL, 2)[:, :height, :width]
+        pixels = cells.repeat_interleave(cell, 1).repeat_interleave(cell, 2)[:, :height, :width]
         rows = [embed(occlude(x, part.to(x), fill)) for part in pixels.split(100)]
         return centred_cosine(torch.cat(rows), whole, centre=centre)
 
@@ -46,4 +48,4 @@ def needed(embed: Embed, x: Tensor, fill: Tensor, *, centre: Tensor, keep: float
         if cosines(fewer.unsqueeze(0)).item() < keep:
             break
         left = fewer
-    return left.repeat_interleave(CELL, 0).repeat_interleave(CELL, 1)[:height, :width]
+    return left.repeat_interleave(cell, 0).repeat_interleave(cell, 1)[:height, :width]

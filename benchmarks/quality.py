@@ -25,7 +25,7 @@ from tqdm import tqdm
 from benchmarks import encoders
 from benchmarks.baselines import BASELINES
 from benchmarks.explainers import encoder_of, explainer, settings, slug
-from benchmarks.needed import needed
+from benchmarks.needed import CELL, COARSE, needed
 from benchmarks.record import meta, write
 from benchmarks.robustness import randomised
 from benchmarks.scoring import Counts, Row, score, subject
@@ -48,6 +48,8 @@ COUNTS = {
 """How many scenes each method is scored on: a RELAX map alone costs 3001 passes.  The rest: CHEAP."""
 OTHER_KINDS = 100
 """Scenes of the kinds other than standard, for methods that are cheap."""
+ORDER_ONLY = ("relevance_mass", "complexity", "sparseness")
+"""Null for a ranking: only the order of its map means something."""
 RANDOMISED_SEEDS = (43, 44, 45, 46, 47)
 NEEDED_SCENES = 3
 TIMED_SEED = 1000
@@ -70,17 +72,20 @@ class Options:
         full = COUNTS.get(method, CHEAP)
         if kind != "standard":
             full = Counts(images=OTHER_KINDS, faithfulness=0, sensitivity=0, draws=0, mprt=0, copies=0)
-        if not self.quick:
-            return full
-        return replace(
-            full,
-            images=min(full.images, 4),
-            faithfulness=min(full.faithfulness, 2),
-            sensitivity=min(full.sensitivity, 1),
-            draws=min(full.draws, 2),
-            mprt=min(full.mprt, 3),
-            copies=min(full.copies, 2),
-        )
+        return few(full) if self.quick else full
+
+
+def few(full: Counts) -> Counts:
+    """Enough to see that everything runs."""
+    return replace(
+        full,
+        images=min(full.images, 4),
+        faithfulness=min(full.faithfulness, 2),
+        sensitivity=min(full.sensitivity, 1),
+        draws=min(full.draws, 2),
+        mprt=min(full.mprt, 3),
+        copies=min(full.copies, 2),
+    )
 
 
 def rows(options: Options) -> list[Row]:
@@ -115,7 +120,9 @@ def _row(options: Options, name: str, method: str, seed: int, kind: str) -> Row:
     if kept.exists():
         return json.loads(kept.read_text())["row"]
     truth = encoders.ENCODERS[name].truth
-    explain, trained = explainer(options.work, name, method, seed=seed, steps=options.steps)
+    explain, trained = explainer(
+        options.work, name, method, seed=seed, steps=options.steps, quick=options.quick
+    )
     figures = score(
         subject(encoder, truth, kind=kind, scenes=counts.images),
         explain,
@@ -124,8 +131,8 @@ def _row(options: Options, name: str, method: str, seed: int, kind: str) -> Row:
         randomised=_randomised(encoder),
         seed=seed,
     )
-    if method == "ranking":  # only the order of its map means something
-        figures |= dict.fromkeys(("relevance_mass", "complexity", "sparseness"))
+    if method == "ranking":
+        figures |= dict.fromkeys(ORDER_ONLY)
     row = {**who, "objective": None, "truth": "+".join(truth), "train_seconds": None, **trained, **figures}
     write(kept, {"key": key, "row": row})
     return row
@@ -136,12 +143,12 @@ def facts(options: Options, name: str) -> Row:
     folder = options.work / "encoders"
     record = json.loads((folder / f"{name}.json").read_text())
     encoder = encoder_of(name, options.work)
-    scenes = 1 if options.quick else NEEDED_SCENES
+    scenes, cell = (1, COARSE) if options.quick else (NEEDED_SCENES, CELL)
     kept = options.work / "rows" / f"{name}-needed-{scenes}-{encoder.record.fingerprint[:8]}.json"
     if not kept.exists():
         seen = subject(encoder, encoders.ENCODERS[name].truth, kind="standard", scenes=scenes)
         left = [
-            needed(seen.embed, x, fill, centre=seen.centre).numpy()
+            needed(seen.embed, x, fill, centre=seen.centre, cell=cell).numpy()
             for x, fill in zip(seen.x, seen.fill("photograph", scenes), strict=True)
         ]
         shares = [
@@ -178,7 +185,9 @@ def timed(options: Options, done: list[Row]) -> None:
         if (name, method) not in measured:
             encoder = encoder_of(name, options.work)
             seed = options.seeds[0] if method in SETTINGS else TIMED_SEED + list(BASELINES).index(method)
-            explain, _ = explainer(options.work, name, method, seed=seed, steps=options.steps)
+            explain, _ = explainer(
+                options.work, name, method, seed=seed, steps=options.steps, quick=options.quick
+            )
             images = subject(encoder, ("red",), kind="standard", scenes=20)
             call = functools.partial(explain, encoder)
             measured[name, method] = seconds_per_image(call, images.x, slow=method in COUNTS)

@@ -1,10 +1,21 @@
-"""What several rooms' tests need: photographs, a tiny encoder's weights, a trained masker, a package."""
+"""What several rooms' tests need: photographs, a tiny encoder's weights, a masker, a package, an index."""
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+
+
+@pytest.fixture(scope="session")
+def package_index(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Skips where pip reaches no index."""
+    folder = tmp_path_factory.mktemp("index")
+    command = [sys.executable, "-m", "pip", "--quiet", "download", "--no-deps", "--dest", str(folder), "tqdm"]
+    if subprocess.run(command, capture_output=True).returncode:
+        pytest.skip("pip reaches no package index")
 
 
 @pytest.fixture(scope="session")

@@ -8,17 +8,15 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.encoders import ENCODERS, dependence, embed, load, train_encoder
+from benchmarks.encoders import ENCODERS, QUICK, dependence, embed, load, train_encoder
 from benchmarks.planting import jitter, view
 from benchmarks.world import FACTORS, KINDS, SIZE, scene
 from runtime.errors import InputError
 
-FEW = {"steps": 2, "train_scenes": 70, "test_scenes": 10, "evidence_scenes": 4}
-
 
 @pytest.mark.parametrize(("name", "outputs"), [("digits", 20), ("selfsup", 0)])
 def test_two_steps_write_an_encoder_that_loads(tmp_path, name, outputs):
-    weights = train_encoder(name, tmp_path, **FEW)
+    weights = train_encoder(name, tmp_path, **QUICK)
     encoder = load(name, tmp_path)
     assert weights == tmp_path / f"{name}.safetensors"
     assert encoder.record.dimension == 512

@@ -20,7 +20,8 @@ from pip._vendor.packaging.requirements import Requirement
 PYPROJECT = Path(__file__).parents[2] / "pyproject.toml"
 RESULT = Path(__file__).with_name("aarch64.json")
 PYTHONS = {"3.10": "JetPack 6", "3.12": "JetPack 7"}
-EXTRAS = ("", "jetson", "rtx")
+EXTRAS = ("", "jetson", "rtx", "jetson,export,video")
+"""The last is what docs/robotics.md and the Jetson images install."""
 GLIBC = (17, 24, 26, 27, 28, 31, 34, 35)
 """Minor versions of glibc 2 whose wheels run on JetPack 6 (Ubuntu 22.04: 2.35) and newer."""
 SOURCE_ONLY = ("tensorrt-rtx>=1.7,<1.8", "tensorrt-rtx-cu13>=1.7,<1.8")
@@ -50,7 +51,9 @@ def main() -> int:
 
 def requirements(project: dict, extra: str, python: str) -> list[str]:
     """What `pip install nemu[extra]` asks for on aarch64 Linux under `python`, without markers."""
-    given = [*project["dependencies"], *project["optional-dependencies"].get(extra, [])]
+    given = list(project["dependencies"])
+    for name in filter(None, extra.split(",")):
+        given += project["optional-dependencies"][name]
     target = {"python_version": python, "platform_machine": "aarch64", "sys_platform": "linux"}
     wanted = []
     for requirement in map(Requirement, given):

@@ -1,69 +1,96 @@
-"""The pages for people: every command and every Python block on them is run, in order, on a tiny package."""
+"""The pages for people: every command and every Python block on them is run, in order, on a tiny package.
+
+Also in a fresh environment, with the page's own `pip install`; `.ci/pages` does that for the page that
+installs PyTorch, too.
+"""
 
 from __future__ import annotations
 
-import os
+import json
 import re
-import subprocess
-import sys
+import shutil
 from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image
+from pages import ROOT, fresh, furnish, here, walk
 
-ROOT = Path(__file__).parents[2]
-PAGES = ("inspection", "retrieval")
-BLOCK = re.compile(r"^```(sh|python)\n(.*?)^```", re.DOTALL | re.MULTILINE)
+from runtime.package import Package
+
+WITHOUT_TORCH = ("inspection", "retrieval", "robotics")
 
 
 @pytest.fixture
-def place(make_package, tmp_path) -> Path:
-    """Where the pages' names are: packages, a folder of photographs, two pictures, a film."""
-    make_package(tmp_path / "demo.nemu")
-    make_package(tmp_path / "parts.nemu")
-    (tmp_path / "photographs").mkdir()
-    for i, name in enumerate(["query.jpg", "match.jpg", *(f"photographs/{i}.png" for i in range(4))]):
-        colour = np.random.default_rng(i).integers(0, 256, (40, 50, 3), dtype=np.uint8)
-        Image.fromarray(colour).save(tmp_path / name)
-    _film(tmp_path / "film.mp4")
-    return tmp_path
+def place(make_package, package, tmp_path) -> Path:
+    """A folder with what the pages name: packages, a folder of photographs, two pictures, a film."""
+    folder = tmp_path / "place"
+    folder.mkdir()
+    make_package(folder / "parts.nemu")
+    shutil.copytree(package, folder / "demo.nemu")
+    furnish(folder)
+    return folder
 
 
-@pytest.mark.parametrize("page", PAGES)
+@pytest.fixture
+def laboratory(photographs, tmp_path) -> Path:
+    """The researcher's: photographs, and nothing else."""
+    folder = tmp_path / "laboratory"
+    folder.mkdir()
+    furnish(folder)
+    shutil.copytree(photographs, folder / "photographs", dirs_exist_ok=True)
+    return folder
+
+
+@pytest.mark.parametrize("page", WITHOUT_TORCH)
 def test_every_command_on_the_page_runs(page, place):
-    blocks = BLOCK.findall((ROOT / f"docs/{page}.md").read_text())
-    assert len(blocks) > 1
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PATH": f"{_commands(place)}:{os.environ['PATH']}"}
-    for kind, text in blocks:
-        command = ["bash", "-euc", text] if kind == "sh" else [sys.executable, "-c", text]
-        done = subprocess.run(command, cwd=place, env=environment, capture_output=True, text=True)
-        assert done.returncode == 0, f"{text}\n{done.stdout}\n{done.stderr}"
+    walk(page, place, here(place))
+    if page == "robotics":
+        look_at_what_the_robot_has(place)
+
+
+@pytest.mark.slow
+def test_every_command_of_the_researcher_runs(laboratory):
+    walk("research", laboratory, here(laboratory))
+    look_at_what_the_researcher_has(laboratory)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", WITHOUT_TORCH)
+def test_the_page_works_in_a_fresh_environment(page, place, package_index):
+    """With the page's own `pip install`, in less than pages.LIMIT."""
+    environment = fresh(place)
+    print(f"{page}: {walk(page, place, environment):.0f} s in a fresh environment")
+    packages = {p.name for p in (place / "nemu-env").glob("lib/python*/site-packages/*")}
+    assert "onnxruntime" in packages
+    assert "torch" not in packages
+    if page == "robotics":
+        look_at_what_the_robot_has(place)
+
+
+@pytest.mark.install
+def test_the_page_of_the_researcher_works_in_a_fresh_environment(laboratory, package_index):
+    environment = fresh(laboratory)
+    print(f"research: {walk('research', laboratory, environment):.0f} s in a fresh environment")
+    look_at_what_the_researcher_has(laboratory)
+
+
+def look_at_what_the_robot_has(place: Path) -> None:
+    assert (place / "filmed/camera0.overlay.mp4").stat().st_size
+    assert len((place / "filmed/camera0/explanations.jsonl").read_text().splitlines()) == 5
+    assert {e.record.flavour for e in Package.open(place / "demo.nemu").engines()} == {"rtx"}
+
+
+def look_at_what_the_researcher_has(laboratory: Path) -> None:
+    rows = json.loads((laboratory / "own.json").read_text())["rows"]
+    assert [(r["method"], r["seed"]) for r in rows[:3]] == [("ours", 0), ("ours", 1), ("unet", 0)]
+    planted = json.loads((laboratory / "quality.json").read_text())["rows"]
+    assert {r["method"] for r in planted} == {"nemu", "saliency", "random"}
+    assert all(r["relevance_rank"] is not None for r in planted)
+    assert "saliency" in (laboratory / "tables/quality.md").read_text()
+    assert Package.open(laboratory / "mine.nemu").manifest.encoder.id == "my_encoder:load"
+    assert (laboratory / "explained/explanations.jsonl").is_file()
 
 
 def test_every_link_of_the_pages_leads_somewhere():
     for page in (ROOT / "docs").glob("*.md"):
         for link in re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text()):
             assert (page.parent / link).exists(), f"{page.name}: {link}"
-
-
-def _commands(place: Path) -> Path:
-    """`nemu` is this checkout's; `pip install` was done by whoever runs the tests."""
-    folder = place / "bin"
-    folder.mkdir()
-    for name, text in (("nemu", f'exec {sys.executable} -m nemu "$@"'), ("pip", "true")):
-        (folder / name).write_text(f"#!/bin/sh\n{text}\n")
-        (folder / name).chmod(0o755)
-    return folder
-
-
-def _film(path: Path) -> None:
-    import av
-
-    with av.open(str(path), "w") as out:
-        stream = out.add_stream("mpeg4", rate=25)
-        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
-        for i in range(5):
-            frame = av.VideoFrame.from_ndarray(np.full((48, 64, 3), 40 * i, np.uint8), format="rgb24")
-            out.mux(stream.encode(frame))
-        out.mux(stream.encode(None))
