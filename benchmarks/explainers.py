@@ -19,8 +19,8 @@ from benchmarks.scoring import Explain
 from benchmarks.settings import SETTINGS
 from benchmarks.world import SIZE, scene
 from runtime.atomic import atomic_folder
+from runtime.encode import save_png
 from runtime.errors import InputError
-from runtime.image import save_png
 from train.__main__ import config_of, parser
 from train.__main__ import main as train
 from train.checkpoint import load_nem

@@ -68,10 +68,11 @@ def runs_of(given: Sequence[str]) -> dict[str, list[Path]]:
             )
         found.setdefault(name, []).append(Path(folder) / MASKER)
     for name, maskers in found.items():
-        settings = [dataclasses.replace(read_config(masker), seed=0) for masker in maskers]
-        if any(other != settings[0] for other in settings):
+        configs = [read_config(masker) for masker in maskers]
+        settings = [dataclasses.replace(config, seed=0) for config in configs]
+        if any(other != settings[0] for other in settings) or len({c.seed for c in configs}) < len(configs):
             raise InputError(
-                f"the runs called {name} differ in more than their seed",
+                f"the runs called {name} have one seed, or differ in more than their seed",
                 expected="one training with several seeds",
                 cure="give each training a name of its own",
             )
@@ -214,13 +215,17 @@ def main() -> int:
         encoder, methods = methods_of(runs_of(o.runs), o.baselines, weights=o.weights)
         seen = subject_of(encoder, o.images, most=o.most)
         copies = [randomised(encoder, seed=seed) for seed in RANDOMISED_SEEDS]
+        o.json.parent.mkdir(parents=True, exist_ok=True)
         rows = [row_of(method, seen, copies, quick=o.quick) for method in tqdm(methods, desc="own")]
+        result = {"meta": meta(), "encoder": dataclasses.asdict(encoder.record), "rows": rows}
+        print(tables(result))
+        write(o.json, result)
     except NemuError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
-    result = {"meta": meta(), "encoder": dataclasses.asdict(encoder.record), "rows": rows}
-    write(o.json, result)
-    print(tables(result))
+    except OSError as error:  # a full disk, a folder that may not be written
+        print(f"error: {error}", file=sys.stderr)
+        return 1
     return 0
 
 

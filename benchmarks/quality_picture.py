@@ -13,7 +13,7 @@ from benchmarks import encoders
 from benchmarks.explainers import encoder_of, explainer
 from benchmarks.scoring import FIRST_SCENE
 from benchmarks.world import Scene, scene
-from runtime.image import save_png
+from runtime.encode import save_png
 from runtime.overlay import grid, heat
 
 COLUMNS = {

@@ -25,7 +25,7 @@ from export.engine import validity
 from runtime import Explainer
 from runtime.__main__ import main as run
 from runtime.atomic import atomic_file, atomic_folder
-from runtime.image import save_png
+from runtime.encode import save_png
 from runtime.overlay import colour_bar, grid, heat
 from runtime.package import Package
 from train.__main__ import main as train

@@ -64,7 +64,9 @@ class Request:
                     continue
                 why = left_out(capability, self.precision)
                 if len(target.engines) > 1 and why:
-                    print(f"target {target.name}: no engine for {capability}: {why}", file=sys.stderr)
+                    print(
+                        f"warning: target {target.name}: no engine for {capability}: {why}", file=sys.stderr
+                    )
                     continue
                 name = f"{target.flavour}-{self.precision}-b{self.batch[2]}"
                 name += "-embedding" * self.embedding_only

@@ -142,7 +142,8 @@ def _report(package: Package, request: attach.Request) -> Iterator[str]:
             options = request.precision + " --embedding-only" * request.embedding_only
             yield f"  python -m export.build_engine --package {package.path} --precision {options}"
     yield f"{package.path}: {package.manifest.embedding_id}"
-    yield f"next: python -m runtime explain {package.path} PHOTO… --out explained/"
+    following = "bench {}" if request.embedding_only else "explain {} PHOTO… --out explained/"
+    yield f"next: python -m runtime {following.format(package.path)}"
 
 
 def _figures(figures: dict[str, Any]) -> str:

@@ -70,18 +70,22 @@ def main(argv: list[str] | None = None) -> int:
 def _run(o: argparse.Namespace) -> int:
     package = Package.open(o.package)
     written, said, following = _triton(package, o) if o.format == "triton" else _file(package, o)
-    facts = {"format": o.format, "embedding_id": package.manifest.embedding_id, "written": str(written)}
+    facts = {
+        "format": o.format,
+        "embedding_id": package.manifest.embedding_id,
+        "written": [str(path) for path in written],
+    }
     console.answer(o, facts, f"{said}\nnext: {following}")
     return 0
 
 
-def _triton(package: Package, o: argparse.Namespace) -> tuple[Path, str, str]:
+def _triton(package: Package, o: argparse.Namespace) -> tuple[list[Path], str, str]:
     """What was written, what to say of it, and what to do next."""
     folder = triton.write_repository(package, o.out, backend=o.served_by, force=o.force)
-    return folder, f"{folder}: served by {o.served_by}", f"tritonserver --model-repository={o.out}"
+    return [folder], f"{folder}: served by {o.served_by}", f"tritonserver --model-repository={o.out}"
 
 
-def _file(package: Package, o: argparse.Namespace) -> tuple[Path, str, str]:
+def _file(package: Package, o: argparse.Namespace) -> tuple[list[Path], str, str]:
     deepstream = o.format == "deepstream"
     config = o.out.with_name(f"config_infer_{o.out.stem}.txt")
     if deepstream:
@@ -96,10 +100,10 @@ def _file(package: Package, o: argparse.Namespace) -> tuple[Path, str, str]:
     )
     said = f"{o.out}: gives the reference outputs of {o.package}"
     if not deepstream:
-        return o.out, said, f"trtexec --onnx={o.out}"
+        return [o.out], said, f"trtexec --onnx={o.out}"
     with atomic_file(config, force=o.force) as file:
         file.write_text(standalone.deepstream_config(package, o.out, precision=o.precision))
-    return o.out, said, f"nvinfer config-file-path={config}"
+    return [o.out, config], said, f"nvinfer config-file-path={config}"
 
 
 if __name__ == "__main__":

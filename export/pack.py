@@ -237,8 +237,9 @@ def _judged(
         like = "like those the device will see, and not trained on"
         images, held = spread_over(evaluate, size, option="--evaluate", most=IMAGES, expected=like)
         source = f"{len(images)} of the {held} images in the folder `{name}`"
-    seen = folder.resolve().is_relative_to(Path(trained_on).resolve())
-    known = "inside the folder that the masker's configuration names for training"
+    ours, theirs = folder.resolve(), Path(trained_on).resolve()
+    seen = theirs.is_dir() and (ours.is_relative_to(theirs) or theirs.is_relative_to(ours))
+    known = "among them or around them the folder that the masker's configuration names for training"
     return images, f"{source}; {known if seen else 'whether training saw them, nemu does not know'}"
 
 

@@ -120,9 +120,9 @@ class Worker:
         row: dict[str, Any] = {"name": name, "image": str(image), "line": "", "embedding": [], "error": ""}
         try:
             explanation = self._explainer(image, fidelity=self._fidelity)
+            line = write_files(explanation, Picture(image, name), self._folder, **self._write)
         except InputError as error:
-            return {**row, "error": error.came}
-        line = write_files(explanation, Picture(image, name), self._folder, **self._write)
+            return {**row, "error": f"{error.came}; {error.cure}"}
         return {**row, "line": json.dumps(line), "embedding": explanation.embedding.tolist()}
 
 

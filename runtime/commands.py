@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,11 +21,11 @@ from runtime.console import answer
 from runtime.diff import compare_packages
 from runtime.doctor import report as doctor_report
 from runtime.doctor import text as doctor_text
-from runtime.errors import BackendError, InputError, ParityError
+from runtime.errors import InputError, ParityError
 from runtime.explain import Outcome, explain_pictures, write_parquet
 from runtime.explainer import Explainer
+from runtime.info import describe, figures
 from runtime.journal import LINES, ROWS
-from runtime.manifest import Manifest
 from runtime.package import Package
 from runtime.report import write_report
 from runtime.sources import Picture, find_pictures
@@ -56,7 +55,9 @@ def explain(arguments: argparse.Namespace) -> int:
         }
     lines += [f"{name}: {count} frames" for name, count in frames.items()]
     lines.append(f"on {facts['backend']}: {facts['why']}")
-    lines.append(f"next: look into {arguments.out}; {LINES} has a line for each, {ROWS} the embeddings")
+    seen = [f"{LINES} has a line for each, {ROWS} the embeddings"] if pictures else []
+    seen += [f"play {name}.overlay.mp4; the same for its frames is in {name}/" for name in frames]
+    lines.append(f"next: look into {arguments.out}; " + "; ".join(seen))
     answer(arguments, {**facts, **outcome._asdict(), "frames": frames}, "\n".join(lines))
     return 0
 
@@ -177,53 +178,15 @@ def bench(arguments: argparse.Namespace) -> int:
     answer(
         arguments,
         {**facts, "degraded": backend.degraded, **bench_json(rows, found)},
-        f"{said}\n{bench_table(rows, found)}\n"
-        + ("next: lock the clocks and measure again" if found.warnings else _explain_next(arguments.package)),
+        f"{said}\n{bench_table(rows, found)}\n{_explain_next(arguments.package)}",
     )
     return 0
 
 
 def info(arguments: argparse.Namespace) -> int:
     """A package → what it is."""
-    package = Package.open(arguments.package)
-    manifest, engines = package.manifest, package.engines()
-    try:
-        backend = choose(package)
-        runs = f"{backend.name}: {backend.why}" + (f" ({backend.degraded})" if backend.degraded else "")
-        backend.close()
-    except BackendError as error:
-        runs = f"nothing here can run it: {error.came}; {error.cure}"
-    facts = {
-        "path": str(package.path),
-        "hash": package.hash,
-        "runs_on": runs,
-        "manifest": dataclasses.asdict(manifest),
-        "engines": [
-            {"path": str(e.path), "needs": e.record.needs(), **dataclasses.asdict(e.record)} for e in engines
-        ],
-    }
-    size = manifest.input
-    lines = [
-        f"{package.path}, written {manifest.created} by nemu {manifest.nemu}",
-        f"embedding  {manifest.embedding_id}: {manifest.encoder.dimension} numbers, "
-        f"{manifest.encoder.embedding} of {manifest.encoder.id} (licence {manifest.encoder.license})",
-        f"masker     {manifest.masker.architecture}, objective {manifest.masker.objective}",
-        f"data       {_data(manifest)}",
-        f"metrics    {_metrics(manifest)}",
-        f"input      {size.height}x{size.width} {size.channel_order}, {size.resize}, {size.interpolation}",
-        *(f"output     {o.name} {o.shape}: {o.meaning}" for o in manifest.outputs),
-        *(f"parity     {name}: {_figures(figures)}" for name, figures in manifest.parity.items()),
-        *(
-            f"engine     {e.path.name}: {e.record.precision}, batch {':'.join(map(str, e.record.batch))}, "
-            + "embedding only, " * e.record.embedding_only
-            + f"needs {e.record.needs()}"
-            for e in engines
-        ),
-        f"runs on    {runs}",
-        f"files      all {len(manifest.files)} are as they were written",
-        f"next: python -m runtime verify {package.path}",
-    ]
-    answer(arguments, facts, "\n".join(lines))
+    facts, text = describe(Package.open(arguments.package))
+    answer(arguments, facts, text)
     return 0
 
 
@@ -237,17 +200,17 @@ def verify(arguments: argparse.Namespace) -> int:
     backend = choose(package, arguments.backend, arguments.device, arguments.precision)
     try:
         parity = verify_package(package, backend).to_json()
-        with _without_mask(package, backend, arguments.device) as alone:
-            embedding = None if alone is None else verify_embedding(package, alone).embedding_to_json()
     finally:
         backend.close()
+    with _without_mask(package, backend, arguments.device) as alone:
+        embedding = None if alone is None else verify_embedding(package, alone).embedding_to_json()
     facts = {"backend": backend.name, "why": backend.why, "precision": backend.precision}
     lines = [
         f"{files} files are as they were written",
         f"{backend.name} ({backend.precision}; {backend.why}) gives the reference outputs:",
-        f"  {_figures(parity)}",
+        f"  {figures(parity)}",
     ]
-    lines += [f"the embedding alone:\n  {_figures(embedding)}"] if embedding else []
+    lines += [f"the embedding alone:\n  {figures(embedding)}"] if embedding else []
     lines.append(_explain_next(package.path))
     answer(
         arguments, {**facts, "files": files, "parity": parity, "embedding_only": embedding}, "\n".join(lines)
@@ -284,31 +247,3 @@ def _without_mask(package: Package, beside: Backend, device: int) -> Iterator[Em
 
 def _explain_next(package: Path) -> str:
     return f"next: python -m runtime explain {package} PHOTO… --out explained"
-
-
-def _data(manifest: Manifest) -> str:
-    """What the masker was trained on, in a line."""
-    folder, run = manifest.masker.config.get("data", "not known"), manifest.training
-    if run is None:
-        return f"{folder}; how many images is not known, the package was built without its run's summary"
-    return f"{folder}: {run.images} images, {run.skipped} skipped; {run.steps} steps"
-
-
-def _metrics(manifest: Manifest) -> str:
-    """What the masks were worth at the build, in a line."""
-    k = manifest.metrics
-    if k is None:
-        return "none were measured"
-    return (
-        f"fidelity {k.fidelity} (moved masks {k.fidelity_moved}, nothing kept {k.fidelity_empty}), "
-        f"area {k.area}, {k.degenerate} degenerate; n {k.n}: {k.images}"
-    )
-
-
-def _figures(figures: dict[str, Any]) -> str:
-    """The numbers among them, for people; --json prints all."""
-    return ", ".join(
-        f"{name.replace('_', ' ')} {value:.3g}"
-        for name, value in figures.items()
-        if isinstance(value, (int, float)) and not isinstance(value, bool)
-    )

@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from runtime.atomic import atomic_file, refuse_existing
+from runtime.encode import encode_png
 from runtime.errors import InputError
 from runtime.explanation import Explanation, check_name
-from runtime.image import encode_png
 from runtime.occlusion import cosine
 from runtime.overlay import grid
 

@@ -43,7 +43,7 @@ def exit_code(
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
     except failures as error:
-        print(f"error: {error}\n  nothing half-written was left behind", file=sys.stderr)
+        print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print(f"\nstopped; {stopped}", file=sys.stderr)

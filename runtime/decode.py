@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Union
 
@@ -20,6 +21,7 @@ ImageLike = Union[str, "os.PathLike[str]", bytes, "PIL.Image.Image", np.ndarray]
 CHANNEL_ORDERS = ("rgb", "bgr")
 _EXPECTED_ARRAY = "a uint8 array (H, W), (H, W, 1), (H, W, 3) or (H, W, 4), at least one pixel"
 _ORIENTATION = 0x0112  # the EXIF tag
+_ONE_LOADS = threading.Lock()  # an image of the caller's may come twice, and loads itself but once
 
 
 def load_image(image: ImageLike, *, channel_order: str = "rgb") -> np.ndarray:
@@ -51,7 +53,8 @@ def load_image(image: ImageLike, *, channel_order: str = "rgb") -> np.ndarray:
     if isinstance(image, (bytes, bytearray, memoryview)):
         return _decode(io.BytesIO(image), f"the {len(image)} bytes given")
     if isinstance(image, pillow().Image):
-        return _from_pil(image, f"the PIL image (mode {image.mode}, size {image.size})")
+        with _ONE_LOADS:
+            return _from_pil(image, f"the PIL image (mode {image.mode}, size {image.size})")
     raise InputError(
         f"a {type(image).__module__}.{type(image).__qualname__} came as an image",
         expected="a path, the bytes of an image file, a PIL image or a uint8 numpy array (H, W, 3)",

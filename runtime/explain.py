@@ -13,13 +13,14 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from runtime.atomic import atomic_file
+from runtime.encode import encode_jpeg, encode_png
 from runtime.errors import InputError
 from runtime.explainer import Explainer
 from runtime.explanation import Explanation
-from runtime.image import encode_jpeg, encode_png, load_image
+from runtime.image import load_image
 from runtime.journal import LINES, ROWS, Journal
 from runtime.progress import progress
-from runtime.sources import OVERLAY, Picture
+from runtime.sources import MASK, OVERLAY, Picture
 
 MASKS = ("npy", "png", "none")
 """How raw masks are written: float32, 16-bit grey (65535 is 1), or not at all."""
@@ -52,8 +53,8 @@ def explain_pictures(
     """Explain each picture that is not in the folder's journal yet.
 
     NAME.overlay.jpg and NAME.mask.npy (or .png) for each, a line and a row in the journal
-    (`runtime.journal`).  A picture that cannot be read is skipped and listed.  Stopped at any moment, what
-    is noted is whole, and the next run does the rest.
+    (`runtime.journal`).  A picture that cannot be read or drawn is skipped and listed.  Stopped at any
+    moment, what is noted is whole, and the next run does the rest.
 
     Args:
         masks: of `MASKS`.
@@ -73,7 +74,7 @@ def explain_pictures(
                 try:
                     image = load_image(picture.image)
                 except InputError as error:
-                    outcome.skipped.append({"image": str(picture.image), "error": error.came})
+                    outcome.skipped.append(_skipped(picture, error))
                     bar.update()
                     continue
                 coming.append(picture)
@@ -81,10 +82,14 @@ def explain_pictures(
 
         for explanation in explainer.stream(frames(), fidelity=fidelity):
             picture = coming.popleft()
-            line = write_files(explanation, picture, folder, masks=masks, overlays=overlays)
+            bar.update()
+            try:
+                line = write_files(explanation, picture, folder, masks=masks, overlays=overlays)
+            except InputError as error:
+                outcome.skipped.append(_skipped(picture, error))
+                continue
             journal.add(line, explanation.embedding)
             outcome.written.append(picture.name)
-            bar.update()
     return outcome._replace(known=len(pictures) - len(todo))
 
 
@@ -133,7 +138,13 @@ def write_parquet(folder: Path) -> Path:
 def write_files(
     explanation: Explanation, picture: Picture, folder: Path, *, masks: str, overlays: str
 ) -> dict[str, Any]:
-    """Write what one picture's explanation is asked for; returns its line for the journal."""
+    """Write what one picture's explanation is asked for; returns its line for the journal.
+
+    What an earlier run wrote of it in another form is removed.
+
+    Raises:
+        InputError: the picture is larger than a JPEG can be.
+    """
     files: dict[str, str] = {}
     if overlays != "none":
         files["overlay"] = f"{picture.name}{OVERLAY}.{overlays}"
@@ -141,10 +152,17 @@ def write_files(
         with atomic_file(folder / files["overlay"]) as temporary:
             temporary.write_bytes(encode(explanation.overlay()))
     if masks != "none":
-        files["mask"] = f"{picture.name}.mask.{masks}"
+        files["mask"] = f"{picture.name}{MASK}.{masks}"
         with atomic_file(folder / files["mask"]) as temporary, temporary.open("wb") as file:
             if masks == "npy":
                 np.save(file, explanation.mask)
             else:
                 file.write(encode_png((explanation.mask * 65535 + 0.5).astype(np.uint16)))
+    forms = [*(f"{OVERLAY}.{form}" for form in OVERLAYS), *(f"{MASK}.{form}" for form in MASKS)]
+    for other in {f"{picture.name}{form}" for form in forms} - set(files.values()):
+        (folder / other).unlink(missing_ok=True)
     return {"name": picture.name, "image": str(picture.image), "files": files, **explanation.facts()}
+
+
+def _skipped(picture: Picture, error: InputError) -> dict[str, str]:
+    return {"image": str(picture.image), "error": f"{error.came}; {error.cure}"}

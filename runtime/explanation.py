@@ -13,8 +13,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from runtime.atomic import atomic_file, refuse_existing
+from runtime.encode import encode_png
 from runtime.errors import BackendError, InputError
-from runtime.image import Box, Placement, encode_png
+from runtime.image import Box, Placement
 from runtime.occlusion import cosine
 from runtime.overlay import overlay
 

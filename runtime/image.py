@@ -1,4 +1,4 @@
-"""Pictures in and out: decoding, the ONLY resize of the project and its inverse, finding and writing.
+"""Pictures in: decoding, the ONLY resize of the project and its inverse, finding.
 
 A picture becomes the graph's input by `Geometry.fit`, which also says where the graph's grid lies on
 the picture (`Placement`); `Placement.restore` brings a mask from that grid back to the picture's pixels.
@@ -10,7 +10,6 @@ the picture (`Placement`); `Placement.restore` brings a mask from that grid back
 from __future__ import annotations
 
 import functools
-import io
 import math
 import os
 from dataclasses import dataclass
@@ -18,7 +17,6 @@ from pathlib import Path
 
 import numpy as np
 
-from runtime.atomic import atomic_file
 from runtime.decode import ImageLike, check_channel_order, load_image, pillow
 from runtime.errors import InputError
 from runtime.manifest import InputRecord
@@ -30,11 +28,8 @@ __all__ = [
     "ImageLike",
     "Placement",
     "check_channel_order",
-    "encode_jpeg",
-    "encode_png",
     "find_images",
     "load_image",
-    "save_png",
 ]
 
 RESIZES = ("crop", "squash", "letterbox")
@@ -288,34 +283,3 @@ def find_images(path: Path) -> list[Path]:
             cure="check the path",
         )
     return pictures
-
-
-def encode_png(array: np.ndarray) -> bytes:
-    """uint8 (H, W, 3) or (H, W), or uint16 (H, W) → the bytes of a PNG file.
-
-    Lightly compressed: a tenth larger than at Pillow's default, in a quarter of the time.
-    """
-    buffer = io.BytesIO()
-    pillow().fromarray(array).save(buffer, format="PNG", compress_level=1)
-    return buffer.getvalue()
-
-
-def encode_jpeg(array: np.ndarray, *, longest: int | None = None) -> bytes:
-    """uint8 (H, W, 3) → the bytes of a JPEG file, made smaller if a side is longer than `longest` pixels."""
-    picture = pillow().fromarray(array)
-    if longest is not None:
-        picture.thumbnail((longest, longest))
-    buffer = io.BytesIO()
-    picture.save(buffer, format="JPEG", quality=90)
-    return buffer.getvalue()
-
-
-def save_png(path: Path, array: np.ndarray, *, force: bool = False) -> Path:
-    """Write uint8 (H, W, 3) or (H, W) as PNG, whole or not at all; returns `path`.
-
-    Raises:
-        OutputExists: `path` is there and `force` is not given.
-    """
-    with atomic_file(path, force=force) as temporary:
-        temporary.write_bytes(encode_png(array))
-    return path

@@ -242,8 +242,11 @@ class EngineRecord:
         return dataclasses.replace(self, parity=figures)
 
     def to_json(self) -> str:
-        """The text of the sidecar."""
-        return json.dumps(dataclasses.asdict(self), indent=2) + "\n"
+        """The text of the sidecar.  An engine that explains is written as it was before others could not."""
+        fields = dataclasses.asdict(self)
+        if not self.embedding_only:
+            del fields["outputs"]
+        return json.dumps(fields, indent=2) + "\n"
 
     @classmethod
     def from_json(cls, text: str, *, source: str) -> EngineRecord:

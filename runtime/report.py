@@ -13,10 +13,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from runtime.atomic import atomic_file
+from runtime.encode import encode_jpeg, encode_png
 from runtime.errors import InputError
 from runtime.explainer import Explainer
 from runtime.explanation import Explanation
-from runtime.image import encode_jpeg, encode_png
 from runtime.overlay import colour_bar
 from runtime.package import Package
 from runtime.progress import progress
@@ -65,12 +65,13 @@ def write_report(
         skipped: list[dict[str, str]] = []
         root = _root(images)
         for image in images:
-            bar.update()
             try:
                 explanation = explainer(image, fidelity=True)
             except InputError as error:
                 skipped.append({"image": str(image), "error": error.came})
                 continue
+            finally:
+                bar.update()
             name = image.relative_to(root).as_posix()
             pictures.append(_picture(name, explanation, low_fidelity))
             embeddings.append(explanation.embedding)

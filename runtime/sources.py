@@ -13,8 +13,8 @@ from typing import NamedTuple
 from runtime.errors import InputError
 from runtime.image import find_images
 
-OVERLAY = ".overlay"
-"""The end of the name, before the suffix, of an overlay that `runtime.explain` writes."""
+OVERLAY, MASK = ".overlay", ".mask"
+"""How the names of what `runtime.explain` writes end, before the suffix."""
 
 
 class Picture(NamedTuple):
@@ -77,7 +77,7 @@ def _expand(sources: Iterable[str | Path]) -> Iterator[Path]:
 def _is_overlay(image: Path) -> bool:
     stem = image.stem.removesuffix(OVERLAY)
     return stem != image.stem and any(
-        image.with_name(f"{stem}.mask{end}").is_file() for end in (".npy", ".png")
+        image.with_name(f"{stem}{MASK}{end}").is_file() for end in (".npy", ".png")
     )
 
 

@@ -32,7 +32,7 @@ EXAMPLE = """example:
   python -m export.build_engine --masker runs/resnet50/masker.safetensors --out resnet50.nemu
 
 On several GPUs: torchrun --nproc-per-node 4 -m train … (the batch size stays the whole batch's, and so
-does what is learned).
+does what is learned, up to rounding).
 """
 
 

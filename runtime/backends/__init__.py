@@ -55,7 +55,7 @@ def choose_embedding(
     """
     chosen = _choose(package, backend, device, precision, mask=False)
     if len(chosen.outputs) > 1:
-        chosen.why += "; it computes the mask too: the package has nothing without it that runs here"
+        chosen.why += "; it computes the mask too: the package has nothing else in this precision for here"
     return chosen
 
 
@@ -72,8 +72,18 @@ def without_mask(package: Package, beside: Backend, device: int = 0) -> Embeddin
         return _onnxruntime(package, "it gives no mask", beside.precision, mask=False) if has else None
     from runtime.backends import cuda, tensorrt
 
-    engine = tensorrt.select(package, cuda.device(device).compute_capability, beside.precision, mask=False)
-    return tensorrt.open_engine(package, engine, device=device) if engine.record.embedding_only else None
+    capability = cuda.device(device).compute_capability
+    try:
+        engine = tensorrt.select(package, capability, beside.precision, mask=False)
+        if not engine.record.embedding_only:
+            return None
+        alone = tensorrt.open_engine(package, engine, device=device)
+    except EngineMismatch:
+        return None
+    if alone.name == beside.name:
+        return alone
+    alone.close()
+    return None
 
 
 def _choose(
@@ -89,11 +99,13 @@ def _choose(
         return _tensorrt(package, device, precision, mask)
     if not package.engines():
         return _onnxruntime(package, "the package holds no engine", precision, mask)
-    try:
-        return _tensorrt(package, device, precision, mask)
-    except (BackendUnavailable, EngineMismatch) as error:
-        why = f"no engine of the package can run here: {error.came}"
-        return _onnxruntime(package, why, precision, mask)
+    why = ""
+    for needed in dict.fromkeys((mask, True)):  # an engine that explains also embeds
+        try:
+            return _tensorrt(package, device, precision, needed)
+        except (BackendUnavailable, EngineMismatch) as error:
+            why = f"no engine of the package can run here: {error.came}"
+    return _onnxruntime(package, why, precision, mask)
 
 
 def _onnxruntime(package: Package, why: str, precision: str | None, mask: bool) -> OnnxRuntimeBackend:

@@ -142,6 +142,26 @@ def test_an_overlay_is_written_in_the_form_asked_for(kind, apart, package_path, 
     assert np.abs(drawn - np.asarray(Image.open(out / f"b.overlay.{kind}"))).mean() <= apart  # of noise
 
 
+def test_a_picture_that_jpeg_cannot_hold_is_skipped_and_png_takes_it(package_path, tmp_path, capsys):
+    strip, other = tmp_path / "in/strip.png", tmp_path / "in/other.png"
+    strip.parent.mkdir()
+    Image.new("RGB", (66000, 4)).save(strip)
+    Image.new("RGB", (40, 30)).save(other)
+    out = tmp_path / "out"
+    assert explain(package_path, strip.parent, "--out", out) == 0
+    assert "strip" not in {line["name"] for line in lines(out)}
+    assert "--overlays png" in capsys.readouterr().err
+    assert explain(package_path, strip.parent, "--out", out, "--overlays", "png") == 0
+    assert [line["name"] for line in lines(out)] == ["other", "strip"]
+
+
+def test_force_leaves_nothing_of_an_earlier_form(package_path, photos, tmp_path):
+    out = tmp_path / "out"
+    assert explain(package_path, photos / "b.png", "--out", out, "--overlays", "png") == 0
+    assert explain(package_path, photos / "b.png", "--out", out, "--masks", "png", "--force") == 0
+    assert files(out) == sorted([ROWS, LINES, "b.overlay.jpg", "b.mask.png"])
+
+
 def test_its_own_pictures_are_not_explained_again(package_path, photos):
     assert explain(package_path, photos, "--out", photos) == 0
     before = files(photos)

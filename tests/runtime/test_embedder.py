@@ -7,6 +7,7 @@ from contextlib import closing
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from runtime import Embedder, Explainer
 from runtime.__main__ import main
@@ -51,6 +52,16 @@ def test_a_package_without_such_a_graph_says_that_the_mask_is_computed(tiny):
         assert "it computes the mask too" in embedder.backend.why
         image = np.full((24, 32, 3), 51, np.uint8)
         np.testing.assert_allclose(embedder([image]), [[0.2, 0.2, 0.2]], rtol=1e-6)
+
+
+def test_one_image_that_is_not_loaded_yet_may_come_twice(indexing, tmp_path):
+    """Pillow loads an image once, and two threads must not both begin."""
+    noise = np.random.default_rng(0).integers(0, 256, (600, 800, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(tmp_path / "a.png")
+    with Embedder(indexing) as embedder:
+        for _ in range(20):
+            with Image.open(tmp_path / "a.png") as image:
+                assert len(embedder([image] * 6)) == 6
 
 
 def test_channel_order(indexing):
@@ -143,13 +154,15 @@ def test_a_plan_is_held_to_what_its_sidecar_says(toy, add, gpu):
         choose(toy)
 
 
-def test_a_sidecar_without_the_field_has_both_outputs(toy, add):
+def test_a_sidecar_names_its_outputs_only_if_one_is_missing(toy, add):
+    """So that what knows no other engines reads those that explain."""
     add(toy, "toy")
-    (engine,) = toy.engines()
-    fields = json.loads(engine.record.to_json())
-    assert fields.pop("outputs") == list(OUTPUTS)
-    old = EngineRecord.from_json(json.dumps(fields), source="old")
-    assert (old.outputs, old.embedding_only) == (OUTPUTS, False)
+    add(toy, "toy-embedding", outputs=ALONE)
+    alone, both = (engine.record for engine in toy.engines())
+    assert "outputs" not in json.loads(both.to_json())
+    assert json.loads(alone.to_json())["outputs"] == list(ALONE)
+    for record in (both, alone):
+        assert EngineRecord.from_json(record.to_json(), source="sidecar") == record
 
 
 def test_bench_and_verify_of_a_package_with_it(indexing, capsys):

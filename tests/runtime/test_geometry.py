@@ -10,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from runtime.encode import save_png
 from runtime.errors import InputError
-from runtime.image import Geometry, Placement, _resample, find_images, save_png
+from runtime.image import Geometry, Placement, _resample, find_images
 
 side = st.integers(1, 90)
 grid_side = st.integers(4, 48)

@@ -1,0 +1,84 @@
+"""What a package is, and what would run it here."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from runtime.backends import choose
+from runtime.errors import BackendError
+from runtime.manifest import Manifest
+from runtime.package import Package
+
+
+def describe(package: Package) -> tuple[dict[str, Any], str]:
+    """For programs, and for people."""
+    manifest, engines, runs = package.manifest, package.engines(), _runs(package)
+    facts = {
+        "path": str(package.path),
+        "hash": package.hash,
+        "runs_on": runs,
+        "manifest": dataclasses.asdict(manifest),
+        "engines": [
+            {"path": str(e.path), "needs": e.record.needs(), **dataclasses.asdict(e.record)} for e in engines
+        ],
+    }
+    size = manifest.input
+    lines = [
+        f"{package.path}, written {manifest.created} by nemu {manifest.nemu}",
+        f"embedding  {manifest.embedding_id}: {manifest.encoder.dimension} numbers, "
+        f"{manifest.encoder.embedding} of {manifest.encoder.id} (licence {manifest.encoder.license})",
+        f"masker     {manifest.masker.architecture}, objective {manifest.masker.objective}",
+        f"data       {_data(manifest)}",
+        f"metrics    {_metrics(manifest)}",
+        f"input      {size.height}x{size.width} {size.channel_order}, {size.resize}, {size.interpolation}",
+        *(f"output     {o.name} {o.shape}: {o.meaning}" for o in manifest.outputs),
+        *(f"parity     {name}: {figures(numbers)}" for name, numbers in manifest.parity.items()),
+        *(
+            f"engine     {e.path.name}: {e.record.precision}, batch {':'.join(map(str, e.record.batch))}, "
+            + "embedding only, " * e.record.embedding_only
+            + f"needs {e.record.needs()}"
+            for e in engines
+        ),
+        f"runs on    {runs}",
+        f"files      all {len(manifest.files)} are as they were written",
+        f"next: python -m runtime verify {package.path}",
+    ]
+    return facts, "\n".join(lines)
+
+
+def figures(parity: dict[str, Any]) -> str:
+    """The numbers among them, for people; --json prints all."""
+    return ", ".join(
+        f"{name.replace('_', ' ')} {value:.3g}"
+        for name, value in parity.items()
+        if isinstance(value, (int, float)) and not isinstance(value, bool)
+    )
+
+
+def _runs(package: Package) -> str:
+    try:
+        backend = choose(package)
+    except BackendError as error:
+        return f"nothing here can run it: {error.came}; {error.cure}"
+    backend.close()
+    return f"{backend.name}: {backend.why}" + (f" ({backend.degraded})" if backend.degraded else "")
+
+
+def _data(manifest: Manifest) -> str:
+    """What the masker was trained on, in a line."""
+    folder, run = manifest.masker.config.get("data", "not known"), manifest.training
+    if run is None:
+        return f"{folder}; how many images is not known, the package was built without its run's summary"
+    return f"{folder}: {run.images} images, {run.skipped} skipped; {run.steps} steps"
+
+
+def _metrics(manifest: Manifest) -> str:
+    """What the masks were worth at the build, in a line."""
+    k = manifest.metrics
+    if k is None:
+        return "none were measured"
+    return (
+        f"fidelity {k.fidelity} (moved masks {k.fidelity_moved}, nothing kept {k.fidelity_empty}), "
+        f"area {k.area}, {k.degenerate} degenerate; n {k.n}: {k.images}"
+    )
