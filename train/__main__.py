@@ -28,7 +28,8 @@ EXAMPLE = """example:
   python -m train --encoder timm/resnet50 --data photographs/ --out runs/resnet50
   python -m export.build_engine --masker runs/resnet50/masker.safetensors --out resnet50.nemu
 
-On several GPUs: torchrun --nproc-per-node 4 -m train … (the batch size stays the whole batch's).
+On several GPUs: torchrun --nproc-per-node 4 -m train … (the batch size stays the whole batch's, and so
+does what is learned).
 """
 
 

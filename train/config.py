@@ -80,6 +80,7 @@ class TrainConfig:
     """`none`, or `crop`: a random crop of 60 to 100 % of the area, mirrored half of the time."""
     steps: int = 2000
     batch_size: int = 32
+    """Images of a step, of all processes together."""
     learning_rate: float = 3e-3
     weight_decay: float = 0.01
     seed: int = 0

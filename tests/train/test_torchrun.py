@@ -20,8 +20,10 @@ from train.zoo import load_encoder
 
 ROOT = Path(__file__).parents[2]
 STEPS = 6
-TOLERANCE = 1e-4
-"""Of the distance between two maskers, relative to how far training moved them; measured: about 1e-6."""
+TOLERANCE = 5e-4
+"""Of the distance between two maskers, relative to how far training moved them; measured: 4e-5.
+
+Two runs of one process, with one thread and with two, are as far apart."""
 
 WITH_PLAIN_BATCHNORM = """
 import sys
