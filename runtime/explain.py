@@ -102,6 +102,8 @@ def begun(
     Raises:
         InputError: the folder holds results of another embedding id.
     """
+    if force:
+        _remove_earlier(folder, {picture.name for picture in pictures})
     dimension = explainer.manifest.encoder.dimension
     with (
         Journal(folder, embedding_id=explainer.embedding_id, dimension=dimension, force=force) as journal,
@@ -110,6 +112,20 @@ def begun(
         todo = [picture for picture in pictures if picture.name not in journal.done]
         bar.update(len(pictures) - len(todo))
         yield journal, bar, todo
+
+
+def _remove_earlier(folder: Path, names: set[str]) -> None:
+    """Remove what an earlier run noted that it wrote for these pictures, whatever its form."""
+    if not (folder / LINES).is_file():
+        return
+    for text in (folder / LINES).read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            line = json.loads(text)
+        except ValueError:  # half a line, of a run that was killed
+            continue
+        if isinstance(line, dict) and line.get("name") in names:
+            for file in line.get("files", {}).values():
+                (folder / file).unlink(missing_ok=True)
 
 
 def write_parquet(folder: Path) -> Path:
@@ -140,8 +156,6 @@ def write_files(
 ) -> dict[str, Any]:
     """Write what one picture's explanation is asked for; returns its line for the journal.
 
-    What an earlier run wrote of it in another form is removed.
-
     Raises:
         InputError: the picture is larger than a JPEG can be.
     """
@@ -158,9 +172,6 @@ def write_files(
                 np.save(file, explanation.mask)
             else:
                 file.write(encode_png((explanation.mask * 65535 + 0.5).astype(np.uint16)))
-    forms = [*(f"{OVERLAY}.{form}" for form in OVERLAYS), *(f"{MASK}.{form}" for form in MASKS)]
-    for other in {f"{picture.name}{form}" for form in forms} - set(files.values()):
-        (folder / other).unlink(missing_ok=True)
     return {"name": picture.name, "image": str(picture.image), "files": files, **explanation.facts()}
 
 

@@ -51,11 +51,11 @@ def test_every_option_it_names_exists():
 
     known = {o for p in (build(), train()) for a in p._actions for o in a.option_strings}
     assert set(re.findall(r"(--[a-z][a-z0-9-]+)", README)) <= known | {
-        "--json",
+        "--overlays",
         "--seeds",
         "--out",
         "--nproc-per-node",
         "--no-peers",
         "--encoders",
         "--decoders",
-    }  # of benchmarks and torchrun
+    }  # of explain, benchmarks and torchrun

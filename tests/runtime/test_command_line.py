@@ -157,9 +157,11 @@ def test_a_picture_that_jpeg_cannot_hold_is_skipped_and_png_takes_it(package_pat
 
 def test_force_leaves_nothing_of_an_earlier_form(package_path, photos, tmp_path):
     out = tmp_path / "out"
+    out.mkdir()
+    (out / "b.mask.png").write_text("of the user")
     assert explain(package_path, photos / "b.png", "--out", out, "--overlays", "png") == 0
-    assert explain(package_path, photos / "b.png", "--out", out, "--masks", "png", "--force") == 0
-    assert files(out) == sorted([ROWS, LINES, "b.overlay.jpg", "b.mask.png"])
+    assert explain(package_path, photos / "b.png", "--out", out, "--force") == 0
+    assert files(out) == sorted([ROWS, LINES, "b.overlay.jpg", "b.mask.npy", "b.mask.png"])
 
 
 def test_its_own_pictures_are_not_explained_again(package_path, photos):
