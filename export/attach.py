@@ -16,7 +16,7 @@ import onnx
 from export import engine, rules
 from export.graph import save
 from export.precision import GRAPHS
-from export.standalone import embedding_only as without_mask
+from export.standalone import drop_mask
 from export.targets import PORTABLE, Target, left_out
 from export.verify import gate
 from runtime.atomic import refuse_existing
@@ -92,24 +92,30 @@ def add(package: Package, request: Request) -> list[Engine]:
     wanted = request.engines()
     for name in wanted:
         refuse_existing(package.engine_path(name), force=request.force)
-    built = {name: _build(package, request, *where) for name, where in wanted.items()}
+    with _source(package.file(graph), request.embedding_only) as (source, outputs):
+        built = {name: _build(package, request, source, outputs, *where) for name, where in wanted.items()}
     return [package.add_engine(name, *engine, force=request.force) for name, engine in built.items()]
 
 
-def _build(package: Package, request: Request, flavour: str, capability: str) -> tuple[bytes, EngineRecord]:
-    graph = GRAPHS[request.precision]
-    with _source(package.file(graph), request.embedding_only) as (source, outputs):
-        built = engine.build(
-            source,
-            flavour=flavour,
-            batch=request.batch,
-            precision=request.precision,
-            capability=capability,
-            workspace_bytes=request.workspace_bytes,
-            outputs=outputs,
-            progress=request.progress,
-        )
-    record = _record(package, built, graph)
+def _build(
+    package: Package,
+    request: Request,
+    source: Path,
+    outputs: tuple[str, ...],
+    flavour: str,
+    capability: str,
+) -> tuple[bytes, EngineRecord]:
+    built = engine.build(
+        source,
+        flavour=flavour,
+        batch=request.batch,
+        precision=request.precision,
+        capability=capability,
+        workspace_bytes=request.workspace_bytes,
+        outputs=outputs,
+        progress=request.progress,
+    )
+    record = _record(package, built, GRAPHS[request.precision])
     return built.plan, record.with_parity(_gate(package, built.plan, record))
 
 
@@ -121,7 +127,7 @@ def _source(graph: Path, embedding_only: bool) -> Iterator[tuple[Path, tuple[str
         return
     with tempfile.TemporaryDirectory(prefix="nemu-") as folder:
         path = Path(folder) / graph.name
-        save(without_mask(onnx.load(str(graph))), path)
+        save(drop_mask(onnx.load(str(graph))), path)
         yield path, OUTPUTS[:1]
 
 

@@ -20,13 +20,13 @@ from export import rules
 from export.precision import OPSETS
 from export.targets import TARGETS
 from runtime.errors import ExportError
+from runtime.manifest import OUTPUTS
 
 if TYPE_CHECKING:
     from export.fuse import Fused
 
 IR_VERSION = 10
 INPUT = "image"
-OUTPUTS = ("embedding", "mask")
 
 
 def export_onnx(fused: Fused, *, height: int, width: int, opset: int = OPSETS["fp32"]) -> onnx.ModelProto:

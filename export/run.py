@@ -43,7 +43,11 @@ def run_model(
     model: onnx.ModelProto, images: np.ndarray, *, as_written: bool = False
 ) -> tuple[np.ndarray, np.ndarray]:
     """uint8 (N, H, W, 3) → embedding float32 (N, D), mask float32 (N, H, W), one image at a time."""
-    session = Session(model, as_written=as_written)
+    return run_session(Session(model, as_written=as_written), images)
+
+
+def run_session(session: Session, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The same by a session that is there already."""
     parts = [session(["embedding", "mask"], image[None]) for image in images]
     embedding, mask = (np.concatenate(p) for p in zip(*parts, strict=True))
     return embedding, mask

@@ -10,12 +10,13 @@ from pathlib import Path
 import numpy as np
 import onnx
 
-from export.graph import INPUT, OUTPUTS
+from export.graph import INPUT
 from export.precision import GRAPHS
 from export.run import Session
 from export.verify import gate
 from runtime.atomic import atomic_file, refuse_existing
 from runtime.errors import ExportError
+from runtime.manifest import OUTPUTS
 from runtime.package import Package
 from runtime.verify import Reference, load_reference
 
@@ -52,7 +53,7 @@ def float_nchw(model: onnx.ModelProto) -> onnx.ModelProto:
     return model
 
 
-def embedding_only(model: onnx.ModelProto) -> onnx.ModelProto:
+def drop_mask(model: onnx.ModelProto) -> onnx.ModelProto:
     """A copy without the mask, and without every node and weight that only the mask needs."""
     model = _copy(model)
     graph = model.graph
@@ -85,7 +86,7 @@ def write_beside(graph: Path, file: str, reference: Reference, *, precision: str
         ParityError: it does not give the reference embeddings.
     """
     path = graph.with_name(file)
-    path.write_bytes(embedding_only(onnx.load(str(graph), load_external_data=False)).SerializeToString())
+    path.write_bytes(drop_mask(onnx.load(str(graph), load_external_data=False)).SerializeToString())
     session = Session(onnx.load(str(path)))
     embedding = np.concatenate([session(OUTPUTS[:1], image[None])[0] for image in reference.images])
     gate(reference, file, embedding, reference.mask, precision=precision)
@@ -113,7 +114,7 @@ def write(
     refuse_existing(out, force=force)
     model = onnx.load(str(package.file(GRAPHS[precision])))
     model = float_nchw(model) if nchw else model
-    model = embedding_only(model) if only_embedding else model
+    model = drop_mask(model) if only_embedding else model
     reference = load_reference(package)
     names = [output.name for output in model.graph.output]
     images = reference.images.transpose(0, 3, 1, 2).astype(np.float32) if nchw else reference.images

@@ -11,7 +11,7 @@ import pytest
 
 from export import standalone
 from export.convert import main
-from export.standalone import embedding_only, float_nchw
+from export.standalone import drop_mask, float_nchw
 from runtime.errors import ExportError, ParityError
 from runtime.package import Package
 from runtime.verify import load_reference
@@ -98,7 +98,7 @@ def test_another_graph_is_refused():
     )
     with pytest.raises(ExportError, match="does not begin"):
         float_nchw(onnx.helper.make_model(graph))
-    assert [o.name for o in embedding_only(onnx.helper.make_model(graph)).graph.output] == ["embedding"]
+    assert [o.name for o in drop_mask(onnx.helper.make_model(graph)).graph.output] == ["embedding"]
 
 
 def test_a_model_repository_and_wrong_usage(package, tmp_path, capsys):

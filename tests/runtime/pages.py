@@ -33,9 +33,7 @@ def walk(page: str, place: Path, environment: dict[str, str]) -> float:
     assert len(blocks) > 1
     began = time.monotonic()
     for number, (kind, text) in enumerate(blocks):
-        script = (
-            place / ".blocks" / f"{number}.{kind}"
-        )  # not in `place`, so that `import` finds what is installed
+        script = place / f".blocks/{number}.{kind}"  # below, so that `import` finds what is installed
         script.parent.mkdir(exist_ok=True)
         script.write_text(text)
         done = subprocess.run(

@@ -12,7 +12,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from pages import ROOT, fresh, furnish, here, walk
+from pages import LIMIT, ROOT, fresh, furnish, here, walk
 
 from runtime.package import Package
 
@@ -42,14 +42,14 @@ def laboratory(photographs, tmp_path) -> Path:
 
 @pytest.mark.parametrize("page", WITHOUT_TORCH)
 def test_every_command_on_the_page_runs(page, place):
-    walk(page, place, here(place))
+    assert walk(page, place, here(place)) < LIMIT
     if page == "robotics":
         look_at_what_the_robot_has(place)
 
 
 @pytest.mark.slow
 def test_every_command_of_the_researcher_runs(laboratory):
-    walk("research", laboratory, here(laboratory))
+    assert walk("research", laboratory, here(laboratory)) < LIMIT
     look_at_what_the_researcher_has(laboratory)
 
 
@@ -58,7 +58,9 @@ def test_every_command_of_the_researcher_runs(laboratory):
 def test_the_page_works_in_a_fresh_environment(page, place, package_index):
     """With the page's own `pip install`, in less than pages.LIMIT."""
     environment = fresh(place)
-    print(f"{page}: {walk(page, place, environment):.0f} s in a fresh environment")
+    seconds = walk(page, place, environment)
+    print(f"{page}: {seconds:.0f} s in a fresh environment")
+    assert seconds < LIMIT
     packages = {p.name for p in (place / "nemu-env").glob("lib/python*/site-packages/*")}
     assert "onnxruntime" in packages
     assert "torch" not in packages
@@ -69,7 +71,9 @@ def test_the_page_works_in_a_fresh_environment(page, place, package_index):
 @pytest.mark.install
 def test_the_page_of_the_researcher_works_in_a_fresh_environment(laboratory, package_index):
     environment = fresh(laboratory)
-    print(f"research: {walk('research', laboratory, environment):.0f} s in a fresh environment")
+    seconds = walk("research", laboratory, environment)
+    print(f"research: {seconds:.0f} s in a fresh environment")
+    assert seconds < LIMIT
     look_at_what_the_researcher_has(laboratory)
 
 

@@ -65,16 +65,17 @@ def expected():
     return two_steps(nn.BatchNorm2d(CHANNELS).double(), slice(6), torch.float64)
 
 
-def close(a, b, **tolerances):
+def assert_close(a, b, **tolerances):
+    """In double precision."""
     torch.testing.assert_close(a.double(), b.double(), **tolerances)
 
 
 def test_outputs_and_gradients_are_those_of_the_whole_batch(found, expected):
     outputs, gradients, _ = zip(*(f["whole"] for f in found), strict=True)
-    close(torch.cat(outputs), expected[0], rtol=1e-5, atol=1e-4)
-    close(torch.cat([g["x"] for g in gradients]), expected[1]["x"], rtol=1e-4, atol=1e-3)
+    assert_close(torch.cat(outputs), expected[0], rtol=1e-5, atol=1e-4)
+    assert_close(torch.cat([g["x"] for g in gradients]), expected[1]["x"], rtol=1e-4, atol=1e-3)
     for name in ("weight", "bias"):  # DDP adds up those of the processes
-        close(gradients[0][name] + gradients[1][name], expected[1][name], rtol=1e-4, atol=1e-3)
+        assert_close(gradients[0][name] + gradients[1][name], expected[1][name], rtol=1e-4, atol=1e-3)
 
 
 def test_running_statistics_are_those_of_the_whole_batch_in_every_process(found, expected):
@@ -82,7 +83,7 @@ def test_running_statistics_are_those_of_the_whole_batch_in_every_process(found,
     assert first.keys() == expected[2].keys()
     for name, value in expected[2].items():
         assert torch.equal(first[name], second[name])
-        close(first[name], value, rtol=1e-5, atol=1e-6)
+        assert_close(first[name], value, rtol=1e-5, atol=1e-6)
 
 
 def test_plain_batch_statistics_would_be_others(found, expected):
@@ -97,7 +98,7 @@ def test_half_precision_stays_half_and_counts_in_single(found, expected):
     outputs, _, buffers = zip(*(f["half"] for f in found), strict=True)
     assert outputs[0].dtype == torch.bfloat16
     ours, theirs = (y[:, 1:] for y in (torch.cat(outputs), expected[0]))  # bfloat16 has no room for the first
-    close(ours, theirs, rtol=0.02, atol=0.05)
+    assert_close(ours, theirs, rtol=0.02, atol=0.05)
     assert buffers[0]["running_var"].dtype == torch.float32
 
 
