@@ -47,7 +47,8 @@ class DeviceInfo:
 
 
 class Cuda(Protocol):
-    """What a library must offer.  Pointers, streams and graphs are the driver's own handles, as ints.
+    """What a library must offer.  Pointers, streams and graphs are the driver's own handles, as ints;
+    an event is an int that only this object knows.
 
     Every call that fails raises `BackendError` with CUDA's own name for the failure.  All but `driver`,
     `device` and `current` are for a thread that is inside `current`.
@@ -97,8 +98,23 @@ class Cuda(Protocol):
     def copy_out(self, target: int, source: int, nbytes: int, stream: int) -> None:
         """From device to host, on `stream`; the host has it after `synchronize`."""
 
+    def copy(self, target: int, source: int, nbytes: int, stream: int) -> None:
+        """From device to device, on `stream`."""
+
     def fill(self, pointer: int, byte: int, nbytes: int, stream: int) -> None:
         """Set every byte of device memory, on `stream`."""
+
+    def event_create(self) -> int:
+        """An event, without timing.  Before it is recorded, it is done."""
+
+    def event_record(self, event: int, stream: int) -> None:
+        """The event is done when all is done that is enqueued on `stream` so far; `stream` as in `order`."""
+
+    def event_done(self, event: int) -> bool:
+        """Whether it is, without waiting.  Not while this thread records a graph."""
+
+    def event_destroy(self, event: int) -> None:
+        """Give back what `event_create` gave; it need not be done."""
 
     def order(self, first: int, then: int) -> None:
         """What is enqueued on stream `then` from now on waits for all that is on `first`.

@@ -33,6 +33,7 @@ class CudaBindings:
         self._contexts: dict[int, Any] = {}
         self._in = self._runtime.cudaMemcpyKind.cudaMemcpyHostToDevice
         self._out = self._runtime.cudaMemcpyKind.cudaMemcpyDeviceToHost
+        self._within = self._runtime.cudaMemcpyKind.cudaMemcpyDeviceToDevice
         # Other threads of the host application may allocate while this one captures.
         self._mode = self._runtime.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
         self._launch, self._wait = self._runtime.cudaGraphLaunch, self._runtime.cudaStreamSynchronize
@@ -112,18 +113,41 @@ class CudaBindings:
         """See `Cuda.copy_out`."""
         self._call("cudaMemcpyAsync", target, source, nbytes, self._out, stream)
 
+    def copy(self, target: int, source: int, nbytes: int, stream: int) -> None:
+        """See `Cuda.copy`."""
+        self._call("cudaMemcpyAsync", target, source, nbytes, self._within, stream)
+
     def fill(self, pointer: int, byte: int, nbytes: int, stream: int) -> None:
         """See `Cuda.fill`."""
         self._call("cudaMemsetAsync", pointer, byte, nbytes, stream)
 
+    def event_create(self) -> int:
+        """See `Cuda.event_create`."""
+        return int(self._call("cudaEventCreateWithFlags", self._runtime.cudaEventDisableTiming))
+
+    def event_record(self, event: int, stream: int) -> None:
+        """See `Cuda.event_record`."""
+        self._call("cudaEventRecord", event, stream)
+
+    def event_done(self, event: int) -> bool:
+        """See `Cuda.event_done`."""
+        (error,) = self._runtime.cudaEventQuery(event)
+        if error and error != self._runtime.cudaError_t.cudaErrorNotReady:
+            raise self._failed("cudaEventQuery", error)
+        return not error
+
+    def event_destroy(self, event: int) -> None:
+        """See `Cuda.event_destroy`."""
+        self._call("cudaEventDestroy", event)
+
     def order(self, first: int, then: int) -> None:
         """See `Cuda.order`."""
-        event = self._call("cudaEventCreateWithFlags", self._runtime.cudaEventDisableTiming)
+        event = self.event_create()
         try:
-            self._call("cudaEventRecord", event, first)
+            self.event_record(event, first)
             self._call("cudaStreamWaitEvent", then, event, self._runtime.cudaEventWaitDefault)
         finally:
-            self._call("cudaEventDestroy", event)  # CUDA keeps it until it has happened
+            self.event_destroy(event)
 
     def check_pointer(self, pointer: int, nbytes: int, index: int) -> None:
         """See `Cuda.check_pointer`."""

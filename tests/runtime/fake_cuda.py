@@ -19,7 +19,10 @@ class FakeRuntime:
     cudaHostAllocMapped = 2
     cudaEventDisableTiming = 2
     cudaEventWaitDefault = 0
-    cudaMemcpyKind = enum.IntEnum("cudaMemcpyKind", ["cudaMemcpyHostToDevice", "cudaMemcpyDeviceToHost"])
+    cudaError_t = enum.IntEnum("cudaError_t", {"cudaErrorNotReady": 600})
+    cudaMemcpyKind = enum.IntEnum(
+        "cudaMemcpyKind", ["cudaMemcpyHostToDevice", "cudaMemcpyDeviceToHost", "cudaMemcpyDeviceToDevice"]
+    )
     cudaMemoryType = enum.IntEnum(
         "cudaMemoryType",
         ["cudaMemoryTypeUnregistered", "cudaMemoryTypeHost", "cudaMemoryTypeDevice", "cudaMemoryTypeManaged"],
@@ -31,7 +34,6 @@ class FakeRuntime:
 
     def __init__(self, gpu: Gpu, **properties: int) -> None:
         self._gpu = gpu
-        self._events: dict[int, dict] = {}
         self._templates: dict[int, bool] = {}  # whether it was instantiated
         self._properties = {"integrated": 0, "canMapHostMemory": 1, "pageableMemoryAccess": 0, **properties}
 
@@ -107,23 +109,27 @@ class FakeRuntime:
         return self._done(self._gpu.fill(pointer, value, nbytes, stream))
 
     def cudaMemcpyAsync(self, target, source, nbytes, kind, stream):
+        if kind == self.cudaMemcpyKind.cudaMemcpyDeviceToDevice:
+            return self._done(self._gpu.copy_within(target, source, nbytes, stream))
         inward = kind == self.cudaMemcpyKind.cudaMemcpyHostToDevice
         host, device = (source, target) if inward else (target, source)
         return self._done(self._gpu.copy(target, source, nbytes, host, device, stream))
 
     def cudaEventCreateWithFlags(self, flags):
-        self._events[event := self._gpu.number()] = {}
-        return 0, event
+        assert flags == self.cudaEventDisableTiming
+        return 0, self._gpu.mark_create()
 
     def cudaEventRecord(self, event, stream):
-        self._events[event] = self._gpu.mark(stream)
-        return (0,)
+        return self._done(self._gpu.mark(event, stream))
+
+    def cudaEventQuery(self, event):
+        return (0 if self._gpu.mark_done(event) else self.cudaError_t.cudaErrorNotReady,)
 
     def cudaStreamWaitEvent(self, stream, event, flags):
-        return self._done(self._gpu.wait(stream, self._events[event]))
+        return self._done(self._gpu.wait(stream, event))
 
     def cudaEventDestroy(self, event):
-        del self._events[event]
+        del self._gpu.marks[event]
         return (0,)
 
     def cudaStreamBeginCapture(self, stream, mode):
@@ -155,7 +161,14 @@ class FakeRuntime:
 
 _NO_RESULT = {
     *("cudaFree", "cudaFreeHost", "cudaStreamDestroy", "cudaStreamSynchronize", "cudaMemsetAsync"),
-    *("cudaMemcpyAsync", "cudaEventRecord", "cudaStreamWaitEvent", "cudaEventDestroy", "cudaGraphLaunch"),
+    *(
+        "cudaMemcpyAsync",
+        "cudaEventRecord",
+        "cudaEventQuery",
+        "cudaStreamWaitEvent",
+        "cudaEventDestroy",
+        "cudaGraphLaunch",
+    ),
     *("cudaStreamBeginCapture", "cudaGraphDestroy", "cudaGraphExecDestroy"),
 }
 

@@ -87,6 +87,7 @@ class Gpu:
         self.blocks: dict[int, Block] = {}
         self.streams: dict[int, Stream] = {LEGACY: Stream()}
         self.graphs: dict[int, list[Op]] = {}
+        self.marks: dict[int, dict] = {}  # of CUDA's events: on which stream, whether done
         self.recorded: dict[int, list[object]] = {}  # contexts, by graph
         self.objects: collections.Counter[str] = collections.Counter()  # TensorRT's, alive
         self.broken: list[str] = []
@@ -109,7 +110,8 @@ class Gpu:
 
     def live(self) -> int:
         """How much is open."""
-        return len(self.blocks) + len(self.streams) - 1 + len(self.graphs) + self.objects.total()
+        open_ = (self.blocks, self.streams, self.graphs, self.marks)
+        return sum(map(len, open_)) - 1 + self.objects.total()
 
     # Contexts of a thread.
 
@@ -187,15 +189,22 @@ class Gpu:
         while stream.queue and not until():
             stream.queue.pop(0).do()
 
-    def mark(self, handle: int) -> dict:
-        """An event on a stream."""
-        stream = self.stream(handle)
-        event = {"done": False, "stream": stream}
-        self.enqueue(handle, lambda: event.update(done=True))
+    def mark_create(self) -> int:
+        self.check_current()
+        self.marks[event := self.number()] = {"done": True, "stream": self.stream(LEGACY)}
         return event
 
-    def wait(self, handle: int, event: dict) -> None:
-        self.enqueue(handle, lambda: self.drain(event["stream"], lambda: event["done"]))
+    def mark(self, event: int, handle: int) -> None:
+        self.marks[event] = mark = {"done": False, "stream": self.stream(handle)}
+        self.enqueue(handle, lambda: mark.update(done=True))
+
+    def mark_done(self, event: int) -> bool:
+        self.check_quiet()
+        return self.marks[event]["done"]
+
+    def wait(self, handle: int, event: int) -> None:
+        mark = self.marks[event]
+        self.enqueue(handle, lambda: self.drain(mark["stream"], lambda: mark["done"]))
 
     def copy(self, target: int, source: int, nbytes: int, host: int, device: int, stream: int) -> None:
         block, pinned = self.find(device), self.find(host)
@@ -203,6 +212,13 @@ class Gpu:
         assert device + nbytes <= block.address + block.nbytes, "a copy past the end"
         self.rule("pinned", pinned is not None and pinned.kind == "host")
         self.enqueue(stream, lambda: ctypes.memmove(target, source, nbytes), block.address, pinned.address)
+
+    def copy_within(self, target: int, source: int, nbytes: int, stream: int) -> None:
+        blocks = [self.find(pointer) for pointer in (target, source)]
+        for block, pointer in zip(blocks, (target, source), strict=True):
+            assert getattr(block, "kind", "") == "device", "a copy to or from what is no device memory"
+            assert pointer + nbytes <= block.address + block.nbytes, "a copy past the end"
+        self.enqueue(stream, lambda: ctypes.memmove(target, source, nbytes), *(b.address for b in blocks))
 
     def fill(self, pointer: int, byte: int, nbytes: int, stream: int) -> None:
         self.enqueue(stream, lambda: ctypes.memset(pointer, byte, nbytes), pointer)

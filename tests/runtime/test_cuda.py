@@ -146,6 +146,50 @@ def test_copies_are_done_after_synchronize(library: Cuda, gpu: Gpu) -> None:
 
 
 @LIBRARIES
+def test_a_copy_within_the_device_is_done_in_order(library: Cuda, gpu: Gpu) -> None:
+    with (
+        library.current(0),
+        Stream(library) as stream,
+        PinnedArray(library, (4,), np.uint8) as back,
+        DeviceBuffer(library, 4) as one,
+        DeviceBuffer(library, 4) as two,
+    ):
+        for buffer, byte in ((one, 7), (two, 9)):
+            library.fill(buffer.handle, byte, 4, stream.handle)
+        library.copy(two.handle, one.handle, 3, stream.handle)
+        library.fill(one.handle, 1, 4, stream.handle)
+        library.copy_out(back.handle, two.handle, 4, stream.handle)
+        library.synchronize(stream.handle)
+        assert back.array.tolist() == [7, 7, 7, 9]
+    assert not gpu.live()
+
+
+@LIBRARIES
+def test_an_event_is_done_when_what_was_before_it_is_done(library: Cuda, gpu: Gpu) -> None:
+    with library.current(0), Stream(library) as stream:
+        event = library.event_create()
+        assert library.event_done(event)
+        library.event_record(event, stream.handle)
+        assert not library.event_done(event)
+        library.synchronize(stream.handle)
+        assert library.event_done(event)
+        foreign = gpu.stream_create()
+        for handle in (0, LEGACY, foreign):
+            library.event_record(event, handle)
+            gpu.synchronize(handle)
+            gpu.synchronize(LEGACY)
+            assert library.event_done(event)
+        gpu.stream_destroy(foreign)
+        gpu.fail.update(dict.fromkeys(("cudaEventQuery", "Event.query"), 700))
+        with pytest.raises(BackendError, match="Query failed|query failed"):
+            library.event_done(event)
+        library.event_record(event, stream.handle)
+        library.event_destroy(event)  # not done yet
+        library.synchronize(stream.handle)
+    assert not gpu.live()
+
+
+@LIBRARIES
 def test_closing_twice_and_using_what_is_closed(library: Cuda, gpu: Gpu) -> None:
     with library.current(0):
         buffer, pinned = DeviceBuffer(library, 8), PinnedArray(library, (2,), np.uint8)
