@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 
-class _Handle(Protocol):
+class _Memory(Protocol):
     @property
     def handle(self) -> int: ...
+
+
+class _Path(Protocol):
+    """What computed an array, see `runtime.backends.device_lane.DevicePath`."""
+
     @property
-    def closed(self) -> bool: ...
+    def stream_handle(self) -> int | None: ...
+    def synchronize(self) -> None: ...
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -21,20 +26,25 @@ class DeviceArray:
         torch.as_tensor(array, device="cuda"), cupy.asarray(array)
         pycuda.gpuarray.GPUArray(array.shape, "float32", gpudata=array.pointer, base=array)
 
-    Its memory is its own, and is given back when nothing refers to the array any more: also what these
-    three make of it keeps it.  Work that is enqueued elsewhere must end before the last reference goes.
+    Its memory is its own until nothing refers to the array any more: also what these three make of it keeps
+    it.  A later `run_device` then writes there, after the work on the stream that *it* is given.  So work on
+    any other stream must have ended before the last reference goes.
     """
 
     shape: tuple[int, ...]
     device: int
-    memory: _Handle
-    stream: _Handle
-    """On which it is computed; closed once the backend is, and then the values are there."""
+    memory: _Memory
+    path: _Path
 
     @property
     def pointer(self) -> int:
         """Its address on the device."""
         return self.memory.handle
+
+    @property
+    def stream(self) -> int | None:
+        """The `cudaStream_t` that it is computed on; None once the backend is closed, and all is computed."""
+        return self.path.stream_handle
 
     @property
     def __cuda_array_interface__(self) -> dict[str, Any]:
@@ -45,7 +55,7 @@ class DeviceArray:
             "data": (self.pointer, False),
             "strides": None,
             "version": 3,
-            "stream": None if self.stream.closed else self.stream.handle,
+            "stream": self.stream,
         }
 
 
@@ -63,7 +73,6 @@ class DeviceExplanation:
     """float32 (N, height, width) in [0, 1], of the graph's size."""
     embedding_id: str
     """Encoder, kind of embedding and precision: only equal ids may be compared."""
-    wait: Callable[[], None]
 
     def synchronize(self) -> None:
         """Wait for the values.
@@ -71,4 +80,4 @@ class DeviceExplanation:
         Raises:
             BackendError: the computation failed.
         """
-        self.wait()
+        self.embedding.path.synchronize()

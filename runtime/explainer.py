@@ -176,7 +176,9 @@ class Explainer:
         )
 
     def run_device(self, array: Any, *, stream: Any = None) -> DeviceExplanation:
-        """Explain images that are on the GPU already; embedding and mask stay there.  Nothing is copied.
+        """Explain images that are on the GPU already; embedding and mask stay there.
+
+        The host waits for nothing: it enqueues and returns.
 
         Args:
             array: of PyCUDA, CuPy, torch or any other library with DLPack or the CUDA array interface:
@@ -199,8 +201,8 @@ class Explainer:
             )
         with self._one_run:
             self._refuse_closed()
-            embedding, mask, wait = backend.run_device(array, stream)
-        return DeviceExplanation(embedding=embedding, mask=mask, embedding_id=self._embedding_id, wait=wait)
+            embedding, mask = backend.run_device(array, stream)
+        return DeviceExplanation(embedding=embedding, mask=mask, embedding_id=self._embedding_id)
 
     def close(self) -> None:
         """Give back the backend's memory and handles; may be called again."""

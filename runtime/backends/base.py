@@ -86,14 +86,8 @@ class PipelinedBackend(Protocol):
 class DeviceBackend(Protocol):
     """A backend that takes images which are on its GPU, and leaves the outputs there."""
 
-    def run_device(
-        self, array: Any, stream: Any = None
-    ) -> tuple[DeviceArray, DeviceArray, Callable[[], None]]:
-        """See `runtime.explainer.Explainer.run_device`.
-
-        Returns:
-            embedding, mask, and what waits until both are there.
-        """
+    def run_device(self, array: Any, stream: Any = None) -> tuple[DeviceArray, DeviceArray]:
+        """Embedding and mask, see `runtime.explainer.Explainer.run_device`."""
         ...
 
 

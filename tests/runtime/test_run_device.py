@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import sys
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 
@@ -78,6 +80,28 @@ def values(array: object) -> np.ndarray:
     return on_device(facts["data"][0], facts["shape"], np.float32)
 
 
+class Heard:
+    """One of the modules of cuda-bindings; the names of what is called go to `calls`."""
+
+    def __init__(self, module: object, calls: list[str]) -> None:
+        self._module, self._calls = module, calls
+
+    def __getattr__(self, name: str) -> object:
+        value = getattr(self._module, name)
+        if not callable(value) or isinstance(value, type):
+            return value
+        return lambda *arguments: self._calls.append(name) or value(*arguments)
+
+
+@pytest.fixture
+def calls(gpu: Gpu, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Every call of CUDA, of an explainer that is opened after this."""
+    heard: list[str] = []
+    for name in ("cuda.bindings.runtime", "cuda.bindings.driver"):
+        monkeypatch.setitem(sys.modules, name, Heard(sys.modules[name], heard))
+    return heard
+
+
 @pytest.fixture
 def explainer(toy: Package, add: Callable, gpu: Gpu) -> Iterator[Explainer]:
     add(toy, "toy")
@@ -86,15 +110,18 @@ def explainer(toy: Package, add: Callable, gpu: Gpu) -> Iterator[Explainer]:
 
 
 @pytest.mark.parametrize("kind", [HostArray, Capsules])
-@pytest.mark.parametrize("n", [1, 3, 4])
-def test_nothing_is_copied_and_the_outputs_stay_there(
-    explainer: Explainer, gpu: Gpu, kind: type[HostArray], n: int
+@pytest.mark.parametrize(("n", "launches"), [(1, 1), (3, 0), (4, 1)])
+def test_nothing_leaves_the_device(
+    explainer: Explainer, gpu: Gpu, kind: type[HostArray], n: int, launches: int
 ) -> None:
-    array = kind(gpu, (n, 4, 6, 3))
+    explainer.run_device(kind(gpu, (n, 4, 6, 3)))  # makes the lane
+    before, array = gpu.launches, kind(gpu, (n, 4, 6, 3))
+    array.values[:] = np.random.default_rng(9).integers(0, 256, array.values.shape, np.uint8)
     explanation = explainer.run_device(array)
+    assert gpu.launches - before == launches
     assert explanation.embedding_id == explainer.embedding_id == "toy-fp16"
     queue = gpu.streams[explanation.embedding.__cuda_array_interface__["stream"]].queue
-    assert array.pointer in queue[-1].touches, "the engine reads the host's own memory"
+    assert {gpu.find(pointer).kind for op in queue for pointer in op.touches} == {"device"}
     explanation.synchronize()
     np.testing.assert_allclose(values(explanation.embedding), array.values.mean((1, 2)), rtol=1e-6)
     np.testing.assert_allclose(values(explanation.mask), array.values[..., 0] / np.float32(255), rtol=1e-6)
@@ -102,23 +129,117 @@ def test_nothing_is_copied_and_the_outputs_stay_there(
     assert explanation.mask.pointer == explanation.mask.__cuda_array_interface__["data"][0]
 
 
-def test_outputs_live_as_long_as_something_refers_to_them(explainer: Explainer, gpu: Gpu) -> None:
-    first = explainer.run_device(HostArray(gpu))
-    before = len(gpu.blocks)
-    second = explainer.run_device(HostArray(gpu))
-    assert len(gpu.blocks) == before + 3
-    mask = second.mask
-    del second  # with a run still enqueued
-    assert len(gpu.blocks) == before + 2
+CHECKED = ["cuCtxPushCurrent", "cudaPointerGetAttributes", "cuPointerGetAttribute", "cudaEventQuery"]
+ORDERED = ["cudaEventCreateWithFlags", "cudaEventRecord", "cudaStreamWaitEvent", "cudaEventDestroy"]
+COPIES = ["cudaMemcpyAsync"] * 2
+RUN = ["cudaMemcpyAsync", "cudaGraphLaunch", *COPIES, "cudaEventRecord"]
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [(False, [*CHECKED, *RUN]), (True, [*CHECKED, *ORDERED, *RUN, *ORDERED])],
+    ids=["dlpack alone", "a stream"],
+)
+def test_a_warm_run_only_enqueues_and_asks(
+    calls: list[str], explainer: Explainer, gpu: Gpu, given: bool, expected: list[str]
+) -> None:
+    gpu.stack().append(0xC0)
+    theirs = gpu.stream_create()
+    options = {"stream": theirs} if given else {}
+    images = [Capsules(gpu) for _ in range(3)]
+    for array in images:
+        explainer.run_device(array, **options).synchronize()
+    explanation = explainer.run_device(images[0], **options)
+    gpu.synchronize(explanation.mask.stream)  # as when the device was faster than the host
+    calls.clear()
+    del explanation
+    assert calls == [], "an output that goes calls nothing"
+    explainer.run_device(images[1], **options)
+    assert calls == [*expected, "cuCtxPopCurrent"]
+    gpu.synchronize(theirs)
+    gpu.stream_destroy(theirs)
+    gpu.pop()
+
+
+def test_memory_is_used_again_and_that_of_outputs_that_live_is_not(explainer: Explainer, gpu: Gpu) -> None:
+    first, array = explainer.run_device(HostArray(gpu)), HostArray(gpu)
+    array.values[:] = 99
+    second = explainer.run_device(array)
+    before = dict(gpu.blocks)
+    pointer, mask = second.embedding.pointer, second.mask
+    del second  # with its run still enqueued
+    third = explainer.run_device(HostArray(gpu))
+    assert third.embedding.pointer == pointer
+    assert len(gpu.blocks) == len(before) + 2, "the host's array, and a mask: the other one lives"
+    third.synchronize()
+    assert not np.array_equal(values(third.mask), values(mask))
+    assert values(mask) == pytest.approx(np.full((1, 4, 6), 99 / 255))
     explainer.close()
     np.testing.assert_allclose(values(first.embedding).shape, (1, 3))
     assert mask.__cuda_array_interface__["stream"] is None, "the values are there, and nobody need wait"
     first.synchronize()
     thread = threading.Thread(target=lambda: gc.collect())
-    del mask, first
+    del mask, first, third
     thread.start()
     thread.join()
-    assert sum(block.kind == "device" for block in gpu.blocks.values()) == 2, "only the host's own"
+    assert sum(block.kind == "device" for block in gpu.blocks.values()) == 3, "only the host's own"
+
+
+def test_outputs_that_go_in_the_middle_of_a_recording_disturb_nothing(explainer: Explainer, gpu: Gpu) -> None:
+    explanation = explainer.run_device(HostArray(gpu))
+    explanation.synchronize()
+    gpu.stack().append(0xC0)
+    theirs = gpu.stream_create()
+    gpu.begin(theirs, "ThreadLocal")
+    del explanation
+    gc.collect()
+    gpu.graph_destroy(gpu.end(theirs))
+    gpu.stream_destroy(theirs)
+    gpu.pop()
+
+
+def test_images_are_held_until_they_are_read(explainer: Explainer, gpu: Gpu) -> None:
+    explainer.run_device(HostArray(gpu)).synchronize()
+    array = HostArray(gpu)
+    gone = weakref.ref(array)
+    explanation = explainer.run_device(array)
+    del array
+    explainer.run_device(other := HostArray(gpu))
+    assert gone(), "nothing has been read yet"
+    gpu.stack().append(0xC0)
+    gpu.synchronize(explanation.mask.stream)
+    gpu.pop()
+    explainer.run_device(other)
+    assert not gone()
+    gone = weakref.ref(other)
+    del other
+    explanation.synchronize()
+    assert not gone()
+
+
+def test_a_reader_on_the_stream_that_was_given_may_outlive_its_array(explainer: Explainer, gpu: Gpu) -> None:
+    gpu.stack().append(0xC0)
+    theirs = gpu.stream_create()
+    one, other = HostArray(gpu), HostArray(gpu)
+    one.values[:], other.values[:] = 10, 20
+    found: list[list] = []
+    explanation = explainer.run_device(one)
+    ours = explanation.mask.stream
+    del explanation
+    for array in (one, other):
+        explanation = explainer.run_device(array, stream=theirs)
+        facts = explanation.embedding.__cuda_array_interface__
+        gpu.enqueue(
+            theirs, lambda f=facts: found.append(on_device(f["data"][0], f["shape"], np.float32).tolist())
+        )
+        pointer = explanation.embedding.pointer
+        del explanation
+    assert explainer.run_device(one, stream=theirs).embedding.pointer == pointer, "the memory was the same"
+    gpu.synchronize(ours)  # writes the second outputs, but not before the first were read
+    gpu.synchronize(theirs)
+    assert found == [[[10, 10, 10]], [[20, 20, 20]]]
+    gpu.stream_destroy(theirs)
+    gpu.pop()
 
 
 def test_the_order_of_streams(explainer: Explainer, gpu: Gpu) -> None:
@@ -151,7 +272,7 @@ def test_the_order_of_streams(explainer: Explainer, gpu: Gpu) -> None:
 
 def test_dlpack_is_asked_to_be_ready_on_our_stream(explainer: Explainer, gpu: Gpu) -> None:
     explanation = explainer.run_device(array := Capsules(gpu))
-    assert array.asked == explanation.mask.stream.handle
+    assert array.asked == explanation.mask.stream
     explanation.synchronize()
 
 
@@ -229,20 +350,32 @@ def test_streams_of_the_libraries_by_their_names() -> None:
 
 
 def test_failures_leave_nothing_behind(explainer: Explainer, gpu: Gpu) -> None:
-    array = HostArray(gpu)
-    explainer.run_device(array).synchronize()
-    gc.collect()
-    before = gpu.live()
-    for call in ("cudaMalloc", "execute_async_v3", "cudaEventRecord"):
+    warm = HostArray(gpu)
+    explanations = [explainer.run_device(warm) for _ in range(2)]
+    explanations[1].synchronize()
+    explanations.clear()
+    for call in ("cudaMemcpyAsync", "cudaGraphLaunch", "cudaEventRecord", "cudaStreamWaitEvent"):
+        array, before = HostArray(gpu), gpu.live()
+        gone = weakref.ref(array)
         gpu.fail[call] = 2
         with pytest.raises(BackendError, match=f"{call} failed"):
             explainer.run_device(array)
         gpu.fail.clear()
+        del array
         gc.collect()
+        assert not gone(), call
         assert gpu.live() == before, call
+    kept = [explainer.run_device(warm) for _ in range(2)]
+    before = gpu.live()
+    gpu.fail["cudaMalloc"] = 2
+    with pytest.raises(BackendError, match="cudaMalloc failed"):
+        explainer.run_device(warm)
+    gpu.fail.clear()
+    assert gpu.live() == before
+    del kept
     explainer.close()
     with pytest.raises(BackendError, match="closed"):
-        explainer.run_device(array)
+        explainer.run_device(warm)
 
 
 def test_a_real_capsule_of_torch_is_read() -> None:
