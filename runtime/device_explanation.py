@@ -5,6 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import numpy as np
+
+from runtime.errors import BackendError
+from runtime.finite import not_finite
+
 
 class _Memory(Protocol):
     @property
@@ -17,6 +22,7 @@ class _Path(Protocol):
     @property
     def stream_handle(self) -> int | None: ...
     def synchronize(self) -> None: ...
+    def to_host(self, array: DeviceArray) -> np.ndarray: ...
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -81,3 +87,19 @@ class DeviceExplanation:
             BackendError: the computation failed.
         """
         self.embedding.path.synchronize()
+
+    def check(self) -> None:
+        """Wait for the values, copy them to the host, and refuse any that is not finite.
+
+        Raises:
+            BackendError: a value is not finite, or the computation failed.
+        """
+        arrays = {"embedding": self.embedding, "mask": self.mask}
+        outputs = {name: array.path.to_host(array) for name, array in arrays.items()}
+        if wrong := not_finite(outputs):
+            raise BackendError(
+                f"{wrong} of an explanation ({self.embedding_id}) is not finite",
+                expected="finite values",
+                cure="build the engine in bf16: "
+                "python -m export.build_engine --package PACKAGE --precision bf16",
+            )

@@ -11,9 +11,11 @@ from collections import deque
 from contextlib import suppress
 from typing import Any
 
+import numpy as np
+
 from runtime.backends.buffer_pool import BufferPool
 from runtime.backends.cuda import Cuda
-from runtime.backends.cuda_memory import Stream
+from runtime.backends.cuda_memory import PinnedArray, Stream
 from runtime.backends.device_array import Source, read
 from runtime.backends.lane import Lane
 from runtime.device_explanation import DeviceArray
@@ -110,6 +112,22 @@ class DevicePath:
             with self._cuda.current(self._index):
                 self._cuda.synchronize(self.stream.handle)
                 self._let_go()
+
+    def to_host(self, array: DeviceArray) -> np.ndarray:
+        """A copy of an output of this path, open or closed, by any thread.
+
+        Raises:
+            BackendError: its computation failed.
+        """
+        self.synchronize()
+        with (
+            self._cuda.current(self._index),
+            Stream(self._cuda) as stream,
+            PinnedArray(self._cuda, array.shape, np.float32) as host,
+        ):
+            self._cuda.copy_out(host.handle, array.pointer, host.nbytes, stream.handle)
+            self._cuda.synchronize(stream.handle)
+            return host.array.copy()
 
     def close(self) -> None:
         """Wait for what is running, then release everything but what outputs that still live are in."""

@@ -6,7 +6,7 @@ is compared with this machine before a plan is deserialised.
 
 from __future__ import annotations
 
-from runtime.backends import cuda
+from runtime.backends import cuda, first_opening
 from runtime.backends.tensorrt_backend import TensorRTBackend
 from runtime.backends.tensorrt_library import FLAVOURS, LOADABLE, validity, version
 from runtime.errors import BackendUnavailable, EngineMismatch
@@ -28,10 +28,18 @@ def open_backend(
         BackendUnavailable: no driver, no such device, or no library for any engine of the package.
         EngineMismatch: no engine fits; what each was built for, and the command that builds one.
         IntegrityError: the engine is not the one its sidecar describes.
-        BackendError: the engine fits and does not load.
+        BackendError: the engine fits and does not load, or gives values that are not finite.
     """
-    engine = select(package, cuda.device(device).compute_capability, precision, mask=mask)
-    return open_engine(package, engine, device=device)
+    gpu = cuda.device(device)
+    engine = select(package, gpu.compute_capability, precision, mask=mask)
+    backend = open_engine(package, engine, device=device)
+    try:
+        if said := first_opening.check(package, engine, backend, gpu):
+            backend.why += f"; {said}"
+    except BaseException:
+        backend.close()
+        raise
+    return backend
 
 
 def open_engine(package: Package, engine: Engine, *, device: int = 0) -> TensorRTBackend:

@@ -185,17 +185,17 @@ def toy(tmp_path) -> Package:
         "interpolation": "bilinear",
     }
     record = InputRecord(name="image", height=4, width=6, **how)
-    manifest = SimpleNamespace(input=record, embedding_id="toy")
+    manifest = SimpleNamespace(input=record, embedding_id="toy", files={})
     (tmp_path / "toy.nemu").mkdir()
     return Package(tmp_path / "toy.nemu", manifest, "0" * 64)
 
 
 @pytest.fixture
 def add():
-    """Add an engine to a package: `add(package, name, **changes)` of the sidecar."""
+    """Add an engine to a package: `add(package, name, **changes)` of the sidecar, and of the plan."""
 
-    def add_engine(package: Package, name: str, **changes) -> None:
-        plan = b"a plan" if "outputs" not in changes else EMBEDDING
+    def add_engine(package: Package, name: str, *, plan: bytes = b"a plan", **changes) -> None:
+        plan = plan if "outputs" not in changes else EMBEDDING
         record = EngineRecord(
             flavour="tensorrt",
             version="10.3.0.30",

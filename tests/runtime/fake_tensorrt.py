@@ -1,6 +1,7 @@
 """Stand-ins for `tensorrt` and `tensorrt_rtx`, over a `Gpu`.  A test compares their names with the real one.
 
-Every engine gives embedding = mean colour, mask = red / 255; that of the plan `EMBEDDING` gives no mask.
+Every engine gives embedding = mean colour, mask = red / 255; that of the plan `EMBEDDING` gives no mask, and
+where all of an image is 255 that of `OVERFLOWS` gives a mask of NaN.
 A call whose name is in `gpu.fail` fails the way TensorRT fails: None or False, and a line in the log;
 `recorded execute_async_v3` only while recording.
 """
@@ -17,6 +18,7 @@ import numpy as np
 from fake_gpu import Gpu
 
 EMBEDDING = b"a plan without a mask"
+OVERFLOWS = b"a plan that leaves the range of half precision"
 COMPILED = b"what TensorRT-RTX compiled"
 
 
@@ -79,7 +81,7 @@ class ICudaEngine(Alive):
 
     def __init__(self, runtime, profile, plan):
         self._born(runtime._gpu, runtime._log, runtime)
-        self._profile = profile
+        self._profile, self._plan = profile, plan
         self._names = ("image", "embedding", "mask")[: 2 if plan == EMBEDDING else 3]
         self.num_io_tensors = len(self._names)
 
@@ -98,7 +100,7 @@ class ICudaEngine(Alive):
 class IExecutionContext(Alive):
     def __init__(self, engine):
         self._born(engine._gpu, engine._log, engine)
-        self._profile, self._names = engine._profile, engine._names
+        self._profile, self._names, self._plan = engine._profile, engine._names, engine._plan
         self._address, self._shape = {}, ()
         self._ran: object = None  # shapes and addresses of the last run that was not recorded
         self._busy = threading.Lock()
@@ -143,7 +145,8 @@ class IExecutionContext(Alive):
                 self._ran, self.settled = state, False
             gpu.stream(stream).users.append(self)
             shapes = {name: self.get_tensor_shape(name) for name in self._address}
-            gpu.enqueue(stream, lambda: compute(state[1], shapes), *self._address.values())
+            overflows = self._plan == OVERFLOWS
+            gpu.enqueue(stream, lambda: compute(state[1], shapes, overflows), *self._address.values())
             if recording and "recorded execute_async_v3" in gpu.fail:
                 return False
             return self._answer("execute_async_v3", True, False)
@@ -197,7 +200,7 @@ class IRuntimeCache:
         return blob == COMPILED
 
 
-def compute(address, shapes):
+def compute(address, shapes, overflows):
     view = {}
     for name, pointer in address.items():
         dtype = np.dtype(np.uint8 if name == "image" else np.float32)
@@ -207,6 +210,8 @@ def compute(address, shapes):
     view["embedding"][:] = view["image"].mean((1, 2))
     if "mask" in view:
         view["mask"][:] = view["image"][..., 0] / 255
+        if overflows:
+            view["mask"][view["image"].min((1, 2, 3)) == 255] = np.nan
 
 
 def fake_tensorrt(

@@ -13,6 +13,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from fake_gpu import LEGACY, Gpu
+from fake_tensorrt import OVERFLOWS
 
 from runtime import Explainer
 from runtime.backends.device_array import read, stream_handle
@@ -240,6 +241,22 @@ def test_a_reader_on_the_stream_that_was_given_may_outlive_its_array(explainer: 
     assert found == [[[10, 10, 10]], [[20, 20, 20]]]
     gpu.stream_destroy(theirs)
     gpu.pop()
+
+
+def test_values_that_are_not_finite_are_found_on_request(toy: Package, add: Callable, gpu: Gpu) -> None:
+    add(toy, "toy", plan=OVERFLOWS)
+    with Explainer(toy, backend="tensorrt") as explainer:
+        good, white = HostArray(gpu, (2, 4, 6, 3)), HostArray(gpu, (2, 4, 6, 3))
+        white.values[1] = 255
+        explainer.run_device(good).check()
+        explanation = explainer.run_device(white)
+        explainer.close()
+        with pytest.raises(
+            BackendError, match=r"the mask \(24 of 48 values\) of an explanation \(toy-fp16\)"
+        ):
+            explanation.check()
+    del explanation
+    assert gpu.live() == 2, "the host's arrays"
 
 
 def test_the_order_of_streams(explainer: Explainer, gpu: Gpu) -> None:
