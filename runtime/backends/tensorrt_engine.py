@@ -28,7 +28,13 @@ class LoadedEngine:
     def __init__(self, trt: Any, engine: Engine, plan: bytes, cache: RtxCache) -> None:
         self.name = f"{trt.__name__} {trt.__version__}"
         self.outputs = engine.record.outputs
-        self._log = logger(trt)
+        self.records_itself = False
+        """Whether TensorRT-RTX replays CUDA graphs of its own in the contexts that are made from now on."""
+        self.cannot_record = ""
+        """Why TensorRT-RTX may say that the engine cannot be recorded, in words that follow that."""
+        if not engine.record.flags.get("require_user_allocation"):
+            self.cannot_record = " (it was built without require_user_allocation: build it again)"
+        self._trt, self._log = trt, logger(trt)
         self._log.lines.clear()
         self._cache = cache
         self._runtime: Any = trt.Runtime(self._log)
@@ -63,6 +69,15 @@ class LoadedEngine:
         else:
             made = self._engine.create_execution_context(runtime_config=self._config)
         return self.must(made, "create_execution_context")
+
+    def record_itself(self, yes: bool) -> bool:
+        """Have TensorRT-RTX record what it launches, in contexts made from now on; False where it cannot."""
+        if self._config is None or not hasattr(self._config, "cuda_graph_strategy"):
+            return False
+        strategies = self._trt.CudaGraphStrategy
+        self._config.cuda_graph_strategy = strategies.WHOLE_GRAPH_CAPTURE if yes else strategies.DISABLED
+        self.records_itself = yes
+        return True
 
     def must(self, result: Any, what: str) -> Any:
         """`result`, unless it is the None or False that TensorRT answers where it fails.

@@ -3,7 +3,7 @@
 Every engine gives embedding = mean colour, mask = red / 255; that of the plan `EMBEDDING` gives no mask, and
 where all of an image is 255 that of `OVERFLOWS` gives a mask of NaN.
 A call whose name is in `gpu.fail` fails the way TensorRT fails: None or False, and a line in the log;
-`recorded execute_async_v3` only while recording.
+`recorded execute_async_v3` only while recording, `own recording` only what TensorRT-RTX records by itself.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ from fake_gpu import Gpu
 
 EMBEDDING = b"a plan without a mask"
 OVERFLOWS = b"a plan that leaves the range of half precision"
+RECORDABLE = b"a plan of TensorRT-RTX built with REQUIRE_USER_ALLOCATION"
+"""The only plan of that library whose contexts can be recorded."""
 COMPILED = b"what TensorRT-RTX compiled"
 
 
@@ -161,6 +163,7 @@ class RtxEngine(ICudaEngine):
     def create_execution_context(self, runtime_config=None):
         self._gpu.check_quiet()
         made = RtxContext(self)
+        made.records = bool(getattr(runtime_config, "cuda_graph_strategy", 0))
         if runtime_config is not None and runtime_config._cache is not None:
             self._gpu.compilations += not runtime_config._cache._content
             runtime_config._cache._content = COMPILED
@@ -168,11 +171,22 @@ class RtxEngine(ICudaEngine):
 
 
 class RtxContext(IExecutionContext):
+    records = False  # by itself: a run, then its replays
+
     def is_stream_capturable(self, stream):
-        return "is_stream_capturable" not in self._gpu.fail
+        return self._plan == RECORDABLE
+
+    def execute_async_v3(self, stream):
+        if self._gpu.stream(stream).recording is not None and not self.is_stream_capturable(stream):
+            self._log.log(Severity.ERROR, "memory of a run cannot be had while a stream is recorded")
+            return False
+        if self.records and "own recording" in self._gpu.fail:
+            return True
+        return super().execute_async_v3(stream)
 
 
 class IRuntimeConfig(Alive):
+    cuda_graph_strategy = 0
     dynamic_shapes_kernel_specialization_strategy = 0
 
     def __init__(self, engine):
@@ -226,6 +240,7 @@ def fake_tensorrt(
     if rtx:
         trt.IRuntimeConfig = IRuntimeConfig
         trt.DynamicShapesKernelSpecializationStrategy = SimpleNamespace(EAGER=1)
+        trt.CudaGraphStrategy = SimpleNamespace(DISABLED=0, WHOLE_GRAPH_CAPTURE=1)
         trt.EngineInvalidityDiagnostics = enum.IntFlag("EngineInvalidityDiagnostics", ["MALFORMED_ENGINE"])
     return trt
 
@@ -239,4 +254,4 @@ CLASSES = {
     "IRuntimeCache": (IRuntimeCache,),
 }
 """Names of the real classes, and what stands for them here."""
-OWN = {"settled", "graph"}
+OWN = {"settled", "graph", "records"}
