@@ -7,7 +7,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from runtime.errors import BackendError
+from runtime import dlpack
+from runtime.errors import BackendError, InputError
 from runtime.finite import not_finite
 
 
@@ -21,6 +22,7 @@ class _Path(Protocol):
 
     @property
     def stream_handle(self) -> int | None: ...
+    def order(self, then: int) -> None: ...
     def synchronize(self) -> None: ...
     def to_host(self, array: DeviceArray) -> np.ndarray: ...
 
@@ -29,8 +31,12 @@ class _Path(Protocol):
 class DeviceArray:
     """A C-contiguous float32 array on a GPU, which other libraries take without a copy:
 
-        torch.as_tensor(array, device="cuda"), cupy.asarray(array)
+        torch.from_dlpack(array), cupy.from_dlpack(array)
         pycuda.gpuarray.GPUArray(array.shape, "float32", gpudata=array.pointer, base=array)
+
+    By DLPack, what the reader's current stream is given next finds the values.  By the CUDA array interface
+    it does so if the reader heeds its `stream`, as CuPy and Numba do; torch does not.  With PyCUDA, call
+    `synchronize` first.
 
     Its memory is its own until nothing refers to the array any more: also what these three make of it keeps
     it.  A later `run_device` then writes there, after the work on the stream that *it* is given.  So work on
@@ -63,6 +69,40 @@ class DeviceArray:
             "version": 3,
             "stream": self.stream,
         }
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        """Kind of device (2 is CUDA) and its number."""
+        return dlpack.CUDA, self.device
+
+    def __dlpack__(
+        self,
+        *,
+        stream: int | None = None,
+        max_version: tuple[int, int] | None = None,
+        dl_device: tuple[int, int] | None = None,
+        copy: bool | None = None,
+    ) -> Any:
+        """A capsule, for `from_dlpack` of the reader's library.
+
+        Args:
+            stream: of the reader, which is to find the values: a handle; 1 or None for the legacy default
+                stream, 2 for that of the calling thread; -1 if the reader waits by other means.
+            max_version: the capsule has no version, which every reader takes.
+            dl_device, copy: neither moved nor copied.
+
+        Raises:
+            BufferError: a copy was asked for, or another device.
+            InputError: `stream` is 0, which DLPack forbids.
+        """
+        if copy or (dl_device is not None and tuple(dl_device) != self.__dlpack_device__()):
+            raise BufferError(f"an array on {self.__dlpack_device__()} is given as it is, and where it is")
+        if stream == 0:
+            raise InputError(
+                "stream 0", expected="1, 2, -1, a handle or None", cure="1 is the default stream"
+            )
+        if stream != -1:
+            self.path.order(1 if stream is None else stream)
+        return dlpack.capsule_of(self.pointer, self.shape, device=self.device, owner=self)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -52,7 +52,7 @@ class DevicePath:
         Raises:
             InputError: an array that is not what the engine takes, or not on its device.
         """
-        source = read(array, self.stream.handle)
+        source = read(array, self.stream.handle, self._index)
         rows = source.shape[0] if len(source.shape) == 4 else 0
         most, height, width, channels = self._shape
         if source.shape[1:] != self._shape[1:] or not 1 <= rows <= most:
@@ -60,12 +60,6 @@ class DevicePath:
                 f"an array {source.shape} on the device",
                 expected=f"(N, {height}, {width}, 3), N from 1 to {most}",
                 cure="resize on the GPU, or call the explainer itself, which resizes",
-            )
-        if source.device not in (None, self._index):
-            raise InputError(
-                f"an array on device {source.device}",
-                expected=f"an array on device {self._index}, where the engine is",
-                cure=f"open the Explainer with device={source.device}, or copy the array",
             )
         self._cuda.check_pointer(source.pointer, rows * height * width * channels, self._index)
         return source
@@ -105,6 +99,12 @@ class DevicePath:
             raise
         self._held.append((event, source.owner))
         return embedding, mask
+
+    def order(self, then: int) -> None:
+        """What is enqueued on a stream from now on waits for every run so far; by any thread."""
+        if not self.stream.closed:
+            with self._cuda.current(self._index):
+                self._cuda.order(self.stream.handle, then)
 
     def synchronize(self) -> None:
         """Wait for every run so far; after `close()` they have all ended."""

@@ -18,6 +18,7 @@ from fake_tensorrt import OVERFLOWS
 from runtime import Explainer
 from runtime.backends.device_array import read, stream_handle
 from runtime.backends.fake import FakeBackend
+from runtime.dlpack import tensor_of
 from runtime.errors import BackendError, InputError
 from runtime.package import Package
 
@@ -326,6 +327,7 @@ def test_other_capsules_are_refused(explainer: Explainer, gpu: Gpu, facts: dict,
     vars(array).update(facts)
     with pytest.raises(InputError, match=words):
         explainer.run_device(array)
+    assert hasattr(array, "asked") == (facts.get("device", (2, 0)) == (2, 0)), "the device comes first"
 
 
 def test_strides_of_axes_that_do_not_count(explainer: Explainer, gpu: Gpu) -> None:
@@ -358,7 +360,21 @@ def test_what_is_no_array_of_a_device(explainer: Explainer, tiny: Package) -> No
         host.run_device(np.zeros(SHAPE, np.uint8))
 
 
+class CoreStream:
+    """As cuda.core has them: its handle is no number, but can be made one."""
+
+    version, handle = 0, np.int64(78)
+
+    def __cuda_stream__(self) -> tuple[int, object]:
+        return self.version, self.handle
+
+
 def test_streams_of_the_libraries_by_their_names() -> None:
+    assert stream_handle(CoreStream()) == 78
+    newer = CoreStream()
+    newer.version = 1
+    with pytest.raises(InputError, match="a CoreStream of version 1"):
+        stream_handle(newer)
     for name in ("handle", "cuda_stream", "ptr"):
         assert stream_handle(SimpleNamespace(**{name: 77})) == 77
     assert stream_handle(0) == 0
@@ -395,6 +411,72 @@ def test_failures_leave_nothing_behind(explainer: Explainer, gpu: Gpu) -> None:
         explainer.run_device(warm)
 
 
+def test_a_capsule_of_an_output_describes_it_and_keeps_it(explainer: Explainer, gpu: Gpu) -> None:
+    array = HostArray(gpu)
+    mask = explainer.run_device(array).mask
+    capsule = mask.__dlpack__(stream=-1, max_version=(1, 0), dl_device=(2, 0), copy=False)
+    tensor, pointer = tensor_of(capsule), mask.pointer
+    assert (tensor.data, tensor.byte_offset, tensor.shape[:3]) == (pointer, 0, [1, 4, 6])
+    assert (tensor.device_type, tensor.device_id) == mask.__dlpack_device__() == (2, 0)
+    assert (tensor.code, tensor.bits, tensor.lanes) == (2, 32, 1)
+    mask.path.synchronize()
+    del mask
+    assert explainer.run_device(array).mask.pointer != pointer, "the capsule keeps the memory"
+    del tensor, capsule
+    assert pointer in {explainer.run_device(array).mask.pointer for _ in range(3)}, "nobody took it"
+
+
+def test_torch_takes_a_capsule_and_gives_it_back_once(explainer: Explainer, gpu: Gpu) -> None:
+    """On the CPU, where the memory really is; so the kind of device is set back before torch looks."""
+    torch = pytest.importorskip("torch")
+    array = HostArray(gpu)
+    explanation = explainer.run_device(array)
+    explanation.synchronize()
+    expected, gone = values(explanation.mask).copy(), weakref.ref(explanation.mask)
+    capsule = explanation.mask.__dlpack__(stream=-1)
+    tensor_of(capsule).device_type = 1
+    tensor = torch.utils.dlpack.from_dlpack(capsule)
+    with pytest.raises(ValueError, match="incorrect name"):
+        tensor_of(capsule)  # it is used_dltensor now
+    del explanation, capsule
+    np.testing.assert_array_equal(tensor.numpy(), expected)
+    assert gone()
+    tensors = [tensor]
+    del tensor
+    with pytest.raises(RuntimeError, match=r"size|shape|mat"):
+        tensors.pop() @ torch.zeros(5, 5)  # goes while the exception is on its way
+    gc.collect()
+    assert not gone()
+
+
+def test_readers_of_a_capsule_find_the_values_on_their_stream(explainer: Explainer, gpu: Gpu) -> None:
+    (array := HostArray(gpu)).values[:] = 200
+    gpu.stack().append(0xC0)
+    theirs = gpu.stream_create()
+    for stream, reads in ((theirs, theirs), (None, LEGACY), (1, LEGACY)):
+        embedding = explainer.run_device(array).embedding
+        embedding.__dlpack__(stream=stream)
+        found: list[list] = []
+        gpu.enqueue(reads, lambda e=embedding, f=found: f.append(values(e).tolist()))
+        gpu.synchronize(reads)
+        assert found == [[[200, 200, 200]]], stream
+        del embedding
+    queue = gpu.streams[theirs].queue
+    explanation = explainer.run_device(array)
+    explanation.embedding.__dlpack__(stream=-1)
+    assert queue == []
+    explainer.close()
+    explanation.embedding.__dlpack__(stream=theirs)
+    assert queue == [], "after close() the values are there"
+    with pytest.raises(InputError, match="stream 0"):
+        explanation.mask.__dlpack__(stream=0)
+    for wrong in ({"copy": True}, {"dl_device": (1, 0)}):
+        with pytest.raises(BufferError):
+            explanation.mask.__dlpack__(**wrong)
+    gpu.stream_destroy(theirs)
+    gpu.pop()
+
+
 def test_a_real_capsule_of_torch_is_read() -> None:
     """On the CPU, where the same structure describes the tensor; the kind of device is pretended."""
     torch = pytest.importorskip("torch")
@@ -406,11 +488,11 @@ def test_a_real_capsule_of_torch_is_read() -> None:
     wrapper = SimpleNamespace(
         __dlpack_device__=lambda: (2, 0), __dlpack__=lambda stream: aligned.__dlpack__()
     )
-    source = read(wrapper, 7)
+    source = read(wrapper, 7, 0)
     assert (source.pointer, source.shape, source.stream) == (aligned.data_ptr(), SHAPE, None)
     assert np.array_equal(on_device(source.pointer, SHAPE, np.uint8), tensor.numpy())
     transposed = SimpleNamespace(
         __dlpack_device__=lambda: (2, 0), __dlpack__=lambda stream: aligned.transpose(1, 2).__dlpack__()
     )
     with pytest.raises(InputError, match="strides"):
-        read(transposed, 7)
+        read(transposed, 7, 0)
