@@ -62,10 +62,12 @@ class Lane:
         try:
             self._stream = stream or self._keep(Stream(cuda))
             self._allocate(mapped and self._from_host)
-            self._rows = 0  # rows that the context is set to
-            self._set_rows(shape[0])
-            if graph:
+            if graph and not cuda.no_graphs:
                 self._record()
+            else:
+                self.no_graph = cuda.no_graphs if graph else ""
+                self._compute(shape[0])  # what must be compiled or loaded, and what fails, does so now
+                cuda.synchronize(self._stream.handle)
         except BaseException:
             self.close()
             raise
@@ -160,9 +162,8 @@ class Lane:
 
     def _allocate(self, mapped: bool) -> None:
         """The context, buffers for its largest batch, and their addresses to the context."""
-        self._context = self._engine.context()
-        must, names, rows = self._engine.must, self._engine.outputs, self._shape[0]
-        must(self._context.set_input_shape(INPUT, self._shape), f"set_input_shape {self._shape}")
+        self._make_context()
+        names, rows = self._engine.outputs, self._shape[0]
         shapes = [tuple(int(side) for side in self._context.get_tensor_shape(name)) for name in names]
         self._output_sizes = [(shape, 4 * math.prod(shape)) for shape in shapes]
         self._output_rows = [nbytes // rows for _, nbytes in self._output_sizes]
@@ -178,6 +179,12 @@ class Lane:
         self._addresses = dict(zip((INPUT, *names), pointers, strict=True))
         self._bind()
 
+    def _make_context(self) -> None:
+        self._context = self._engine.context(
+            self._shape, lambda nbytes: self._keep(DeviceBuffer(self._cuda, nbytes)).handle
+        )
+        self._rows = self._shape[0]  # that the context is set to
+
     def _bind(self) -> None:
         """Give the context its addresses."""
         for name, pointer in self._addresses.items():
@@ -185,9 +192,8 @@ class Lane:
 
     def _renew(self) -> None:
         """Another context in the place of this one, after the engine was told how to make it."""
-        self._context, self._rows = None, 0
-        self._context = self._engine.context()
-        self._set_rows(self._shape[0])
+        self._context = None
+        self._make_context()
         self._bind()
 
     def _pin(self, mapped: bool) -> None:
@@ -219,9 +225,6 @@ class Lane:
 
     def _record(self) -> None:
         """Warm up, record, and compare the replay with the plain run; `no_graph` if there is no graph."""
-        if self._cuda.no_graphs:
-            self.no_graph = self._cuda.no_graphs
-            return
         if not self._from_host:
             self._pin(mapped=False)  # for the comparison
         self._images[:] = np.resize(np.arange(251, dtype=np.uint8), self._images.shape)

@@ -1,7 +1,8 @@
 """An engine of the package, running: through TensorRT's V3 calls, 10.0 to 11.4, and TensorRT-RTX.
 
     one image, or as many as the engine takes at most   a lane of its own each, with a CUDA graph
-    any number between                                  one lane without a graph
+    any number between                                  one lane without a graph; with TensorRT-RTX, which
+                                                        compiles for each size, the largest batch's
     submit                                              a second lane for one image: two runs overlap
     run_device                                          three lanes of its own, of the same kinds
 
@@ -56,6 +57,7 @@ class TensorRTBackend:
         self._least, self.max_batch = record.batch[0], record.batch[2]
         self._shape = (input.height, input.width, 3)
         self._file = engine.path.name
+        self._pads = record.flavour == "rtx"
         self._lanes: dict[str, Lane] = {}
         self._path: DevicePath | None = None
         self._engine: LoadedEngine | None = None
@@ -112,12 +114,20 @@ class TensorRTBackend:
         self._refuse_maskless()
         theirs = None if stream is None else stream_handle(stream)
         with self._current:
-            if self._path is None:
-                shape = (self.max_batch, *self._shape)
-                self._path = DevicePath(self._cuda, index=self._gpu.index, shape=shape)
-            source = self._path.read(array)
+            path = self._device_path()
+            source = path.read(array)
             name, rows = self._lane_for(source.shape[0])
-            return self._path.run(self._lane(name, self._path.stream), rows, source, theirs)
+            return path.run(self._lane(name, path.stream), rows, source, theirs)
+
+    def warm_up(self, *, on_device: bool = False) -> None:
+        """See `runtime.explainer.Explainer.warm_up`."""
+        self._opened()
+        sizes = (1, self.max_batch - 1, self.max_batch)
+        names = dict.fromkeys(self._lane_for(max(n, 1))[0] for n in sizes)
+        with self._current:
+            stream = self._device_path().stream if on_device else None
+            for name in names if on_device else (*names, "second"):
+                self._lane(name, stream)
 
     def poison(self) -> None:
         """Fill every output buffer, here and on the device, with NaN: a run that writes nothing shows."""
@@ -181,7 +191,16 @@ class TensorRTBackend:
         """Which lane runs n images, and how many it then computes."""
         if n <= self._least:
             return "least", self._least
-        return ("most" if n == self.max_batch else "between"), n
+        if self._pads or n == self.max_batch:
+            return "most", self.max_batch
+        return "between", n
+
+    def _device_path(self) -> DevicePath:
+        """What `run_device` goes through, made at its first use."""
+        if self._path is None:
+            shape = (self.max_batch, *self._shape)
+            self._path = DevicePath(self._cuda, index=self._gpu.index, shape=shape)
+        return self._path
 
     def _lane(self, name: str, stream: Stream | None = None) -> Lane:
         """The lane of that name, made at its first use; with a stream, the one for images on the device."""

@@ -22,6 +22,7 @@ OVERFLOWS = b"a plan that leaves the range of half precision"
 RECORDABLE = b"a plan of TensorRT-RTX built with REQUIRE_USER_ALLOCATION"
 """The only plan of that library whose contexts can be recorded."""
 COMPILED = b"what TensorRT-RTX compiled"
+"""How its cache begins; the batch sizes follow."""
 
 
 class Severity(enum.IntEnum):
@@ -94,12 +95,16 @@ class ICudaEngine(Alive):
         wrong = "get_tensor_dtype" in self._gpu.fail and name == "mask"
         return SimpleNamespace(name="UINT8" if name == "image" else "HALF" if wrong else "FLOAT")
 
-    def create_execution_context(self):
+    def create_execution_context(self, strategy="STATIC"):
         self._gpu.check_quiet()
-        return self._answer("create_execution_context", IExecutionContext(self), None)
+        made = IExecutionContext(self)
+        made.memory = {"STATIC": None, "USER_MANAGED": (0, 0)}[strategy]
+        return self._answer("create_execution_context", made, None)
 
 
 class IExecutionContext(Alive):
+    memory = None  # address and size of what it computes in, where it has none of its own
+
     def __init__(self, engine):
         self._born(engine._gpu, engine._log, engine)
         self._profile, self._names, self._plan = engine._profile, engine._names, engine._plan
@@ -130,6 +135,13 @@ class IExecutionContext(Alive):
         self._address[name] = pointer
         return self._answer("set_tensor_address", True, False)
 
+    def update_device_memory_size_for_shapes(self):
+        return 1000 * self._shape[0]
+
+    def set_device_memory(self, memory, size):
+        self._gpu.rule("aligned", memory % 256 == 0)
+        self.memory = memory, size
+
     def execute_async_v3(self, stream):
         gpu = self._gpu
         gpu.rule("one thread", self._busy.acquire(blocking=False))
@@ -138,6 +150,9 @@ class IExecutionContext(Alive):
             state = (self._shape, dict(self._address))
             known = set(self._names) == set(self._address)
             gpu.rule("address", known and all(gpu.find(p) for p in self._address.values()))
+            address, size = self.memory or (0, 0)
+            if self.memory:
+                gpu.rule("address", gpu.find(address) and size >= self.update_device_memory_size_for_shapes())
             recording = gpu.stream(stream).recording is not None
             gpu.rule("one context", not self.graph)
             if recording:
@@ -148,7 +163,8 @@ class IExecutionContext(Alive):
             gpu.stream(stream).users.append(self)
             shapes = {name: self.get_tensor_shape(name) for name in self._address}
             overflows = self._plan == OVERFLOWS
-            gpu.enqueue(stream, lambda: compute(state[1], shapes, overflows), *self._address.values())
+            touched = {*self._address.values(), *([address] if address else [])}
+            gpu.enqueue(stream, lambda: compute(state[1], shapes, overflows), *touched)
             if recording and "recorded execute_async_v3" in gpu.fail:
                 return False
             return self._answer("execute_async_v3", True, False)
@@ -164,14 +180,17 @@ class RtxEngine(ICudaEngine):
         self._gpu.check_quiet()
         made = RtxContext(self)
         made.records = bool(getattr(runtime_config, "cuda_graph_strategy", 0))
-        if runtime_config is not None and runtime_config._cache is not None:
-            self._gpu.compilations += not runtime_config._cache._content
-            runtime_config._cache._content = COMPILED
+        made._cache = runtime_config and runtime_config._cache
         return self._answer("create_execution_context", made, None)
 
 
 class RtxContext(IExecutionContext):
     records = False  # by itself: a run, then its replays
+    _cache = None
+
+    def __init__(self, engine):
+        super().__init__(engine)
+        self._compiled = []  # batch sizes, where there is no cache
 
     def is_stream_capturable(self, stream):
         return self._plan == RECORDABLE
@@ -182,6 +201,10 @@ class RtxContext(IExecutionContext):
             return False
         if self.records and "own recording" in self._gpu.fail:
             return True
+        rows = self._shape[0]
+        if rows not in (compiled := self._cache.compiled if self._cache else self._compiled):
+            self._gpu.compilations += 1
+            compiled.append(rows)
         return super().execute_async_v3(stream)
 
 
@@ -203,15 +226,16 @@ class IRuntimeConfig(Alive):
 
 class IRuntimeCache:
     def __init__(self, config):
-        self._gpu, self._content = config._gpu, b""
+        self._gpu, self.compiled = config._gpu, []  # batch sizes
 
     def serialize(self):
-        return self._content
+        return COMPILED + bytes(sorted(self.compiled))
 
     def deserialize(self, blob):
         self._gpu.check_current()
-        self._content = blob if blob == COMPILED else b""
-        return blob == COMPILED
+        fits = blob.startswith(COMPILED)
+        self.compiled = [*blob[len(COMPILED) :]] if fits else []
+        return fits
 
 
 def compute(address, shapes, overflows):
@@ -236,6 +260,8 @@ def fake_tensorrt(
     trt.__version__ = version
     trt.NetworkDefinitionCreationFlag = SimpleNamespace(STRONGLY_TYPED=1)
     trt.ILogger = ILogger
+    trt.IExecutionContext = IExecutionContext
+    trt.ExecutionContextAllocationStrategy = SimpleNamespace(USER_MANAGED="USER_MANAGED")
     trt.Runtime = lambda log: Runtime(gpu, log, profile, rtx)
     if rtx:
         trt.IRuntimeConfig = IRuntimeConfig
@@ -254,4 +280,4 @@ CLASSES = {
     "IRuntimeCache": (IRuntimeCache,),
 }
 """Names of the real classes, and what stands for them here."""
-OWN = {"settled", "graph", "records"}
+OWN = {"settled", "graph", "memory", "records"}

@@ -55,7 +55,28 @@ def test_the_second_start_compiles_nothing(opened: Open, toy: Package, gpu: Gpu)
         backend.close()
         assert not gpu.live()
     assert gpu.compilations == 1
-    assert [path.read_bytes() for path in caches(toy)] == [COMPILED]
+    assert [path.read_bytes() for path in caches(toy)] == [COMPILED + bytes([1])]
+
+
+def test_other_batches_are_padded_to_the_largest(opened: Open, toy: Package, gpu: Gpu) -> None:
+    for compilations in (2, 2):
+        backend = opened()
+        for n in (3, 1, 2, 4):
+            images = np.random.default_rng(n).integers(0, 256, (n, 4, 6, 3), np.uint8)
+            embedding, mask = backend.run(images)
+            np.testing.assert_allclose(embedding, images.mean((1, 2)), rtol=1e-6)
+            assert mask.shape == (n, 4, 6)
+        assert backend._lanes.keys() == {"least", "most"}
+        backend.close()
+        assert gpu.compilations == compilations
+    assert [path.read_bytes() for path in caches(toy)] == [COMPILED + bytes([1, 4])]
+
+
+def test_what_is_compiled_later_is_kept_when_it_closes(opened: Open, toy: Package) -> None:
+    backend = opened()
+    backend._engine._cache._cache.compiled.append(2)
+    backend.close()
+    assert [path.read_bytes() for path in caches(toy)] == [COMPILED + bytes([1, 2])]
 
 
 def test_another_gpu_or_plan_has_another_file(
@@ -79,7 +100,7 @@ def test_a_damaged_file_is_deleted_and_said(opened: Open, toy: Package, gpu: Gpu
     assert [line.rpartition(": ")[2] for line in backend.load_log] == ["deleted"]
     assert str(path) in backend.load_log[0]
     backend.close()
-    assert path.read_bytes() == COMPILED, "and written anew"
+    assert path.read_bytes() == COMPILED + bytes([1]), "and written anew"
 
 
 def test_a_cache_that_cannot_be_kept_is_said(opened: Open, toy: Package, gpu: Gpu) -> None:
