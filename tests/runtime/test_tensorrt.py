@@ -149,7 +149,7 @@ def test_the_driver_is_probed_before_any_tensorrt_object(
     toy: Package, add: Add, gpu: Gpu, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Some versions crash the process where there is no driver; see `runtime.backends.cuda.driver`."""
-    gpu.fail["cudaGetDeviceCount"] = 35
+    gpu.fail["cuInit"] = 100
     add(toy, "toy")
     for flavour in ("tensorrt", "tensorrt_rtx"):
         monkeypatch.setitem(sys.modules, flavour, None)  # importing it would raise another error
