@@ -165,7 +165,8 @@ class CudaBindings:
             *(names.CU_POINTER_ATTRIBUTE_MEMORY_TYPE, names.CU_POINTER_ATTRIBUTE_IS_MANAGED),
             *(names.CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL, names.CU_POINTER_ATTRIBUTE_CONTEXT),
         ]
-        kind, managed, device, owner = self._call("cuPointerGetAttributes", len(which), which, pointer)
+        error, found = self._cuda.cuPointerGetAttributes(len(which), which, pointer)
+        kind, managed, device, owner = (0, False, 0, 0) if error else found
         if not managed and kind != self._cuda.CUmemorytype.CU_MEMORYTYPE_DEVICE:
             raise InputError(
                 f"address {pointer:#x} is not memory of a GPU",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import threading
+from contextlib import nullcontext
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -249,6 +250,28 @@ def test_order_makes_one_stream_wait_for_the_other(library: Cuda, gpu: Gpu) -> N
         gpu.stream_destroy(foreign)
         library.synchronize(one.handle)
     assert done == ["one", "two", "default", "one", "host's", "one"]
+
+
+@pytest.mark.parametrize(
+    ("attributes", "message"),
+    [
+        ((2, False, 0, 0xC0), ""),
+        ((2, False, 0, 0), ""),  # from a pool: of no context
+        ((1, True, 1, 0xC0), ""),  # managed: wherever it is now
+        ((2, False, 1, 0xC1), "an array on device 1"),
+        ((2, False, 0, 0xAB), "another CUDA context of this device"),
+        ((1, False, 0, 0xC0), "0x40 is not memory of a GPU"),
+        (None, "0x40 is not memory of a GPU"),
+    ],
+)
+def test_which_addresses_are_accepted(
+    gpu: Gpu, monkeypatch: pytest.MonkeyPatch, attributes: tuple | None, message: str
+) -> None:
+    """Attributes: type of memory, whether managed, device, context; None where CUDA has an error for them."""
+    answer = (0, attributes) if attributes else (1, None)
+    monkeypatch.setattr(FakeDriver, "cuPointerGetAttributes", lambda *arguments: answer)
+    with pytest.raises(InputError, match=message) if message else nullcontext():
+        cuda.implementation().check_pointer(64, 8, 0)
 
 
 # Graphs.

@@ -131,8 +131,8 @@ def walk() -> None:
 def test_every_method_over_the_real_bindings(tmp_path: Path) -> None:
     compile_ = [COMPILER, "-shared", "-fPIC", "-o", "libcuda.so.1", HERE / "fake_libcuda.c", "-ldl"]
     subprocess.run(compile_, cwd=tmp_path, check=True)
-    there = {**os.environ, "LD_LIBRARY_PATH": str(tmp_path), "PYTHONPATH": str(HERE.parents[1])}
-    there[cuda.VARIABLE] = "cuda-bindings"
+    there = {**os.environ, "LD_LIBRARY_PATH": str(tmp_path), cuda.VARIABLE: "cuda-bindings"}
+    there["PYTHONPATH"] = os.pathsep.join((str(HERE.parents[1]), os.environ.get("PYTHONPATH", "")))
     answer = subprocess.run(
         [sys.executable, __file__], env=there, capture_output=True, text=True, check=False
     )
