@@ -152,7 +152,7 @@ def implementation() -> Cuda:
 def _implementation(name: str) -> Cuda:
     if name and name not in NAMES:
         raise InputError(f"{VARIABLE}={name!r}", expected=" or ".join(NAMES), cure=f"unset {VARIABLE}")
-    if name == "pycuda" or (not name and not _found("cuda.bindings", "cuda.cudart") and _found("pycuda")):
+    if name == "pycuda" or (not name and not _found("cuda.bindings", "cuda.cuda") and _found("pycuda")):
         from runtime.backends.cuda_pycuda import PyCuda
 
         return PyCuda()
@@ -175,7 +175,7 @@ def driver() -> DriverInfo:
     """Probe the driver; safe on a machine that has none.  Call it before any TensorRT runtime exists.
 
     Raises:
-        BackendUnavailable: no library, no driver, a driver too old for the library, or no device.
+        BackendUnavailable: no library, no driver, a driver that does not work, or no device.
     """
     return implementation().driver()
 
@@ -208,19 +208,18 @@ def reads_in_place(*, integrated: bool, can_map: bool, pageable_access: bool) ->
     return integrated and can_map and not pageable_access
 
 
-def no_driver(*, version: str, why: str, needs: str) -> BackendUnavailable:
+def no_driver(*, version: str, why: str) -> BackendUnavailable:
     """The error of `driver`.
 
     Args:
         version: newest CUDA that the driver supports; `0.0` if there is none.
         why: CUDA's own words.
-        needs: CUDA version of the library.
     """
     came = "there is no NVIDIA driver" if version == "0.0" else f"the NVIDIA driver is for CUDA {version}"
     return BackendUnavailable(
         f"{came} ({why})",
-        expected=f"a driver and a device for CUDA {needs}",
-        cure="install an NVIDIA driver: r580 or newer for CUDA 13 (cuda-bindings 13), r535 or newer for "
+        expected="an NVIDIA driver, and a device that it can use",
+        cure="install an NVIDIA driver: r580 or newer for a TensorRT of CUDA 13, r535 or newer for one of "
         "CUDA 12; or use the CPU: backend='onnxruntime'",
     )
 

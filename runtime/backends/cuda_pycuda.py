@@ -49,14 +49,13 @@ class PyCuda:
     def driver(self) -> DriverInfo:
         """See `Cuda.driver`."""
         version = dotted(self._cuda.get_driver_version())
-        needs = ".".join(map(str, self._cuda.get_version()[:2]))
         try:
             self._cuda.init()
             count = self._cuda.Device.count()
         except self._cuda.Error as error:
-            raise no_driver(version=version, why=str(error), needs=needs) from error
+            raise no_driver(version=version, why=str(error)) from error
         if not count:
-            raise no_driver(version=version, why="no device", needs=needs)
+            raise no_driver(version=version, why="no device")
         return DriverInfo(cuda=version, devices=count)
 
     def device(self, index: int) -> DeviceInfo:

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 RULES = {
-    # CUDA runtime API, "Interactions with the CUDA Driver API"; TensorRT binds to the device that is current
+    # CUDA driver API: CUDA_ERROR_INVALID_CONTEXT; TensorRT binds to the device that is current
     # (ultralytics #26223: an engine on another device replays nothing).
     "current": "a context is current in the thread that calls",
     # PyCUDA, context_stack::~context_stack in cuda.hpp ends the process otherwise.
@@ -24,19 +24,19 @@ RULES = {
     "aligned": "addresses are multiples of 256",
     # TensorRT developer guide on CUDA graphs; TensorRT #2603.
     "warm": "a context runs once with these shapes and addresses, and is waited for, before it is recorded",
-    # cudaStreamBeginCapture: not cudaStreamLegacy.
+    # cuStreamBeginCapture: not CU_STREAM_LEGACY.
     "own stream": "what is recorded is on a stream of its own",
-    # cudaThreadExchangeStreamCaptureMode; TensorRT #3011, #4325.
+    # cuThreadExchangeStreamCaptureMode; TensorRT #3011, #4325.
     "quiet": "nothing is allocated, freed or waited for while a stream is recorded",
-    # cudaStreamCaptureModeGlobal makes unsafe calls of other threads fail; pytorch/TensorRT #3349.
+    # CU_STREAM_CAPTURE_MODE_GLOBAL makes unsafe calls of other threads fail; pytorch/TensorRT #3349.
     "thread local": "recording is in thread-local mode",
     # TensorRT developer guide on CUDA graphs: a graph has shapes, addresses and the context's state in it.
     "one context": "a context that was recorded does nothing else while its graph lives",
-    # cudaMemcpyAsync: pageable memory is staged, so that it is no asynchronous copy; not in a graph at all.
+    # cuMemcpyHtoDAsync: pageable memory is staged, so that it is no asynchronous copy; not in a graph at all.
     "pinned": "copies are from and to page-locked memory",
     # TensorRT developer guide, Python: an object lives longer than what was made of it.
     "release": "context before engine, engine before runtime; graph before context",
-    # cudaFree, cudaStreamDestroy: what is enqueued may still be using it.
+    # cuMemFree, cuStreamDestroy: what is enqueued may still be using it.
     "waited": "what is given back is not in use by work that is still enqueued",
     # TensorRT developer guide, threading: one context, one thread at a time.
     "one thread": "one thread at a time uses a context",
@@ -227,7 +227,7 @@ class Gpu:
 
     def begin(self, handle: int, mode: str) -> None:
         self.rule("own stream", int(handle) not in (0, LEGACY))
-        self.rule("thread local", "ThreadLocal" in mode)
+        self.rule("thread local", "THREAD_LOCAL" in mode)
         stream = self.stream(handle)
         stream.recording, stream.thread = [], threading.get_ident()
 

@@ -8,7 +8,7 @@ import sys
 import threading
 import weakref
 from collections.abc import Callable, Iterator
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pytest
@@ -83,7 +83,7 @@ def values(array: object) -> np.ndarray:
 
 
 class Heard:
-    """One of the modules of cuda-bindings; the names of what is called go to `calls`."""
+    """The driver API of cuda-bindings; the names of what is called go to `calls`."""
 
     def __init__(self, module: object, calls: list[str]) -> None:
         self._module, self._calls = module, calls
@@ -95,12 +95,18 @@ class Heard:
         return lambda *arguments: self._calls.append(name) or value(*arguments)
 
 
+@pytest.fixture(scope="module")
+def torch() -> ModuleType:
+    """Imported before CUDA is pretended, which it imports too."""
+    return pytest.importorskip("torch")
+
+
 @pytest.fixture
 def calls(gpu: Gpu, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Every call of CUDA, of an explainer that is opened after this."""
     heard: list[str] = []
-    for name in ("cuda.bindings.runtime", "cuda.bindings.driver"):
-        monkeypatch.setitem(sys.modules, name, Heard(sys.modules[name], heard))
+    driver = "cuda.bindings.driver"
+    monkeypatch.setitem(sys.modules, driver, Heard(sys.modules[driver], heard))
     return heard
 
 
@@ -131,10 +137,10 @@ def test_nothing_leaves_the_device(
     assert explanation.mask.pointer == explanation.mask.__cuda_array_interface__["data"][0]
 
 
-CHECKED = ["cuCtxPushCurrent", "cudaPointerGetAttributes", "cuPointerGetAttribute", "cudaEventQuery"]
-ORDERED = ["cudaEventCreateWithFlags", "cudaEventRecord", "cudaStreamWaitEvent", "cudaEventDestroy"]
-COPIES = ["cudaMemcpyAsync"] * 2
-RUN = ["cudaMemcpyAsync", "cudaGraphLaunch", *COPIES, "cudaEventRecord"]
+CHECKED = ["cuCtxPushCurrent", "cuPointerGetAttributes", "cuEventQuery"]
+ORDERED = ["cuEventCreate", "cuEventRecord", "cuStreamWaitEvent", "cuEventDestroy"]
+COPY = "cuMemcpyDtoDAsync"
+RUN = [COPY, "cuGraphLaunch", COPY, COPY, "cuEventRecord"]
 
 
 @pytest.mark.parametrize(
@@ -192,7 +198,7 @@ def test_outputs_that_go_in_the_middle_of_a_recording_disturb_nothing(explainer:
     explanation.synchronize()
     gpu.stack().append(0xC0)
     theirs = gpu.stream_create()
-    gpu.begin(theirs, "ThreadLocal")
+    gpu.begin(theirs, "THREAD_LOCAL")
     del explanation
     gc.collect()
     gpu.graph_destroy(gpu.end(theirs))
@@ -387,7 +393,7 @@ def test_failures_leave_nothing_behind(explainer: Explainer, gpu: Gpu) -> None:
     explanations = [explainer.run_device(warm) for _ in range(2)]
     explanations[1].synchronize()
     explanations.clear()
-    for call in ("cudaMemcpyAsync", "cudaGraphLaunch", "cudaEventRecord", "cudaStreamWaitEvent"):
+    for call in (COPY, "cuGraphLaunch", "cuEventRecord", "cuStreamWaitEvent"):
         array, before = HostArray(gpu), gpu.live()
         gone = weakref.ref(array)
         gpu.fail[call] = 2
@@ -400,8 +406,8 @@ def test_failures_leave_nothing_behind(explainer: Explainer, gpu: Gpu) -> None:
         assert gpu.live() == before, call
     kept = [explainer.run_device(warm) for _ in range(2)]
     before = gpu.live()
-    gpu.fail["cudaMalloc"] = 2
-    with pytest.raises(BackendError, match="cudaMalloc failed"):
+    gpu.fail["cuMemAlloc"] = 2
+    with pytest.raises(BackendError, match="cuMemAlloc failed"):
         explainer.run_device(warm)
     gpu.fail.clear()
     assert gpu.live() == before
@@ -426,9 +432,10 @@ def test_a_capsule_of_an_output_describes_it_and_keeps_it(explainer: Explainer, 
     assert pointer in {explainer.run_device(array).mask.pointer for _ in range(3)}, "nobody took it"
 
 
-def test_torch_takes_a_capsule_and_gives_it_back_once(explainer: Explainer, gpu: Gpu) -> None:
+def test_torch_takes_a_capsule_and_gives_it_back_once(
+    torch: ModuleType, explainer: Explainer, gpu: Gpu
+) -> None:
     """On the CPU, where the memory really is; so the kind of device is set back before torch looks."""
-    torch = pytest.importorskip("torch")
     array = HostArray(gpu)
     explanation = explainer.run_device(array)
     explanation.synchronize()
@@ -477,9 +484,8 @@ def test_readers_of_a_capsule_find_the_values_on_their_stream(explainer: Explain
     gpu.pop()
 
 
-def test_a_real_capsule_of_torch_is_read() -> None:
+def test_a_real_capsule_of_torch_is_read(torch: ModuleType) -> None:
     """On the CPU, where the same structure describes the tensor; the kind of device is pretended."""
-    torch = pytest.importorskip("torch")
     tensor = torch.arange(72, dtype=torch.uint8).reshape(SHAPE)
     aligned = torch.empty(72 + 256, dtype=torch.uint8)
     start = -aligned.data_ptr() % 256
