@@ -83,6 +83,15 @@ class PipelinedBackend(Protocol):
 
 
 @runtime_checkable
+class WarmBackend(Protocol):
+    """A backend that prepares for each batch size on its own."""
+
+    def warm_up(self, *, on_device: bool = False) -> None:
+        """See `runtime.explainer.Explainer.warm_up`."""
+        ...
+
+
+@runtime_checkable
 class DeviceBackend(Protocol):
     """A backend that takes images which are on its GPU, and leaves the outputs there."""
 

@@ -121,12 +121,16 @@ class TensorRTBackend:
 
     def warm_up(self, *, on_device: bool = False) -> None:
         """See `runtime.explainer.Explainer.warm_up`."""
+        if on_device:
+            self._refuse_maskless()
         self._opened()
-        sizes = (1, self.max_batch - 1, self.max_batch)
-        names = dict.fromkeys(self._lane_for(max(n, 1))[0] for n in sizes)
+        sizes = (1, max(1, self.max_batch - 1), self.max_batch)
+        names = [*dict.fromkeys(self._lane_for(n)[0] for n in sizes)]
+        if not on_device and self.outputs == OUTPUTS:
+            names.append("second")  # of `submit`
         with self._current:
             stream = self._device_path().stream if on_device else None
-            for name in names if on_device else (*names, "second"):
+            for name in names:
                 self._lane(name, stream)
 
     def poison(self) -> None:

@@ -169,6 +169,20 @@ def test_a_warm_run_only_enqueues_and_asks(
     gpu.pop()
 
 
+def test_after_warm_up_only_outputs_are_made(calls: list[str], explainer: Explainer, gpu: Gpu) -> None:
+    explainer.warm_up(on_device=True)
+    assert set(explainer.backend._lanes) == {
+        "least",
+        *(f"{n} on the device" for n in ("least", "between", "most")),
+    }
+    arrays = [Capsules(gpu, (n, 4, 6, 3)) for n in (1, 3, 4)]
+    for _ in range(2):
+        calls.clear()
+        for array in arrays:
+            explainer.run_device(array).synchronize()
+    assert not {"cuMemAlloc", "cuMemHostAlloc", "cuStreamBeginCapture", "cuEventCreate"} & set(calls)
+
+
 def test_memory_is_used_again_and_that_of_outputs_that_live_is_not(explainer: Explainer, gpu: Gpu) -> None:
     first, array = explainer.run_device(HostArray(gpu)), HostArray(gpu)
     array.values[:] = 99
@@ -364,6 +378,11 @@ def test_what_is_no_array_of_a_device(explainer: Explainer, tiny: Package) -> No
         pytest.raises(BackendError, match="run_device with fake.*\n.*\n.*backend='tensorrt'"),
     ):
         host.run_device(np.zeros(SHAPE, np.uint8))
+    with (
+        Explainer(tiny, backend=fake) as host,
+        pytest.raises(BackendError, match="run_device with fake"),
+    ):
+        host.warm_up(on_device=True)
 
 
 class CoreStream:

@@ -13,7 +13,7 @@ import pytest
 from fake_gpu import Gpu
 from fake_tensorrt import fake_tensorrt
 
-from runtime import Explainer
+from runtime import Embedder, Explainer
 from runtime.backends import tensorrt
 from runtime.backends.tensorrt_backend import TensorRTBackend
 from runtime.errors import BackendError, InputError
@@ -71,6 +71,66 @@ def test_one_image_and_a_full_batch_are_replayed(backend: TensorRTBackend, gpu: 
         before = gpu.launches
         check(images := photographs(n, launches), backend.run(images))
         assert (len(gpu.graphs), gpu.launches - before) == (graphs, launches), n
+
+
+def held(gpu: Gpu) -> tuple[set, set]:
+    return set(gpu.blocks), set(gpu.graphs)
+
+
+def test_after_warm_up_no_frame_makes_anything(toy: Package, add: Add, gpu: Gpu) -> None:
+    add(toy, "toy")
+    with Explainer(toy, backend="tensorrt") as explainer:
+        explainer.warm_up()
+        assert explainer.backend._lanes.keys() == {"least", "second", "between", "most"}
+        before = held(gpu)
+        explainer.warm_up()
+        list(explainer.stream([photographs(1)[0]] * 4))
+        for n in (1, 2, 3, 4):
+            check(photographs(n), explainer.backend.run(photographs(n)))
+        assert held(gpu) == before
+    with pytest.raises(BackendError, match="this explainer is closed"):
+        explainer.warm_up()
+    assert not gpu.live()
+
+
+@pytest.mark.parametrize(
+    ("batch", "lanes"), [((1, 1, 1), {"least"}), ((1, 1, 2), {"least", "most"}), ((2, 2, 2), {"least"})]
+)
+def test_warm_up_makes_no_lane_that_nothing_uses(
+    toy: Package, add: Add, gpu: Gpu, monkeypatch: pytest.MonkeyPatch, batch: tuple, lanes: set
+) -> None:
+    monkeypatch.setitem(sys.modules, "tensorrt", fake_tensorrt(gpu, profile=(batch[0], batch[2])))
+    add(toy, "toy", batch=batch)
+    add(toy, "alone", batch=batch, outputs=("embedding",))
+    with Explainer(toy, backend="tensorrt") as explainer:
+        explainer.warm_up()
+        assert explainer.backend._lanes.keys() == {*lanes, "second"}
+    with Embedder(toy, backend="tensorrt") as embedder:
+        embedder.warm_up()
+        assert embedder.backend._lanes.keys() == lanes
+    with pytest.raises(BackendError, match="this embedder is closed"):
+        embedder.warm_up()
+
+
+def test_a_context_for_one_image_has_memory_for_one(backend: TensorRTBackend, gpu: Gpu) -> None:
+    backend.warm_up()
+    memory = {name: lane._context.memory for name, lane in backend._lanes.items()}
+    sizes = {name: own and own[1] for name, own in memory.items()}
+    assert sizes == {"least": 1000, "second": 1000, "between": None, "most": None}
+    assert memory["least"][0] != memory["second"][0], "two runs may be under way"
+    assert {gpu.find(memory[name][0]).nbytes for name in ("least", "second")} == {1000}
+
+
+@pytest.mark.parametrize("name", ["update_device_memory_size_for_shapes", "set_device_memory"])
+def test_a_library_that_cannot_say_how_much_memory_takes_its_own(
+    toy: Package, add: Add, gpu: Gpu, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setattr(sys.modules["tensorrt"], "IExecutionContext", type("Older", (), {name: None}))
+    add(toy, "toy")
+    backend = tensorrt.open_backend(toy)
+    assert backend._lanes["least"]._context.memory is None
+    check(photographs(1), backend.run(photographs(1)))
+    backend.close()
 
 
 def test_fewer_images_than_the_profile_takes(
