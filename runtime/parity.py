@@ -5,9 +5,10 @@ nothing for an encoder whose embeddings all look alike.  Beside it stand what a 
 the centred cosine, and whether the nearest image stays the nearest.  A negative control, the same outputs
 against another image's reference, must fail.
 
-The limits of the precisions below fp32 are measured (`python -m benchmarks.gate`): at an embedding error
-of 0.05 the centred cosine is above 0.99 and 3 to 5 of 200 neighbours change, at 0.1 above 0.97 and 7 to 11,
-all of them with a rival as near, within 0.02 of the median distance; at 0.2 the cosine falls to 0.9.
+The limits of the precisions below fp32 are measured (`python -m benchmarks.gate`, three encoders, 200
+images): an embedding error of 0.05 leaves a centred cosine above 0.99 and exchanges 1 to 6 nearest
+neighbours, 0.1 above 0.96 and 7 to 21, all with a rival as near, within 0.02 of the median distance; at 0.2
+the cosine falls below 0.9.
 """
 
 from __future__ import annotations
@@ -131,7 +132,7 @@ def measure(
         ParityError: shapes differ, or the references are not finite or all alike.
     """
     _check(embedding, mask, reference_embedding, reference_mask)
-    unit = _median_distance(reference_embedding)
+    unit = median_distance(reference_embedding)
     control = _worst_distance(embedding, np.roll(reference_embedding, 1, axis=0)) / unit
     finite = bool(np.isfinite(mask).all())
     return Parity(
@@ -175,13 +176,10 @@ def _check(
             )
 
 
-def _median_distance(embedding: np.ndarray) -> float:
-    """Median Euclidean distance over all pairs of rows."""
-    distances = _distances(embedding)
-    median = float(np.median(distances[np.triu_indices(len(distances), k=1)]))
-    if (
-        median <= 1e-6 * np.linalg.norm(embedding, axis=1).mean()
-    ):  # nothing but rounding noise, or nothing at all
+def median_distance(embedding: np.ndarray) -> float:
+    """Median Euclidean distance over all pairs of rows; raises `ParityError` if they are all alike."""
+    median = float(np.median(distances(embedding)[np.triu_indices(len(embedding), k=1)]))
+    if median <= 1e-6 * np.linalg.norm(embedding, axis=1).mean():  # rounding noise, or nothing at all
         raise ParityError(
             f"the {len(embedding)} reference embeddings are all alike (median distance {median:.1e})",
             expected="images that the encoder tells apart",
@@ -208,14 +206,14 @@ def _centred_cosine(embedding: np.ndarray, reference: np.ndarray) -> float:
 def _neighbours(embedding: np.ndarray, reference: np.ndarray, margin: float) -> float:
     if not np.isfinite(embedding).all():
         return 0.0
-    truth, found = _distances(reference), _distances(embedding)
+    truth, found = distances(reference), distances(embedding)
     nearest, second = np.sort(truth, axis=1)[:, :2].T
     decided = second - nearest >= margin  # of two images, each has one other: the second is at infinity
     kept = truth.argmin(axis=1) == found.argmin(axis=1)
     return float(kept[decided].mean()) if decided.any() else 1.0
 
 
-def _distances(embedding: np.ndarray) -> np.ndarray:
+def distances(embedding: np.ndarray) -> np.ndarray:
     """Euclidean, float64 (N, N); infinity from each to itself."""
     z = embedding.astype(np.float64)
     distances = np.stack([np.linalg.norm(z - row, axis=1) for row in z])
