@@ -160,15 +160,6 @@ def can(capability: str, precision: str) -> bool:
     return number("8.0" if capability == PORTABLE else capability) >= NEEDS.get(precision, (0, 0))
 
 
-def left_out(capability: str, precision: str) -> str:
-    """Why a target of several GPUs builds no engine for this one; empty if it does."""
-    if not can(capability, precision):
-        return f"it has no {precision}"
-    if capability == TURING and precision == "fp32":
-        return "TensorRT-RTX has no float32 matrix products for it"
-    return ""
-
-
 def number(text: str) -> tuple[int, ...]:
     """`8.7` → (8, 7), to compare versions and compute capabilities."""
     return tuple(int(part) for part in text.split("."))
