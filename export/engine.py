@@ -20,9 +20,10 @@ from typing import Any
 
 from export.layers import PRECISIONS, Layer, check_precision, check_turing, weighted_layers
 from export.progress import Progress, interruptible, monitor
-from export.targets import PORTABLE, RTX_CAPABILITIES, TURING, can
+from export.targets import PORTABLE, TURING, can
 from export.timing_cache import TimingCache
 from runtime.backends import cuda
+from runtime.backends.tensorrt import RTX_CAPABILITIES
 from runtime.backends.tensorrt_library import FLAVOURS, Log, Validity, library, logger, validity
 from runtime.errors import ExportError, InputError
 from runtime.manifest import OUTPUTS

@@ -12,14 +12,12 @@ import importlib.util
 from dataclasses import dataclass
 
 from runtime.backends import cuda
+from runtime.backends.tensorrt import RTX_CAPABILITIES
 from runtime.backends.tensorrt_library import version
 from runtime.errors import BackendUnavailable, InputError
 
 PORTABLE = "portable"
 """A plan of TensorRT-RTX for GPUs of compute capability 8.0 and newer, finished on the GPU that loads it."""
-
-RTX_CAPABILITIES = ("7.5", "8.0", "8.6", "8.9", "12.0", "12.1")
-"""What TensorRT-RTX 1.7 can be told to build for."""
 
 TURING = "7.5"
 """Measured: TensorRT-RTX 1.7 builds float32 convolutions for it, and refuses float32 matrix products."""

@@ -76,7 +76,8 @@ class Runtime(Alive):
         return self._answer("deserialize_cuda_engine", kind(self, self._made[0], plan), None)
 
     def get_engine_validity(self, plan):
-        return SimpleNamespace(name="VALID"), 0
+        wrong = "get_engine_validity" in self._gpu.fail
+        return SimpleNamespace(name="INVALID" if wrong else "VALID"), 2 * wrong
 
 
 class ICudaEngine(Alive):
@@ -267,7 +268,7 @@ def fake_tensorrt(
         trt.IRuntimeConfig = IRuntimeConfig
         trt.DynamicShapesKernelSpecializationStrategy = SimpleNamespace(EAGER=1)
         trt.CudaGraphStrategy = SimpleNamespace(DISABLED=0, WHOLE_GRAPH_CAPTURE=1)
-        trt.EngineInvalidityDiagnostics = enum.IntFlag("EngineInvalidityDiagnostics", ["MALFORMED_ENGINE"])
+        trt.EngineInvalidityDiagnostics = enum.IntFlag("EngineInvalidityDiagnostics", {"UNSUPPORTED_CC": 2})
     return trt
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -12,7 +14,8 @@ from fake_gpu import Gpu
 from fake_tensorrt import fake_tensorrt
 
 from runtime.backends import tensorrt, tensorrt_library
-from runtime.errors import BackendUnavailable, EngineMismatch, IntegrityError
+from runtime.backends.cuda_bindings import CudaBindings
+from runtime.errors import BackendError, BackendUnavailable, EngineMismatch, IntegrityError
 from runtime.package import Package
 
 HERE = {"rtx": "1.7.1.116", "tensorrt": "10.3.0.30"}
@@ -115,6 +118,62 @@ def test_one_engine_can_be_opened_by_itself(toy: Package, add: Add, gpu: Gpu) ->
         EngineMismatch, match=r"other\.engine: built for compute capability 8\.7, this is 8\.9"
     ):
         tensorrt.open_engine(toy, other)
+
+
+@pytest.fixture
+def hopper(toy: Package, add: Add, gpu: Gpu, monkeypatch: pytest.MonkeyPatch) -> Package:
+    """A portable engine of TensorRT-RTX, on a GPU that this library does not list."""
+    monkeypatch.setitem(sys.modules, "tensorrt_rtx", fake_tensorrt(gpu, version="1.7.1.116", rtx=True))
+    described = CudaBindings.device
+    monkeypatch.setattr(
+        CudaBindings, "device", lambda self, i: replace(described(self, i), compute_capability="9.0")
+    )
+    add(toy, "toy", flavour="rtx", version="1.7.1.116", compute_capability="portable")
+    return toy
+
+
+def test_on_a_gpu_that_is_not_listed_an_engine_is_tried(hopper: Package, gpu: Gpu) -> None:
+    backend = tensorrt.open_backend(hopper)
+    assert "TensorRT-RTX does not list Fake GPU (9.0) among its GPUs" in backend.why
+    backend.close()
+    assert not gpu.live()
+
+
+@pytest.mark.parametrize(
+    ("fault", "words"),
+    [
+        ("get_engine_validity", "cannot run here: it was not built for this GPU's compute capability"),
+        ("deserialize_cuda_engine", r"does not list Fake GPU \(9\.0\).*, and there it does not run: "),
+        ("execute_async_v3", r"and there it does not run: .*execute_async_v3 failed"),
+    ],
+)
+def test_what_fails_on_a_gpu_that_is_not_listed_does_not_fit(
+    hopper: Package, gpu: Gpu, fault: str, words: str
+) -> None:
+    gpu.fail[fault] = 1
+    with pytest.raises(EngineMismatch, match=words):
+        tensorrt.open_backend(hopper)
+    gc.collect()
+    assert not gpu.live()
+
+
+def test_a_build_is_not_gated_on_a_gpu_that_is_not_listed(hopper: Package, gpu: Gpu) -> None:
+    attach = pytest.importorskip("export.attach")
+    (engine,) = hopper.engines()
+    parity = attach._gate(hopper, engine.read(), engine.record)
+    assert parity.keys() == {"not_run"}
+    assert parity["not_run"].endswith("TensorRT-RTX does not list Fake GPU (9.0) among its GPUs")
+
+
+def test_on_a_listed_gpu_a_failure_is_one(
+    toy: Package, add: Add, gpu: Gpu, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "tensorrt_rtx", fake_tensorrt(gpu, version="1.7.1.116", rtx=True))
+    add(toy, "toy", flavour="rtx", version="1.7.1.116", compute_capability="portable")
+    gpu.fail["execute_async_v3"] = 1
+    with pytest.raises(BackendError, match="execute_async_v3 failed") as error:
+        tensorrt.open_backend(toy)
+    assert not isinstance(error.value, EngineMismatch)
 
 
 def test_no_engine_at_all(toy: Package, add: Add) -> None:
