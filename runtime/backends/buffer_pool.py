@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections import deque
+from collections.abc import Callable
 
 from runtime.backends.cuda import Cuda
 from runtime.backends.cuda_memory import DeviceBuffer
@@ -65,5 +67,6 @@ class Loan:
         self.handle = buffer.handle
         """Its address."""
 
-    def __del__(self) -> None:
-        self._pool.take_back(self._buffer)
+    def __del__(self, finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
+        if not finalizing():  # at the end of the process the driver gives everything back
+            self._pool.take_back(self._buffer)

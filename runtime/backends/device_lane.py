@@ -134,12 +134,14 @@ class DevicePath:
         try:
             self.synchronize()
         finally:
-            self._pool.close()
-            for event in (*self._events, *(event for event, _ in self._held)):
-                self._cuda.event_destroy(event)
-            self._events.clear()
-            self._held.clear()
-            self.stream.close()
+            try:
+                self._pool.close()
+                for event in (*self._events, *(event for event, _ in self._held)):
+                    self._cuda.event_destroy(event)
+            finally:
+                self._events.clear()
+                self._held.clear()
+                self.stream.close()
 
     def _let_go(self) -> None:
         """Drop the hold on images that have been read."""

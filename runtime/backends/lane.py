@@ -15,6 +15,7 @@ after a graph that only computes, because a graph keeps its addresses and the ca
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -107,11 +108,6 @@ class Lane:
         for target, buffer, row in zip(targets, self._outputs, self._output_rows, strict=True):
             cuda.copy(target, buffer.handle, n * row, stream)
 
-    @property
-    def outputs(self) -> list[tuple[tuple[int, ...], int]]:
-        """Shape, and size in bytes, of each output of as many images as the lane takes."""
-        return self._output_sizes
-
     def finish(self, n: int) -> tuple[np.ndarray, ...]:
         """Wait for the run that was started last; its outputs, the caller's to keep."""
         self._unfinished = None
@@ -165,15 +161,16 @@ class Lane:
         self._make_context()
         names, rows = self._engine.outputs, self._shape[0]
         shapes = [tuple(int(side) for side in self._context.get_tensor_shape(name)) for name in names]
-        self._output_sizes = [(shape, 4 * math.prod(shape)) for shape in shapes]
-        self._output_rows = [nbytes // rows for _, nbytes in self._output_sizes]
+        self.outputs = [(shape, 4 * math.prod(shape)) for shape in shapes]
+        """Shape, and size in bytes, of each output of as many images as the lane takes."""
+        self._output_rows = [nbytes // rows for _, nbytes in self.outputs]
         self._frame = math.prod(self._shape[1:])
         self._hosts: list[PinnedArray] = []
         self._results: list[np.ndarray] = []
         if self._from_host:
             self._pin(mapped)
         self._input = None if mapped else self._keep(DeviceBuffer(self._cuda, rows * self._frame))
-        self._outputs = [self._keep(DeviceBuffer(self._cuda, nbytes)) for _, nbytes in self._output_sizes]
+        self._outputs = [self._keep(DeviceBuffer(self._cuda, nbytes)) for _, nbytes in self.outputs]
         self._source = self._hosts[0].device_pointer if self._input is None else self._input.handle
         pointers = (self._source, *(buffer.handle for buffer in self._outputs))
         self._addresses = dict(zip((INPUT, *names), pointers, strict=True))
@@ -199,7 +196,7 @@ class Lane:
     def _pin(self, mapped: bool) -> None:
         """Arrays of the host, of the images and of each output."""
         self._hosts = [self._keep(PinnedArray(self._cuda, self._shape, np.uint8, mapped=mapped))]
-        for shape, _ in self._output_sizes:
+        for shape, _ in self.outputs:
             self._hosts.append(self._keep(PinnedArray(self._cuda, shape, np.float32)))
         self._images, *self._results = [host.array for host in self._hosts]
 
@@ -214,12 +211,15 @@ class Lane:
         self._set_rows(rows)
         self._engine.must(self._context.execute_async_v3(self._stream.handle), "execute_async_v3")
 
-    def _enqueue(self, rows: int) -> None:
-        """One run without a graph, pinned array to pinned array; also what a graph from the host records."""
+    def _enqueue(self, rows: int, between: Callable[[], None] | None = None) -> None:
+        """Pinned array to pinned array, `between` in the middle if given; a graph of the host records it."""
         cuda, stream = self._cuda, self._stream.handle
         if self._input is not None:
             cuda.copy_in(self._source, self._hosts[0].handle, rows * self._frame, stream)
-        self._compute(rows)
+        if between is None:
+            self._compute(rows)
+        else:
+            between()
         for host, buffer, row in zip(self._hosts[1:], self._outputs, self._output_rows, strict=True):
             cuda.copy_out(host.handle, buffer.handle, rows * row, stream)
 
@@ -251,13 +251,18 @@ class Lane:
         ask = getattr(self._context, "is_stream_capturable", None)  # TensorRT-RTX knows
         if ask is not None and not ask(self._stream.handle):
             return self._leave_to_library(expected)
+        rows = self._shape[0]
         work = self._enqueue if self._from_host else self._compute
         try:
-            self._graph = Graph(self._cuda, self._stream, lambda: work(self._shape[0]))
+            self._graph = graph = Graph(self._cuda, self._stream, lambda: work(rows))
             self.poison()
             if self._input is not None:
                 self._cuda.fill(self._source, 0, self._input.nbytes, self._stream.handle)
-            self._replay(self._graph)
+            if self._from_host:
+                graph.launch()
+            else:
+                self._enqueue(rows, graph.launch)
+            self._cuda.synchronize(self._stream.handle)
         except BackendError as error:
             return f"it could not be recorded: {error.came}"
         return "" if _same(self._results, expected) else "its replay did not give what a plain run gives"
@@ -277,17 +282,6 @@ class Lane:
         self._engine.record_itself(False)
         self._renew()
         return f"{refused}, and what it records by itself did not give what a plain run gives"
-
-    def _replay(self, graph: Graph) -> None:
-        """Host to host; the copies that a graph on the device has not are made around it."""
-        cuda, stream = self._cuda, self._stream.handle
-        if not self._from_host:
-            cuda.copy_in(self._source, self._hosts[0].handle, self._hosts[0].nbytes, stream)
-        graph.launch()
-        if not self._from_host:
-            for host, buffer in zip(self._hosts[1:], self._outputs, strict=True):
-                cuda.copy_out(host.handle, buffer.handle, host.nbytes, stream)
-        cuda.synchronize(stream)
 
 
 def _same(outputs: list[np.ndarray], expected: list[np.ndarray]) -> bool:

@@ -206,6 +206,16 @@ def test_the_order_of_torchs_streams_is_kept(on_gpu: Package, explainer: Explain
         )
 
 
+def test_after_warm_up_frames_take_no_memory(on_gpu: Package, explainer: Explainer) -> None:
+    explainer.warm_up()
+    most = explainer.backend.max_batch
+    before = used()["device"]
+    for n in (1, max(1, most - 1), most):
+        explainer.backend.run(pictures(on_gpu, n))
+    assert len(list(explainer.stream(pictures(on_gpu, 4)))) == 4
+    assert used()["device"] - before < MEGABYTE
+
+
 def test_memory_does_not_grow(
     on_gpu: Package, explainer: Explainer, record_property: Callable[[str, object], None]
 ) -> None:
