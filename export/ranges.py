@@ -54,7 +54,7 @@ class Ranges:
         """
         if beyond := self.beyond():
             raise ParityError(
-                f"{_list(beyond)} on {self.images} images; fp16 ends at {LARGEST_HALF:.0f}",
+                f"{named(beyond)} on {self.images} images; fp16 ends at {LARGEST_HALF:.0f}",
                 expected=f"every tensor below {LARGEST_HALF:.0f}",
                 cure="build with --precision auto or bf16; for GPUs older than 8.0 with --precision fp32",
             )
@@ -69,6 +69,9 @@ def measure_ranges(model: onnx.ModelProto, *sets: np.ndarray) -> Ranges:
     """
     nodes = {name: node for node in model.graph.node for name in node.output}
     halves = [name for name in _halves(model) if name in nodes]
+    images = [image for each in sets for image in each]
+    if not halves:
+        return Ranges(peaks={}, images=len(images))
     probe = widened(model)
     del probe.graph.output[:]
     for number, name in enumerate(halves):
@@ -77,7 +80,6 @@ def measure_ranges(model: onnx.ModelProto, *sets: np.ndarray) -> Ranges:
         probe.graph.node.append(onnx.helper.make_node("ReduceMax", [magnitude], [peak], keepdims=0))
         probe.graph.output.append(onnx.helper.make_tensor_value_info(peak, onnx.TensorProto.FLOAT, []))
     session = Session(probe, as_written=True)
-    images = [image for each in sets for image in each]
     worst = np.zeros(len(halves))
     for image in images:
         worst = np.maximum(worst, session([o.name for o in probe.graph.output], image[None]))
@@ -94,6 +96,7 @@ def _halves(model: onnx.ModelProto) -> list[str]:
     return [v.name for v in values if v.type.tensor_type.elem_type == onnx.TensorProto.FLOAT16]
 
 
-def _list(peaks: dict[str, float]) -> str:
+def named(peaks: dict[str, float]) -> str:
+    """The largest of them, in words."""
     shown = [f"{name} reaches {peak:.3g}" for name, peak in list(peaks.items())[:_SHOWN]]
     return ", ".join(shown) + (f" and {len(peaks) - _SHOWN} nodes more" if len(peaks) > _SHOWN else "")

@@ -142,6 +142,7 @@ def test_an_attention_that_overflows_is_refused_by_name_and_built_in_bf16(
     assert left_out[0] == "rtx for 7.5"
     for reason in ("fp16: ", "blocks.0.attn/", "bf16: ", "fp32: "):
         assert reason in left_out[1]
+    assert str(tmp_path) not in left_out[1]
     card = (tmp_path / "auto.nemu" / "README.md").read_text()
     assert "no engine of rtx for 7.5" in card
     assert "no fp16 graph" in card
