@@ -257,6 +257,7 @@ def test_a_missing_library_says_how_to_get_it(tmp_path: Path, monkeypatch: pytes
         ("rtx", "tensorrt_rtx", "pip install .tensorrt-rtx"),
         ("tensorrt", "tensorrt", "system-site-packages"),
     ):
-        monkeypatch.setitem(sys.modules, module, None)
+        for name in (module, f"{module}_bindings"):
+            monkeypatch.setitem(sys.modules, name, None)
         with pytest.raises(BackendUnavailable, match=cure):
             engine.build(tmp_path / "x.onnx", flavour=flavour, batch=(1, 1, 1), precision="fp32")

@@ -12,7 +12,7 @@ from types import SimpleNamespace
 import numpy as np
 import onnx
 import pytest
-from fake_cuda import FakeDriver, FakeRuntime
+from fake_cuda import FakeDriver
 from fake_gpu import Gpu
 from fake_tensorrt import EMBEDDING, fake_tensorrt
 from onnx import TensorProto, helper, numpy_helper
@@ -164,7 +164,6 @@ def gpu(monkeypatch, tmp_path):
     pretended = Gpu()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.delenv(cuda.VARIABLE, raising=False)
-    monkeypatch.setitem(sys.modules, "cuda.bindings.runtime", FakeRuntime(pretended))
     monkeypatch.setitem(sys.modules, "cuda.bindings.driver", FakeDriver(pretended))
     monkeypatch.setitem(sys.modules, "tensorrt", fake_tensorrt(pretended))
     cuda._implementation.cache_clear()

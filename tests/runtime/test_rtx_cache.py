@@ -51,11 +51,8 @@ def test_another_gpu_or_plan_has_another_file(
     opened: Open, toy: Package, add: Callable, gpu: Gpu, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     opened().close()
-    fake = sys.modules["cuda.bindings.runtime"]
-    properties = fake.cudaGetDeviceProperties
-    other = properties(0)[1]
-    other.name = b"Another GPU"
-    monkeypatch.setattr(type(fake), "cudaGetDeviceProperties", lambda self, index: (0, other))
+    fake = type(sys.modules["cuda.bindings.driver"])
+    monkeypatch.setattr(fake, "cuDeviceGetName", lambda self, length, device: (0, b"Another GPU"))
     opened().close()
     assert len(caches(toy)) == 2
 

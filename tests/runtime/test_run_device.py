@@ -233,7 +233,7 @@ def test_failures_leave_nothing_behind(explainer: Explainer, gpu: Gpu) -> None:
     explainer.run_device(array).synchronize()
     gc.collect()
     before = gpu.live()
-    for call in ("cudaMalloc", "execute_async_v3", "cudaEventRecord"):
+    for call in ("cuMemAlloc", "execute_async_v3", "cuEventRecord"):
         gpu.fail[call] = 2
         with pytest.raises(BackendError, match=f"{call} failed"):
             explainer.run_device(array)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from importlib.util import find_spec
+from pathlib import Path
 
 import pytest
 from fake_gpu import Gpu
@@ -124,15 +125,48 @@ def test_no_engine_at_all(toy: Package, add: Add) -> None:
 def test_a_missing_library_is_unavailable_unless_another_could_have_fitted(
     toy: Package, add: Add, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(sys.modules, "tensorrt", None)
+    for name in ("tensorrt", "tensorrt_bindings"):
+        monkeypatch.setitem(sys.modules, name, None)
     add(toy, "classic")
-    with pytest.raises(BackendUnavailable, match="tensorrt is not installed"):
+    with pytest.raises(BackendUnavailable, match="tensorrt is not installed, nor is tensorrt_bindings"):
         tensorrt.select(toy, "8.9")
     monkeypatch.setitem(sys.modules, "tensorrt_rtx", fake_tensorrt(Gpu(), version="1.5.0"))
     add(toy, "rtx", flavour="rtx", version="1.7.1.116", compute_capability="portable")
     with pytest.raises(EngineMismatch, match=r"this is rtx 1\.5\.0") as error:
         tensorrt.select(toy, "8.9")
     assert "classic.engine: tensorrt is not installed" in error.value.came
+
+
+@pytest.mark.parametrize(("flavour", "module"), tensorrt_library._MODULES.items())
+def test_where_only_the_wheels_are_nothing_else_is_different(
+    toy: Package, add: Add, gpu: Gpu, monkeypatch: pytest.MonkeyPatch, flavour: str, module: str
+) -> None:
+    add(toy, "toy", flavour=flavour, version="11.4.0.106")
+    said = []
+    for name in (module, f"{module}_bindings"):
+        trt = fake_tensorrt(gpu, version="11.4.0.106", rtx=flavour == "rtx")
+        trt.__name__ = name
+        monkeypatch.setitem(sys.modules, module, None)  # the second time it is not there
+        monkeypatch.setitem(sys.modules, name, trt)
+        assert tensorrt_library.library(flavour) is tensorrt_library.library(flavour)
+        backend = tensorrt.open_backend(toy)
+        said.append((backend.name, backend.why, tensorrt_library.version(flavour)))
+        backend.close()
+    assert said[0] == said[1]
+    assert said[0][0] == f"{module} 11.4.0.106"
+
+
+@pytest.mark.parametrize("file", ["tensorrt", "tensorrt_bindings"])
+def test_a_library_that_does_not_load_is_not_called_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, file: str
+) -> None:
+    """As where a shared library is absent, or the module is there and NVIDIA's wheel is not."""
+    (tmp_path / f"{file}.py").write_text("import libnvinfer_that_is_not_here")
+    monkeypatch.syspath_prepend(tmp_path)
+    for name in ("tensorrt", "tensorrt_bindings"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    with pytest.raises(BackendUnavailable, match=f"^{file} is installed but does not load: No module named"):
+        tensorrt_library.library("tensorrt")
 
 
 def test_tensorrt_8_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -149,7 +183,7 @@ def test_the_driver_is_probed_before_any_tensorrt_object(
     toy: Package, add: Add, gpu: Gpu, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Some versions crash the process where there is no driver; see `runtime.backends.cuda.driver`."""
-    gpu.fail["cudaGetDeviceCount"] = 35
+    gpu.fail["cuInit"] = 100
     add(toy, "toy")
     for flavour in ("tensorrt", "tensorrt_rtx"):
         monkeypatch.setitem(sys.modules, flavour, None)  # importing it would raise another error

@@ -24,7 +24,7 @@ CALLS = (
     *("deserialize_cuda_engine", "create_execution_context", "set_input_shape", "set_tensor_address"),
     "execute_async_v3",
 )
-CUDA_CALLS = ("cudaMalloc", "cudaHostAlloc", "cudaStreamCreateWithFlags", "cudaMemcpyAsync")
+CUDA_CALLS = ("cuMemAlloc", "cuMemHostAlloc", "cuStreamCreate", "cuMemcpyHtoDAsync")
 
 
 @pytest.fixture
@@ -121,10 +121,10 @@ def test_release_is_in_order_and_happens_once(toy: Package, add: Add, gpu: Gpu) 
     ("fault", "reason"),
     [
         ("recorded execute_async_v3", "it could not be recorded: .*execute_async_v3 failed"),
-        ("cudaStreamBeginCapture", "it could not be recorded: cudaStreamBeginCapture failed: cudaError900"),
-        ("cudaStreamEndCapture", "it could not be recorded: cudaStreamEndCapture failed: cudaError900"),
-        ("cudaGraphInstantiate", "it could not be recorded: cudaGraphInstantiate failed: cudaError900"),
-        ("cudaGraphLaunch", "it could not be recorded: cudaGraphLaunch failed: cudaError900"),
+        ("cuStreamBeginCapture", "it could not be recorded: cuStreamBeginCapture failed: CUDA_ERROR_900"),
+        ("cuStreamEndCapture", "it could not be recorded: cuStreamEndCapture failed: CUDA_ERROR_900"),
+        ("cuGraphInstantiate", "it could not be recorded: cuGraphInstantiate failed: CUDA_ERROR_900"),
+        ("cuGraphLaunch", "it could not be recorded: cuGraphLaunch failed: CUDA_ERROR_900"),
         ("empty graph", "its replay did not give what a plain run gives"),
     ],
 )
@@ -182,7 +182,7 @@ def test_tensorrts_own_reason_is_in_the_error(toy: Package, add: Add, gpu: Gpu, 
 def test_failures_of_cuda_release_everything(toy: Package, add: Add, gpu: Gpu, call: str) -> None:
     add(toy, "toy")
     gpu.fail[call] = 2
-    with pytest.raises(BackendError, match=f"{call} failed: cudaError2"):
+    with pytest.raises(BackendError, match=f"{call} failed: CUDA_ERROR_2"):
         tensorrt.open_backend(toy)
     gc.collect()
     assert not gpu.live()
@@ -197,8 +197,8 @@ def test_an_engine_with_other_types_is_refused(toy: Package, add: Add, gpu: Gpu)
 
 def test_a_later_lane_that_fails_leaves_the_others_usable(backend: TensorRTBackend, gpu: Gpu) -> None:
     before = gpu.live()
-    gpu.fail["cudaHostAlloc"] = 2
-    with pytest.raises(BackendError, match="cudaHostAlloc failed"):
+    gpu.fail["cuMemHostAlloc"] = 2
+    with pytest.raises(BackendError, match="cuMemHostAlloc failed"):
         backend.run(photographs(4))
     gc.collect()
     assert gpu.live() == before
@@ -212,12 +212,12 @@ def test_an_error_of_the_device_is_raised_and_everything_is_given_back(
 ) -> None:
     add(toy, "toy")
     backend = tensorrt.open_backend(toy)
-    gpu.fail["cudaStreamSynchronize"] = 700
-    with pytest.raises(BackendError, match="cudaStreamSynchronize failed: cudaError700"):
+    gpu.fail["cuStreamSynchronize"] = 700
+    with pytest.raises(BackendError, match="cuStreamSynchronize failed: CUDA_ERROR_700"):
         backend.run(photographs(1))
     for stream in gpu.streams.values():
         stream.queue.clear()  # an error ends what is enqueued
-    with pytest.raises(BackendError, match="cudaError700"):
+    with pytest.raises(BackendError, match="CUDA_ERROR_700"):
         backend.close()
     backend.close()
     gc.collect()
