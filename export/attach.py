@@ -123,15 +123,15 @@ def build(package: Package, request: Request) -> Built:
                 if plan is not None:
                     built.engines[request.name(target, gpu, precision)] = plan
                 built.notes.extend(
-                    f"{_job(target, gpu)}: {precision}, not {_why(p, e)}" for p, e in refused.items()
+                    f"{_job(target, gpu)}: {precision}, not {_why(package, p, e)}" for p, e in refused.items()
                 )
                 break
         else:
-            failures.append(_failure(target, gpu, refused))
+            failures.append(_failure(package, target, gpu, refused))
             before = package.manifest.refused if request.precision == "auto" else {}
             reasons = [f"{p}: {why}" for p, why in before.items()]
             built.left_out[_job(target, gpu)] = "; ".join(
-                [*reasons, *(_why(p, e) for p, e in refused.items())]
+                [*reasons, *(_why(package, p, e) for p, e in refused.items())]
             )
             if not gpu:
                 raise failures[-1]
@@ -177,18 +177,19 @@ def _job(target: Target, gpu: str) -> str:
     return f"{target.name} for {gpu}" if gpu else target.name
 
 
-def _why(precision: str, error: NemuError) -> str:
-    """The reason in one line."""
-    return f"{precision}: {' '.join(error.came.split())}"
+def _why(package: Package, precision: str, error: NemuError) -> str:
+    """The reason in one line, without the cures of single findings and the package's own path."""
+    lines = [line.strip() for line in error.came.replace(f"{package.path}/", "").splitlines()]
+    return f"{precision}: " + " ".join(line for line in lines if not line.startswith("cure:"))
 
 
-def _failure(target: Target, gpu: str, refused: dict[str, NemuError]) -> NemuError:
+def _failure(package: Package, target: Target, gpu: str, refused: dict[str, NemuError]) -> NemuError:
     """The error itself where there was one choice; otherwise one that names each."""
     if len(refused) == 1:
         return next(iter(refused.values()))
     return ExportError(
         f"{_job(target, gpu)}: no precision does\n    "
-        + "\n    ".join(_why(p, e) for p, e in refused.items()),
+        + "\n    ".join(_why(package, p, e) for p, e in refused.items()),
         expected="one precision that passes every check",
         cure="each line says what stands against it; leave that GPU out with another --target",
     )

@@ -29,7 +29,7 @@ EXAMPLE = f"""targets:
 
 examples:
   python -m export.build_engine --masker runs/x/masker.safetensors --target rtx --target jetpack6 --out x.nemu
-  python -m export.build_engine --package x.nemu --precision fp16          # on the device
+  python -m export.build_engine --package x.nemu                           # on the device
   python -m export.build_engine --package x.nemu --batch 1:32:32 --embedding-only
   python -m export.build_engine --package x.nemu --target jetpack6         # check the graph, build nothing
 

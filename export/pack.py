@@ -24,7 +24,7 @@ from export.int8 import Calibration, write_int8
 from export.metrics import IMAGES, measure
 from export.pictures import FEWEST, fitted, spread_over
 from export.precision import GRAPHS, OPSETS
-from export.ranges import measure_ranges
+from export.ranges import measure_ranges, named
 from export.standalone import write_beside
 from export.verify import gate, run_onnx, run_torch
 from runtime.backends.onnxruntime import EMBEDDING_MODELS, MODELS
@@ -218,8 +218,8 @@ def _check_half(job: _Job, half: str, model: onnx.ModelProto) -> _Parity:
             ranges = measure_ranges(model, *_images_for_ranges(job))
             ranges.check()
         found["ranges"] = ranges.to_json()
-        for name, peak in ranges.near().items():
-            print(f"warning: {name} reaches {peak:.3g}, near the end of fp16 (65504)", file=sys.stderr)
+        if near := ranges.near():
+            print(f"warning: near the end of fp16 (65504): {named(near)}", file=sys.stderr)
     with job.step(f"{half}: torch in half precision"):
         outputs = run_torch(Fused(job.nem, precision=half), job.expected.images)
         figures = gate(job.expected, f"torch {half}", *outputs, precision=half)

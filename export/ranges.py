@@ -15,7 +15,7 @@ import onnx
 
 from export.run import Session
 from export.widen import widened
-from runtime.errors import ParityError
+from runtime.errors import ExportError, ParityError
 
 LARGEST_HALF = 65504.0
 """The largest finite float16."""
@@ -54,7 +54,7 @@ class Ranges:
         """
         if beyond := self.beyond():
             raise ParityError(
-                f"{_list(beyond)} on {self.images} images; fp16 ends at {LARGEST_HALF:.0f}",
+                f"{named(beyond)} on {self.images} images; fp16 ends at {LARGEST_HALF:.0f}",
                 expected=f"every tensor below {LARGEST_HALF:.0f}",
                 cure="build with --precision auto or bf16; for GPUs older than 8.0 with --precision fp32",
             )
@@ -66,34 +66,51 @@ def measure_ranges(model: onnx.ModelProto, *sets: np.ndarray) -> Ranges:
     Args:
         model: float16 inside; tensors of other types are not judged.
         sets: images, uint8 (N, H, W, 3) each; one image is run at a time.
+
+    Raises:
+        ExportError: a tensor whose type is not known.
     """
-    nodes = {name: node for node in model.graph.node for name in node.output}
-    halves = [name for name in _halves(model) if name in nodes]
+    halves = _halves(model)
     probe = widened(model)
-    del probe.graph.output[:]
-    for number, name in enumerate(halves):
-        magnitude, peak = f"nemu_magnitude_{number}", f"nemu_peak_{number}"
-        probe.graph.node.append(onnx.helper.make_node("Abs", [name], [magnitude]))
-        probe.graph.node.append(onnx.helper.make_node("ReduceMax", [magnitude], [peak], keepdims=0))
-        probe.graph.output.append(onnx.helper.make_tensor_value_info(peak, onnx.TensorProto.FLOAT, []))
-    session = Session(probe, as_written=True)
+    computed = list(probe.graph.node)
+    del probe.graph.node[:], probe.graph.output[:]
+    names = []
+    for node in computed:
+        probe.graph.node.append(node)
+        for tensor in halves.intersection(node.output):
+            names.append(f"{node.name} ({node.op_type})")
+            magnitude, peak = f"nemu_magnitude_{len(names)}", f"nemu_peak_{len(names)}"
+            probe.graph.node.append(onnx.helper.make_node("Abs", [tensor], [magnitude]))
+            probe.graph.node.append(onnx.helper.make_node("ReduceMax", [magnitude], [peak], keepdims=0))
+            probe.graph.output.append(onnx.helper.make_tensor_value_info(peak, onnx.TensorProto.FLOAT, []))
     images = [image for each in sets for image in each]
-    worst = np.zeros(len(halves))
+    if not names:
+        return Ranges(peaks={}, images=len(images))
+    session = Session(probe, as_written=True)
+    worst = np.zeros(len(names))
     for image in images:
         worst = np.maximum(worst, session([o.name for o in probe.graph.output], image[None]))
     found: dict[str, float] = {}
-    for name, peak in sorted(zip(halves, worst.tolist(), strict=True), key=lambda pair: -pair[1]):
-        found.setdefault(f"{nodes[name].name} ({nodes[name].op_type})", peak)
+    for name, peak in sorted(zip(names, worst.tolist(), strict=True), key=lambda pair: -pair[1]):
+        found.setdefault(name, peak)
     return Ranges(peaks=found, images=len(images))
 
 
-def _halves(model: onnx.ModelProto) -> list[str]:
+def _halves(model: onnx.ModelProto) -> set[str]:
     """Names of the tensors in half precision, by shape inference."""
     inferred = onnx.shape_inference.infer_shapes(model).graph
-    values = (*inferred.value_info, *inferred.output)
-    return [v.name for v in values if v.type.tensor_type.elem_type == onnx.TensorProto.FLOAT16]
+    types = {v.name: v.type.tensor_type.elem_type for v in (*inferred.value_info, *inferred.output)}
+    unknown = [name for node in model.graph.node for name in node.output if name and not types.get(name)]
+    if unknown:
+        raise ExportError(
+            f"no type is known of {len(unknown)} tensors of the graph, the first is {unknown[0]}",
+            expected="operators that ONNX's shape inference knows, so that every half tensor can be measured",
+            cure="build with --precision fp32, or write that part of the encoder in standard operators",
+        )
+    return {name for name, kind in types.items() if kind == onnx.TensorProto.FLOAT16}
 
 
-def _list(peaks: dict[str, float]) -> str:
+def named(peaks: dict[str, float]) -> str:
+    """The largest of them, in words."""
     shown = [f"{name} reaches {peak:.3g}" for name, peak in list(peaks.items())[:_SHOWN]]
     return ", ".join(shown) + (f" and {len(peaks) - _SHOWN} nodes more" if len(peaks) > _SHOWN else "")

@@ -139,7 +139,10 @@ def default() -> Target:
     Raises:
         BackendUnavailable: neither library is here, or only the classic one, without a GPU.
     """
-    installed = {name: importlib.util.find_spec(name) is not None for name in ("tensorrt", "tensorrt_rtx")}
+    installed = {
+        name: any(importlib.util.find_spec(module) for module in (name, f"{name}_bindings"))
+        for name in ("tensorrt", "tensorrt_rtx")
+    }
     if not any(installed.values()):
         raise BackendUnavailable(
             "neither tensorrt nor tensorrt_rtx is installed",

@@ -140,7 +140,7 @@ def _next(
             return install[module]
     name = "PACKAGE" if package is None else package.path
     if builds:
-        return f"python -m export.build_engine --package {name} --precision fp16"
+        return f"python -m export.build_engine --package {name}"
     return f"python -m runtime explain {name} PHOTO… --out explained"
 
 

@@ -16,7 +16,7 @@ from export.build_engine import main
 from export.ranges import measure_ranges
 from export.run import Session
 from export.widen import widened
-from runtime.errors import ParityError
+from runtime.errors import ExportError, ParityError
 from runtime.package import Package
 from train.__main__ import main as train
 
@@ -142,6 +142,15 @@ def test_an_attention_that_overflows_is_refused_by_name_and_built_in_bf16(
     assert left_out[0] == "rtx for 7.5"
     for reason in ("fp16: ", "blocks.0.attn/", "bf16: ", "fp32: "):
         assert reason in left_out[1]
+    assert str(tmp_path) not in left_out[1]
     card = (tmp_path / "auto.nemu" / "README.md").read_text()
     assert "no engine of rtx for 7.5" in card
     assert "no fp16 graph" in card
+
+
+def test_a_tensor_of_unknown_type_is_not_passed_over():
+    model = half_graph(1000.0)
+    model.graph.node[1].domain = "somebody.else"
+    model.opset_import.append(helper.make_opsetid("somebody.else", 1))
+    with pytest.raises(ExportError, match="no type is known of .* once"):
+        measure_ranges(model, WHITE)

@@ -48,6 +48,8 @@ def test_a_jetson_builds_with_its_own_tensorrt(machine):
         (("tensorrt", "tensorrt_rtx"), None, "rtx"),
         (("tensorrt_rtx",), ORIN, "rtx"),
         (("tensorrt_rtx",), None, "rtx"),
+        (("tensorrt_rtx_bindings",), None, "rtx"),
+        (("tensorrt_bindings", "tensorrt_rtx"), ORIN, "tensorrt"),
     ],
 )
 def test_with_both_the_gpu_decides(machine, libraries, gpu, name):

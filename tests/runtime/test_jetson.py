@@ -217,7 +217,7 @@ def test_with_nothing_to_fix_the_next_step_is_the_build(tmp_path, package_path, 
     monkeypatch.setattr(jetson, "environment", lambda: GOOD)
     monkeypatch.setattr(doctor, "installed", lambda module: True)
     facts = doctor.report(Package.open(package_path), root=root)
-    assert facts["next"] == f"python -m export.build_engine --package {package_path} --precision fp16"
+    assert facts["next"] == f"python -m export.build_engine --package {package_path}"
 
 
 def test_tensorrt_is_here_where_only_its_wheels_are(tmp_path, monkeypatch):
