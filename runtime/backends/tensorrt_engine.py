@@ -33,8 +33,10 @@ class LoadedEngine:
         """Whether TensorRT-RTX replays CUDA graphs of its own in the contexts that are made from now on."""
         self.cannot_record = ""
         """Why TensorRT-RTX may say that the engine cannot be recorded, in words that follow that."""
-        if not engine.record.flags.get("require_user_allocation"):
+        if (asked := engine.record.flags.get("require_user_allocation")) is None:
             self.cannot_record = " (it was built without require_user_allocation: build it again)"
+        elif not asked:
+            self.cannot_record = " (its builder could not do with require_user_allocation)"
         self._trt, self._log = trt, logger(trt)
         self._log.lines.clear()
         self._cache = cache

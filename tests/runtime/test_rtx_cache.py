@@ -146,6 +146,15 @@ def test_without_the_flag_the_library_records_by_itself(unrecordable: Open, gpu:
     assert not gpu.live()
 
 
+def test_an_engine_that_could_not_be_built_with_the_flag_is_not_to_be_built_again(
+    toy: Package, add: Callable, unrecordable: Open
+) -> None:
+    add(toy, "a-first", flags={FLAG: False}, **RTX)
+    backend = unrecordable()
+    assert "recorded (its builder could not do with require_user_allocation); " in backend.degraded
+    backend.close()
+
+
 def test_what_the_library_records_is_compared_too(unrecordable: Open, gpu: Gpu) -> None:
     gpu.fail["own recording"] = 1
     backend = unrecordable()
