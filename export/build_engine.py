@@ -181,6 +181,8 @@ def _make(options: argparse.Namespace, request: attach.Request) -> Package:
             simplify=not options.no_simplify,
             step=_silent if options.quiet else _step,
         )
+        if GRAPHS[request.precision] not in package.manifest.files:  # int8 was left out, see `export.int8`
+            request = dataclasses.replace(request, precision="fp16")
         attach.add(package, request)
     return Package.open(options.out)
 

@@ -7,7 +7,7 @@ import pytest
 
 from export.build_engine import main
 from runtime import Embedder, Explainer
-from runtime.errors import InputError, ParityError
+from runtime.errors import InputError
 from runtime.package import Package
 
 
@@ -62,17 +62,31 @@ def test_the_embedder_runs_the_int8_graph_without_the_mask(int8_package, photogr
     assert np.abs(found - expected).max() < 0.02 * np.abs(expected).max()
 
 
-def test_beyond_the_gate_nothing_is_written(masker, photographs, tmp_path, monkeypatch, capsys):
-    from export import pack
+def test_a_form_beyond_the_gate_is_left_out_and_the_package_says_so(
+    masker, photographs, tmp_path, monkeypatch, capsys
+):
+    from export import int8
 
-    def refuse(*_):
-        raise ParityError("onnx int8 cpu: embedding error", expected="", cure="--calibration FOLDER")
+    right = int8.trt_form
 
-    monkeypatch.setattr(pack, "write_int8", refuse)
+    def wrong(*arguments):
+        form = right(*arguments)
+        return form._replace(run=lambda *given: tuple(0 * output for output in form.run(*given)))
+
+    monkeypatch.setattr(int8, "trt_form", wrong)
     out = tmp_path / "x.nemu"
-    assert main(["--masker", str(masker), "--precision", "int8", "--out", str(out), "--quiet"]) == 3
-    assert "--calibration" in capsys.readouterr().err
-    assert list(tmp_path.iterdir()) == []
+    arguments = ["--masker", str(masker), "--calibration", str(photographs), "--precision", "int8"]
+    assert main([*arguments, "--out", str(out)]) == 0
+    said = "onnx int8 trt, LEFT OUT with 0 of"
+    shown = capsys.readouterr()
+    assert said in shown.err
+    assert "embedding error" in shown.err
+    assert "layers in float … " in shown.err  # no long step is silent
+    assert said in shown.out
+    assert said in (out / "README.md").read_text()
+    there = {file.name for file in out.glob("model*.onnx")}
+    assert {"model.onnx", "model.fp16.onnx", "model.int8.cpu.onnx"} <= there
+    assert "model.int8.trt.onnx" not in there
 
 
 def test_bf16_is_bfloat16_inside_and_leaves_turing_out(masker, tmp_path, capsys):
