@@ -12,6 +12,7 @@ from collections.abc import Collection
 
 import numpy as np
 import onnx
+from onnx import numpy_helper
 
 from export.calibrate import Ranges
 from export.structure import Structure, commutes
@@ -67,6 +68,7 @@ def quantize_cpu(
     finally:
         logging.root.setLevel(level)
     _give_float_inputs(quantizer.model.model, keep_float)
+    _resize_one_plane(quantizer.model.model, heads)
     quantizer.model.topological_sort()
     return quantizer.model.model
 
@@ -97,3 +99,24 @@ def _give_float_inputs(model: onnx.ModelProto, layers: Collection[str]) -> None:
         back = producer.get(node.input[0]) if node.name in layers else None
         if back is not None and back.op_type == "DequantizeLinear" and back.input[0] in producer:
             node.input[0] = producer[back.input[0]].input[0]
+
+
+def _resize_one_plane(model: onnx.ModelProto, heads: Collection[str]) -> None:
+    """Take the channel away between a head of one channel and its Resize, and give it back.
+
+    onnxruntime's float convolutions give blocks of 8 or 16 channels, and what follows one keeps them: it
+    would enlarge the mask with 7 or 15 empty planes, which costs a twentieth of an int8 ResNet-50.
+    """
+    producer = {out: node for node in model.graph.node for out in node.output}
+    weights = {t.name: t for t in model.graph.initializer}
+    for node in list(model.graph.node):
+        head = producer.get(node.input[0]) if node.op_type == "Resize" else None
+        if head is not None and head.name in heads and weights[head.input[1]].dims[0] == 1:
+            plane, name = f"{node.name}_plane", f"{node.name}_channel"
+            model.graph.initializer.append(numpy_helper.from_array(np.array([1]), name))
+            squeeze = onnx.helper.make_node("Squeeze", [node.input[0], name], [plane], plane)
+            back = f"{plane}_back"
+            model.graph.node.extend(
+                [squeeze, onnx.helper.make_node("Unsqueeze", [plane, name], [back], back)]
+            )
+            node.input[0] = back

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
+import onnx
+import onnxruntime
 import pytest
 
 from export.build_engine import main
@@ -38,6 +40,18 @@ def test_every_layer_but_those_named_is_int8_after_the_parser(int8_package):
     assert engine.record.precision == "int8"
     assert layers["INT8"] == parity["layers"] - len(parity["layers_back_to_float"])
     assert set(layers) == {"INT8", "HALF"}
+
+
+def test_on_the_cpu_the_mask_is_enlarged_without_empty_channels(int8_package, photographs):
+    """In blocks of 16 channels, of which the mask is one, it would cost what a stage of the encoder does."""
+    model = int8_package / "model.int8.cpu.onnx"
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath = str(int8_package.parent / "optimised.onnx")
+    onnxruntime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
+    optimised = onnx.load(options.optimized_model_filepath, load_external_data=False)
+    linear = [n for n in optimised.graph.node if n.op_type in ("Resize", "Upsample")]
+    assert linear
+    assert {n.domain for n in linear} <= {"", "ai.onnx"}  # and not the one of blocked layouts
 
 
 def test_the_explainer_runs_the_int8_graph(int8_package, photographs):
