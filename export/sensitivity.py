@@ -51,9 +51,10 @@ def badness(parity: Parity) -> float:
 
 
 def fit(form: Form, reference: Reference, *, step: Step) -> Fit:
-    """The form with the fewest layers (by doubling) in float that passes the gate; the best if none does.
+    """The form with few layers in float that passes the gate; the best that was found if none does.
 
     Layers are ranked by what each loses by itself, which one pass over the images tells of all of them.
+    How many must be in float is found by doubling, then by halving the last step to an eighth of them.
     """
     best = _fit(form, reference, [], step)
     if badness(best.parity) <= 1:
@@ -61,10 +62,17 @@ def fit(form: Form, reference: Reference, *, step: Step) -> Fit:
     with step(f"{form.name}: which layers lose most"):
         losses = form.losses(best.model)
     ranked = sorted(losses, key=lambda layer: -losses[layer])
-    count, most = 0, max(1, int(MOST * len(form.layers)))
+    count, fails, most = 0, 0, max(1, int(MOST * len(form.layers)))
     while badness(best.parity) > 1 and count < most:
-        count = min(max(1, 2 * count), most)
+        fails, count = count, min(max(1, 2 * count), most)
         best = min(best, _fit(form, reference, ranked[:count], step), key=lambda found: badness(found.parity))
+    while badness(best.parity) <= 1 and count - fails > max(1, count // 8):
+        middle = (fails + count) // 2
+        found = _fit(form, reference, ranked[:middle], step)
+        if badness(found.parity) <= 1:
+            best, count = found, middle
+        else:
+            fails = middle
     return best
 
 

@@ -58,13 +58,21 @@ def test_the_layers_that_lose_most_go_back_first_and_no_more_than_must():
     assert fitted(form({layer: e * LIMIT for layer, e in errors.items()})).kept == ["b"]
 
 
-def test_layers_are_added_by_doubling_and_every_build_is_announced():
+def test_layers_are_added_by_doubling_then_halving_and_every_build_is_announced():
     errors = dict.fromkeys("abcdefgh", 0.05 * LIMIT) | dict.fromkeys("cde", LIMIT)
     built, said = [], []
     kept = fitted(form(errors, built), said).kept
-    assert set(kept[:3]) == set("cde")
-    assert [len(keep) for keep in built] == [0, 1, 2, 4]
-    assert len(said) == 5  # the ranking too
+    assert set(kept) == set("cde")
+    assert [len(keep) for keep in built] == [0, 1, 2, 4, 3]
+    assert len(said) == 6  # the ranking too
+
+
+def test_the_search_ends_where_one_layer_in_eight_makes_no_odds():
+    errors = {f"{i}": (0.2 if i < 33 else 0.001) * LIMIT for i in range(100)}
+    built = []
+    kept = fitted(form(errors, built)).kept
+    assert [len(keep) for keep in built] == [0, 1, 2, 4, 8, 16, 32, 24, 28]
+    assert len(kept) == 32
 
 
 def test_it_gives_up_at_half_of_the_layers():
