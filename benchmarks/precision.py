@@ -27,7 +27,7 @@ from export import graph
 from export.build_engine import main as build
 from export.calibrate import calibration_images, ranges
 from export.fuse import Fused
-from export.int8 import cpu_form, trt_form
+from export.int8 import cpu_form, in_float, trt_form
 from export.pack import PHOTOGRAPHS
 from export.precision import OPSETS
 from export.quantize import insert_qdq
@@ -93,9 +93,13 @@ def _outputs(
                 yield done | how, "int8", run_model(model, tests, as_written=as_written)
     reference = Reference(tests, *run_torch(Fused(nem, precision="fp32"), tests))
     for form in (trt, cpu_form(full, calibrated)):
-        model, kept, _ = fit(form, reference, step=lambda _: nullcontext())
+        model, _, _ = fit(form, reference, step=lambda _: nullcontext())
         how = {"form": form.name.rpartition(" ")[2], "rounding": "made up", "layers": len(form.layers)}
-        yield done | how | {"layers_back_to_float": len(kept)}, "int8", form.run(model, tests)
+        yield (
+            done | how | {"layers_back_to_float": len(in_float(form, model))},
+            "int8",
+            form.run(model, tests),
+        )
 
 
 def _graph(nem: NEM, precision: str) -> onnx.ModelProto:

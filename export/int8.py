@@ -97,7 +97,8 @@ def write_int8(
     for make, source, file in ((cpu_form, full, MODELS["int8"]), (trt_form, half, GRAPHS["int8"])):
         with step(f"{file}: ranges and moments on {len(images)} images"):
             form = make(source, images)
-        model, kept, figures = fit(form, reference, step=step)
+        model, _, figures = fit(form, reference, step=step)
+        kept = in_float(form, model)
         name = form.name
         if why := "; ".join(figures.failures(limits_for("int8"))):
             name += f", LEFT OUT with {len(kept)} of {len(form.layers)} layers in float"
@@ -116,6 +117,12 @@ def write_int8(
             parity[CPU]["speed"] = int8_against_fp32(folder, reference.images[0])
         print(verdict(parity[CPU]["speed"]), file=sys.stderr)
     return parity
+
+
+def in_float(form: Form, model: onnx.ModelProto) -> list[str]:
+    """Those of a form's layers that a graph of it computes in float: those asked for, and what feeds them."""
+    floats = {n.name for n in Structure(model).weighted()}
+    return [name for name in form.layers if name in floats]
 
 
 def _layers(model: onnx.ModelProto, floats: Collection[str]) -> list[str]:
