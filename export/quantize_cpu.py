@@ -105,7 +105,7 @@ def _resize_one_plane(model: onnx.ModelProto, heads: Collection[str]) -> None:
     """Take the channel away between a head of one channel and its Resize, and give it back.
 
     onnxruntime's float convolutions give blocks of 8 or 16 channels, and what follows one keeps them: it
-    would enlarge the mask with 7 or 15 empty planes, which costs a twentieth of an int8 ResNet-50.
+    would enlarge the mask with 7 or 15 empty planes, which costs a fiftieth of an int8 ResNet-50.
     """
     producer = {out: node for node in model.graph.node for out in node.output}
     weights = {t.name: t for t in model.graph.initializer}

@@ -43,7 +43,7 @@ def test_every_layer_but_those_named_is_int8_after_the_parser(int8_package):
 
 
 def test_on_the_cpu_the_mask_is_enlarged_without_empty_channels(int8_package, photographs):
-    """In blocks of 16 channels, of which the mask is one, it would cost what a stage of the encoder does."""
+    """Not in blocks of 16 channels, of which the mask is one."""
     model = int8_package / "model.int8.cpu.onnx"
     options = onnxruntime.SessionOptions()
     options.optimized_model_filepath = str(int8_package.parent / "optimised.onnx")
