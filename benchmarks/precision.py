@@ -3,8 +3,9 @@
     python -m benchmarks.precision --json benchmarks/results/precision.json [--model timm/resnet50]
 
 Accuracy: the demo's encoder with its masker (`python -m demo` trains it), on test scenes that neither the
-training nor the calibration saw.  int8 in both forms, each calibration method, weights of seven and of
-eight bits, and as written against as this CPU's kernels compute it.
+training nor the calibration saw.  int8 in both forms, weights rounded to the nearest and such that they make
+up for their errors, of seven and of eight bits, as written and as this CPU's kernels compute it; at last
+with the layers in float that the gate asks for on these scenes.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import argparse
 import sys
 import tempfile
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +25,18 @@ from benchmarks.record import meta, write
 from benchmarks.zoo import random_weights
 from export import graph
 from export.build_engine import main as build
-from export.calibrate import METHODS, calibration_images
+from export.calibrate import calibration_images, ranges
 from export.fuse import Fused
-from export.int8 import cpu_form, trt_form
+from export.int8 import cpu_form, in_float, trt_form
 from export.pack import PHOTOGRAPHS
 from export.precision import OPSETS
+from export.quantize import insert_qdq
+from export.quantize_cpu import quantize_cpu
 from export.run import run_model
+from export.sensitivity import fit
+from export.structure import Structure
 from export.verify import run_torch
+from export.widen import widened
 from runtime.image import Geometry, find_images, load_image
 from runtime.package import Package
 from runtime.verify import Reference
@@ -63,23 +70,36 @@ def _outputs(
     for precision in ("fp16", "bf16"):
         yield {"form": "torch"}, precision, run_torch(Fused(nem, precision=precision), tests)
     full, half = _graph(nem, "fp32"), _graph(nem, "int8")
+    wide = widened(half)
+    done: dict[str, Any] = {"calibration_images": len(calibrated)}
+    structure = Structure(half)
+    floats = structure.heads() | structure.stems()
+    nearest = insert_qdq(half, ranges(wide, calibrated), keep_float=floats)
     trt = trt_form(half, calibrated)
-    for method in METHODS:
-        done = {"form": "trt", "method": method, "calibration_images": len(calibrated)}
-        yield done, "int8", trt.run(trt.build(method, ()), tests)
+    for rounding, model in (("nearest", nearest), ("made up", trt.build(()))):
+        yield done | {"form": "trt", "rounding": rounding}, "int8", trt.run(model, tests)
+    bounds, heads = ranges(full, calibrated), Structure(full).heads()
     for reduce_range in (True, False):
-        form = cpu_form(full, calibrated, reduce_range=reduce_range)
-        for method in METHODS:
-            model = form.build(method, ())
+        nearest = quantize_cpu(full, bounds, heads=heads, reduce_range=reduce_range)
+        made_up = cpu_form(full, calibrated, reduce_range=reduce_range).build(())
+        for rounding, model in (("nearest", nearest), ("made up", made_up)):
             for as_written in (False, True):
-                done = {
+                how: dict[str, Any] = {
                     "form": "cpu",
-                    "method": method,
+                    "rounding": rounding,
                     "reduce_range": reduce_range,
                     "computed": "as written" if as_written else "by onnxruntime's int8 kernels here",
-                    "calibration_images": len(calibrated),
                 }
-                yield done, "int8", run_model(model, tests, as_written=as_written)
+                yield done | how, "int8", run_model(model, tests, as_written=as_written)
+    reference = Reference(tests, *run_torch(Fused(nem, precision="fp32"), tests))
+    for form in (trt, cpu_form(full, calibrated)):
+        model, _, _ = fit(form, reference, step=lambda _: nullcontext())
+        how = {"form": form.name.rpartition(" ")[2], "rounding": "made up", "layers": len(form.layers)}
+        yield (
+            done | how | {"layers_back_to_float": len(in_float(form, model))},
+            "int8",
+            form.run(model, tests),
+        )
 
 
 def _graph(nem: NEM, precision: str) -> onnx.ModelProto:

@@ -86,6 +86,8 @@ class Built:
 
     engines: dict[str, _Plan] = field(default_factory=dict)
     """Name → plan and sidecar."""
+    checked: dict[str, str] = field(default_factory=dict)
+    """Target whose engines are built elsewhere → the precision whose graph nothing known stands against."""
     left_out: dict[str, str] = field(default_factory=dict)
     """What was asked for → why it was not built: in which precision, what stood against it."""
     notes: list[str] = field(default_factory=list)
@@ -119,6 +121,7 @@ def build(package: Package, request: Request) -> Built:
 
     Raises:
         OutputExists: an engine of that name is there and `request.force` is not set.
+        ExportError: a target that is only checked would refuse every graph.
         ParityError: the precision that was asked for was refused when the package was made.
         BackendUnavailable: see `export.engine.build`.
     """
@@ -159,7 +162,9 @@ def _do(package: Package, request: Request, target: Target, gpu: str, built: Bui
             built.stale.extend([name] * there)
             continue
         reasons = {p: _why(e) for p, e in refused.items()}
-        if plan is not None:
+        if plan is None:
+            built.checked[target.name] = precision
+        else:
             record = dataclasses.replace(plan[1], flags={**plan[1].flags, "instead_of": reasons})
             built.engines[name] = plan[0], record
         built.notes.extend(f"{job}: {precision}, not {p}: {why}" for p, why in reasons.items())
@@ -169,6 +174,8 @@ def _do(package: Package, request: Request, target: Target, gpu: str, built: Bui
         reasons = {**before, **{p: _why(e) for p, e in refused.items()}}
         built.left_out[job] = "; ".join(f"{p}: {why}" for p, why in reasons.items())
         built.failures.extend(refused.values())
+        if not gpu:
+            raise next(iter(refused.values()))
 
 
 def write(package: Package, built: Built, *, force: bool) -> list[Engine]:

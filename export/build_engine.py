@@ -131,7 +131,7 @@ def _run(options: argparse.Namespace) -> int:
         "left_out": built.left_out,
         "notes": built.notes,
     }
-    console.answer(options, facts, "\n".join(_report(package, request)))
+    console.answer(options, facts, "\n".join(_report(package, request, built)))
     for line in (*built.notes, *(f"no engine of {job}: {why}" for job, why in built.left_out.items())):
         print(f"warning: {line}", file=sys.stderr)
     if built.failure is not None:
@@ -139,7 +139,7 @@ def _run(options: argparse.Namespace) -> int:
     return 0
 
 
-def _report(package: Package, request: attach.Request) -> Iterator[str]:
+def _report(package: Package, request: attach.Request, built: attach.Built) -> Iterator[str]:
     for name, figures in package.manifest.parity.items():
         yield f"parity {name}: {_figures(figures)}"
     for precision, reason in package.manifest.refused.items():
@@ -153,7 +153,7 @@ def _report(package: Package, request: attach.Request) -> Iterator[str]:
     for target in request.targets:
         if target.tensorrt and not target.engines:
             yield f"{target.name}: nothing known stands against the graph; build its engine on the device:"
-            options = request.precision + " --embedding-only" * request.embedding_only
+            options = built.checked[target.name] + " --embedding-only" * request.embedding_only
             yield f"  python -m export.build_engine --package {package.path} --precision {options}"
     yield f"{package.path}: {package.manifest.embedding_id}"
     following = "bench {}" if request.embedding_only else "explain {} PHOTO… --out explained/"

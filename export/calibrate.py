@@ -1,10 +1,7 @@
 """Calibration: what values each activation takes on real images, and the range that int8 should span.
 
-A range that holds every value wastes steps on rare ones; a narrower one clips them.  Three rules:
-  minmax      everything
-  percentile  all but one value in ten thousand, on each side
-  mse         the range of least squared error of rounding and clipping, searched over the histogram
-Which of them a package uses, the gate's figures decide (`export.int8`).
+A range that holds every value wastes steps on rare ones; a narrower one clips them.  The range taken is that
+of least squared error of rounding and clipping, searched over a histogram of the values.
 """
 
 from __future__ import annotations
@@ -20,12 +17,10 @@ from export.run import Session
 from export.structure import float_tensors
 from runtime.manifest import InputRecord
 
-METHODS = ("minmax", "percentile", "mse")
 IMAGES = 64
 """At most this many calibration images are taken, spread evenly over the folder."""
 _BINS = 2048
 _SAMPLE = 1 << 16  # values of one tensor of one image that enter its histogram; min and max see all
-_TAIL = 1e-4
 
 Ranges = dict[str, tuple[float, float]]
 """Tensor → the interval int8 spans for it; holds zero."""
@@ -40,22 +35,8 @@ class Observed:
     counts: np.ndarray
     """int64 (bins,), over equal bins from `low` to `high`."""
 
-    def range(self, method: str) -> tuple[float, float]:
-        """The interval by one of METHODS, widened to hold zero."""
-        low, high = {"minmax": self._minmax, "percentile": self._percentile, "mse": self._mse}[method]()
-        return min(low, 0.0), max(high, 0.0)
-
-    def _minmax(self) -> tuple[float, float]:
-        return self.low, self.high
-
-    def _percentile(self) -> tuple[float, float]:
-        share = np.cumsum(self.counts) / max(self.counts.sum(), 1)
-        edges = np.linspace(self.low, self.high, len(self.counts) + 1)
-        first = int(np.searchsorted(share, _TAIL, side="right"))
-        last = int(np.searchsorted(share, 1 - _TAIL))
-        return float(edges[first]), float(edges[last + 1])
-
-    def _mse(self) -> tuple[float, float]:
+    def range(self) -> tuple[float, float]:
+        """The interval of least squared error, widened to hold zero."""
         edges = np.linspace(self.low, self.high, len(self.counts) + 1)
         centres = (edges[1:] + edges[:-1]) / 2
         best, found = np.inf, (self.low, self.high)
@@ -66,17 +47,17 @@ class Observed:
             error = float(self.counts @ ((centres - clipped) ** 2 + (centres == clipped) * step**2 / 12))
             if error < best:
                 best, found = error, (low, high)
-        return found
+        return min(found[0], 0.0), max(found[1], 0.0)
 
 
-def observe(model: onnx.ModelProto, images: np.ndarray) -> dict[str, Observed]:
-    """Run a float32 graph on the images twice: for the extremes, then for histograms between them.
+def ranges(model: onnx.ModelProto, images: np.ndarray) -> Ranges:
+    """The interval of every float32 tensor that a node gives, except those that are empty.
+
+    Runs the graph on the images twice: for the extremes, then for histograms between them.
 
     Args:
+        model: a float32 graph.
         images: uint8 (N, H, W, 3).
-
-    Returns:
-        Every float32 tensor that a node gives, except those that are empty.
     """
     probe = onnx.ModelProto()
     probe.CopyFrom(model)
@@ -98,12 +79,7 @@ def observe(model: onnx.ModelProto, images: np.ndarray) -> dict[str, Observed]:
             flat = value.reshape(-1)[:: max(1, value.size // _SAMPLE)].astype(np.float64)
             narrowest = max(1e-4 * max(abs(low), abs(high)), 1e-6)  # bins of a constant tensor
             counts[name] += np.histogram(flat, _BINS, (low, max(high, low + narrowest)))[0]
-    return {name: Observed(*extremes[name], counts[name]) for name in names}
-
-
-def ranges(observed: dict[str, Observed], method: str) -> Ranges:
-    """The interval of every tensor by one of METHODS."""
-    return {name: one.range(method) for name, one in observed.items()}
+    return {name: Observed(*extremes[name], counts[name]).range() for name in names}
 
 
 def calibration_images(folder: Path, size: InputRecord) -> np.ndarray:

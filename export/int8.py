@@ -8,7 +8,7 @@ float: its quantised values times its quantised weights, summed exactly, as an e
 from __future__ import annotations
 
 import sys
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,22 +17,24 @@ import numpy as np
 import onnx
 
 from export import graph
-from export.calibrate import METHODS, observe, ranges
+from export.calibrate import ranges
+from export.losses import losses
 from export.precision import GRAPHS
 from export.quantize import insert_qdq
 from export.quantize_cpu import quantize_cpu
+from export.rounding import Rounding
 from export.run import run_model
-from export.sensitivity import Form, badness, layers_to_keep
+from export.sensitivity import Form, Step, fit
 from export.speed import int8_against_fp32, verdict
 from export.standalone import write_beside
 from export.structure import Structure
-from export.verify import gate
 from export.widen import widened
 from runtime.backends.onnxruntime import EMBEDDING_MODELS, MODELS
-from runtime.verify import Reference
+from runtime.verify import Reference, limits_for
 
-_CHECKED = 16
-"""Calibration images that methods and layers are compared on."""
+CPU, TRT = "onnx int8 cpu", "onnx int8 trt"
+_RANKED = 16
+"""Calibration images that layers are ranked on."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,70 +49,87 @@ class Calibration:
 
 def cpu_form(full: onnx.ModelProto, images: np.ndarray, *, reduce_range: bool = True) -> Form:
     """What onnxruntime runs, from the float32 graph."""
-    observed = observe(full, images)
+    bounds, rounding = ranges(full, images), Rounding(full, images)
     heads = Structure(full).heads()
 
-    def build(method: str, keep: Collection[str]) -> onnx.ModelProto:
-        return quantize_cpu(
-            full, ranges(observed, method), keep_float=heads | set(keep), reduce_range=reduce_range
-        )
+    def build(keep: Collection[str]) -> onnx.ModelProto:
+        model = quantize_cpu(full, bounds, heads=heads, keep_float=keep, reduce_range=reduce_range)
+        rounding.apply(model)
+        return model
 
-    return Form("onnx int8 cpu", _layers(full, heads), build, run_model)
+    def lost(model: onnx.ModelProto) -> dict[str, float]:
+        return losses(full, model, images[:_RANKED])
+
+    return Form(CPU, _layers(full, heads), build, lost, run_model)
 
 
 def trt_form(half: onnx.ModelProto, images: np.ndarray) -> Form:
     """What TensorRT compiles, from the half graph; the first layer stays half too."""
-    observed = observe(widened(half), images)
+    full = widened(half)
+    bounds, rounding = ranges(full, images), Rounding(full, images)
     structure = Structure(half)
     floats = structure.heads() | structure.stems()
 
-    def build(method: str, keep: Collection[str]) -> onnx.ModelProto:
-        return insert_qdq(half, ranges(observed, method), keep_float=floats | set(keep))
+    def build(keep: Collection[str]) -> onnx.ModelProto:
+        model = insert_qdq(half, bounds, keep_float=floats | set(keep))
+        rounding.apply(model)
+        return model
+
+    def lost(model: onnx.ModelProto) -> dict[str, float]:
+        return losses(full, widened(model), images[:_RANKED])
 
     def run(model: onnx.ModelProto, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         return run_model(widened(model), images, as_written=True)
 
-    return Form("onnx int8 trt", _layers(half, floats), build, run)
+    return Form(TRT, _layers(half, floats), build, lost, run)
 
 
 def write_int8(
-    folder: Path, half: onnx.ModelProto, reference: Reference, calibration: Calibration
-) -> dict[str, dict[str, Any]]:
-    """Write both graphs beside `model.onnx`; the gate's figures, and how they came about.
+    folder: Path, half: onnx.ModelProto | None, reference: Reference, calibration: Calibration, *, step: Step
+) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
+    """Write both graphs beside `model.onnx`.
 
-    Raises:
-        ParityError: a form is beyond the gate even with half of its layers in float.
+    Args:
+        half: what the form for TensorRT is made of; without it there is none.
+
+    Returns:
+        The gate's figures of what was written, and how they came about; and each form that is beyond the gate
+        even with half of its layers in float, and so is not written → why.
     """
     full = onnx.load(str(folder / MODELS["fp32"]))
-    checked = calibration.images[:_CHECKED]
-    check = Reference(checked, *run_model(full, checked))
-    parity = {}
-    for form, file in (
-        (cpu_form(full, calibration.images), MODELS["int8"]),
-        (trt_form(half, calibration.images), GRAPHS["int8"]),
-    ):
-        scores = {method: badness(form.measure(check, method)) for method in METHODS}
-        method = min(scores, key=lambda name: scores[name])
-        kept = layers_to_keep(form, method, check=check, gate=reference)
-        model = form.build(method, kept)
-        figures = gate(reference, form.name, *form.run(model, reference.images), precision="int8")
+    images, refused = calibration.images, dict[str, str]()
+    parity: dict[str, dict[str, Any]] = {}
+    makers: tuple[Callable[[onnx.ModelProto, np.ndarray], Form], ...] = (cpu_form, trt_form)
+    sources, files = (full, half), (MODELS["int8"], GRAPHS["int8"])
+    for make, source, file in zip(makers, sources, files, strict=True):
+        if source is None:
+            continue
+        with step(f"{file}: ranges and moments on {len(images)} images"):
+            form = make(source, images)
+        model, _, figures = fit(form, reference, step=step)
+        kept = in_float(form, model)
+        if why := "; ".join(figures.failures(limits_for("int8"))):
+            refused[form.name] = f"{why}, with {len(kept)} of {len(form.layers)} layers in float"
+            continue
         graph.save(model, folder / file)
         parity[form.name] = {
             **figures.to_json(),
-            "calibration": {
-                "images": calibration.source,
-                "n": len(calibration.images),
-                "method": method,
-                "share_of_the_gate_by_method": scores,
-            },
+            "calibration": {"images": calibration.source, "n": len(images)},
             "layers": len(form.layers),
             "layers_back_to_float": kept,
         }
-    write_beside(folder / MODELS["int8"], EMBEDDING_MODELS["int8"], reference, precision="int8")
-    speed = int8_against_fp32(folder, reference.images[0])
-    parity["onnx int8 cpu"]["speed"] = speed
-    print(verdict(speed), file=sys.stderr)
-    return parity
+    if CPU in parity:
+        write_beside(folder / MODELS["int8"], EMBEDDING_MODELS["int8"], reference, precision="int8")
+        with step("int8 against fp32 on this CPU"):
+            parity[CPU]["speed"] = int8_against_fp32(folder, reference.images[0])
+        print(verdict(parity[CPU]["speed"]), file=sys.stderr)
+    return parity, refused
+
+
+def in_float(form: Form, model: onnx.ModelProto) -> list[str]:
+    """Those of a form's layers that a graph of it computes in float: those asked for, and what feeds them."""
+    floats = {n.name for n in Structure(model).weighted()}
+    return [name for name in form.layers if name in floats]
 
 
 def _layers(model: onnx.ModelProto, floats: Collection[str]) -> list[str]:

@@ -20,7 +20,7 @@ from export import graph
 from export.calibrate import calibration_images
 from export.card import model_card
 from export.fuse import Fused
-from export.int8 import Calibration, write_int8
+from export.int8 import TRT, Calibration, write_int8
 from export.metrics import IMAGES, measure
 from export.pictures import spread_over
 from export.precision import GRAPHS, OPSETS
@@ -53,7 +53,7 @@ Step = Callable[[str], AbstractContextManager[None]]
 """Wraps each long step, for progress."""
 
 _Parity = dict[str, dict[str, Any]]
-_HALF_OF_INT8 = "its layers in fp16: "
+_IN_FP16 = "its layers in fp16: "
 
 
 def make_package(
@@ -164,40 +164,33 @@ def _write_others(job: _Job, precision: str) -> tuple[_Parity, dict[str, str]]:
     Returns:
         Their parity; and each precision that was tried and refused → why.
     """
-    refused: dict[str, str] = {}
-    stepping = {"fp32": (), "auto": ("fp16", "bf16"), "int8": ("int8", "fp16", "bf16")}
-    for one in stepping.get(precision, (precision,)):
-        if one == "fp16" and _HALF_OF_INT8 in refused.get("int8", ""):
-            refused[one] = refused["int8"].removeprefix(_HALF_OF_INT8)
+    parity, refused = _write_int8(job) if precision == "int8" else (_Parity(), dict[str, str]())
+    if precision == "fp32" or GRAPHS["int8"] in {file.name for file in job.folder.iterdir()}:
+        return parity, refused
+    steps_on = precision in ("auto", "int8")
+    for half in ("fp16", "bf16") if steps_on else (precision,):
+        if half == "fp16" and refused.get("int8", "").startswith(_IN_FP16):
+            refused[half] = refused["int8"].removeprefix(_IN_FP16)
             continue
         before = set(job.folder.iterdir())
         try:
-            return _write_half(job, one, careful=precision in stepping), refused
+            model, how = _graph(job, half)
+            checked = _check_half(job, half, model, careful=steps_on)
+            return parity | checked | _write_graph(job, half, (model, how)), refused
         except (ParityError, ExportError) as error:
-            if precision not in stepping:
+            if not steps_on:
                 raise
             for file in set(job.folder.iterdir()) - before:
                 file.unlink()
-            refused[one] = " ".join(error.came.split())
-            print(f"{one} is left out: {error}", file=sys.stderr)
-    return {}, refused
+            refused[half] = _left_out(half, error.came)
+    return parity, refused
 
 
-def _write_half(job: _Job, precision: str, *, careful: bool) -> _Parity:
-    """Write the graphs of fp16, bf16 or int8, if half precision can hold and compute them.
-
-    Args:
-        careful: refuse what comes near the end of fp16 as well.
-    """
-    model, how = _graph(job, precision)
-    if precision != "int8":
-        parity = _check_half(job, precision, model, careful=careful)
-        return parity | _write_graph(job, precision, (model, how))
-    try:
-        parity = _check_half(job, "fp16", model, careful=careful)
-    except ParityError as error:
-        raise ParityError(_HALF_OF_INT8 + error.came, expected=error.expected, cure=error.cure) from error
-    return parity | _write_int8(job, job.calibration, model)
+def _left_out(what: str, why: str) -> str:
+    """The reason in one line, which is also printed."""
+    line = " ".join(why.split())
+    print(f"warning: {what} is left out: {line}", file=sys.stderr)
+    return line
 
 
 def _write_graph(job: _Job, precision: str, made: tuple[onnx.ModelProto, str]) -> _Parity:
@@ -210,11 +203,23 @@ def _write_graph(job: _Job, precision: str, made: tuple[onnx.ModelProto, str]) -
     return {f"onnx {precision}": {**figures.to_json(), "graph": how}}
 
 
-def _write_int8(job: _Job, folder: Path | None, model: onnx.ModelProto) -> _Parity:
-    """Write both int8 graphs, calibrated on the photographs of `folder`; their parity and speed."""
-    with job.step("int8: calibration, parity, speed on this device"):
-        images = _calibration(folder, job.expected.images, job.nem.encoder.input)
-        return write_int8(job.folder, model, job.expected, images)
+def _write_int8(job: _Job) -> tuple[_Parity, dict[str, str]]:
+    """Write both int8 graphs; their parity, and what was refused.
+
+    Layers of the one for TensorRT that are not int8 compute in fp16, which must hold what they compute.
+    """
+    model, _ = _graph(job, "int8")
+    half: onnx.ModelProto | None = model
+    parity, refused = _Parity(), dict[str, str]()
+    try:
+        parity = _check_half(job, "fp16", model, careful=True)
+    except ParityError as error:
+        half, refused["int8"] = None, _left_out("int8 for TensorRT", _IN_FP16 + error.came)
+    images = _calibration(job.calibration, job.expected.images, job.nem.encoder.input)
+    written, beyond = write_int8(job.folder, half, job.expected, images, step=job.step)
+    for form, why in beyond.items():
+        refused["int8" if form == TRT else "int8 for onnxruntime"] = _left_out(form, why)
+    return parity | written, refused
 
 
 def _check_half(job: _Job, half: str, model: onnx.ModelProto, *, careful: bool) -> _Parity:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
+from contextlib import AbstractContextManager
 from typing import NamedTuple
 
 import numpy as np
@@ -15,6 +16,9 @@ MOST = 0.5
 """Share of the layers that may go back to float; beyond it int8 is not worth its trouble."""
 _LIMITS = LIMITS["int8"]
 
+Step = Callable[[str], AbstractContextManager[None]]
+"""Wraps each long step, for progress."""
+
 
 class Form(NamedTuple):
     """One way to write int8."""
@@ -22,14 +26,20 @@ class Form(NamedTuple):
     name: str
     layers: list[str]
     """Names of the weighted nodes it quantises at first."""
-    build: Callable[[str, Collection[str]], onnx.ModelProto]
-    """(calibration method, names of layers to leave in float besides the heads) → the graph."""
+    build: Callable[[Collection[str]], onnx.ModelProto]
+    """Names of layers to leave in float besides the heads → the graph."""
+    losses: Callable[[onnx.ModelProto], dict[str, float]]
+    """How much each int8 layer of the graph loses by itself."""
     run: Callable[[onnx.ModelProto, np.ndarray], tuple[np.ndarray, np.ndarray]]
     """Its outputs for images."""
 
-    def measure(self, reference: Reference, method: str, keep: Collection[str] = ()) -> Parity:
-        """Build, run, compare."""
-        return reference.compare(*self.run(self.build(method, keep), reference.images), precision="int8")
+
+class Fit(NamedTuple):
+    """A form with as many layers in float as the gate asked for."""
+
+    model: onnx.ModelProto
+    kept: list[str]
+    parity: Parity
 
 
 def badness(parity: Parity) -> float:
@@ -40,17 +50,34 @@ def badness(parity: Parity) -> float:
     )
 
 
-def layers_to_keep(form: Form, method: str, *, check: Reference, gate: Reference) -> list[str]:
-    """The fewest layers (by doubling) that must stay float for the gate to pass; all tried if none do.
+def fit(form: Form, reference: Reference, *, step: Step) -> Fit:
+    """The form with few layers in float that passes the gate; the best that was found if none does.
 
-    Layers are ranked on `check` by how much is won when that layer alone is in float.
+    Layers are ranked by what each loses by itself, which one pass over the images tells of all of them.
+    How many must be in float is found by doubling, then by halving the last step to an eighth of them.
     """
-    if badness(form.measure(gate, method)) <= 1:
-        return []
-    won = {layer: badness(form.measure(check, method, [layer])) for layer in form.layers}
-    ranked = sorted(won, key=lambda layer: won[layer])
-    most = max(1, int(MOST * len(ranked)))
-    count = 1
-    while count < most and badness(form.measure(gate, method, ranked[:count])) > 1:
-        count = min(2 * count, most)
-    return ranked[:count]
+    best = _fit(form, reference, [], step)
+    if badness(best.parity) <= 1:
+        return best
+    with step(f"{form.name}: which layers lose most"):
+        losses = form.losses(best.model)
+    ranked = sorted(losses, key=lambda layer: -losses[layer])
+    count, fails, most = 0, 0, max(1, int(MOST * len(form.layers)))
+    while badness(best.parity) > 1 and count < most:
+        fails, count = count, min(max(1, 2 * count), most)
+        best = min(best, _fit(form, reference, ranked[:count], step), key=lambda found: badness(found.parity))
+    while badness(best.parity) <= 1 and count - fails > max(1, count // 8):
+        middle = (fails + count) // 2
+        found = _fit(form, reference, ranked[:middle], step)
+        if badness(found.parity) <= 1:
+            best, count = found, middle
+        else:
+            fails = middle
+    return best
+
+
+def _fit(form: Form, reference: Reference, kept: list[str], step: Step) -> Fit:
+    with step(f"{form.name}: parity with {len(kept)} of {len(form.layers)} layers in float"):
+        model = form.build(kept)
+        outputs = form.run(model, reference.images)
+        return Fit(model, kept, reference.compare(*outputs, precision="int8"))

@@ -5,6 +5,7 @@ which of these are heads, which read the image, and where activations meet.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import onnx
@@ -67,6 +68,20 @@ class Structure:
                 behind.update(node.output)
         return found
 
+    def weighted_before(self, name: str) -> set[str]:
+        """Name of the weighted node that a node's input comes from, of two that are added the later one; none
+        if that is the image."""
+        weighted = {n.name for n in self.weighted()}
+        order = {n.name: i for i, n in enumerate(self.nodes)}
+        node = self.nodes[order[name]]
+        while True:
+            sources = [self.producer[t] for t in self.activations(node) if t in self.producer]
+            if not sources:
+                return set()
+            node = max(sources, key=lambda source: order[source.name])
+            if node.name in weighted:
+                return {node.name}
+
     def depth(self, tensor: str) -> int:
         """How many weighted nodes stand one after the other before a tensor, at most."""
         if not hasattr(self, "_depth"):
@@ -78,7 +93,7 @@ class Structure:
         return self._depth.get(tensor, 0)
 
 
-def attributes(node: onnx.NodeProto) -> dict[str, object]:
+def attributes(node: onnx.NodeProto) -> dict[str, Any]:
     """The node's attributes as plain values."""
     return {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import numpy as np
+import onnx
+import onnxruntime
 import pytest
 
 from export.build_engine import main
+from export.ranges import Ranges
 from runtime import Embedder, Explainer
-from runtime.errors import InputError, ParityError
+from runtime.errors import InputError
 from runtime.package import Package
 
 
@@ -40,6 +43,18 @@ def test_every_layer_but_those_named_is_int8_after_the_parser(int8_package):
     assert set(layers) == {"INT8", "HALF"}
 
 
+def test_on_the_cpu_the_mask_is_enlarged_without_empty_channels(int8_package, photographs):
+    """Not in blocks of 16 channels, of which the mask is one."""
+    model = int8_package / "model.int8.cpu.onnx"
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath = str(int8_package.parent / "optimised.onnx")
+    onnxruntime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
+    optimised = onnx.load(options.optimized_model_filepath, load_external_data=False)
+    linear = [n for n in optimised.graph.node if n.op_type in ("Resize", "Upsample")]
+    assert linear
+    assert {n.domain for n in linear} <= {"", "ai.onnx"}  # and not the one of blocked layouts
+
+
 def test_the_explainer_runs_the_int8_graph(int8_package, photographs):
     with Explainer(int8_package, backend="onnxruntime", precision="int8") as explainer:
         assert explainer.embedding_id.endswith("-int8")
@@ -62,17 +77,33 @@ def test_the_embedder_runs_the_int8_graph_without_the_mask(int8_package, photogr
     assert np.abs(found - expected).max() < 0.02 * np.abs(expected).max()
 
 
-def test_beyond_the_gate_nothing_is_written(masker, photographs, tmp_path, monkeypatch, capsys):
-    from export import pack
+def test_a_form_beyond_the_gate_is_left_out_and_the_package_says_so(
+    masker, photographs, tmp_path, monkeypatch, capsys
+):
+    from export import int8
 
-    def refuse(*_):
-        raise ParityError("onnx int8 cpu: embedding error", expected="", cure="--calibration FOLDER")
+    right = int8.trt_form
 
-    monkeypatch.setattr(pack, "write_int8", refuse)
+    def wrong(*arguments):
+        form = right(*arguments)
+        return form._replace(run=lambda *given: tuple(0 * output for output in form.run(*given)))
+
+    monkeypatch.setattr(int8, "trt_form", wrong)
     out = tmp_path / "x.nemu"
-    assert main(["--masker", str(masker), "--precision", "int8", "--out", str(out), "--quiet"]) == 3
-    assert "--calibration" in capsys.readouterr().err
-    assert list(tmp_path.iterdir()) == []
+    arguments = ["--masker", str(masker), "--calibration", str(photographs), "--precision", "int8"]
+    assert main([*arguments, "--out", str(out)]) == 0
+    shown = capsys.readouterr()
+    assert "warning: onnx int8 trt is left out: embedding error" in shown.err
+    assert "layers in float … " in shown.err  # no long step is silent
+    assert "int8 is not in the package: embedding error" in shown.out
+    manifest = Package.open(out).manifest
+    assert manifest.refused.keys() == {"int8"}
+    assert "with 0 of" in manifest.refused["int8"]
+    assert manifest.parity.keys() == {"onnx fp32", "torch fp16", "onnx int8 cpu", "onnx fp16"}
+    assert "no int8 graph: embedding error" in (out / "README.md").read_text()
+    there = {file.name for file in out.glob("model*.onnx")}
+    assert {"model.onnx", "model.fp16.onnx", "model.int8.cpu.onnx"} <= there
+    assert "model.int8.trt.onnx" not in there
 
 
 def test_bf16_is_bfloat16_inside_and_leaves_turing_out(masker, tmp_path, capsys):
@@ -83,5 +114,23 @@ def test_bf16_is_bfloat16_inside_and_leaves_turing_out(masker, tmp_path, capsys)
     package = Package.open(out)
     (engine,) = package.engines()
     assert engine.record.flags["weighted_layers"].keys() == {"BF16"}
-    assert "target rtx: no engine for 7.5: it has no bf16" in capsys.readouterr().err
+    assert "warning: no engine of rtx for 7.5: bf16: " in capsys.readouterr().err
     assert package.manifest.parity["torch bf16"]["embedding_error"] > 0
+
+
+def test_what_fp16_cannot_hold_stops_the_form_for_tensorrt_and_not_that_for_the_cpu(
+    masker, photographs, tmp_path, monkeypatch
+):
+    from export import pack
+
+    monkeypatch.setattr(
+        pack, "measure_ranges", lambda *_: Ranges(peaks={"attn/node_MatMul (MatMul)": 2e6}, images=12)
+    )
+    out = tmp_path / "x.nemu"
+    arguments = ["--masker", str(masker), "--calibration", str(photographs), "--precision", "int8"]
+    assert main([*arguments, "--out", str(out), "--quiet"]) == 0
+    manifest = Package.open(out).manifest
+    assert {"model.int8.cpu.onnx", "model.bf16.onnx"} <= manifest.files.keys()
+    assert not {"model.int8.trt.onnx", "model.fp16.onnx"} & manifest.files.keys()
+    assert manifest.refused["int8"].startswith("its layers in fp16: attn/node_MatMul")
+    assert manifest.refused["fp16"].startswith("attn/node_MatMul")

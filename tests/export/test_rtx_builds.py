@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 
 from export import engine, graph, pack, rules
 from export.build_engine import main
-from export.calibrate import observe, ranges
+from export.calibrate import ranges
 from export.fuse import Fused
 from export.precision import OPSETS
 from export.quantize import insert_qdq
@@ -60,7 +60,7 @@ def graphs(tmp_path_factory) -> dict[tuple[str, str], Path]:
         fused = Fused(NEM.untrained(load_encoder(config)).eval(), precision="int8")
         half, _ = graph.simplify(graph.export_onnx(fused, height=SIZE, width=SIZE, opset=OPSET))
         graph.lint(half, opset=OPSET)
-        bounds = ranges(observe(widened(half), images), "minmax")
+        bounds = ranges(widened(half), images)
         int8 = insert_qdq(half, bounds, keep_float=Structure(half).heads())
         for precision, model in (("fp16", half), ("int8", int8)):
             made[kind, precision] = folder / f"{kind}-{precision}.onnx"
