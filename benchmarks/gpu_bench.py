@@ -129,13 +129,13 @@ class DeviceImages:
         stream: on which they are written, and ready.
     """
 
-    def __init__(self, bench: Bench, images: np.ndarray, stream: Stream) -> None:
-        self._cuda, self._stream, self._shape = bench.cuda, stream, images.shape
-        self._host = PinnedArray(bench.cuda, images.shape, np.uint8)
+    def __init__(self, library: cuda.Cuda, images: np.ndarray, stream: Stream) -> None:
+        self._cuda, self._stream, self._shape = library, stream, images.shape
+        self._host = PinnedArray(library, images.shape, np.uint8)
         self._host.array[:] = images
-        self._buffer = DeviceBuffer(bench.cuda, images.nbytes)
+        self._buffer = DeviceBuffer(library, images.nbytes)
         self.write()
-        bench.cuda.synchronize(stream.handle)
+        library.synchronize(stream.handle)
 
     @property
     def pointer(self) -> int:

@@ -310,7 +310,7 @@ def _bare_graphs(bench: Bench, images: np.ndarray, stack: ExitStack) -> tuple[Ca
 def _device_images(
     bench: Bench, images: np.ndarray, stack: ExitStack, stream: Stream | None = None
 ) -> DeviceImages:
-    array = DeviceImages(bench, images, stream or stack.enter_context(Stream(bench.cuda)))
+    array = DeviceImages(bench.cuda, images, stream or stack.enter_context(Stream(bench.cuda)))
     stack.callback(array.close)
     return array
 

@@ -7,9 +7,11 @@ check says no, and what happened is reported in full.  Outputs are poisoned befo
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 import time
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -29,35 +31,43 @@ from runtime.verify import limits_for, load_reference, run_all
 def main(argv: list[str] | None = None) -> int:
     """Write the report; it is written after every engine, so that a crash loses the last one only."""
     p = argparse.ArgumentParser(description=__doc__)
-    p.add_argument("path", type=Path, help="JSON file to write")
+    p.add_argument("path", type=Path, help="JSON file to write, or to add to")
     p.add_argument("--package", type=Path)
+    p.add_argument("--flavour", default="rtx", help="engines of this TensorRT alone (%(default)s)")
     options = p.parse_args(argv)
-    result: dict[str, Any] = {"meta": meta(), "engines": [], "skipped": []}
+    result: dict[str, Any] = {"meta": meta()}
+    if options.path.is_file():
+        result = json.loads(options.path.read_text())
+    for part in ("engines", "skipped"):
+        result.setdefault(part, [])
     write(options.path, result)
-    if options.package is None:
-        result["skipped"].append({"what": "parity of engines", "why": "there is no package"})
-    else:
-        _package(Package.open(options.package), result, options.path)
+    _flavour(options.package, options.flavour, result, options.path)
     write(options.path, result)
     return 0
 
 
-def _package(package: Package, result: dict[str, Any], path: Path) -> None:
+def _flavour(path: Path | None, flavour: str, result: dict[str, Any], out: Path) -> None:
+    try:
+        library(flavour)
+        package = None if path is None else Package.open(path)
+    except BackendUnavailable as error:
+        result["skipped"].append({"what": f"parity of {flavour} engines", "why": error.came})
+        return
+    engines = [] if package is None else [e for e in package.engines() if e.record.flavour == flavour]
+    explaining = [engine for engine in engines if not engine.record.embedding_only]
+    if package is None or not explaining:
+        why = "there is no package" if package is None else "the package holds none that gives a mask"
+        result["skipped"].append({"what": f"parity of {flavour} engines", "why": why})
+        return
     images = load_reference(package).images
-    cpu = choose(package, "onnxruntime")
-    expected = run_all(cpu, images)
-    cpu.close()
+    with closing(choose(package, "onnxruntime")) as cpu:
+        expected = run_all(cpu, images)
     result["reference"] = f"onnxruntime on the CPU, fp32, {len(images)} reference images of the package"
-    if not package.engines():
-        result["skipped"].append({"what": "parity of engines", "why": "the package holds none"})
-    for engine in package.engines():
-        if engine.record.embedding_only:
-            result["skipped"].append({"what": f"running {engine.path.name}", "why": "it gives no mask"})
-            continue
+    for engine in explaining:
         report: dict[str, Any] = {"engine": engine.path.name, "record": asdict(engine.record)}
         result["engines"].append(report)
         try:
-            _try(package, engine, images, expected, report, save=lambda: write(path, result))
+            _try(package, engine, images, expected, report, save=lambda: write(out, result))
         except BackendUnavailable as error:
             report["error"] = str(error)
             result["skipped"].append({"what": f"running {engine.path.name}", "why": error.came})
@@ -79,9 +89,14 @@ def _try(
     plan = engine.read()
     log = logger(library(record.flavour))
     if record.flavour == "rtx":
-        report["validity"] = asdict(validity(plan))
+        report["validity"] = asdict(validity(plan))  # asked again below, where a device is current
         report["validity_log"] = list(log.lines)
+        save()
     gpu = cuda.device(0)
+    if record.flavour == "rtx":
+        with cuda.implementation().current(gpu.index):
+            report["validity"] = asdict(validity(plan))
+        report["validity_log"] = list(log.lines)
     report["gpu"] = asdict(gpu)
     report["misfit"] = misfit(record, gpu.compute_capability)
     report["stage"] = "opening"
@@ -92,6 +107,7 @@ def _try(
         report["open_seconds"] = time.monotonic() - started
         report["stage"] = "running"
         report["load_log"] = list(backend.load_log)
+        report["degraded"] = backend.degraded
         save()
         limits = limits_for(record.precision)
         for batch in sorted({1, backend.max_batch}):
