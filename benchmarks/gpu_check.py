@@ -54,7 +54,7 @@ def main(argv: list[str] | None = None) -> int:
     with tempfile.TemporaryDirectory(prefix="nemu-gpu-check-") as folder:
         package, how = find_package(Path(folder))
         found = environment()
-        check.note("environment", {"meta": meta(), "package": how, **found})
+        check.note("environment", {"meta": meta(), "dry": options.dry, "package": how, **found})
         plan = Plan(options=options, package=package, gpu=bool(found["devices"]) or found["nvidia_smi_works"])
         for step in steps(plan):
             check.step(step, plan)

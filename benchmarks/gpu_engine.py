@@ -115,7 +115,7 @@ def overhead(report: Report, package: Package, engine: Engine) -> None:
         array = DeviceImages(cuda.implementation(), images, stream)
         stack.callback(array.close)
         raw = stack.enter_context(closing(RawEngine(engine, images.shape, stream)))
-        backend = open_engine(package, engine)
+        backend = stack.enter_context(closing(open_engine(package, engine)))
         explainer = stack.enter_context(Explainer(package, backend=backend))
         finish: Call = raw.finish
         replay = raw.enqueue if cuda.implementation().no_graphs else raw.graph()

@@ -30,7 +30,8 @@ def summary(results: Results) -> list[str]:
     lines = [*_environment(results.get("environment", {})), ""]
     lines += table(("goal", "wanted", "measured"), goals(results)).splitlines()
     for title, part in parts.items():
-        lines += ["", f"## {title}", *part]
+        if found := list(part):
+            lines += ["", f"## {title}", *found]
     return lines
 
 
@@ -88,14 +89,14 @@ def _trained(results: Results) -> str | None:
     if ours is None:
         return None
     interval = "" if ours["ratio_ci"] is None else " [{:.2f}, {:.2f}]".format(*ours["ratio_ci"])
-    return f"{ours['ratio_to_authors_loop']:.2f} times{interval}"
+    return f"{ours['ratio_to_authors_loop']:.2f} times{interval} ({ours['rounds']} rounds)"
 
 
 def _rtx(results: Results) -> str | None:
     parity = results.get("parity", {})
     said = [_verdict(e) for e in parity.get("engines", []) if e["record"]["flavour"] == "rtx"]
     said += [e["why"] for e in parity.get("skipped", []) if e["what"] == "parity of rtx engines"]
-    return "; ".join(said) or None
+    return "; ".join(dict.fromkeys(said)) or None
 
 
 def _verdict(engine: Row) -> str:
@@ -120,6 +121,8 @@ def _rows(results: Results, file: str) -> list[Row]:
 def _environment(found: Row) -> Iterator[str]:
     devices = found.get("devices") or []
     yield "# " + (", ".join(device["name"] for device in devices) or "No GPU was used")
+    if found.get("dry"):
+        yield "**A dry run: it shows that everything starts, and its figures say nothing.**"
     if devices:
         yield f"driver for CUDA {found['driver']['cuda']}, capability {devices[0]['compute_capability']}"
     for flavour, said in found.get("tensorrt", {}).items():
