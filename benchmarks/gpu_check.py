@@ -83,8 +83,8 @@ class Check:
 
     def step(self, step: Step, plan: Plan) -> None:
         """Run a step in a process of its own; its file then says how it ended."""
-        if step.gpu and not plan.gpu:
-            self._skip(step, "there is no GPU")
+        if why := step.missing(plan):
+            self._skip(step, why)
             return
         if step.builds is not None and self._until - time.time() > LEAST:
             self._build(": build ".join(step.builds), build_command(plan.package, *step.builds))

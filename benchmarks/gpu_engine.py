@@ -19,8 +19,8 @@ import numpy as np
 
 from benchmarks.gpu_bench import DeviceImages
 from benchmarks.gpu_raw_engine import RawEngine, events
-from benchmarks.gpu_report import Report, device_clock, parser, wall_clock
-from benchmarks.interleave import Call
+from benchmarks.gpu_report import Report, device_clock, parser
+from benchmarks.interleave import Call, wall_clock
 from runtime.backends import cuda
 from runtime.backends.cuda_memory import Stream
 from runtime.backends.tensorrt import misfit, open_engine
@@ -96,7 +96,7 @@ def rows(report: Report, package: Package, engines: dict[str, Engine]) -> None:
             calls = {name: engine.enqueue if no_graphs else engine.graph() for name, engine in raw.items()}
             row = _row(package, next(iter(engines.values())), batch)
             row["backend"] += ", enqueue" if no_graphs else ", cuda graph"
-            report.compare(calls, clock, energy=finish, **row)
+            report.compare(calls, clock, finish=finish, energy=True, **row)
 
 
 def overhead(report: Report, package: Package, engine: Engine) -> None:

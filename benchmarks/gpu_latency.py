@@ -16,8 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from benchmarks.gpu_report import Clock, Report, device_clock, parser, wall_clock
-from benchmarks.interleave import Call
+from benchmarks.gpu_report import Clock, Report, device_clock, parser
+from benchmarks.interleave import Call, wall_clock
 from benchmarks.onnx_sessions import fused as fuse
 from benchmarks.onnx_sessions import random_encoder
 from benchmarks.peers import AuthorsWay
@@ -99,7 +99,9 @@ def time_one(
     try:
         with torch.inference_mode():
             calls = {name: make(module, image) for name, module in modules.items()}
-            report.compare(calls, clock, energy=finish if way == "graph" else None, backend=name, **row)
+            report.compare(
+                calls, clock, finish=finish if gpu else None, energy=way == "graph", backend=name, **row
+            )
     except RuntimeError as error:  # of capture, compilation or memory; the other ways go on
         report.skip(f"{name}, batch {batch}", str(error)[-500:])
 

@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 
 from benchmarks.energy import joules_per_call, no_energy
-from benchmarks.interleave import FEWEST_PAIRS, Call, ratio
+from benchmarks.interleave import FEWEST_PAIRS, Call, ratio, wall_clock
 from benchmarks.record import device_name, meta, write
 
-Clock = Callable[[Call], tuple[float, float]]
-"""Milliseconds of a call: on the device where there is one, and by the host's clock until its end."""
+Clock = Callable[[Call], float]
+"""Milliseconds of a call."""
 QUEUED, REPLAYS = 5, 10
 """Calls that keep the device busy while the timed ones are enqueued, and the timed ones."""
 _ENERGY_SECONDS = 1.5
@@ -66,33 +66,48 @@ class Report:
         return False
 
     def compare(
-        self, variants: dict[str, Call], clock: Clock, *, energy: Call | None = None, **row: Any
+        self,
+        variants: dict[str, Call],
+        clock: Clock,
+        *,
+        finish: Call | None = None,
+        energy: bool = False,
+        **row: Any,
     ) -> None:
         """Time the variants in turns, and add a row for each; `ratio_to_encoder` if `encoder` is one.
 
         Args:
-            energy: measure that as well, back to back, and wait with this; `joules_per_frame` is None where
-                there is no figure, and why is noted.
+            finish: waits for what a call enqueued; then `wall_…` is that, by the host's clock, one call after
+                the other.  Without it a call ends when its work does, and `wall_…` is of the same samples.
+            energy: measure that as well; `joules_per_frame` is None where there is none, and why is noted.
         """
         for call in variants.values():
             for _ in range(self._warm_up):
                 call()
-        samples: dict[str, list[tuple[float, float]]] = {name: [] for name in variants}
+        samples: dict[str, list[float]] = {name: [] for name in variants}
         until = time.monotonic() + self._seconds
         for turn in range(self._most):
             if turn >= 5 and time.monotonic() > until:
                 break
             for name, call in variants.items():
                 samples[name].append(clock(call))
-        encoder = np.array(samples["encoder"])[:, 0] if "encoder" in samples else None
-        for name, pairs in samples.items():
-            times, walls = np.array(pairs).T
-            self.content["rows"].append(
-                {**row, "variant": name, "device": self._device, **_figures(times, walls, encoder)}
-            )
+        times = {name: np.array(values) for name, values in samples.items()}
+        for name, own in times.items():
+            walls = own if finish is None else self._walls(variants[name], finish)
+            figures = _figures(own, walls, times.get("encoder"), replays=1 if finish is None else REPLAYS)
+            self.content["rows"].append({**row, "variant": name, "device": self._device, **figures})
         self.save()
-        if energy is not None:
-            self._energy(variants, energy, row["batch"])
+        if energy and finish is not None:
+            self._energy(variants, finish, row["batch"])
+
+    def _walls(self, call: Call, finish: Call) -> np.ndarray:
+        """Milliseconds of one call after the other, from idle to idle."""
+        finish()
+        until = time.monotonic() + self._seconds / 4
+        walls: list[float] = []
+        while len(walls) < 5 or (len(walls) < self._most and time.monotonic() < until):
+            walls.append(wall_clock(lambda: (call(), finish())))
+        return np.array(walls)
 
     def _energy(self, variants: dict[str, Call], finish: Call, batch: int) -> None:
         if why := no_energy():
@@ -106,23 +121,26 @@ class Report:
             self.save()
 
 
-def _figures(times: np.ndarray, walls: np.ndarray, encoder: np.ndarray | None) -> dict[str, Any]:
+def _figures(
+    times: np.ndarray, walls: np.ndarray, encoder: np.ndarray | None, *, replays: int
+) -> dict[str, Any]:
+    """What a row says of one variant; every time is a mean over `replays`."""
     against = None if encoder is None else ratio(times, encoder)
-    wall, p99 = (float(np.percentile(walls, q)) for q in (50, 99))
+    enough = len(times) * replays >= FEWEST_PAIRS
     return {
         "median_ms": float(np.median(times)),
-        "wall_median_ms": wall,
-        "wall_p99_ms": p99,
+        "wall_median_ms": float(np.median(walls)),
+        "wall_p99_ms": float(np.percentile(walls, 99)),
         "ratio_to_encoder": against and against.value,
-        "ratio_ci": [against.low, against.high] if against and len(times) >= FEWEST_PAIRS else None,
+        "ratio_ci": [against.low, against.high] if against and enough else None,
         "n": len(times),
     }
 
 
 def device_clock(
     call: Call, *, mark: Callable[[], Any], between: Callable[[Any, Any], float], finish: Call
-) -> tuple[float, float]:
-    """Milliseconds of a call on a device: a mean of REPLAYS, and one by the host's clock from idle to idle.
+) -> float:
+    """Milliseconds of a call on a device, a mean of REPLAYS.
 
     The marks lie in a queue that is already busy, so that the host's launches are not in the interval (but
     where they take longer than the work itself: then that is what a caller sees, too).
@@ -132,8 +150,6 @@ def device_clock(
         between: milliseconds from one time stamp to another, both of which have happened.
         finish: waits for everything that was enqueued.
     """
-    finish()
-    wall = wall_clock(lambda: (call(), finish()))[1]
     for _ in range(QUEUED):
         call()
     begin = mark()
@@ -141,12 +157,4 @@ def device_clock(
         call()
     end = mark()
     finish()
-    return between(begin, end) / REPLAYS, wall
-
-
-def wall_clock(call: Call) -> tuple[float, float]:
-    """Milliseconds by the host's clock, twice."""
-    started = time.perf_counter()
-    call()
-    wall = 1e3 * (time.perf_counter() - started)
-    return wall, wall
+    return between(begin, end) / REPLAYS

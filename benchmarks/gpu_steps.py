@@ -5,7 +5,10 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
+
+TRAIN = ("torch", "timm", "lightning", "safetensors", "onnx")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,8 +34,17 @@ class Step:
     """From the plan and the seconds that it has."""
     gpu: bool = True
     """It is not begun without one."""
+    needs: tuple[str, ...] = ()
+    """Modules without which it is not begun."""
     builds: tuple[str, str] | None = None
     """Flavour and engine, see `gpu_package.build_command`, that is built before if it is not there."""
+
+    def missing(self, plan: Plan) -> str:
+        """Why it cannot be begun here; empty if it can."""
+        absent = [name for name in self.needs if find_spec(name) is None]
+        if self.gpu and not plan.gpu:
+            return "there is no GPU"
+        return f"{', '.join(absent)}: not installed" if absent else ""
 
     def command(self, plan: Plan, path: Path, limit: float) -> list[str]:
         """Module and arguments, for a step that writes `path` and has `limit` seconds."""
@@ -48,7 +60,7 @@ def steps(plan: Plan) -> Iterator[Step]:
     yield _engines("rtx")
     yield Step(
         name="training", file="training", seconds=100, module="benchmarks.training", arguments=_training,
-        gpu=False,
+        gpu=False, needs=TRAIN,
     )  # fmt: skip
     batches = [str(batch) for batch in plan.options.batch]
     yield _torch("torch, batches", 50, batches, ["graph", "eager"], gpu=True)
@@ -58,7 +70,7 @@ def steps(plan: Plan) -> Iterator[Step]:
     yield _engines("tensorrt")
     yield Step(
         name="tests", file="tests", seconds=100, module="benchmarks.gpu_tests",
-        arguments=lambda plan, limit: _package(plan),
+        arguments=lambda plan, limit: _package(plan), needs=("pytest",),
     )  # fmt: skip
 
 
@@ -75,19 +87,16 @@ def _torch(name: str, seconds: float, batch: list[str], ways: list[str], *, gpu:
         return [*_model(plan), "--batch", *batch, "--ways", *ways, *timing]
 
     return Step(
-        name=name,
-        file="torch",
-        seconds=seconds,
-        module="benchmarks.gpu_latency",
-        arguments=arguments,
-        gpu=gpu,
-    )
+        name=name, file="torch", seconds=seconds, module="benchmarks.gpu_latency", arguments=arguments,
+        gpu=gpu, needs=TRAIN,
+    )  # fmt: skip
 
 
 def _parity(flavour: str, *, gpu: bool) -> Step:
     return Step(
         name=f"{flavour}: parity", file="parity", seconds=60, module="benchmarks.gpu_parity", gpu=gpu,
         arguments=lambda plan, limit: [*_package(plan), "--flavour", flavour], builds=(flavour, "fused"),
+        needs=("onnxruntime",),
     )  # fmt: skip
 
 

@@ -232,6 +232,8 @@ def test_a_step_that_fails_hangs_or_comes_too_late_says_so(
     (late,) = step("", left=3)["skipped"]
     assert "were left" in late["why"]
     assert step("", gpu=True)["skipped"] == [{"what": "one", "why": "there is no GPU"}]
+    (lacking,) = step("", needs=("json", "no_such_module"))["skipped"]
+    assert lacking["why"] == "no_such_module: not installed"
 
 
 def test_building_an_engine_does_not_use_up_the_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
