@@ -20,7 +20,7 @@ from typing import Any
 from benchmarks.gpu_environment import environment
 from benchmarks.gpu_package import build_command, find_package
 from benchmarks.gpu_process import run
-from benchmarks.gpu_steps import Plan, Step, steps
+from benchmarks.gpu_steps import FILES, Plan, Step, steps
 from benchmarks.gpu_summary import summary
 from benchmarks.record import meta, write
 
@@ -46,8 +46,8 @@ def main(argv: list[str] | None = None) -> int:
         vars(options).update(DRY)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("terminated"))  # so that the step in progress ends too
     options.out.mkdir(parents=True, exist_ok=True)
-    for old in [*options.out.glob("*.json"), options.out / "summary.md"]:
-        old.unlink(missing_ok=True)
+    for name in (*(f"{file}.json" for file in FILES), "summary.md"):
+        (options.out / name).unlink(missing_ok=True)
     rest = [word for word in (sys.argv[1:] if argv is None else argv) if word != str(options.out)]
     os.environ["COMMAND"] = " ".join(["benchmarks/gpu_check.sh OUTDIR", *rest])
     check = Check(options.out, until=float(os.environ.get("STARTED") or time.time()) + 60 * options.minutes)
@@ -124,7 +124,8 @@ class Check:
 
     def _results(self) -> dict[str, Any]:
         """What the steps have written: every file is there whole, or not at all."""
-        return {path.stem: json.loads(path.read_text()) for path in sorted(self._out.glob("*.json"))}
+        paths = [self._out / f"{file}.json" for file in FILES]
+        return {path.stem: json.loads(path.read_text()) for path in paths if path.is_file()}
 
     def _read(self, file: str) -> dict[str, Any]:
         return self._results().get(file) or {"meta": meta()}

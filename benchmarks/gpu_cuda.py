@@ -1,6 +1,6 @@
 """Our own CUDA code on this GPU, without any TensorRT: the runtime runs a stand-in engine of real kernels.
 
-    python -m benchmarks.gpu_cuda OUT.json [--soak SECONDS]
+    python -m benchmarks.gpu_cuda OUT.json [--soak]
 
 Every output is compared with numpy to the last bit.  Each check is a row: `passed` is null where it could
 not be made here.  One that fails does not stop the next; `running` names the one that ended the process.
@@ -22,6 +22,8 @@ from benchmarks.gpu_report import Report, parser
 from runtime.backends import cuda
 from runtime.errors import BackendUnavailable, NemuError
 
+FEW = Effort(side=96, opens=20, calls=200, device_calls=50, timed=200, repeats=2)
+
 Check = Callable[[Bench], dict[str, Any]]
 """Figures of a check that passed; raises `Wrong`, `NotHere`, or what came."""
 
@@ -30,6 +32,7 @@ def main(argv: list[str] | None = None) -> int:
     """Write the report, after every check."""
     p = parser(__doc__)
     p.add_argument("--soak", action="store_true", help="instead: run for --seconds, and watch the memory")
+    p.add_argument("--few", action="store_true", help="small images, few times: does everything run?")
     options = p.parse_args(argv)
     report = Report(options.path, budget=options.budget, seconds=options.seconds, gpu=True)
     what = "soak of the runtime" if options.soak else "the runtime over a stand-in engine"
@@ -41,7 +44,7 @@ def main(argv: list[str] | None = None) -> int:
         report.skip(what, error.came)
         return 0 if isinstance(error, BackendUnavailable) else 1
     report.content["kernels"] = kernels.how
-    bench = Bench(kernels, gpu, Effort())
+    bench = Bench(kernels, gpu, FEW if options.few else Effort())
     if options.soak:
         soak(bench, report, seconds=options.seconds)
     else:

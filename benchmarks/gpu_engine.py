@@ -19,7 +19,7 @@ import numpy as np
 
 from benchmarks.gpu_bench import DeviceImages
 from benchmarks.gpu_raw_engine import RawEngine, events
-from benchmarks.gpu_report import Report, device_clock, parser
+from benchmarks.gpu_report import Clock, Report, device_clock, parser
 from benchmarks.interleave import Call, wall_clock
 from runtime.backends import cuda
 from runtime.backends.cuda_memory import Stream
@@ -86,11 +86,13 @@ def rows(report: Report, package: Package, engines: dict[str, Engine]) -> None:
                 name: stack.enter_context(closing(RawEngine(engine, shape, stream)))
                 for name, engine in engines.items()
             }
-            mark, between = events(stream)
             finish = next(iter(raw.values())).finish
-            clock = functools.partial(device_clock, mark=mark, between=between, finish=finish)
             if no_graphs := cuda.implementation().no_graphs:
                 report.skip("engines as CUDA graphs", no_graphs)
+                clock: Clock = functools.partial(_until_done, finish=finish)
+            else:
+                mark, between = events(stream)
+                clock = functools.partial(device_clock, mark=mark, between=between, finish=finish)
             if not report.has_time(f"engines, batch {batch}"):
                 continue
             calls = {name: engine.enqueue if no_graphs else engine.graph() for name, engine in raw.items()}
@@ -126,6 +128,10 @@ def overhead(report: Report, package: Package, engine: Engine) -> None:
             "explainer": functools.partial(explainer, images[0]),
         }
         report.compare(calls, wall_clock, **{**row, "backend": f"overhead, {engine.path.name}"})
+
+
+def _until_done(call: Call, *, finish: Call) -> float:
+    return wall_clock(lambda: (call(), finish()))
 
 
 def _shape(package: Package, batch: int) -> tuple[int, ...]:

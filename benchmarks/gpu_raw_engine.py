@@ -8,7 +8,6 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable
 from contextlib import ExitStack
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -16,7 +15,9 @@ import numpy as np
 from benchmarks.interleave import Call
 from runtime.backends import cuda
 from runtime.backends.cuda_memory import DeviceBuffer, Graph, PinnedArray, Stream
-from runtime.backends.tensorrt_library import library, logger
+from runtime.backends.rtx_cache import RtxCache
+from runtime.backends.tensorrt_engine import LoadedEngine
+from runtime.backends.tensorrt_library import library
 from runtime.errors import BackendError
 from runtime.package import Engine
 
@@ -33,17 +34,15 @@ class RawEngine:
     """
 
     def __init__(self, engine: Engine, shape: tuple[int, ...], stream: Stream) -> None:
-        trt = library(engine.record.flavour)
-        self._log = logger(trt)
-        self._log.lines.clear()
         self._cuda, self._stream = cuda.implementation(), stream
-        self._runtime = trt.Runtime(self._log)
-        self._engine = self._must(self._runtime.deserialize_cuda_engine(engine.read()), "loading the engine")
-        self._context = self._must(self._made(trt), "create_execution_context")
-        self._must(self._context.set_input_shape("image", shape), "set_input_shape")
+        cache = RtxCache(engine.record, cuda.device(0))
+        self._engine = LoadedEngine(library(engine.record.flavour), engine, engine.read(), cache)
+        self._context: Any = None
         self._memory = ExitStack()
         self._graph: Graph | None = None
         try:
+            self._context = self._engine.context()
+            self._engine.must(self._context.set_input_shape("image", shape), "set_input_shape")
             images = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
             self._input = self._keep(DeviceBuffer(self._cuda, images.nbytes))
             with PinnedArray(self._cuda, shape, np.uint8) as host:
@@ -53,7 +52,7 @@ class RawEngine:
             self._outputs = {name: self._output(name) for name in engine.record.outputs}
             addresses = {"image": self._input, **{name: pair[0] for name, pair in self._outputs.items()}}
             for name, buffer in addresses.items():
-                self._must(self._context.set_tensor_address(name, buffer.handle), f"the address of {name}")
+                self._engine.must(self._context.set_tensor_address(name, buffer.handle), "set_tensor_address")
             self.enqueue()
             self.finish()
         except BaseException:
@@ -62,7 +61,7 @@ class RawEngine:
 
     def enqueue(self) -> None:
         """One run, on the stream."""
-        self._must(self._context.execute_async_v3(self._stream.handle), "execute_async_v3")
+        self._engine.must(self._context.execute_async_v3(self._stream.handle), "execute_async_v3")
 
     def finish(self) -> None:
         """Wait for the stream."""
@@ -95,7 +94,7 @@ class RawEngine:
             self._graph.close()
         self._context = None
         self._memory.close()
-        self._engine = self._runtime = None
+        self._engine.close()
 
     def _keep(self, resource: Any) -> Any:
         return self._memory.enter_context(resource)
@@ -110,20 +109,6 @@ class RawEngine:
             self._cuda.copy_out(host.handle, buffer.handle, host.nbytes, self._stream.handle)
         self.finish()
         return {name: host.array.copy() for name, (_, host) in self._outputs.items()}
-
-    def _made(self, trt: ModuleType) -> Any:
-        """A context.  TensorRT-RTX is to compile for the shape now, not to change kernels under the clock."""
-        if not hasattr(getattr(trt, "IRuntimeConfig", None), "dynamic_shapes_kernel_specialization_strategy"):
-            return self._engine.create_execution_context()
-        config = self._must(self._engine.create_runtime_config(), "create_runtime_config")
-        eager = trt.DynamicShapesKernelSpecializationStrategy.EAGER
-        config.dynamic_shapes_kernel_specialization_strategy = eager
-        return self._engine.create_execution_context(runtime_config=config)
-
-    def _must(self, result: Any, what: str) -> Any:
-        if result is None or result is False:
-            raise BackendError(f"{what} failed: {self._log.text()}", expected="success", cure="see the log")
-        return result
 
 
 def events(stream: Stream) -> tuple[Callable[[], Any], Callable[[Any, Any], float]]:

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
+FILES = ("environment", "cuda", "torch", "parity", "engines", "training", "tests")
+"""What there is beside the summary."""
 TRAIN = ("torch", "timm", "lightning", "safetensors", "onnx")
 
 
@@ -64,7 +66,7 @@ def steps(plan: Plan) -> Iterator[Step]:
     )  # fmt: skip
     batches = [str(batch) for batch in plan.options.batch]
     yield _torch("torch, batches", 50, batches, ["graph", "eager"], gpu=True)
-    yield _torch("torch, compiled", 60, ["1", *batches], ["compile"], gpu=True)
+    yield _torch("torch, compiled", 90, ["1", *batches], ["compile"], gpu=True)
     yield _cuda("soak", 45, "--soak", "--seconds", str(min(40, 8 * plan.options.seconds)))
     yield _parity("tensorrt", gpu=True)
     yield _engines("tensorrt")
@@ -77,7 +79,7 @@ def steps(plan: Plan) -> Iterator[Step]:
 def _cuda(name: str, seconds: float, *options: str) -> Step:
     return Step(
         name=name, file="cuda", seconds=seconds, module="benchmarks.gpu_cuda",
-        arguments=lambda plan, limit: [*options, *_budget(limit)],
+        arguments=lambda plan, limit: [*options, *["--few"] * plan.options.dry, *_budget(limit)],
     )  # fmt: skip
 
 
@@ -114,8 +116,9 @@ def _engines(flavour: str) -> Step:
 def _training(plan: Plan, limit: float) -> list[str]:
     batch = plan.options.train_batch or (64 if plan.gpu else 4)
     long = plan.gpu and not plan.options.dry
-    rounds = ["--steps", "20" if long else "1", "--rounds", "20" if long else "1"]
-    return [*_model(plan), "--batch-size", str(batch), *rounds, *_budget(limit)]
+    rounds = ["--steps", "10" if long else "1", "--rounds", "20" if long else "1"]
+    budget = ["--budget", "0"] if plan.options.dry else _budget(limit)
+    return [*_model(plan), "--batch-size", str(batch), *rounds, *budget]
 
 
 def _model(plan: Plan) -> list[str]:

@@ -79,7 +79,9 @@ def main(argv: list[str] | None = None) -> int:
     p.add_argument("--batch-size", type=int, default=4)
     p.add_argument("--steps", type=int, default=2, help="of each variant and round, after an untimed one")
     p.add_argument("--rounds", type=int, default=5)
-    p.add_argument("--budget", type=float, default=math.inf, help="seconds after which no round is begun")
+    p.add_argument(
+        "--budget", type=float, default=math.inf, help="seconds after which nothing is begun but one round"
+    )
     options = p.parse_args(argv)
     work = Workload(
         model=options.model,
@@ -95,6 +97,8 @@ def main(argv: list[str] | None = None) -> int:
             report["rows"] = [row(name, speeds, work) for name in turns]
             write(options.json, report)
         for name, turn in turns.items():
+            if time.monotonic() > until:
+                break
             report["profile"].append({"variant": name, **shares(turn, work)})
             write(options.json, report)
     print(table(report["rows"]), table(report["profile"]), sep="\n\n")

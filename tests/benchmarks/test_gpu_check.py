@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 from benchmarks import gpu_check, gpu_tests
-from benchmarks.gpu_steps import Plan, Step, steps
+from benchmarks.gpu_steps import FILES, Plan, Step, steps
 from benchmarks.gpu_summary import goals
 
 ROOT = Path(__file__).parents[2]
@@ -216,14 +216,16 @@ def test_a_step_that_fails_hangs_or_comes_too_late_says_so(
 
     def step(code: str, *, left: float = 600, seconds: float = 600, **changes: Any) -> dict[str, Any]:
         Path("a_step.py").write_text(code)
-        Path("x.json").unlink(missing_ok=True)
-        one = Step(name="one", file="x", seconds=seconds, module="a_step", arguments=lambda *_: [], gpu=False)
+        Path("torch.json").unlink(missing_ok=True)
+        one = Step(
+            name="one", file="torch", seconds=seconds, module="a_step", arguments=lambda *_: [], gpu=False
+        )
         check = gpu_check.Check(tmp_path, until=time.time() + left)
         check.step(dataclasses.replace(one, **changes), plan)
-        assert (check.status() == 1) is ("crashed" in read(Path("x.json")))
-        return read(Path("x.json"))
+        assert (check.status() == 1) is ("crashed" in read(Path("torch.json")))
+        return read(Path("torch.json"))
 
-    failed = step("open('x.json', 'w').write('{\"rows\": []}')\nraise SystemExit('why')")
+    failed = step("open('torch.json', 'w').write('{\"rows\": []}')\nraise SystemExit('why')")
     assert failed["rows"] == []
     assert failed["crashed"]["one"] == {"returncode": 1, "stderr": "why\n"}
     assert "- **one: ended with status 1**: why" in Path("summary.md").read_text()
@@ -252,7 +254,8 @@ def test_the_steps_that_say_most_come_first_within_six_minutes() -> None:
     first = ["cuda", "torch, one image", "rtx: parity", "rtx: engines", "training"]
     assert names[:5] == first
     assert sum(step.seconds for step in found[:5]) <= 6 * 60
-    assert len({step.file for step in found} | {"environment", "summary"}) <= 8
+    assert {step.file for step in found} | {"environment"} == set(FILES)
+    assert len(FILES) + 1 <= 8  # and the summary
 
 
 def test_no_step_needs_what_only_the_benchmarks_install() -> None:
