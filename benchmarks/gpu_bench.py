@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -102,6 +102,12 @@ class Bench:
         images, outputs = self.images(n, seed)
         backend.poison()
         same(backend.run(images), outputs, f"run of {n}")
+
+    def on_device(self, images: np.ndarray, stack: ExitStack, stream: Stream | None = None) -> DeviceImages:
+        """Images on the GPU until the end of `stack`, written on `stream` or on one of their own."""
+        array = DeviceImages(self.cuda, images, stream or stack.enter_context(Stream(self.cuda)))
+        stack.callback(array.close)
+        return array
 
     def download(self, array: Any, stream: int) -> np.ndarray:
         """A DeviceArray as float32 on the host, in the order of `stream`; the device is current."""

@@ -85,18 +85,14 @@ def _try(
     save: Callable[[], None],
 ) -> None:
     """Fill `report`, calling `save` before every step that may take the process down."""
-    record = engine.record
-    plan = engine.read()
-    log = logger(library(record.flavour))
+    record, plan = engine.record, engine.read()
     if record.flavour == "rtx":
-        report["validity"] = asdict(validity(plan))  # asked again below, where a device is current
-        report["validity_log"] = list(log.lines)
+        _judge(plan, report)
         save()
     gpu = cuda.device(0)
     if record.flavour == "rtx":
-        with cuda.implementation().current(gpu.index):
-            report["validity"] = asdict(validity(plan))
-        report["validity_log"] = list(log.lines)
+        with cuda.implementation().current(gpu.index):  # it may know more where a device is current
+            _judge(plan, report)
     report["gpu"] = asdict(gpu)
     report["misfit"] = misfit(record, gpu.compute_capability)
     report["stage"] = "opening"
@@ -125,6 +121,12 @@ def _try(
         report["stage"] = "done"
     finally:
         backend.close()
+
+
+def _judge(plan: bytes, report: dict[str, Any]) -> None:
+    """TensorRT-RTX's own word on the plan, before it is loaded."""
+    report["validity"] = asdict(validity(plan))
+    report["validity_log"] = list(logger(library("rtx")).lines)
 
 
 def _poisoned_run(backend: TensorRTBackend, images: np.ndarray, batch: int) -> tuple[np.ndarray, np.ndarray]:

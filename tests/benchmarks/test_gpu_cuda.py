@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from pretended_gpu import RUNTIME, PretendedKernels, pretended_bench
 
-from benchmarks import gpu_cuda, gpu_cuda_checks, gpu_stand_in
+from benchmarks import gpu_cuda, gpu_cuda_checks, gpu_device_checks, gpu_stand_in
 from benchmarks.gpu_bench import Bench, Wrong
 from benchmarks.gpu_kernels import compiled, expected
 from benchmarks.gpu_report import Report
@@ -81,7 +81,7 @@ def test_a_graph_that_is_not_refused_is_found(bench: Bench) -> None:
 def test_lost_order_is_found(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(type(bench.cuda), "order", lambda *_: None)
     with pytest.raises(Wrong, match="turn 0"):
-        gpu_cuda_checks.run_device_keeps_the_order_of_streams(bench)
+        gpu_device_checks.run_device_keeps_the_order_of_streams(bench)
 
 
 def test_a_leak_is_found(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
