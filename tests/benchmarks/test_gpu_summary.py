@@ -50,6 +50,11 @@ def test_a_figure_of_torch_or_of_a_stand_in_says_so() -> None:
     assert found[3:] == ["not measured"] * 3
 
 
+def test_a_dry_run_measures_no_goal() -> None:
+    dry = {"environment": {"dry": True}, "torch": {"rows": TORCH}, "cuda": {"checks": [CHECK]}}
+    assert measured(dry) == ["not measured"] * 6
+
+
 def test_what_rtx_does_here_is_a_goal_of_its_own() -> None:
     engine = {"engine": "e", "record": {"flavour": "rtx"}, "validity": {"answer": "VALID", "reasons": []}}
     done = {**engine, "stage": "done", "degraded": "", "failures": []}
