@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +16,26 @@ import onnx
 
 from export import engine, rules
 from export.graph import save
-from export.precision import GRAPHS
+from export.precision import AUTO, GRAPHS
 from export.standalone import drop_mask
-from export.targets import PORTABLE, Target, left_out
+from export.targets import PORTABLE, Target
 from export.verify import gate
 from runtime.atomic import refuse_existing
 from runtime.backends.tensorrt_library import library
-from runtime.errors import BackendUnavailable, EngineMismatch
+from runtime.errors import (
+    BackendError,
+    BackendUnavailable,
+    EngineMismatch,
+    ExportError,
+    InputError,
+    NemuError,
+    ParityError,
+)
 from runtime.manifest import OUTPUTS, EngineRecord
 from runtime.package import Engine, Package
 from runtime.verify import embed_all, load_reference, run_all
+
+_Plan = tuple[bytes, EngineRecord]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +44,7 @@ class Request:
 
     targets: tuple[Target, ...]
     precision: str
+    """Of `export.precision.GRAPHS`, or `auto`: for each engine the first that passes every check."""
     batch: tuple[int, int, int]
     """min, opt, max"""
     workspace_bytes: int | None = None
@@ -51,72 +63,136 @@ class Request:
             if target.flavour is not None:
                 library(target.flavour)
 
-    def engines(self) -> dict[str, tuple[str, str]]:
-        """Name of each engine → its flavour and compute capability.
+    def jobs(self) -> list[tuple[Target, str]]:
+        """Each target with each GPU that it builds an engine for; with "" where it only checks the graph."""
+        return [(t, gpu) for t in self.targets for gpu in (t.engines if t.flavour else ("",))]
 
-        A target of several GPUs leaves out those that lack the precision, and says so; a target of one
-        is left for `export.engine.build` to refuse.
-        """
-        wanted: dict[str, tuple[str, str]] = {}
-        for target in self.targets:
-            for capability in target.engines:
-                if target.flavour is None:
-                    continue
-                why = left_out(capability, self.precision)
-                if len(target.engines) > 1 and why:
-                    print(
-                        f"warning: target {target.name}: no engine for {capability}: {why}", file=sys.stderr
-                    )
-                    continue
-                name = f"{target.flavour}-{self.precision}-b{self.batch[2]}"
-                name += "-embedding" * self.embedding_only
-                if target.flavour == "rtx" and capability != PORTABLE:
-                    name = name.replace("rtx", "rtx-sm" + capability.replace(".", ""), 1)
-                wanted[name] = target.flavour, capability
-        return wanted
+    def precisions(self, package: Package) -> tuple[str, ...]:
+        """What to try, in this order."""
+        if self.precision != "auto":
+            return (self.precision,)
+        return tuple(p for p in AUTO if GRAPHS[p] in package.manifest.files)
+
+    def name(self, target: Target, gpu: str, precision: str) -> str:
+        """Of an engine: `rtx-sm75-fp16-b8`."""
+        sm = "-sm" + gpu.replace(".", "") if target.flavour == "rtx" and gpu != PORTABLE else ""
+        return f"{target.flavour}{sm}-{precision}-b{self.batch[2]}" + "-embedding" * self.embedding_only
 
 
-def add(package: Package, request: Request) -> list[Engine]:
-    """Check the graph for each target; build each engine, gate it here if this device can run it, add all.
+@dataclass(frozen=True)
+class Built:
+    """What `build` made; nothing of it is written yet."""
+
+    engines: dict[str, _Plan] = field(default_factory=dict)
+    """Name → plan and sidecar."""
+    left_out: dict[str, str] = field(default_factory=dict)
+    """What was asked for → why it was not built: in which precision, what stood against it."""
+    notes: list[str] = field(default_factory=list)
+    """Which engine has another precision than the first choice, and why."""
+
+
+def build(package: Package, request: Request) -> Built:
+    """Check the graph for each target; build each engine, and gate it here if this device can run it.
+
+    What a rule, the builder or the gate refuses in one precision is tried in the next of
+    `Request.precisions`; if none is left, it is left out and the others are built.
 
     Raises:
         OutputExists: an engine of that name is there and `request.force` is not set.
-        ParityError: the engine's outputs are beyond the gate; it is not added.
-        ExportError: the graph would not do on a target; or see `export.engine.build`.
-        InputError, BackendUnavailable: see `export.engine.build`.
+        ParityError, ExportError, InputError: a graph that was only to be checked is refused in every
+            precision; or not one engine could be built.
+        BackendUnavailable: see `export.engine.build`.
     """
-    graph = GRAPHS[request.precision]
-    for target in request.targets:
-        for finding in rules.check(package.file(graph), target):
-            print(f"{graph} on {rules.described(target)}: warning: {finding}", file=sys.stderr)
-    wanted = request.engines()
-    for name in wanted:
-        refuse_existing(package.engine_path(name), force=request.force)
+    precisions = request.precisions(package)
+    for target, gpu in request.jobs():
+        if gpu:  # now, not after minutes of work
+            refuse_existing(
+                package.engine_path(request.name(target, gpu, precisions[0])), force=request.force
+            )
+    built, failures = Built(), list[NemuError]()
+    for target, gpu in request.jobs():
+        refused: dict[str, NemuError] = {}
+        for precision in precisions:
+            try:
+                plan = _attempt(package, request, target, gpu, precision)
+            except BackendUnavailable:
+                raise
+            except (ExportError, ParityError, InputError, BackendError) as error:
+                refused[precision] = error
+            else:
+                if plan is not None:
+                    built.engines[request.name(target, gpu, precision)] = plan
+                built.notes.extend(
+                    f"{_job(target, gpu)}: {precision}, not {_why(package, p, e)}" for p, e in refused.items()
+                )
+                break
+        else:
+            failures.append(_failure(package, target, gpu, refused))
+            before = package.manifest.refused if request.precision == "auto" else {}
+            reasons = [f"{p}: {why}" for p, why in before.items()]
+            built.left_out[_job(target, gpu)] = "; ".join(
+                [*reasons, *(_why(package, p, e) for p, e in refused.items())]
+            )
+            if not gpu:
+                raise failures[-1]
+    if failures and not built.engines:
+        raise failures[0]
+    return built
+
+
+def write(package: Package, built: Built, *, force: bool) -> list[Engine]:
+    """Add what was built to the package; raises `OutputExists` as `Package.add_engine` does."""
+    records = {
+        name: (plan, dataclasses.replace(r, package=package.hash))
+        for name, (plan, r) in built.engines.items()
+    }
+    return [package.add_engine(name, *engine, force=force) for name, engine in records.items()]
+
+
+def _attempt(package: Package, request: Request, target: Target, gpu: str, precision: str) -> _Plan | None:
+    """One engine in one precision; None where there was only something to check."""
+    graph = GRAPHS[precision]
+    aimed = dataclasses.replace(target, gpus=("8.0" if gpu == PORTABLE else gpu,)) if gpu else target
+    for finding in rules.check(package.file(graph), aimed):
+        print(f"{graph} on {rules.described(target)}: warning: {finding}", file=sys.stderr)
+    if not gpu or target.flavour is None:
+        return None
+    refuse_existing(package.engine_path(request.name(target, gpu, precision)), force=request.force)
     with _source(package.file(graph), request.embedding_only) as (source, outputs):
-        built = {name: _build(package, request, source, outputs, *where) for name, where in wanted.items()}
-    return [package.add_engine(name, *engine, force=request.force) for name, engine in built.items()]
-
-
-def _build(
-    package: Package,
-    request: Request,
-    source: Path,
-    outputs: tuple[str, ...],
-    flavour: str,
-    capability: str,
-) -> tuple[bytes, EngineRecord]:
-    built = engine.build(
-        source,
-        flavour=flavour,
-        batch=request.batch,
-        precision=request.precision,
-        capability=capability,
-        workspace_bytes=request.workspace_bytes,
-        outputs=outputs,
-        progress=request.progress,
-    )
-    record = _record(package, built, GRAPHS[request.precision])
+        built = engine.build(
+            source,
+            flavour=target.flavour,
+            batch=request.batch,
+            precision=precision,
+            capability=gpu,
+            workspace_bytes=request.workspace_bytes,
+            outputs=outputs,
+            progress=request.progress,
+        )
+    record = _record(package, built, graph)
     return built.plan, record.with_parity(_gate(package, built.plan, record))
+
+
+def _job(target: Target, gpu: str) -> str:
+    return f"{target.name} for {gpu}" if gpu else target.name
+
+
+def _why(package: Package, precision: str, error: NemuError) -> str:
+    """The reason in one line, without the cures of single findings and the package's own path."""
+    lines = [line.strip() for line in error.came.replace(f"{package.path}/", "").splitlines()]
+    return f"{precision}: " + " ".join(line for line in lines if not line.startswith("cure:"))
+
+
+def _failure(package: Package, target: Target, gpu: str, refused: dict[str, NemuError]) -> NemuError:
+    """The error itself where there was one choice; otherwise one that names each."""
+    if len(refused) == 1:
+        return next(iter(refused.values()))
+    return ExportError(
+        f"{_job(target, gpu)}: no precision does\n    "
+        + "\n    ".join(_why(package, p, e) for p, e in refused.items()),
+        expected="one precision that passes every check",
+        cure="each line says what stands against it; leave that GPU out with another --target",
+    )
 
 
 @contextmanager

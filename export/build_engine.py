@@ -29,7 +29,7 @@ EXAMPLE = f"""targets:
 
 examples:
   python -m export.build_engine --masker runs/x/masker.safetensors --target rtx --target jetpack6 --out x.nemu
-  python -m export.build_engine --package x.nemu --precision fp16          # on the device
+  python -m export.build_engine --package x.nemu                           # on the device
   python -m export.build_engine --package x.nemu --batch 1:32:32 --embedding-only
   python -m export.build_engine --package x.nemu --target jetpack6         # check the graph, build nothing
 
@@ -57,7 +57,8 @@ def parser() -> argparse.ArgumentParser:
         "--calibration",
         type=Path,
         metavar="FOLDER",
-        help="photographs that int8 takes its ranges from (with --masker; default: the reference images)",
+        help="photographs that int8 takes its ranges from, and that fp16 must hold the range of (with "
+        "--masker; default: the reference images)",
     )
     p.add_argument(
         "--evaluate",
@@ -68,7 +69,11 @@ def parser() -> argparse.ArgumentParser:
     )
     p.add_argument("--no-simplify", action="store_true", help="do not run onnxsim (with --masker)")
     p.add_argument(
-        "--precision", choices=tuple(GRAPHS), default="fp16", help="inside the engine (%(default)s)"
+        "--precision",
+        choices=("auto", *GRAPHS),
+        default="auto",
+        help="inside the engine; auto (default): for each engine fp16 where its range and the gate allow, "
+        "else bf16, else fp32; it says why",
     )
     p.add_argument("--batch", default="1:1:8", metavar="MIN:OPT:MAX", help="of the engine (%(default)s)")
     p.add_argument(
@@ -99,8 +104,8 @@ def main(argv: list[str] | None = None) -> int:
         p.error(", ".join(f"--{name}" for name in makes) + " go with --masker")
     if options.masker and options.embedding_only:
         p.error("--embedding-only goes with --package: it adds engines to those that explain")
-    if options.calibration and options.precision != "int8":
-        p.error("--calibration goes with --precision int8")
+    if options.calibration and options.precision in ("fp32", "bf16"):
+        p.error("--calibration goes with --precision auto, fp16 or int8")
     return console.exit_code(lambda: _run(options), stopped="nothing was written")
 
 
@@ -115,27 +120,35 @@ def _run(options: argparse.Namespace) -> int:
         force=options.force,
     )
     request.check()
-    package = _add(options, request) if options.package else _make(options, request)
+    package, built = _add(options, request) if options.package else _make(options, request)
     facts = {
         "package": str(package.path),
         "hash": package.hash,
         "embedding_id": package.manifest.embedding_id,
         "parity": package.manifest.parity,
         "engines": {engine.path.name: dataclasses.asdict(engine.record) for engine in package.engines()},
+        "refused": package.manifest.refused,
+        "left_out": built.left_out,
+        "notes": built.notes,
     }
-    console.answer(options, facts, "\n".join(_report(package, request)))
+    console.answer(options, facts, "\n".join(_report(package, request, built)))
     return 0
 
 
-def _report(package: Package, request: attach.Request) -> Iterator[str]:
+def _report(package: Package, request: attach.Request, built: attach.Built) -> Iterator[str]:
     for name, figures in package.manifest.parity.items():
         yield f"parity {name}: {_figures(figures)}"
+    for precision, reason in package.manifest.refused.items():
+        yield f"{precision} is not in the package: {reason}"
     for engine in package.engines():
         r = engine.record
         kind = f"{r.precision}, embedding only" if r.embedding_only else r.precision
         yield f"{engine.path.name}: {r.flavour} {r.version}, {kind}, {r.tensor_types}"
         why = r.parity.get("not_run")
         yield f"  parity: {f'not run here: {why}' if why else _figures(r.parity)}"
+    yield from built.notes
+    for job, reason in built.left_out.items():
+        yield f"no engine of {job}: {reason}"
     for target in request.targets:
         if target.tensorrt and not target.engines:
             yield f"{target.name}: nothing known stands against the graph; build its engine on the device:"
@@ -163,10 +176,10 @@ def _targets(options: argparse.Namespace) -> tuple[targets.Target, ...]:
     return (chosen,)
 
 
-def _make(options: argparse.Namespace, request: attach.Request) -> Package:
+def _make(options: argparse.Namespace, request: attach.Request) -> tuple[Package, attach.Built]:
     """A new package, whole or not at all."""
     refuse_existing(options.out, force=options.force and (options.out / MANIFEST).is_file())
-    from export.pack import make_package  # imports torch
+    from export.pack import make_package, seal  # imports torch
 
     with atomic_folder(options.out, force=options.force) as folder:
         package = make_package(
@@ -181,15 +194,22 @@ def _make(options: argparse.Namespace, request: attach.Request) -> Package:
             simplify=not options.no_simplify,
             step=_silent if options.quiet else _step,
         )
-        attach.add(package, request)
-    return Package.open(options.out)
+        if request.precision in package.manifest.refused:
+            request = dataclasses.replace(request, precision="auto")
+        built = attach.build(package, request)
+        if built.left_out:  # the card names them
+            manifest = dataclasses.replace(package.manifest, left_out=built.left_out)
+            package = seal(folder, manifest, options.out.name)
+        attach.write(package, built, force=request.force)
+    return Package.open(options.out), built
 
 
-def _add(options: argparse.Namespace, request: attach.Request) -> Package:
+def _add(options: argparse.Namespace, request: attach.Request) -> tuple[Package, attach.Built]:
     """Engines for an existing package."""
     package = Package.open(options.package)
-    attach.add(package, request)
-    return package
+    built = attach.build(package, request)
+    attach.write(package, built, force=request.force)
+    return package, built
 
 
 @contextmanager

@@ -114,17 +114,22 @@ In float32, by onnxruntime on a CPU.
 
 def _parity(m: Manifest, name: str) -> str:
     rows = "\n".join(
-        f"| {key} | {p['embedding_error']:.1e} | {p['mask_error']:.1e} | {p['mask_iou']:.4f} | {p['n']} |"
+        f"| {key} | {p['embedding_error']:.1e} | {p['centred_cosine']:.4f} | {p['neighbours']:.0%} "
+        f"| {p['mask_error']:.1e} | {p['mask_iou']:.4f} | {p['n']} |"
         for key, p in m.parity.items()
     )
+    missing = [f"- no {precision} graph: {why}" for precision, why in m.refused.items()]
+    missing += [f"- no engine of {name}: {why}" for name, why in m.left_out.items()]
+    listed = "\n".join(["", "What was left out, and why:", "", *missing, ""]) if missing else ""
     return f"""## Parity with the torch module in float32
-| compared | embedding error | mask error | mask IoU at 0.5 | n |
-|---|---|---|---|---|
+| compared | embedding error | centred cosine | neighbours kept | mask error | mask IoU at 0.5 | n |
+|---|---|---|---|---|---|---|
 {rows}
-
+{listed}
 Embedding error: worst of n images, relative to the median distance between embeddings of different
-images.  An engine's own figures are in `engines/NAME.engine.json`; `nemu verify {name}` measures on the
-device at hand.
+images; centred cosine: of the worst image, around the mean embedding; neighbours kept: images whose nearest
+other stays the nearest.  An engine's own figures are in `engines/NAME.engine.json`; `nemu verify {name}`
+measures on the device at hand.
 """
 
 

@@ -20,9 +20,10 @@ from typing import Any
 
 from export.layers import PRECISIONS, Layer, check_precision, check_turing, weighted_layers
 from export.progress import Progress, interruptible, monitor
-from export.targets import PORTABLE, RTX_CAPABILITIES, TURING, can
+from export.targets import PORTABLE, TURING, can
 from export.timing_cache import TimingCache
 from runtime.backends import cuda
+from runtime.backends.tensorrt import RTX_CAPABILITIES
 from runtime.backends.tensorrt_library import FLAVOURS, Log, Validity, library, logger, validity
 from runtime.errors import ExportError, InputError
 from runtime.manifest import OUTPUTS
@@ -33,6 +34,8 @@ Signature = dict[str, tuple[str, tuple[int, ...]]]
 """Tensor name → (dtype, shape); -1 where an axis is free."""
 
 _INPUTS = {"image": "UINT8"}
+_INTEGRATED_SHARE = 4
+"""On a Jetson without a limit, TensorRT 10.3 asks for more memory than there is (NVIDIA/TensorRT 4258)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +83,8 @@ def build(
         precision: of `PRECISIONS`, which the graph must already be; it is checked, not converted.
         capability: compute capability of the GPU to build for, or `portable`; None is `portable` for RTX,
             and for the classic library this device's, the only one it can build for.
-        workspace_bytes: limit of the scratch memory; None leaves it to the library.
+        workspace_bytes: limit of the scratch memory, in the engine and while kernels are timed; None leaves
+            it to the library, but where GPU and CPU share their memory it is a quarter of that.
         outputs: which the graph must have, and no others.
         progress: show a bar on stderr.
 
@@ -106,12 +110,25 @@ def build(
     check_precision(weighted, precision, onnx)
     if flavour == "rtx" and capability == TURING:
         check_turing(weighted, onnx)
+    workspace_bytes = _scratch_limit(workspace_bytes, gpu)
     config = _configure(trt, builder, inputs["image"][1], batch, workspace_bytes, onnx)
     _aim(trt, config, flavour, capability)
+    if gpu is not None and workspace_bytes is not None:
+        config.set_memory_pool_limit(trt.MemoryPoolType.TACTIC_DRAM, workspace_bytes)
+    capturable = _require_user_allocation(trt, config, True)
 
     started = time.monotonic()
     with TimingCache(trt, config, gpu, say=progress) as cache:
         plan = _compile(trt, builder, network, config, log, show=progress)
+        if plan is None and capturable:
+            capturable = _require_user_allocation(trt, config, False)
+            plan = _compile(trt, builder, network, config, log, show=progress)
+    if plan is None:
+        raise ExportError(
+            f"TensorRT {trt.__version__} could not build the engine:\n    {log.text()}",
+            expected="a serialised engine",
+            cure="the lines above name the layer or the resource: a larger workspace, or a smaller --batch",
+        )
     return BuiltEngine(
         plan=plan,
         flavour=flavour,
@@ -122,7 +139,11 @@ def build(
         inputs=inputs,
         outputs=given,
         batch=batch,
-        flags={**_flags(trt, config, weighted, workspace_bytes, log), "timing_cache": cache.state},
+        flags={
+            **_flags(trt, config, weighted, workspace_bytes, log),
+            **({"require_user_allocation": capturable} if flavour == "rtx" else {}),
+            "timing_cache": cache.state,
+        },
         build_seconds=time.monotonic() - started,
     )
 
@@ -240,6 +261,8 @@ def _configure(
             cure="export with a dynamic batch axis and a fixed image size",
         )
     config = builder.create_builder_config()
+    # TF32 has fp16's ten bits of mantissa: neither fp32 engines nor float heads are to compute in it.
+    config.clear_flag(trt.BuilderFlag.TF32)
     if workspace_bytes is not None:
         config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, workspace_bytes)
     profile = builder.create_optimization_profile()
@@ -258,7 +281,7 @@ def _flags(
     """What changes the engine, or tells how it came out, for the sidecar."""
     return {
         "strongly_typed": True,
-        "tf32": bool(config.get_flag(trt.BuilderFlag.TF32)),  # on by default; speaks of fp32 layers only
+        "tf32": bool(config.get_flag(trt.BuilderFlag.TF32)),
         "optimization_level": int(config.builder_optimization_level),
         "workspace_bytes": workspace_bytes,
         "weighted_layers": dict(collections.Counter(layer.dtype for layer in weighted)),
@@ -266,17 +289,28 @@ def _flags(
     }
 
 
-def _compile(trt: ModuleType, builder: Any, network: Any, config: Any, log: Log, *, show: bool) -> bytes:
-    """The plan.  Ctrl-C stops the build at its next step."""
+def _scratch_limit(asked: int | None, gpu: cuda.DeviceInfo | None) -> int | None:
+    if asked is None and gpu is not None and gpu.integrated:
+        return gpu.memory_bytes // _INTEGRATED_SHARE
+    return asked
+
+
+def _require_user_allocation(trt: ModuleType, config: Any, required: bool) -> bool:
+    """Whether the engine must allocate nothing while it runs: RTX records no other in a CUDA graph."""
+    if not hasattr(trt.BuilderFlag, "REQUIRE_USER_ALLOCATION"):
+        return False
+    change = config.set_flag if required else config.clear_flag
+    change(trt.BuilderFlag.REQUIRE_USER_ALLOCATION)
+    return required
+
+
+def _compile(
+    trt: ModuleType, builder: Any, network: Any, config: Any, log: Log, *, show: bool
+) -> bytes | None:
+    """The plan, or None if it could not be built.  Ctrl-C stops the build at its next step."""
     cancelled = threading.Event()
     with Progress(show=show, cancelled=cancelled) as bar:
         if hasattr(trt, "IProgressMonitor"):
             config.progress_monitor = monitor(trt, bar)
         plan = interruptible(lambda: builder.build_serialized_network(network, config), cancelled, bar.tick)
-    if plan is None:
-        raise ExportError(
-            f"TensorRT {trt.__version__} could not build the engine:\n    {log.text()}",
-            expected="a serialised engine",
-            cure="the lines above name the layer or the resource: a larger workspace, or a smaller --batch",
-        )
-    return bytes(plan)
+    return None if plan is None else bytes(plan)

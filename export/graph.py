@@ -6,6 +6,7 @@ JetPack 6 to TensorRT 10.3.
 
 from __future__ import annotations
 
+import ast
 import logging
 import warnings
 from collections.abc import Iterator
@@ -67,6 +68,7 @@ def export_onnx(fused: Fused, *, height: int, width: int, opset: int = OPSETS["f
         )
     model = program.model_proto
     model.ir_version = min(model.ir_version, IR_VERSION)
+    _name_by_module(model)
     _one_type(model)
     return model
 
@@ -120,6 +122,15 @@ def save(model: onnx.ModelProto, path: Path) -> None:
         model, str(path), save_as_external_data=True, location=path.name + ".data", size_threshold=1024
     )
     onnx.checker.check_model(str(path))
+
+
+def _name_by_module(model: onnx.ModelProto) -> None:
+    """Put the module's path before each node's name: `encoder.blocks.0.attn/node_MatMul_61`."""
+    for node in model.graph.node:
+        scopes = next((p.value for p in node.metadata_props if p.key == "pkg.torch.onnx.name_scopes"), "[]")
+        modules = [scope for scope in ast.literal_eval(scopes)[:-1] if scope]
+        if modules:
+            node.name = f"{modules[-1].removeprefix('nem.')}/{node.name}"
 
 
 def _one_type(model: onnx.ModelProto) -> None:

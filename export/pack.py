@@ -7,7 +7,7 @@ import datetime
 import hashlib
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,10 +24,11 @@ from export.int8 import Calibration, write_int8
 from export.metrics import IMAGES, measure
 from export.pictures import FEWEST, fitted, spread_over
 from export.precision import GRAPHS, OPSETS
+from export.ranges import measure_ranges, named
 from export.standalone import write_beside
-from export.verify import check_range, gate, largest_activations, run_onnx, run_torch
+from export.verify import gate, run_onnx, run_torch
 from runtime.backends.onnxruntime import EMBEDDING_MODELS, MODELS
-from runtime.errors import InputError
+from runtime.errors import ExportError, InputError, ParityError
 from runtime.image import find_images
 from runtime.manifest import (
     SCHEMA,
@@ -73,13 +74,15 @@ def make_package(
     Args:
         name: what the package will be called, for its model card.
         reference: folder of photographs that may be shipped; None takes the project's own.
-        calibration: folder of photographs for int8's ranges; None takes the reference images, and says so.
+        calibration: folder of photographs for int8's ranges, and for those that fp16 must hold; None takes
+            the reference images alone, and says so for int8.
         evaluate: folder of photographs that the card's metrics are measured on; None takes the reference
             images.
-        precision: of `export.precision.GRAPHS`: its graphs are added beside the fp32 one.
+        precision: of `export.precision.GRAPHS`: its graphs are added beside the fp32 one.  `auto` takes fp16,
+            else bf16, else neither; int8 that is refused goes on as `auto`.  `Manifest.refused` says why.
 
     Raises:
-        ParityError: a graph is beyond the gate.
+        ParityError: a graph is beyond the gate: that of fp32, or of the precision that was asked for.
         InputError, MaskerMismatch, SchemaError: see `train.checkpoint.load_nem`, `train.folder.run_of`.
         ExportError: see `export.graph`.
     """
@@ -91,15 +94,10 @@ def make_package(
         judged, source = _judged(images, size, named=reference, evaluate=evaluate, trained_on=config.data)
     with step(f"torch reference on {len(images)} images"):
         expected = Reference(images, *run_torch(Fused(nem, precision="fp32"), images))
-    job = _Job(folder, nem, expected, simplify, step)
-    parity = _write_graph(job, "fp32")
+    job = _Job(folder, nem, expected, calibration, simplify, step)
+    parity = _write_graph(job, "fp32", _graph(job, "fp32"))
     write_beside(folder / MODELS["fp32"], EMBEDDING_MODELS["fp32"], expected, precision="fp32")
-    if precision != "fp32":
-        parity |= _check_half(job, precision)
-    if precision == "int8":
-        parity |= _write_int8(job, calibration)
-    elif precision != "fp32":
-        parity |= _write_graph(job, precision)
+    others, refused = _write_others(job, precision)
     np.savez_compressed(folder / REFERENCE, **expected._asdict())
     with step(f"metrics on {len(judged)} images"):
         metrics = measure(folder / GRAPHS["fp32"], judged, mean=size.mean, source=source)
@@ -112,12 +110,13 @@ def make_package(
         masker=_masker_record(masker, config),
         input=size,
         outputs=_outputs(nem.encoder.record, size),
-        parity=parity,
+        parity=parity | others,
         files={},
         training=training,
         metrics=metrics,
+        refused=refused,
     )
-    return _seal(folder, manifest, name)
+    return seal(folder, manifest, name)
 
 
 def embedding_id(encoder: FrozenEncoder) -> str:
@@ -154,37 +153,83 @@ class _Job(NamedTuple):
     folder: Path
     nem: NEM
     expected: Reference
+    calibration: Path | None
     simplify: bool
     step: Step
 
 
-def _write_graph(job: _Job, precision: str) -> _Parity:
+def _write_others(job: _Job, precision: str) -> tuple[_Parity, dict[str, str]]:
+    """Write the graphs beside the fp32 one: what was asked for, or the first that `auto` may take.
+
+    Returns:
+        Their parity; and each precision that was tried and refused → why.
+    """
+    refused: dict[str, str] = {}
+    first = {"fp32": (), "auto": ("fp16", "bf16"), "int8": ("int8", "fp16", "bf16")}
+    for one in first.get(precision, (precision,)):
+        before = set(job.folder.iterdir())
+        try:
+            return _write_half(job, one), refused
+        except (ParityError, ExportError) as error:
+            if precision not in first:
+                raise
+            for file in set(job.folder.iterdir()) - before:
+                file.unlink()
+            refused[one] = " ".join(error.came.split())
+            print(f"{one} is left out: {error}", file=sys.stderr)
+    return {}, refused
+
+
+def _write_half(job: _Job, precision: str) -> _Parity:
+    """Write the graphs of fp16, bf16 or int8, if half precision can hold and compute them."""
+    half = "fp16" if precision == "int8" else precision
+    model, how = _graph(job, precision)
+    parity = _check_half(job, half, model)
+    if precision == "int8":
+        return parity | _write_int8(job, job.calibration, model)
+    return parity | _write_graph(job, precision, (model, how))
+
+
+def _write_graph(job: _Job, precision: str, made: tuple[onnx.ModelProto, str]) -> _Parity:
     """Write the graph of a float precision; its parity through onnxruntime."""
     file = job.folder / GRAPHS[precision]
-    model, how = _graph(job, precision)
+    model, how = made
     graph.save(model, file)
     with job.step(f"{precision}: parity through onnxruntime"):
         figures = gate(job.expected, file.name, *run_onnx(file, job.expected.images), precision=precision)
     return {f"onnx {precision}": {**figures.to_json(), "graph": how}}
 
 
-def _write_int8(job: _Job, folder: Path | None) -> _Parity:
+def _write_int8(job: _Job, folder: Path | None, model: onnx.ModelProto) -> _Parity:
     """Write both int8 graphs, calibrated on the photographs of `folder`; their parity and speed."""
-    model, _ = _graph(job, "int8")
     with job.step("int8: calibration, parity, speed on this device"):
         images = _calibration(folder, job.expected.images, job.nem.encoder.input)
         return write_int8(job.folder, model, job.expected, images)
 
 
-def _check_half(job: _Job, precision: str) -> _Parity:
-    """Parity in torch's own half precision, and that nothing overflows it: a CPU computes fp16 in fp32."""
-    half, images = "fp16" if precision == "int8" else precision, job.expected.images
-    with job.step(f"{precision}: torch in half precision"):
-        full = Fused(job.nem, precision="fp32")
-        peaks = largest_activations(full, images) if half == "bf16" else check_range(full, images)
-        outputs = run_torch(Fused(job.nem, precision=half), images)
+def _check_half(job: _Job, half: str, model: onnx.ModelProto) -> _Parity:
+    """Whether half precision can hold what the graph computes, and parity in torch's own half precision.
+
+    A CPU computes half graphs in fp32, so that onnxruntime would not see either.
+    """
+    found: dict[str, Any] = {}
+    if half == "fp16":
+        with job.step("fp16: range of every tensor"):
+            ranges = measure_ranges(model, *_images_for_ranges(job))
+            ranges.check()
+        found["ranges"] = ranges.to_json()
+        if near := ranges.near():
+            print(f"warning: near the end of fp16 (65504): {named(near)}", file=sys.stderr)
+    with job.step(f"{half}: torch in half precision"):
+        outputs = run_torch(Fused(job.nem, precision=half), job.expected.images)
         figures = gate(job.expected, f"torch {half}", *outputs, precision=half)
-    return {f"torch {half}": {**figures.to_json(), "largest_activations": peaks}}
+    return {f"torch {half}": {**figures.to_json(), **found}}
+
+
+def _images_for_ranges(job: _Job) -> Iterator[np.ndarray]:
+    yield job.expected.images
+    if job.calibration is not None:
+        yield calibration_images(job.calibration, job.nem.encoder.input)
 
 
 def _graph(job: _Job, precision: str) -> tuple[onnx.ModelProto, str]:
@@ -258,8 +303,9 @@ def _outputs(encoder: EncoderRecord, size: InputRecord) -> tuple[OutputRecord, .
     )
 
 
-def _seal(folder: Path, manifest: Manifest, name: str) -> Package:
+def seal(folder: Path, manifest: Manifest, name: str) -> Package:
     """Write the card, then the manifest with every file's hash, and open the result."""
+    (folder / MANIFEST).unlink(missing_ok=True)  # of an earlier seal
     (folder / "README.md").write_text(model_card(manifest, name=name))
     for _, file in files_in(folder):
         file.chmod(0o644)  # onnx leaves its weights readable by their owner only

@@ -19,3 +19,6 @@ GRAPHS = {
 
 OPSETS = {"fp32": 18, "fp16": 18, "bf16": 22, "int8": 20}
 """As low as it goes: convolutions in bfloat16 came with opset 22, float16 scales with 19."""
+
+AUTO = ("fp16", "int8", "bf16", "fp32")
+"""What `--precision auto` tries for an engine, of what the package holds (int8: if it was made with it)."""

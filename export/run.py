@@ -25,6 +25,8 @@ class Session:
         options.log_severity_level = 3
         if as_written:
             options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+            # A probe beside each node runs next to it, not at the end, when all their inputs would be alive.
+            options.execution_order = onnxruntime.ExecutionOrder.PRIORITY_BASED
         with tempfile.TemporaryDirectory(prefix="nemu-") as folder:
             path = Path(folder) / "model.onnx"  # beyond 2 GB a model cannot be passed as bytes
             copy = onnx.ModelProto()

@@ -12,14 +12,12 @@ import importlib.util
 from dataclasses import dataclass
 
 from runtime.backends import cuda
+from runtime.backends.tensorrt import RTX_CAPABILITIES
 from runtime.backends.tensorrt_library import version
 from runtime.errors import BackendUnavailable, InputError
 
 PORTABLE = "portable"
 """A plan of TensorRT-RTX for GPUs of compute capability 8.0 and newer, finished on the GPU that loads it."""
-
-RTX_CAPABILITIES = ("7.5", "8.0", "8.6", "8.9", "12.0", "12.1")
-"""What TensorRT-RTX 1.7 can be told to build for."""
 
 TURING = "7.5"
 """Measured: TensorRT-RTX 1.7 builds float32 convolutions for it, and refuses float32 matrix products."""
@@ -141,7 +139,10 @@ def default() -> Target:
     Raises:
         BackendUnavailable: neither library is here, or only the classic one, without a GPU.
     """
-    installed = {name: importlib.util.find_spec(name) is not None for name in ("tensorrt", "tensorrt_rtx")}
+    installed = {
+        name: any(importlib.util.find_spec(module) for module in (name, f"{name}_bindings"))
+        for name in ("tensorrt", "tensorrt_rtx")
+    }
     if not any(installed.values()):
         raise BackendUnavailable(
             "neither tensorrt nor tensorrt_rtx is installed",
@@ -158,15 +159,6 @@ def default() -> Target:
 def can(capability: str, precision: str) -> bool:
     """Whether a GPU of that compute capability has the type; `portable` means 8.0."""
     return number("8.0" if capability == PORTABLE else capability) >= NEEDS.get(precision, (0, 0))
-
-
-def left_out(capability: str, precision: str) -> str:
-    """Why a target of several GPUs builds no engine for this one; empty if it does."""
-    if not can(capability, precision):
-        return f"it has no {precision}"
-    if capability == TURING and precision == "fp32":
-        return "TensorRT-RTX has no float32 matrix products for it"
-    return ""
 
 
 def number(text: str) -> tuple[int, ...]:

@@ -9,7 +9,7 @@ What is measured, and the negative control, is in `runtime.parity`.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx
@@ -22,8 +22,6 @@ from runtime.verify import Reference, limits_for
 
 if TYPE_CHECKING:
     from export.fuse import Fused
-
-LARGEST_HALF = 65504.0
 
 
 def gate(
@@ -66,53 +64,6 @@ def run_onnx(path: Path, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return run_model(model, images)
 
 
-def largest_activations(fused: Fused, images: np.ndarray, *, top: int = 3) -> dict[str, float]:
-    """The modules whose outputs are largest in magnitude on the images, largest first.
-
-    Hooks every leaf module of the float32 network, so that an overflow in half precision has a name.
-    """
-    import torch
-
-    peaks: dict[str, float] = {}
-
-    def record(name: str, output: Any) -> None:
-        if isinstance(output, torch.Tensor) and output.numel():
-            peaks[name] = max(peaks.get(name, 0.0), output.abs().max().item())
-
-    hooks = [
-        module.register_forward_hook(lambda _m, _i, output, name=name: record(name, output))
-        for name, module in fused.named_modules()
-        if not any(True for _ in module.children())
-    ]
-    try:
-        run_torch(fused, images)
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return dict(sorted(peaks.items(), key=lambda item: -item[1])[:top])
-
-
-def check_range(fused: Fused, images: np.ndarray) -> dict[str, float]:
-    """Refuse a network whose activations leave half precision's range.
-
-    Returns:
-        The largest activations, by module name.
-
-    Raises:
-        ParityError: naming the modules above 65504.
-    """
-    peaks = largest_activations(fused, images)
-    beyond = {k: v for k, v in peaks.items() if not v < LARGEST_HALF}
-    if beyond:
-        raise ParityError(
-            "activations leave half precision: "
-            + ", ".join(f"{k} reaches {v:.3g}" for k, v in beyond.items()),
-            expected=f"magnitudes below {LARGEST_HALF:.0f}",
-            cure="build with --precision fp32",
-        )
-    return peaks
-
-
 def _cure(parity: Parity, precision: str) -> str:
     if not parity.control_failed:
         return "give reference images that differ more, with --reference FOLDER"
@@ -124,8 +75,9 @@ def _cure(parity: Parity, precision: str) -> str:
     if precision == "int8":
         return (
             "eight bits lose too much: give more and more typical images with --calibration FOLDER, or build "
-            "with --precision fp16"
+            "with --precision auto"
         )
     return (
-        "half precision loses too much: build with --precision fp32, or give more typical --reference images"
+        "half precision loses too much: build with --precision auto or with --precision fp32, or give more "
+        "typical --reference images"
     )

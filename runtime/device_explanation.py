@@ -2,39 +2,61 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import numpy as np
 
-class _Handle(Protocol):
+from runtime import dlpack
+from runtime.errors import BackendError, InputError
+from runtime.finite import not_finite
+
+
+class _Memory(Protocol):
     @property
     def handle(self) -> int: ...
+
+
+class _Path(Protocol):
+    """What computed an array, see `runtime.backends.device_lane.DevicePath`."""
+
     @property
-    def closed(self) -> bool: ...
+    def stream_handle(self) -> int | None: ...
+    def order(self, then: int) -> None: ...
+    def synchronize(self) -> None: ...
+    def to_host(self, array: DeviceArray) -> np.ndarray: ...
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class DeviceArray:
     """A C-contiguous float32 array on a GPU, which other libraries take without a copy:
 
-        torch.as_tensor(array, device="cuda"), cupy.asarray(array)
+        torch.from_dlpack(array), cupy.from_dlpack(array)
         pycuda.gpuarray.GPUArray(array.shape, "float32", gpudata=array.pointer, base=array)
 
-    Its memory is its own, and is given back when nothing refers to the array any more: also what these
-    three make of it keeps it.  Work that is enqueued elsewhere must end before the last reference goes.
+    By DLPack, what the reader's current stream is given next finds the values.  By the CUDA array interface
+    it does so if the reader heeds its `stream`, as CuPy and Numba do; torch does not.  With PyCUDA, call
+    `synchronize` first.
+
+    Its memory is its own until nothing refers to the array any more: also what these three make of it keeps
+    it.  A later `run_device` then writes there, after the work on the stream that *it* is given.  So work on
+    any other stream must have ended before the last reference goes.
     """
 
     shape: tuple[int, ...]
     device: int
-    memory: _Handle
-    stream: _Handle
-    """On which it is computed; closed once the backend is, and then the values are there."""
+    memory: _Memory
+    path: _Path
 
     @property
     def pointer(self) -> int:
         """Its address on the device."""
         return self.memory.handle
+
+    @property
+    def stream(self) -> int | None:
+        """The `cudaStream_t` that it is computed on; None once the backend is closed, and all is computed."""
+        return self.path.stream_handle
 
     @property
     def __cuda_array_interface__(self) -> dict[str, Any]:
@@ -45,8 +67,42 @@ class DeviceArray:
             "data": (self.pointer, False),
             "strides": None,
             "version": 3,
-            "stream": None if self.stream.closed else self.stream.handle,
+            "stream": self.stream,
         }
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        """Kind of device (2 is CUDA) and its number."""
+        return dlpack.CUDA, self.device
+
+    def __dlpack__(
+        self,
+        *,
+        stream: int | None = None,
+        max_version: tuple[int, int] | None = None,
+        dl_device: tuple[int, int] | None = None,
+        copy: bool | None = None,
+    ) -> Any:
+        """A capsule, for `from_dlpack` of the reader's library.
+
+        Args:
+            stream: of the reader, which is to find the values: a handle; 1 or None for the legacy default
+                stream, 2 for that of the calling thread; -1 if the reader waits by other means.
+            max_version: the capsule has no version, which every reader takes.
+            dl_device, copy: neither moved nor copied.
+
+        Raises:
+            BufferError: a copy was asked for, or another device.
+            InputError: `stream` is 0, which DLPack forbids.
+        """
+        if copy or (dl_device is not None and tuple(dl_device) != self.__dlpack_device__()):
+            raise BufferError(f"an array on {self.__dlpack_device__()} is given as it is, and where it is")
+        if stream == 0:
+            raise InputError(
+                "stream 0", expected="1, 2, -1, a handle or None", cure="1 is the default stream"
+            )
+        if stream != -1:
+            self.path.order(1 if stream is None else stream)
+        return dlpack.capsule_of(self.pointer, self.shape, device=self.device, owner=self)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -63,7 +119,6 @@ class DeviceExplanation:
     """float32 (N, height, width) in [0, 1], of the graph's size."""
     embedding_id: str
     """Encoder, kind of embedding and precision: only equal ids may be compared."""
-    wait: Callable[[], None]
 
     def synchronize(self) -> None:
         """Wait for the values.
@@ -71,4 +126,20 @@ class DeviceExplanation:
         Raises:
             BackendError: the computation failed.
         """
-        self.wait()
+        self.embedding.path.synchronize()
+
+    def check(self) -> None:
+        """Wait for the values, copy them to the host, and refuse any that is not finite.
+
+        Raises:
+            BackendError: a value is not finite, or the computation failed.
+        """
+        arrays = {"embedding": self.embedding, "mask": self.mask}
+        outputs = {name: array.path.to_host(array) for name, array in arrays.items()}
+        if wrong := not_finite(outputs):
+            raise BackendError(
+                f"{wrong} of an explanation ({self.embedding_id}) is not finite",
+                expected="finite values",
+                cure="build the engine in bf16: "
+                "python -m export.build_engine --package PACKAGE --precision bf16",
+            )

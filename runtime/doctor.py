@@ -24,6 +24,8 @@ class Library(NamedTuple):
     """Names it is distributed under, for its version."""
     purpose: str
     install: str
+    wheel: str = ""
+    """Its other name, where the module itself is in a source package and only NVIDIA's wheels are here."""
 
 
 _ONNXRUNTIMES = ("onnxruntime", "onnxruntime-gpu", "onnxruntime-openvino", "onnxruntime-directml")
@@ -35,16 +37,18 @@ LIBRARIES = (
     Library("pycuda", ("pycuda",), "running engines, instead of cuda-bindings", "pip install pycuda"),
     Library(
         "tensorrt_rtx",
-        ("tensorrt-rtx", "tensorrt_rtx"),
+        ("tensorrt-rtx", "tensorrt-rtx-cu13-bindings"),
         "engines for RTX cards",
         'pip install "tensorrt-rtx>=1.7,<1.8"',
+        "tensorrt_rtx_bindings",
     ),
     Library(
         "tensorrt",
-        ("tensorrt", "tensorrt-cu13", "tensorrt-cu12"),
+        ("tensorrt", "tensorrt-cu13-bindings", "tensorrt-cu12-bindings"),
         "engines for data-centre cards and Jetson",
         'pip install "tensorrt>=10,<12"; on a Jetson: sudo apt install python3-libnvinfer, and a virtual '
         "environment made with --system-site-packages",
+        "tensorrt_bindings",
     ),
     Library("torch", ("torch",), "training", "pip install torch torchvision"),
     Library("timm", ("timm",), "training: the encoders", "pip install timm"),
@@ -69,7 +73,11 @@ def report(package: Package | None = None, *, root: Path = Path("/")) -> dict[st
         weights = None if package is None else _weights(package)
         found = jetson_checks.findings(board, jetson.environment(), weights=weights, root=root)
     libraries = [
-        {**library._asdict(), "installed": installed(library.module), "version": version(library)}
+        {
+            **library._asdict(),
+            "installed": any(map(installed, filter(None, (library.module, library.wheel)))),
+            "version": version(library),
+        }
         for library in LIBRARIES
     ]
     driver = nvidia_driver()
@@ -132,7 +140,7 @@ def _next(
             return install[module]
     name = "PACKAGE" if package is None else package.path
     if builds:
-        return f"python -m export.build_engine --package {name} --precision fp16"
+        return f"python -m export.build_engine --package {name}"
     return f"python -m runtime explain {name} PHOTO… --out explained"
 
 

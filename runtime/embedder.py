@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from runtime.backends import EmbeddingBackend, choose_embedding
+from runtime.backends.base import WarmBackend
 from runtime.backends.threads import thread_count
 from runtime.errors import BackendError, InputError
 from runtime.image import Geometry, ImageLike, check_channel_order, load_image
@@ -53,7 +54,8 @@ class Embedder:
     ) -> None:
         check_channel_order(channel_order)
         opened = package if isinstance(package, Package) else Package.open(package)
-        self._geometry = Geometry.from_record(opened.manifest.input)
+        self._input = opened.manifest.input
+        self._geometry = Geometry.from_record(self._input)
         self._channel_order = channel_order
         self._backend = choose_embedding(opened, backend, device, precision)
         self._embedding_id = f"{opened.manifest.embedding_id}-{self._backend.precision}"
@@ -100,6 +102,19 @@ class Embedder:
             finally:
                 pool.shutdown(cancel_futures=True)
 
+    def warm_up(self) -> None:
+        """Do now what would make the first calls slow, see `Explainer.warm_up`.
+
+        Raises:
+            BackendError: a run failed, or the embedder is closed.
+        """
+        with self._one_run:
+            self._refuse_closed()
+            if isinstance(self._backend, WarmBackend):
+                self._backend.warm_up()
+            else:
+                self._backend.embed(np.zeros((1, self._input.height, self._input.width, 3), np.uint8))
+
     def close(self) -> None:
         """Give back the backend's memory and handles; may be called again."""
         self._closed = True
@@ -129,12 +144,13 @@ class Embedder:
             batch = np.stack([future.result() for future in coming])
             coming = prepare(start + size)
             with self._one_run:
-                if self._closed:
-                    raise BackendError(
-                        "this embedder is closed", expected="an open one", cure="make a new Embedder"
-                    )
+                self._refuse_closed()
                 found.append(self._backend.embed(batch))
         return found
+
+    def _refuse_closed(self) -> None:
+        if self._closed:
+            raise BackendError("this embedder is closed", expected="an open one", cure="make a new Embedder")
 
     def _fitted(self, image: ImageLike, position: int) -> np.ndarray:
         """uint8 (height, width, 3), as the graph takes it."""

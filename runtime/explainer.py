@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Union, overload
 import numpy as np
 
 from runtime.backends import Backend, choose
-from runtime.backends.base import DeviceBackend, PipelinedBackend
+from runtime.backends.base import DeviceBackend, PipelinedBackend, WarmBackend
 from runtime.comparison import Comparison
 from runtime.device_explanation import DeviceExplanation
 from runtime.errors import BackendError, InputError
@@ -176,7 +176,9 @@ class Explainer:
         )
 
     def run_device(self, array: Any, *, stream: Any = None) -> DeviceExplanation:
-        """Explain images that are on the GPU already; embedding and mask stay there.  Nothing is copied.
+        """Explain images that are on the GPU already; embedding and mask stay there.
+
+        The host waits for nothing: it enqueues and returns.
 
         Args:
             array: of PyCUDA, CuPy, torch or any other library with DLPack or the CUDA array interface:
@@ -190,17 +192,33 @@ class Explainer:
             InputError: an array of another kind, or on another device.
             BackendError: the backend has no device, the run failed, or the explainer is closed.
         """
-        backend = self._backend
-        if not isinstance(backend, DeviceBackend):
-            raise BackendError(
-                f"run_device with {backend.name}, which runs on the host",
-                expected="a backend on a GPU",
-                cure="open the Explainer with backend='tensorrt', or call it with an array of the host",
-            )
+        backend = self._device_backend()
         with self._one_run:
             self._refuse_closed()
-            embedding, mask, wait = backend.run_device(array, stream)
-        return DeviceExplanation(embedding=embedding, mask=mask, embedding_id=self._embedding_id, wait=wait)
+            embedding, mask = backend.run_device(array, stream)
+        return DeviceExplanation(embedding=embedding, mask=mask, embedding_id=self._embedding_id)
+
+    def warm_up(self, *, on_device: bool = False) -> None:
+        """Do now what would make the first frames slow: load and compile kernels, record CUDA graphs.
+
+        With an engine that is done for one image, for a full batch, for what is between and for `stream`;
+        otherwise each is made at its first use, and what is never used takes no memory.
+
+        Args:
+            on_device: for `run_device`, instead of for images of the host.
+
+        Raises:
+            BackendError: a run failed, the explainer is closed, or the backend has no device.
+        """
+        if on_device:
+            self._device_backend()
+        with self._one_run:
+            self._refuse_closed()
+            if isinstance(self._backend, WarmBackend):
+                self._backend.warm_up(on_device=on_device)
+            else:
+                side = self.manifest.input
+                self._backend.run(np.zeros((1, side.height, side.width, 3), np.uint8))
 
     def close(self) -> None:
         """Give back the backend's memory and handles; may be called again."""
@@ -303,6 +321,16 @@ class Explainer:
             )
             for i, one in enumerate(prepared)
         ]
+
+    def _device_backend(self) -> DeviceBackend:
+        backend: Any = self._backend
+        if hasattr(backend, "run_device"):  # in every frame: `isinstance` would take microseconds
+            return backend
+        raise BackendError(
+            f"run_device with {backend.name}, which runs on the host",
+            expected="a backend on a GPU",
+            cure="open the Explainer with backend='tensorrt', or call it with an array of the host",
+        )
 
     def _refuse_closed(self) -> None:
         if self._closed:

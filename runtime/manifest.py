@@ -15,8 +15,8 @@ from typing import Any
 from runtime.errors import IntegrityError, SchemaError
 from runtime.typed_json import json_object, read
 
-SCHEMA = 2
-"""2 added `training` and `metrics`; a package of schema 1 has neither."""
+SCHEMA = 3
+"""2 added `training` and `metrics`, 3 `refused` and `left_out`; older packages lack what came later."""
 OUTPUTS = ("embedding", "mask")
 """Of every graph that explains, in this order."""
 
@@ -161,6 +161,10 @@ class Manifest:
     """The run that trained the masker; None if its folder was not around the masker at the build."""
     metrics: MetricsRecord | None = None
     """What the masks were worth at the build; None in a package of schema 1."""
+    refused: dict[str, str] = dataclasses.field(default_factory=dict)
+    """Precision that was tried → why the package has no graph of it."""
+    left_out: dict[str, str] = dataclasses.field(default_factory=dict)
+    """Engine that was asked for when the package was made → why there is none."""
 
     def to_json(self) -> str:
         """The text of `manifest.json`: the fields, and `digest`, the sha256 over them."""

@@ -77,7 +77,7 @@ def without_mask(package: Package, beside: Backend, device: int = 0) -> Embeddin
         engine = tensorrt.select(package, capability, beside.precision, mask=False)
         if not engine.record.embedding_only:
             return None
-        alone = tensorrt.open_engine(package, engine, device=device)
+        alone = tensorrt.open_engine(package, engine, device=device, unlisted=True)
     except EngineMismatch:
         return None
     if alone.name == beside.name:

@@ -83,17 +83,20 @@ class PipelinedBackend(Protocol):
 
 
 @runtime_checkable
+class WarmBackend(Protocol):
+    """A backend that prepares for each batch size on its own."""
+
+    def warm_up(self, *, on_device: bool = False) -> None:
+        """See `runtime.explainer.Explainer.warm_up`."""
+        ...
+
+
+@runtime_checkable
 class DeviceBackend(Protocol):
     """A backend that takes images which are on its GPU, and leaves the outputs there."""
 
-    def run_device(
-        self, array: Any, stream: Any = None
-    ) -> tuple[DeviceArray, DeviceArray, Callable[[], None]]:
-        """See `runtime.explainer.Explainer.run_device`.
-
-        Returns:
-            embedding, mask, and what waits until both are there.
-        """
+    def run_device(self, array: Any, stream: Any = None) -> tuple[DeviceArray, DeviceArray]:
+        """Embedding and mask, see `runtime.explainer.Explainer.run_device`."""
         ...
 
 

@@ -47,7 +47,8 @@ class DeviceInfo:
 
 
 class Cuda(Protocol):
-    """What a library must offer.  Pointers, streams and graphs are the driver's own handles, as ints.
+    """What a library must offer.  Pointers, streams and graphs are the driver's own handles, as ints;
+    an event is an int that only this object knows.
 
     Every call that fails raises `BackendError` with CUDA's own name for the failure.  All but `driver`,
     `device` and `current` are for a thread that is inside `current`.
@@ -97,8 +98,23 @@ class Cuda(Protocol):
     def copy_out(self, target: int, source: int, nbytes: int, stream: int) -> None:
         """From device to host, on `stream`; the host has it after `synchronize`."""
 
+    def copy(self, target: int, source: int, nbytes: int, stream: int) -> None:
+        """From device to device, on `stream`."""
+
     def fill(self, pointer: int, byte: int, nbytes: int, stream: int) -> None:
         """Set every byte of device memory, on `stream`."""
+
+    def event_create(self) -> int:
+        """An event, without timing.  Before it is recorded, it is done."""
+
+    def event_record(self, event: int, stream: int) -> None:
+        """The event is done when all is done that is enqueued on `stream` so far; `stream` as in `order`."""
+
+    def event_done(self, event: int) -> bool:
+        """Whether it is, without waiting.  Not while this thread records a graph."""
+
+    def event_destroy(self, event: int) -> None:
+        """Give back what `event_create` gave; it need not be done."""
 
     def order(self, first: int, then: int) -> None:
         """What is enqueued on stream `then` from now on waits for all that is on `first`.
@@ -136,7 +152,7 @@ def implementation() -> Cuda:
 def _implementation(name: str) -> Cuda:
     if name and name not in NAMES:
         raise InputError(f"{VARIABLE}={name!r}", expected=" or ".join(NAMES), cure=f"unset {VARIABLE}")
-    if name == "pycuda" or (not name and not _found("cuda.bindings", "cuda.cudart") and _found("pycuda")):
+    if name == "pycuda" or (not name and not _found("cuda.bindings", "cuda.cuda") and _found("pycuda")):
         from runtime.backends.cuda_pycuda import PyCuda
 
         return PyCuda()
@@ -159,7 +175,7 @@ def driver() -> DriverInfo:
     """Probe the driver; safe on a machine that has none.  Call it before any TensorRT runtime exists.
 
     Raises:
-        BackendUnavailable: no library, no driver, a driver too old for the library, or no device.
+        BackendUnavailable: no library, no driver, a driver that does not work, or no device.
     """
     return implementation().driver()
 
@@ -192,19 +208,18 @@ def reads_in_place(*, integrated: bool, can_map: bool, pageable_access: bool) ->
     return integrated and can_map and not pageable_access
 
 
-def no_driver(*, version: str, why: str, needs: str) -> BackendUnavailable:
+def no_driver(*, version: str, why: str) -> BackendUnavailable:
     """The error of `driver`.
 
     Args:
         version: newest CUDA that the driver supports; `0.0` if there is none.
         why: CUDA's own words.
-        needs: CUDA version of the library.
     """
     came = "there is no NVIDIA driver" if version == "0.0" else f"the NVIDIA driver is for CUDA {version}"
     return BackendUnavailable(
         f"{came} ({why})",
-        expected=f"a driver and a device for CUDA {needs}",
-        cure="install an NVIDIA driver: r580 or newer for CUDA 13 (cuda-bindings 13), r535 or newer for "
+        expected="an NVIDIA driver, and a device that it can use",
+        cure="install an NVIDIA driver: r580 or newer for a TensorRT of CUDA 13, r535 or newer for one of "
         "CUDA 12; or use the CPU: backend='onnxruntime'",
     )
 

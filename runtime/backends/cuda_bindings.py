@@ -1,7 +1,10 @@
-"""CUDA through NVIDIA's cuda-bindings: the runtime API, and the driver API for what is current in a thread.
+"""CUDA through NVIDIA's cuda-bindings: the driver API.
 
-Signatures are those of cuda-bindings 12.6 to 13.5.  Run so far: without a driver (probe and errors), and
-over a stand-in for the bindings in the tests.
+The runtime API in those bindings refuses drivers that are older than it; the driver API takes any driver that
+has the functions called here, and CUDA 11.4 had all of them.
+
+Signatures are those of cuda-bindings 12.6 to 13.5.  Run so far, never on a GPU: over a stand-in for the
+bindings; cuda-bindings 12.8 to 13.5 and cuda-python 12.2 to 12.5 over a stand-in for a driver of CUDA 12.0.
 """
 
 from __future__ import annotations
@@ -14,8 +17,8 @@ from typing import Any
 from runtime.backends.cuda import DeviceInfo, DriverInfo, dotted, no_driver, reads_in_place
 from runtime.errors import BackendError, BackendUnavailable, InputError
 
-_MODULES = (("cuda.bindings.runtime", "cuda.bindings.driver"), ("cuda.cudart", "cuda.cuda"))
-"""Their names of today, and those of cuda-python 12.0 to 12.5."""
+_MODULES = ("cuda.bindings.driver", "cuda.cuda")
+"""The name of today, and that of cuda-python 12.0 to 12.5."""
 
 
 class CudaBindings:
@@ -28,123 +31,155 @@ class CudaBindings:
     no_graphs = ""
 
     def __init__(self) -> None:
-        self._runtime, self._driver = _modules()
-        self.name = f"cuda-bindings for CUDA {dotted(self._call('cudaRuntimeGetVersion'))}"
+        self._cuda = cuda = _module()
+        self.name = f"cuda-bindings for CUDA {dotted(cuda.CUDA_VERSION)}"
         self._contexts: dict[int, Any] = {}
-        self._in = self._runtime.cudaMemcpyKind.cudaMemcpyHostToDevice
-        self._out = self._runtime.cudaMemcpyKind.cudaMemcpyDeviceToHost
-        # Other threads of the host application may allocate while this one captures.
-        self._mode = self._runtime.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
-        self._launch, self._wait = self._runtime.cudaGraphLaunch, self._runtime.cudaStreamSynchronize
+        self._launch, self._wait = cuda.cuGraphLaunch, cuda.cuStreamSynchronize
 
     def driver(self) -> DriverInfo:
         """See `Cuda.driver`."""
-        version = dotted(self._call("cudaDriverGetVersion"))
-        error, count = self._runtime.cudaGetDeviceCount()
-        if error or not count:
-            needs = dotted(self._call("cudaRuntimeGetVersion"))
-            why = self._words(error) if error else "no device"
-            raise no_driver(version=version, why=why, needs=needs)
-        return DriverInfo(cuda=version, devices=int(count))
+        try:
+            (error,) = self._cuda.cuInit(0)
+        except RuntimeError as absent:  # what the bindings raise where there is no libcuda
+            raise no_driver(version="0.0", why=str(absent)) from absent
+        version = dotted(self._call("cuDriverGetVersion"))
+        if error:
+            raise no_driver(version=version, why=self._words(error))
+        devices = int(self._call("cuDeviceGetCount"))
+        if not devices:
+            raise no_driver(version=version, why="no device")
+        return DriverInfo(cuda=version, devices=devices)
 
     def device(self, index: int) -> DeviceInfo:
         """See `Cuda.device`."""
-        properties = self._call("cudaGetDeviceProperties", index)
-        name = properties.name
+        device = self._call("cuDeviceGet", index)
+        names = self._cuda.CUdevice_attribute
+
+        def attribute(which: Any) -> int:
+            return int(self._call("cuDeviceGetAttribute", which, device))
+
+        integrated = bool(attribute(names.CU_DEVICE_ATTRIBUTE_INTEGRATED))
+        major = attribute(names.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)
+        minor = attribute(names.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)
         return DeviceInfo(
             index=index,
-            name=name.decode() if isinstance(name, bytes) else str(name),
-            compute_capability=f"{properties.major}.{properties.minor}",
-            memory_bytes=int(properties.totalGlobalMem),
-            integrated=bool(properties.integrated),
+            name=self._call("cuDeviceGetName", 256, device).split(b"\0")[0].decode(),
+            compute_capability=f"{major}.{minor}",
+            memory_bytes=int(self._call("cuDeviceTotalMem", device)),
+            integrated=integrated,
             mapped_input=reads_in_place(
-                integrated=bool(properties.integrated),
-                can_map=bool(properties.canMapHostMemory),
-                pageable_access=bool(properties.pageableMemoryAccess),
+                integrated=integrated,
+                can_map=bool(attribute(names.CU_DEVICE_ATTRIBUTE_CAN_MAP_HOST_MEMORY)),
+                pageable_access=bool(attribute(names.CU_DEVICE_ATTRIBUTE_PAGEABLE_MEMORY_ACCESS)),
             ),
         )
 
     def current(self, index: int) -> AbstractContextManager[None]:
         """See `Cuda.current`.  Pushed and popped, so that a PyCUDA host finds its own context again."""
-        return _Current(self._driver, self._primary(index))
+        return _Current(self, self._primary(index))
 
     def malloc(self, nbytes: int) -> int:
         """See `Cuda.malloc`."""
-        return int(self._call("cudaMalloc", nbytes))
+        return int(self._call("cuMemAlloc", nbytes))
 
     def free(self, pointer: int) -> None:
         """See `Cuda.free`."""
-        self._call("cudaFree", pointer)
+        self._call("cuMemFree", pointer)
 
     def host_alloc(self, nbytes: int, *, mapped: bool) -> int:
         """See `Cuda.host_alloc`."""
-        runtime = self._runtime
-        flags = runtime.cudaHostAllocMapped if mapped else runtime.cudaHostAllocDefault
-        return int(self._call("cudaHostAlloc", nbytes, flags))
+        return int(
+            self._call("cuMemHostAlloc", nbytes, self._cuda.CU_MEMHOSTALLOC_DEVICEMAP if mapped else 0)
+        )
 
     def host_free(self, pointer: int) -> None:
         """See `Cuda.host_free`."""
-        self._call("cudaFreeHost", pointer)
+        self._call("cuMemFreeHost", pointer)
 
     def mapped_pointer(self, pointer: int) -> int:
         """See `Cuda.mapped_pointer`."""
-        return int(self._call("cudaHostGetDevicePointer", pointer, 0))
+        return int(self._call("cuMemHostGetDevicePointer", pointer, 0))
 
     def stream_create(self) -> int:
         """See `Cuda.stream_create`."""
-        return int(self._call("cudaStreamCreateWithFlags", self._runtime.cudaStreamNonBlocking))
+        return int(self._call("cuStreamCreate", int(self._cuda.CUstream_flags.CU_STREAM_NON_BLOCKING)))
 
     def stream_destroy(self, stream: int) -> None:
         """See `Cuda.stream_destroy`."""
-        self._call("cudaStreamDestroy", stream)
+        self._call("cuStreamDestroy", stream)
 
     def synchronize(self, stream: int) -> None:
         """See `Cuda.synchronize`."""
         (error,) = self._wait(stream)
         if error:
-            raise self._failed("cudaStreamSynchronize", error)
+            raise self._failed("cuStreamSynchronize", error)
 
     def copy_in(self, target: int, source: int, nbytes: int, stream: int) -> None:
         """See `Cuda.copy_in`."""
-        self._call("cudaMemcpyAsync", target, source, nbytes, self._in, stream)
+        self._call("cuMemcpyHtoDAsync", target, source, nbytes, stream)
 
     def copy_out(self, target: int, source: int, nbytes: int, stream: int) -> None:
         """See `Cuda.copy_out`."""
-        self._call("cudaMemcpyAsync", target, source, nbytes, self._out, stream)
+        self._call("cuMemcpyDtoHAsync", target, source, nbytes, stream)
+
+    def copy(self, target: int, source: int, nbytes: int, stream: int) -> None:
+        """See `Cuda.copy`."""
+        self._call("cuMemcpyDtoDAsync", target, source, nbytes, stream)
 
     def fill(self, pointer: int, byte: int, nbytes: int, stream: int) -> None:
         """See `Cuda.fill`."""
-        self._call("cudaMemsetAsync", pointer, byte, nbytes, stream)
+        self._call("cuMemsetD8Async", pointer, byte, nbytes, stream)
+
+    def event_create(self) -> int:
+        """See `Cuda.event_create`."""
+        return int(self._call("cuEventCreate", int(self._cuda.CUevent_flags.CU_EVENT_DISABLE_TIMING)))
+
+    def event_record(self, event: int, stream: int) -> None:
+        """See `Cuda.event_record`."""
+        self._call("cuEventRecord", event, stream)
+
+    def event_done(self, event: int) -> bool:
+        """See `Cuda.event_done`."""
+        (error,) = self._cuda.cuEventQuery(event)
+        if error and error != self._cuda.CUresult.CUDA_ERROR_NOT_READY:
+            raise self._failed("cuEventQuery", error)
+        return not error
+
+    def event_destroy(self, event: int) -> None:
+        """See `Cuda.event_destroy`."""
+        self._call("cuEventDestroy", event)
 
     def order(self, first: int, then: int) -> None:
         """See `Cuda.order`."""
-        event = self._call("cudaEventCreateWithFlags", self._runtime.cudaEventDisableTiming)
+        event = self.event_create()
         try:
-            self._call("cudaEventRecord", event, first)
-            self._call("cudaStreamWaitEvent", then, event, self._runtime.cudaEventWaitDefault)
+            self.event_record(event, first)
+            self._call("cuStreamWaitEvent", then, event, 0)
         finally:
-            self._call("cudaEventDestroy", event)  # CUDA keeps it until it has happened
+            self.event_destroy(event)
 
     def check_pointer(self, pointer: int, nbytes: int, index: int) -> None:
         """See `Cuda.check_pointer`."""
-        device = self._runtime.cudaMemoryType.cudaMemoryTypeDevice
-        managed = self._runtime.cudaMemoryType.cudaMemoryTypeManaged
-        error, found = self._runtime.cudaPointerGetAttributes(pointer)
-        if error or found.type not in (device, managed):
+        names = self._cuda.CUpointer_attribute
+        which = [
+            *(names.CU_POINTER_ATTRIBUTE_MEMORY_TYPE, names.CU_POINTER_ATTRIBUTE_IS_MANAGED),
+            *(names.CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL, names.CU_POINTER_ATTRIBUTE_CONTEXT),
+        ]
+        error, found = self._cuda.cuPointerGetAttributes(len(which), which, pointer)
+        kind, managed, device, owner = (0, False, 0, 0) if error else found
+        if not managed and kind != self._cuda.CUmemorytype.CU_MEMORYTYPE_DEVICE:
             raise InputError(
                 f"address {pointer:#x} is not memory of a GPU",
                 expected=f"an array on device {index}",
                 cure="call the explainer itself for arrays of the host",
             )
-        if found.type == device and found.device != index:
+        if not managed and device != index:
             raise InputError(
-                f"an array on device {found.device}",
+                f"an array on device {device}",
                 expected=f"an array on device {index}, where the engine is",
-                cure=f"open the Explainer with device={found.device}, or copy the array",
+                cure=f"open the Explainer with device={device}, or copy the array",
             )
-        attribute = self._driver.CUpointer_attribute.CU_POINTER_ATTRIBUTE_CONTEXT
-        error, owner = self._driver.cuPointerGetAttribute(attribute, pointer)
-        if not error and int(owner) and int(owner) != int(self._primary(index)):
+        if int(owner) and int(owner) != int(self._primary(index)):
             raise InputError(
                 "an array that belongs to another CUDA context of this device",
                 expected="the primary context",
@@ -152,99 +187,85 @@ class CudaBindings:
             )
 
     def begin_capture(self, stream: int) -> None:
-        """See `Cuda.begin_capture`."""
-        self._call("cudaStreamBeginCapture", stream, self._mode)
+        """See `Cuda.begin_capture`.  Other threads of the host application may allocate meanwhile."""
+        mode = self._cuda.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_THREAD_LOCAL
+        self._call("cuStreamBeginCapture", stream, mode)
 
     def end_capture(self, stream: int) -> int:
         """See `Cuda.end_capture`."""
-        graph = self._call("cudaStreamEndCapture", stream)
+        graph = self._call("cuStreamEndCapture", stream)
         try:
-            return int(self._call("cudaGraphInstantiate", graph, 0))
+            return int(self._call("cuGraphInstantiate", graph, 0))
         finally:
-            self._call("cudaGraphDestroy", graph)
+            self._call("cuGraphDestroy", graph)
 
     def graph_launch(self, graph: int, stream: int) -> None:
         """See `Cuda.graph_launch`."""
         (error,) = self._launch(graph, stream)
         if error:
-            raise self._failed("cudaGraphLaunch", error)
+            raise self._failed("cuGraphLaunch", error)
 
     def graph_destroy(self, graph: int) -> None:
         """See `Cuda.graph_destroy`."""
-        self._call("cudaGraphExecDestroy", graph)
+        self._call("cuGraphExecDestroy", graph)
 
     def _primary(self, index: int) -> Any:
         """The primary context of a device, held from its first use to the end of the process."""
         if index not in self._contexts:
-            self._driver_call("cuInit", 0)
-            device = self._driver_call("cuDeviceGet", index)
-            self._contexts[index] = self._driver_call("cuDevicePrimaryCtxRetain", device)
+            self._call("cuInit", 0)
+            self._contexts[index] = self._call("cuDevicePrimaryCtxRetain", self._call("cuDeviceGet", index))
         return self._contexts[index]
 
     def _call(self, function: str, *arguments: Any) -> Any:
-        error, *results = getattr(self._runtime, function)(*arguments)
+        error, *results = getattr(self._cuda, function)(*arguments)
         if error:
             raise self._failed(function, error)
         return results[0] if results else None
 
-    def _driver_call(self, function: str, *arguments: Any) -> Any:
-        error, *results = getattr(self._driver, function)(*arguments)
-        if error:
-            raise _failure(function, str(getattr(error, "name", error)))
-        return results[0] if results else None
-
     def _failed(self, function: str, error: Any) -> BackendError:
-        return _failure(function, self._words(error))
+        return BackendError(
+            f"{function} failed: {self._words(error)}",
+            expected="success",
+            cure="free GPU memory if it says so; otherwise end this process, then python -m runtime doctor",
+        )
 
     def _words(self, error: Any) -> str:
         """CUDA's name and sentence for an error code."""
-        name, sentence = (self._runtime.cudaGetErrorName(error), self._runtime.cudaGetErrorString(error))
+        name, sentence = (self._cuda.cuGetErrorName(error), self._cuda.cuGetErrorString(error))
         return f"{name[1].decode()}: {sentence[1].decode()}"
 
 
 class _Current:
     """`with`: pushes a context, pops it."""
 
-    __slots__ = ("_context", "_pop", "_push")
+    __slots__ = ("_call", "_context")
 
-    def __init__(self, driver: ModuleType, context: Any) -> None:
-        self._push, self._pop, self._context = driver.cuCtxPushCurrent, driver.cuCtxPopCurrent, context
+    def __init__(self, cuda: CudaBindings, context: Any) -> None:
+        self._call, self._context = cuda._call, context
 
     def __enter__(self) -> None:
-        (error,) = self._push(self._context)
-        if error:
-            raise _failure("cuCtxPushCurrent", str(getattr(error, "name", error)))
+        self._call("cuCtxPushCurrent", self._context)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        failed, _ = self._pop()
-        if failed:
-            raise _failure("cuCtxPopCurrent", str(getattr(failed, "name", failed)))
+        self._call("cuCtxPopCurrent")
 
 
-def _failure(function: str, words: str) -> BackendError:
-    return BackendError(
-        f"{function} failed: {words}",
-        expected="success",
-        cure="free GPU memory if it says so; otherwise end this process, then python -m runtime doctor",
-    )
-
-
-def _modules() -> tuple[ModuleType, ModuleType]:
-    for names in _MODULES:
+def _module() -> ModuleType:
+    for name in _MODULES:
         try:
-            return importlib.import_module(names[0]), importlib.import_module(names[1])
+            return importlib.import_module(name)
         except ImportError as error:
-            if isinstance(error, ModuleNotFoundError) and names[0].startswith(error.name or "?"):
+            if isinstance(error, ModuleNotFoundError) and name.startswith(error.name or "?"):
                 continue  # no module of this name
             raise BackendUnavailable(
-                f"{names[0]} is installed but does not load: {error}",
+                f"{name} is installed but does not load: {error}",
                 expected="a working cuda-bindings",
                 cure='pip install --force-reinstall "cuda-bindings>=12.6"',
             ) from error
     raise BackendUnavailable(
         "neither cuda-bindings nor PyCUDA is installed",
-        expected="cuda-bindings of the driver's CUDA version (12 or 13)",
-        cure='pip install "cuda-bindings>=12.6" (on JetPack 6: "cuda-bindings>=12.6,<13")',
+        expected="cuda-bindings of CUDA 12 or 13",
+        cure='pip install "cuda-bindings>=12.6"',
     )

@@ -44,18 +44,18 @@ class PyCuda:
         self._contexts: dict[int, Any] = {}
         self._streams: dict[int, Any] = {}
         self._memory: dict[int, Any] = {}
+        self._events: dict[int, Any] = {}
 
     def driver(self) -> DriverInfo:
         """See `Cuda.driver`."""
         version = dotted(self._cuda.get_driver_version())
-        needs = ".".join(map(str, self._cuda.get_version()[:2]))
         try:
             self._cuda.init()
             count = self._cuda.Device.count()
         except self._cuda.Error as error:
-            raise no_driver(version=version, why=str(error), needs=needs) from error
+            raise no_driver(version=version, why=str(error)) from error
         if not count:
-            raise no_driver(version=version, why="no device", needs=needs)
+            raise no_driver(version=version, why="no device")
         return DriverInfo(cuda=version, devices=count)
 
     def device(self, index: int) -> DeviceInfo:
@@ -131,21 +131,45 @@ class PyCuda:
         """See `Cuda.copy_out`."""
         self._call(self._cuda.memcpy_dtoh_async, _buffer(target, nbytes), source, self._streams[stream])
 
+    def copy(self, target: int, source: int, nbytes: int, stream: int) -> None:
+        """See `Cuda.copy`."""
+        self._call(self._cuda.memcpy_dtod_async, target, source, nbytes, self._streams[stream])
+
     def fill(self, pointer: int, byte: int, nbytes: int, stream: int) -> None:
         """See `Cuda.fill`."""
         self._call(self._cuda.memset_d8_async, pointer, byte, nbytes, self._streams[stream])
 
-    def order(self, first: int, then: int) -> None:
-        """See `Cuda.order`.  PyCUDA cannot name a stream it did not make: there the host waits instead."""
-        ours, behind = self._streams.get(first), self._streams.get(then)
-        if behind is None:
-            self._call(self._streams[first].synchronize)
-        elif ours is None and first not in _DEFAULT_STREAM:
+    def event_create(self) -> int:
+        """See `Cuda.event_create`.  PyCUDA keeps the driver's handle to itself."""
+        event = self._call(self._cuda.Event, self._cuda.event_flags.DISABLE_TIMING)
+        self._events[id(event)] = event
+        return id(event)
+
+    def event_record(self, event: int, stream: int) -> None:
+        """See `Cuda.event_record`.  PyCUDA cannot name a stream it did not make: the host waits for that."""
+        if stream not in self._streams and stream not in _DEFAULT_STREAM:
             self._call(self._cuda.Context.synchronize)
-        else:
-            event = self._call(self._cuda.Event, self._cuda.event_flags.DISABLE_TIMING)
-            self._call(event.record, ours)
-            self._call(behind.wait_for_event, event)
+        self._call(self._events[event].record, self._streams.get(stream))
+
+    def event_done(self, event: int) -> bool:
+        """See `Cuda.event_done`."""
+        return bool(self._call(self._events[event].query))
+
+    def event_destroy(self, event: int) -> None:
+        """See `Cuda.event_destroy`.  PyCUDA destroys it with its object."""
+        del self._events[event]
+
+    def order(self, first: int, then: int) -> None:
+        """See `Cuda.order`.  Where `then` is no stream of PyCUDA's, the host waits instead."""
+        if then not in self._streams:
+            self.synchronize(first)
+            return
+        event = self.event_create()
+        try:
+            self.event_record(event, first)
+            self._call(self._streams[then].wait_for_event, self._events[event])
+        finally:
+            self.event_destroy(event)
 
     def check_pointer(self, pointer: int, nbytes: int, index: int) -> None:
         """See `Cuda.check_pointer`."""

@@ -6,14 +6,14 @@ names the device.  Otherwise by the CUDA array interface, version 2 or 3 (PyCUDA
 
 from __future__ import annotations
 
-import ctypes
 from dataclasses import dataclass
 from typing import Any
 
+from runtime.dlpack import CUDA, tensor_of
 from runtime.errors import InputError
 
 LEGACY_DEFAULT_STREAM = 1
-_CUDA, _CUDA_MANAGED = 2, 13  # DLDeviceType
+_CUDA_MANAGED = 13  # DLDeviceType
 _UNSIGNED = 1  # DLDataTypeCode
 _CURE = "give a C-contiguous uint8 array of the graph's size; the explainer itself takes arrays of the host"
 
@@ -24,26 +24,25 @@ class Source:
 
     pointer: int
     shape: tuple[int, ...]
-    device: int | None
-    """None where the array does not say."""
     stream: int | None
     """The stream that it is ready on; None if the stream given to `read` waits for it already."""
     owner: Any
     """Keeps the memory alive."""
 
 
-def read(array: Any, stream: int) -> Source:
+def read(array: Any, stream: int, device: int) -> Source:
     """What is known of an array.
 
     Args:
         array: of torch, CuPy, PyCUDA, or of any other library that speaks one of the two protocols.
         stream: which is to read it.
+        device: number of the GPU that it is to be on, as far as it says where it is.
 
     Raises:
-        InputError: it is not on a GPU, not uint8, not C-contiguous, or not aligned to 256 bytes.
+        InputError: it is not on that GPU, not uint8, not C-contiguous, or not aligned to 256 bytes.
     """
     if hasattr(array, "__dlpack__") and hasattr(array, "__dlpack_device__"):
-        source = _from_dlpack(array, stream)
+        source = _from_dlpack(array, stream, device)
     elif hasattr(array, "__cuda_array_interface__"):
         source = _from_interface(array)
     else:
@@ -62,20 +61,30 @@ def read(array: Any, stream: int) -> Source:
 
 
 def stream_handle(stream: Any) -> int:
-    """The `cudaStream_t` of a stream of PyCUDA, torch or CuPy, or of a number.
+    """The `cudaStream_t` of a stream of PyCUDA, torch, CuPy or cuda.core, or of a number.
 
     Raises:
         InputError: it is none of these.
     """
+    handle = stream
+    if hasattr(stream, "__cuda_stream__"):
+        version, handle = stream.__cuda_stream__()
+        if version != 0:
+            raise InputError(
+                f"stream: a {type(stream).__name__} of version {version} of __cuda_stream__",
+                expected="version 0",
+                cure="give its cudaStream_t as a number",
+            )
+        return int(handle)
     for name in ("handle", "cuda_stream", "ptr"):
-        stream = getattr(stream, name, stream)
-    if not isinstance(stream, int):
+        handle = getattr(handle, name, handle)
+    if not isinstance(handle, int):
         raise InputError(
             f"stream: a {type(stream).__name__}",
-            expected="a stream of PyCUDA, torch or CuPy, or a cudaStream_t as a number",
+            expected="a stream of PyCUDA, torch, CuPy or cuda.core, or a cudaStream_t as a number",
             cure="leave it out if the array says itself on which stream it is ready",
         )
-    return stream
+    return handle
 
 
 def _from_interface(array: Any) -> Source:
@@ -91,38 +100,25 @@ def _from_interface(array: Any) -> Source:
         )
     # PyCUDA says None of arrays that its default stream is still writing; before version 3 nobody says.
     ready_on = LEGACY_DEFAULT_STREAM if stream is None else int(stream)
-    return Source(pointer=int(facts["data"][0]), shape=shape, device=None, stream=ready_on, owner=array)
+    return Source(pointer=int(facts["data"][0]), shape=shape, stream=ready_on, owner=array)
 
 
-class _Tensor(ctypes.Structure):
-    """DLTensor of DLPack, as `__dlpack__` gives it where no version is asked for."""
-
-    _fields_ = (
-        ("data", ctypes.c_void_p),
-        ("device_type", ctypes.c_int32),
-        ("device_id", ctypes.c_int32),
-        ("ndim", ctypes.c_int32),
-        ("code", ctypes.c_uint8),
-        ("bits", ctypes.c_uint8),
-        ("lanes", ctypes.c_uint16),
-        ("shape", ctypes.POINTER(ctypes.c_int64)),
-        ("strides", ctypes.POINTER(ctypes.c_int64)),
-        ("byte_offset", ctypes.c_uint64),
-    )
-
-
-def _from_dlpack(array: Any, stream: int) -> Source:
-    kind, device = (int(number) for number in array.__dlpack_device__())
-    if kind not in (_CUDA, _CUDA_MANAGED):
+def _from_dlpack(array: Any, stream: int, device: int) -> Source:
+    kind, index = (int(number) for number in array.__dlpack_device__())
+    if kind not in (CUDA, _CUDA_MANAGED):
         raise InputError(
             f"an array on a device of kind {kind} of DLPack (1 is the CPU)",
             expected="an array on a GPU of NVIDIA",
             cure="call the explainer itself for arrays of the host",
         )
+    if kind == CUDA and index != device:  # before `stream`, which is of this device, is shown to its library
+        raise InputError(
+            f"an array on device {index}",
+            expected=f"an array on device {device}, where the engine is",
+            cure=f"open the Explainer with device={index}, or copy the array",
+        )
     capsule = array.__dlpack__(stream=stream)
-    pointer_of = ctypes.pythonapi.PyCapsule_GetPointer
-    pointer_of.restype, pointer_of.argtypes = ctypes.c_void_p, (ctypes.py_object, ctypes.c_char_p)
-    tensor = _Tensor.from_address(pointer_of(capsule, b"dltensor"))
+    tensor = tensor_of(capsule)
     shape = tuple(tensor.shape[axis] for axis in range(tensor.ndim))
     kind_of_value = (tensor.code, tensor.bits, tensor.lanes)
     _check_type(kind_of_value == (_UNSIGNED, 8, 1), f"DLPack code, bits, lanes {kind_of_value}")
@@ -130,7 +126,7 @@ def _from_dlpack(array: Any, stream: int) -> Source:
     _check_strides(shape, [tensor.strides[axis] for axis in range(tensor.ndim)] if tensor.strides else None)
     pointer = (tensor.data or 0) + tensor.byte_offset
     # The capsule stays ours and unused: when it goes, so does the tensor's hold on the memory.
-    return Source(pointer=pointer, shape=shape, device=device, stream=None, owner=capsule)
+    return Source(pointer=pointer, shape=shape, stream=None, owner=capsule)
 
 
 def _check_type(right: bool, came: str) -> None:

@@ -1,116 +1,156 @@
-"""An execution context for images that are on the GPU already, and outputs that stay there."""
+"""Images that are on the GPU already, and outputs that stay there, around a lane that computes between them.
+
+    the caller's array ── copy ──> lane ── copy ──> memory of the pool, which the caller gets as DeviceArrays
+
+Once warm, a run calls CUDA only to enqueue and to ask: it allocates, frees and waits for nothing.
+"""
 
 from __future__ import annotations
 
-import weakref
+from collections import deque
+from contextlib import suppress
 from typing import Any
 
+import numpy as np
+
+from runtime.backends.buffer_pool import BufferPool
 from runtime.backends.cuda import Cuda
-from runtime.backends.cuda_memory import DeviceBuffer, Stream
+from runtime.backends.cuda_memory import PinnedArray, Stream
 from runtime.backends.device_array import Source, read
-from runtime.backends.tensorrt_engine import INPUT, LoadedEngine
+from runtime.backends.lane import Lane
 from runtime.device_explanation import DeviceArray
-from runtime.errors import InputError
+from runtime.errors import BackendError, InputError
 
 
-class DeviceLane:
-    """Used by one thread at a time, inside `with cuda.current(index):`.
+class DevicePath:
+    """Used by one thread at a time, inside `with cuda.current(index):`; `synchronize` by any.
 
-    Every run has the addresses of its own arrays, so that there is nothing that a CUDA graph could keep.
+    All lanes of a path enqueue on its one stream, so that memory which comes back to the pool can be written
+    again at once: whatever wrote it before comes first.
 
     Args:
         cuda: the library.
-        engine: makes the context.
         index: number of the device.
         shape: of the images: (most rows, height, width, 3).
-        least: fewest rows.
     """
 
-    def __init__(
-        self, cuda: Cuda, engine: LoadedEngine, *, index: int, shape: tuple[int, ...], least: int
-    ) -> None:
-        self._cuda, self._engine, self._index = cuda, engine, index
-        self._shape, self._least = shape, least
-        self._stream = Stream(cuda)
-        self._context: Any = None
-        try:
-            self._context = engine.context()
-        except BaseException:
-            self.close()
-            raise
+    def __init__(self, cuda: Cuda, *, index: int, shape: tuple[int, ...]) -> None:
+        self._cuda, self._index, self._shape = cuda, index, shape
+        self._pool = BufferPool(cuda, index)
+        self._held: deque[tuple[int, Any]] = deque()  # event after a run, owner of the images it reads
+        self._events: list[int] = []  # idle
+        self.stream = Stream(cuda)
 
-    def run(self, array: Any, stream: int | None) -> tuple[DeviceArray, DeviceArray]:
-        """Enqueue a run; the outputs are there in the order of the lane's stream, and of `stream`.
+    @property
+    def stream_handle(self) -> int | None:
+        """See `DeviceArray.stream`."""
+        return None if self.stream.closed else self.stream.handle
+
+    def read(self, array: Any) -> Source:
+        """The array's images.
 
         Raises:
             InputError: an array that is not what the engine takes, or not on its device.
+        """
+        source = read(array, self.stream.handle, self._index)
+        rows = source.shape[0] if len(source.shape) == 4 else 0
+        most, height, width, channels = self._shape
+        if source.shape[1:] != self._shape[1:] or not 1 <= rows <= most:
+            raise InputError(
+                f"an array {source.shape} on the device",
+                expected=f"(N, {height}, {width}, 3), N from 1 to {most}",
+                cure="resize on the GPU, or call the explainer itself, which resizes",
+            )
+        self._cuda.check_pointer(source.pointer, rows * height * width * channels, self._index)
+        return source
+
+    def run(
+        self, lane: Lane, rows: int, source: Source, stream: int | None
+    ) -> tuple[DeviceArray, DeviceArray]:
+        """Enqueue a run; the outputs are there in the order of the path's stream, and of `stream`.
+
+        Args:
+            lane: on the path's stream.
+            rows: see `Lane.relay`.
+            source: what `read` gave.
+            stream: of the caller.
+
+        Raises:
             BackendError: out of memory, or TensorRT failed.
         """
-        ours = self._stream.handle
-        source = read(array, ours)
-        self._check(source)
-        for theirs in {source.stream, stream} - {None}:
-            self._cuda.order(theirs, ours)  # type: ignore[arg-type]
-        must = self._engine.must
-        must(self._context.set_input_shape(INPUT, source.shape), f"set_input_shape {source.shape}")
-        must(self._context.set_tensor_address(INPUT, source.pointer), f"set_tensor_address {INPUT}")
-        embedding, mask = (self._output(name, source) for name in self._engine.outputs)
-        must(self._context.execute_async_v3(ours), "execute_async_v3")
-        if stream is not None:
-            self._cuda.order(ours, stream)
+        cuda, ours, n = self._cuda, self.stream.handle, source.shape[0]
+        self._let_go()
+        embedding, mask = (
+            DeviceArray(shape=(n, *shape[1:]), device=self._index, memory=self._pool.lend(nbytes), path=self)
+            for shape, nbytes in lane.outputs
+        )
+        event = self._events.pop() if self._events else cuda.event_create()
+        try:
+            for theirs in {source.stream, stream} - {None}:
+                cuda.order(theirs, ours)  # type: ignore[arg-type]
+            lane.relay(source.pointer, (embedding.pointer, mask.pointer), n, rows)
+            cuda.event_record(event, ours)
+            if stream is not None:
+                cuda.order(ours, stream)
+        except BaseException:
+            self._events.append(event)
+            with suppress(BackendError):  # the first error is on its way
+                self.synchronize()  # what was enqueued may still read the images
+            raise
+        self._held.append((event, source.owner))
         return embedding, mask
 
+    def order(self, then: int) -> None:
+        """What is enqueued on a stream from now on waits for every run so far; by any thread."""
+        if not self.stream.closed:
+            with self._cuda.current(self._index):
+                self._cuda.order(self.stream.handle, then)
+
     def synchronize(self) -> None:
-        """Wait for every run so far."""
-        if not self._stream.closed:
-            self._cuda.synchronize(self._stream.handle)
+        """Wait for every run so far; after `close()` they have all ended."""
+        if not self.stream.closed:
+            with self._cuda.current(self._index):
+                self._cuda.synchronize(self.stream.handle)
+                self._let_go()
+
+    def to_host(self, array: DeviceArray) -> np.ndarray:
+        """A copy of an output of this path, open or closed, by any thread.
+
+        Raises:
+            BackendError: its computation failed.
+        """
+        self.synchronize()
+        with (
+            self._cuda.current(self._index),
+            Stream(self._cuda) as stream,
+            PinnedArray(self._cuda, array.shape, np.float32) as host,
+        ):
+            self._cuda.copy_out(host.handle, array.pointer, host.nbytes, stream.handle)
+            self._cuda.synchronize(stream.handle)
+            return host.array.copy()
 
     def close(self) -> None:
-        """Wait for what is running, then release context and stream; outputs keep their memory."""
+        """Wait for what is running, then release everything but what outputs that still live are in."""
         try:
             self.synchronize()
         finally:
-            self._context = None
-            self._stream.close()
+            try:
+                self._pool.close()
+                for event in (*self._events, *(event for event, _ in self._held)):
+                    self._cuda.event_destroy(event)
+            finally:
+                self._events.clear()
+                self._held.clear()
+                self.stream.close()
 
-    def _check(self, source: Source) -> None:
-        rows = source.shape[0] if len(source.shape) == 4 else 0
-        if source.shape[1:] != self._shape[1:] or not self._least <= rows <= self._shape[0]:
-            _, height, width, _ = self._shape
-            raise InputError(
-                f"an array {source.shape} on the device",
-                expected=f"(N, {height}, {width}, 3), N from {self._least} to {self._shape[0]}",
-                cure="resize on the GPU, or call the explainer itself, which resizes",
-            )
-        if source.device not in (None, self._index):
-            raise InputError(
-                f"an array on device {source.device}",
-                expected=f"an array on device {self._index}, where the engine is",
-                cure=f"open the Explainer with device={source.device}, or copy the array",
-            )
-        _, height, width, channels = source.shape
-        self._cuda.check_pointer(source.pointer, rows * height * width * channels, self._index)
-
-    def _output(self, name: str, source: Source) -> DeviceArray:
-        """Memory of its own for one output, which the context then writes to."""
-        shape = tuple(int(side) for side in self._context.get_tensor_shape(name))
-        nbytes = 4
-        for side in shape:
-            nbytes *= side
-        memory = DeviceBuffer(self._cuda, nbytes)
-        array = DeviceArray(shape=shape, device=self._index, memory=memory, stream=self._stream)
-        # With it goes the hold on the images; at the end of the process the driver gives everything back.
-        keeper = weakref.finalize(array, _free, self._cuda, self._index, memory, self._stream, source)
-        keeper.atexit = False
-        self._engine.must(self._context.set_tensor_address(name, memory.handle), f"set_tensor_address {name}")
-        return array
-
-
-def _free(cuda: Cuda, index: int, memory: DeviceBuffer, stream: Stream, source: Source) -> None:
-    """Give back an output whose array is gone, after the run that may still be writing to it."""
-    with cuda.current(index):
-        try:
-            if not stream.closed:
-                cuda.synchronize(stream.handle)
-        finally:
-            memory.close()
+    def _let_go(self) -> None:
+        """Drop the hold on images that have been read."""
+        while True:
+            try:
+                event, owner = self._held.popleft()
+            except IndexError:
+                return
+            if not self._cuda.event_done(event):
+                self._held.appendleft((event, owner))
+                return
+            self._events.append(event)

@@ -24,9 +24,7 @@ class RtxCache:
     """
 
     def __init__(self, record: EngineRecord, gpu: DeviceInfo) -> None:
-        key = f"{record.sha256} {record.version} {gpu.name} {gpu.compute_capability}"
-        name = hashlib.sha256(key.encode()).hexdigest()[:32] + ".rtx"
-        self.path: Path = cache_folder(record.package) / "compiled" / name
+        self.path: Path = cache_folder(record.package) / "compiled" / f"{engine_here(record, gpu)}.rtx"
         self.log: list[str] = []
         """What did not go as it should, one line each."""
         self._cache: Any = None
@@ -82,3 +80,9 @@ class RtxCache:
             self.path.unlink()
         except OSError as error:
             self.log.append(f"the compilation cache {self.path} cannot be deleted: {error}")
+
+
+def engine_here(record: EngineRecord, gpu: DeviceInfo) -> str:
+    """A file name's stem for one plan with one version of its library on one kind of GPU."""
+    key = f"{record.sha256} {record.version} {gpu.name} {gpu.compute_capability}"
+    return hashlib.sha256(key.encode()).hexdigest()[:32]

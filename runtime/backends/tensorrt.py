@@ -6,14 +6,17 @@ is compared with this machine before a plan is deserialised.
 
 from __future__ import annotations
 
-from runtime.backends import cuda
+from runtime.backends import cuda, first_opening
 from runtime.backends.tensorrt_backend import TensorRTBackend
 from runtime.backends.tensorrt_library import FLAVOURS, LOADABLE, validity, version
-from runtime.errors import BackendUnavailable, EngineMismatch
+from runtime.errors import BackendError, BackendUnavailable, EngineMismatch
 from runtime.manifest import EngineRecord
 from runtime.package import Engine, Package
 
-__all__ = ["TensorRTBackend", "misfit", "open_backend", "open_engine", "select"]
+RTX_CAPABILITIES = ("7.5", "8.0", "8.6", "8.9", "12.0", "12.1")
+"""GPUs that TensorRT-RTX 1.7 supports, and can be told to build for: no Hopper, no Jetson."""
+
+__all__ = ["RTX_CAPABILITIES", "TensorRTBackend", "misfit", "open_backend", "open_engine", "select"]
 
 
 def open_backend(
@@ -28,25 +31,52 @@ def open_backend(
         BackendUnavailable: no driver, no such device, or no library for any engine of the package.
         EngineMismatch: no engine fits; what each was built for, and the command that builds one.
         IntegrityError: the engine is not the one its sidecar describes.
-        BackendError: the engine fits and does not load.
+        BackendError: the engine fits and does not load, or gives values that are not finite.
     """
-    engine = select(package, cuda.device(device).compute_capability, precision, mask=mask)
-    return open_engine(package, engine, device=device)
+    gpu = cuda.device(device)
+    engine = select(package, gpu.compute_capability, precision, mask=mask)
+    backend = open_engine(package, engine, device=device, unlisted=True)
+    try:
+        if said := first_opening.check(package, engine, backend, gpu):
+            backend.why += f"; {said}"
+    except BaseException:
+        backend.close()
+        raise
+    return backend
 
 
-def open_engine(package: Package, engine: Engine, *, device: int = 0) -> TensorRTBackend:
-    """Open one engine of `package`; raises as `open_backend` does."""
+def open_engine(
+    package: Package, engine: Engine, *, device: int = 0, unlisted: bool = False
+) -> TensorRTBackend:
+    """Open one engine of `package`; raises as `open_backend` does.
+
+    Args:
+        unlisted: also try an engine of TensorRT-RTX on a GPU that is not among `RTX_CAPABILITIES`, if the
+            library itself calls it valid there.  Its failure is then an `EngineMismatch`.
+    """
     gpu = cuda.device(device)
     reason = misfit(engine.record, gpu.compute_capability)
     plan = engine.read()
-    if not reason and engine.record.flavour == "rtx":
+    rtx = engine.record.flavour == "rtx"
+    outside = _outside(gpu) if rtx else ""
+    if not reason and not unlisted:
+        reason = outside
+    if not reason and rtx:
         with cuda.implementation().current(device):
             judged = validity(plan)
-        if judged.answer == "INVALID":
+        if judged.answer not in ("VALID", "SUBOPTIMAL"):
             reason = f"TensorRT-RTX on {gpu.name} ({gpu.compute_capability}): {judged.meaning}"
     if reason:
         raise _mismatch(package, f"{engine.path.name}: {reason}", gpu.compute_capability)
-    return TensorRTBackend(engine, plan=plan, input=package.manifest.input, gpu=gpu)
+    try:
+        backend = TensorRTBackend(engine, plan=plan, input=package.manifest.input, gpu=gpu)
+    except BackendError as error:
+        if not outside:
+            raise
+        reason = f"{outside}, and there it does not run: {error.came}"
+        raise _mismatch(package, f"{engine.path.name}: {reason}", gpu.compute_capability) from error
+    backend.why += f"; {outside}" * bool(outside)
+    return backend
 
 
 def select(package: Package, capability: str, precision: str | None = None, *, mask: bool = True) -> Engine:
@@ -103,6 +133,13 @@ def misfit(record: EngineRecord, capability: str) -> str:
     if record.compute_capability != capability:
         return f"built for compute capability {record.compute_capability}, this is {capability}"
     return ""
+
+
+def _outside(gpu: cuda.DeviceInfo) -> str:
+    """That TensorRT-RTX does not support a GPU; empty if it does."""
+    if gpu.compute_capability in RTX_CAPABILITIES:
+        return ""
+    return f"TensorRT-RTX does not list {gpu.name} ({gpu.compute_capability}) among its GPUs"
 
 
 def _mismatch(package: Package, reasons: str, capability: str) -> EngineMismatch:

@@ -1,9 +1,10 @@
 """An engine of the package, running: through TensorRT's V3 calls, 10.0 to 11.4, and TensorRT-RTX.
 
     one image, or as many as the engine takes at most   a lane of its own each, with a CUDA graph
-    any number between                                  one lane without a graph
+    any number between                                  one lane without a graph; with TensorRT-RTX, which
+                                                        compiles for each size, the largest batch's
     submit                                              a second lane for one image: two runs overlap
-    run_device                                          a lane without buffers
+    run_device                                          three lanes of its own, of the same kinds
 
 Lanes are made when they are first needed.  They share the weights; each has its own memory for what is
 computed, so that an application which only ever explains one image at a time pays for one.
@@ -21,8 +22,9 @@ import numpy as np
 
 from runtime.backends import cuda
 from runtime.backends.base import check_images
+from runtime.backends.cuda_memory import Stream
 from runtime.backends.device_array import stream_handle
-from runtime.backends.device_lane import DeviceLane
+from runtime.backends.device_lane import DevicePath
 from runtime.backends.lane import Lane, Run
 from runtime.backends.rtx_cache import RtxCache
 from runtime.backends.tensorrt_engine import LoadedEngine
@@ -55,8 +57,9 @@ class TensorRTBackend:
         self._least, self.max_batch = record.batch[0], record.batch[2]
         self._shape = (input.height, input.width, 3)
         self._file = engine.path.name
+        self._pads = record.flavour == "rtx"
         self._lanes: dict[str, Lane] = {}
-        self._device_lane: DeviceLane | None = None
+        self._path: DevicePath | None = None
         self._engine: LoadedEngine | None = None
         self._second = True
         self.degraded = ""
@@ -106,20 +109,29 @@ class TensorRTBackend:
                 run = self._start(images, n)
         return lambda: self._finished(run)
 
-    def run_device(
-        self, array: Any, stream: Any = None
-    ) -> tuple[DeviceArray, DeviceArray, Callable[[], None]]:
+    def run_device(self, array: Any, stream: Any = None) -> tuple[DeviceArray, DeviceArray]:
         """See `runtime.backends.base.DeviceBackend`."""
-        engine = self._refuse_maskless()
+        self._refuse_maskless()
         theirs = None if stream is None else stream_handle(stream)
         with self._current:
-            if self._device_lane is None:
-                shape = (self.max_batch, *self._shape)
-                self._device_lane = DeviceLane(
-                    self._cuda, engine, index=self._gpu.index, shape=shape, least=self._least
-                )
-            embedding, mask = self._device_lane.run(array, theirs)
-        return embedding, mask, self._synchronize_device
+            path = self._device_path()
+            source = path.read(array)
+            name, rows = self._lane_for(source.shape[0])
+            return path.run(self._lane(name, path.stream), rows, source, theirs)
+
+    def warm_up(self, *, on_device: bool = False) -> None:
+        """See `runtime.explainer.Explainer.warm_up`."""
+        if on_device:
+            self._refuse_maskless()
+        self._opened()
+        sizes = (1, max(1, self.max_batch - 1), self.max_batch)
+        names = [*dict.fromkeys(self._lane_for(n)[0] for n in sizes)]
+        if not on_device and self.outputs == OUTPUTS:
+            names.append("second")  # of `submit`
+        with self._current:
+            stream = self._device_path().stream if on_device else None
+            for name in names:
+                self._lane(name, stream)
 
     def poison(self) -> None:
         """Fill every output buffer, here and on the device, with NaN: a run that writes nothing shows."""
@@ -135,10 +147,10 @@ class TensorRTBackend:
         called again.
         """
         failures: list[BackendError] = []
-        lanes: list[Lane | DeviceLane] = [*self._lanes.values()]
-        if self._device_lane is not None:
-            lanes.append(self._device_lane)
-        self._lanes, self._device_lane = {}, None
+        lanes: list[Lane | DevicePath] = [*self._lanes.values()]
+        if self._path is not None:
+            lanes.append(self._path)
+        self._lanes, self._path = {}, None
         engine, self._engine = self._engine, None
         if engine is None:
             return
@@ -176,13 +188,28 @@ class TensorRTBackend:
         return check_images(images, height=height, width=width, max_batch=self.max_batch)
 
     def _start(self, images: np.ndarray, n: int) -> Run:
-        if n <= self._least:
-            return self._lane("least").start(images, self._least)
-        return self._lane("most" if n == self.max_batch else "between").start(images, n)
+        name, rows = self._lane_for(n)
+        return self._lane(name).start(images, rows)
 
-    def _lane(self, name: str) -> Lane:
-        """The lane of that name, made at its first use."""
-        if (lane := self._lanes.get(name)) is not None:
+    def _lane_for(self, n: int) -> tuple[str, int]:
+        """Which lane runs n images, and how many it then computes."""
+        if n <= self._least:
+            return "least", self._least
+        if self._pads or n == self.max_batch:
+            return "most", self.max_batch
+        return "between", n
+
+    def _device_path(self) -> DevicePath:
+        """What `run_device` goes through, made at its first use."""
+        if self._path is None:
+            shape = (self.max_batch, *self._shape)
+            self._path = DevicePath(self._cuda, index=self._gpu.index, shape=shape)
+        return self._path
+
+    def _lane(self, name: str, stream: Stream | None = None) -> Lane:
+        """The lane of that name, made at its first use; with a stream, the one for images on the device."""
+        key = name if stream is None else f"{name} on the device"
+        if (lane := self._lanes.get(key)) is not None:
             return lane
         rows = self._least if name in ("least", "second") else self.max_batch
         engine = self._opened()
@@ -192,8 +219,9 @@ class TensorRTBackend:
             (rows, *self._shape),
             mapped=self._gpu.mapped_input,
             graph=name != "between",
+            stream=stream,
         )
-        self._lanes[name] = lane
+        self._lanes[key] = lane
         reason = f"no CUDA graph for batches of {rows}: {lane.no_graph}"
         if lane.no_graph and reason not in self.degraded:
             self.degraded += "; " * bool(self.degraded) + reason
@@ -204,8 +232,3 @@ class TensorRTBackend:
         with self._current:
             embedding, mask = run.result()
         return embedding, mask
-
-    def _synchronize_device(self) -> None:
-        if self._device_lane is not None:
-            with self._current:
-                self._device_lane.synchronize()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from runtime.backends.rtx_cache import RtxCache
@@ -27,8 +28,16 @@ class LoadedEngine:
 
     def __init__(self, trt: Any, engine: Engine, plan: bytes, cache: RtxCache) -> None:
         self.name = f"{trt.__name__} {trt.__version__}"
-        self.outputs = engine.record.outputs
-        self._log = logger(trt)
+        self.outputs, self._most = engine.record.outputs, engine.record.batch[2]
+        self.records_itself = False
+        """Whether TensorRT-RTX replays CUDA graphs of its own in the contexts that are made from now on."""
+        self.cannot_record = ""
+        """Why TensorRT-RTX may say that the engine cannot be recorded, in words that follow that."""
+        if (asked := engine.record.flags.get("require_user_allocation")) is None:
+            self.cannot_record = " (it was built without require_user_allocation: build it again)"
+        elif not asked:
+            self.cannot_record = " (its builder could not do with require_user_allocation)"
+        self._trt, self._log = trt, logger(trt)
         self._log.lines.clear()
         self._cache = cache
         self._runtime: Any = trt.Runtime(self._log)
@@ -51,18 +60,51 @@ class LoadedEngine:
         """What TensorRT warned of while it loaded the engine, and what became of its cache."""
         return (*self._warnings, *self._cache.log)
 
-    def context(self) -> Any:
-        """A new execution context.
+    def context(self, shape: tuple[int, ...], allocate: Callable[[int], int]) -> Any:
+        """A new execution context, whose input has this shape.
+
+        By itself TensorRT takes memory for the largest batch, whatever the context is used for.  A context
+        for less is given no more than it needs, where the library can say how much that is.  (TensorRT-RTX
+        is left to itself.)
+
+        Args:
+            shape: (rows, height, width, 3), the largest that it will have.
+            allocate: bytes → the address of as much memory, which lives longer than the context.
 
         Raises:
-            BackendError: TensorRT made none.
+            BackendError: TensorRT made none, or out of memory.
         """
+        trt, must = self._trt, self.must
         self._log.lines.clear()
-        if self._config is None:
-            made = self._engine.create_execution_context()
+        kind = getattr(trt, "IExecutionContext", None)
+        sizes = hasattr(kind, "update_device_memory_size_for_shapes") and hasattr(kind, "set_device_memory")
+        sizes = sizes and hasattr(trt, "ExecutionContextAllocationStrategy") and shape[0] < self._most
+        if self._config is not None:
+            context = self._engine.create_execution_context(runtime_config=self._config)
+        elif sizes:
+            context = self._engine.create_execution_context(
+                trt.ExecutionContextAllocationStrategy.USER_MANAGED
+            )
         else:
-            made = self._engine.create_execution_context(runtime_config=self._config)
-        return self.must(made, "create_execution_context")
+            context = self._engine.create_execution_context()
+        try:
+            must(context, "create_execution_context")
+            must(context.set_input_shape(INPUT, shape), f"set_input_shape {shape}")
+            if sizes and self._config is None and (nbytes := context.update_device_memory_size_for_shapes()):
+                context.set_device_memory(allocate(nbytes), nbytes)
+        except BaseException:
+            context = None  # the traceback would keep it, longer than the engine
+            raise
+        return context
+
+    def record_itself(self, yes: bool) -> bool:
+        """Have TensorRT-RTX record what it launches, in contexts made from now on; False where it cannot."""
+        if self._config is None or not hasattr(self._config, "cuda_graph_strategy"):
+            return False
+        strategies = self._trt.CudaGraphStrategy
+        self._config.cuda_graph_strategy = strategies.WHOLE_GRAPH_CAPTURE if yes else strategies.DISABLED
+        self.records_itself = yes
+        return True
 
     def must(self, result: Any, what: str) -> Any:
         """`result`, unless it is the None or False that TensorRT answers where it fails.
@@ -84,6 +126,7 @@ class LoadedEngine:
 
     def close(self) -> None:
         """Release engine and runtime, in this order, after every context; may be called again."""
+        self._cache.save()  # also what was compiled after the lanes were made
         self._config = None
         self._cache.release()
         self._engine = None

@@ -84,15 +84,7 @@ def library(flavour: str) -> ModuleType:
             cure="use rtx for RTX cards and for machines without a GPU, tensorrt for data centre and Jetson",
         )
     name = _MODULES[flavour]
-    try:
-        trt = importlib.import_module(name)
-    except ImportError as error:
-        absent = isinstance(error, ModuleNotFoundError) and error.name == name
-        raise BackendUnavailable(
-            f"{name} is not installed" if absent else f"{name} is installed but does not load: {error}",
-            expected=f"{name}, for engines of flavour {flavour}",
-            cure=_INSTALL[flavour],
-        ) from error
+    trt = _load(name, flavour)
     networks = getattr(trt, "NetworkDefinitionCreationFlag", None)  # the lean library has no networks
     if networks is not None and not hasattr(networks, "STRONGLY_TYPED"):
         raise BackendUnavailable(
@@ -101,6 +93,30 @@ def library(flavour: str) -> ModuleType:
             cure="upgrade JetPack, or use the package on the CPU: backend='onnxruntime'",
         )
     return trt
+
+
+def _load(name: str, flavour: str) -> ModuleType:
+    """The module `name`; where only NVIDIA's wheels are, its contents, which they call by another name."""
+    came, cause = f"{name} is not installed, nor is {name}_bindings", None
+    for module in (name, f"{name}_bindings"):
+        try:
+            return _called(name, importlib.import_module(module))
+        except ImportError as error:
+            if not isinstance(error, ModuleNotFoundError) or error.name != module:
+                came, cause = f"{module} is installed but does not load: {error}", error
+                break
+    expected = f"{name}, for engines of flavour {flavour}"
+    raise BackendUnavailable(came, expected=expected, cure=_INSTALL[flavour]) from cause
+
+
+@functools.cache
+def _called(name: str, module: ModuleType) -> ModuleType:
+    """`module`, under that name: one object per process, as `logger` needs it."""
+    if module.__name__ == name:
+        return module
+    renamed = ModuleType(name)
+    vars(renamed).update(vars(module), __name__=name)
+    return renamed
 
 
 def version(flavour: str) -> str:

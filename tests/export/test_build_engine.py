@@ -135,7 +135,7 @@ def test_the_graph_without_the_mask_is_small_and_shares_the_weights(package, pho
         np.testing.assert_allclose(embedder(files), expected, rtol=1e-4, atol=1e-5)
 
 
-def test_a_failed_gate_writes_nothing_and_exits_3(masker, tmp_path, monkeypatch, capsys):
+def test_a_failed_gate_writes_nothing_and_auto_goes_on(masker, tmp_path, monkeypatch, capsys):
     """A half graph that is subtly wrong: its embedding is half too long."""
     original = pack.run_torch
 
@@ -145,11 +145,20 @@ def test_a_failed_gate_writes_nothing_and_exits_3(masker, tmp_path, monkeypatch,
 
     monkeypatch.setattr(pack, "run_torch", slightly_wrong)
     out = tmp_path / "x.nemu"
-    assert main(["--masker", str(masker), "--out", str(out), "--quiet"]) == 3
+    build = ["--masker", str(masker), "--out", str(out), "--quiet"]
+    assert main([*build, "--precision", "fp16"]) == 3
     error = capsys.readouterr().err
     assert "torch fp16: embedding error" in error
     assert "--precision fp32" in error
     assert list(tmp_path.iterdir()) == []
+
+    assert main(build) == 0  # auto goes on to float32
+    assert "fp16 is left out: torch fp16: embedding error" in capsys.readouterr().err
+    package = Package.open(out)
+    assert package.manifest.refused.keys() == {"fp16", "bf16"}
+    assert package.manifest.parity.keys() == {"onnx fp32"}
+    assert not [name for name in package.manifest.files if "16" in name]
+    assert "no bf16 graph: torch bf16: embedding error" in (out / "README.md").read_text()
 
 
 @pytest.mark.parametrize("failure", [KeyboardInterrupt, OSError(28, "No space left on device")])
@@ -177,8 +186,11 @@ def test_an_existing_package_stays_until_its_successor_is_whole(
         raise ParityError("no", expected="", cure="")
 
     with monkeypatch.context() as patch:
-        patch.setattr(pack, "check_range", refuse)
-        assert main(["--masker", str(masker), "--out", str(out), "--quiet", "--force"]) == 3
+        patch.setattr(pack, "measure_ranges", refuse)
+        assert (
+            main(["--masker", str(masker), "--out", str(out), "--quiet", "--force", "--precision", "fp16"])
+            == 3
+        )
     assert (out / "manifest.json").read_bytes() == before
     assert (
         main(["--masker", str(masker), "--out", str(out), "--quiet", "--force", "--precision", "fp32"]) == 0

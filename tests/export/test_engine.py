@@ -85,7 +85,8 @@ def test_an_engine_is_built_and_described(graphs: dict[str, Path], precision: st
     assert built.inputs == {"image": ("UINT8", (-1, 32, 32, 3))}
     assert built.outputs == {"embedding": ("FLOAT", (-1, 10)), "mask": ("FLOAT", (-1, 32, 32))}
     assert built.flags["weighted_layers"] == {"HALF" if precision == "fp16" else "FLOAT": 4}
-    assert built.flags["tf32"] is True
+    assert built.flags["tf32"] is False
+    assert built.flags["require_user_allocation"] is True
     assert built.tensor_types["UINT8"] == 1
     assert (built.tensor_types.get("HALF", 0) > 10) is (precision == "fp16")
     assert built.batch == (1, 2, 8)
@@ -140,6 +141,22 @@ def test_a_graph_that_is_not_what_was_asked_for(
         engine.build(graphs[graph], flavour="rtx", batch=(1, 1, 8), precision=precision, progress=False)
     for text in named:
         assert text in str(refused.value)
+
+
+@rtx
+def test_an_engine_that_cannot_leave_allocation_to_the_user_is_built_without(
+    graphs: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trt, compiled, asked = tensorrt_library.library("rtx"), engine._compile, []
+
+    def refuse(trt_, builder, network, config, *rest, **options):
+        asked.append(config.get_flag(trt.BuilderFlag.REQUIRE_USER_ALLOCATION))
+        return None if asked[-1] else compiled(trt_, builder, network, config, *rest, **options)
+
+    monkeypatch.setattr(engine, "_compile", refuse)
+    built = engine.build(graphs["fp16"], flavour="rtx", batch=(1, 1, 8), precision="fp16", progress=False)
+    assert asked == [True, False]
+    assert built.flags["require_user_allocation"] is False
 
 
 @rtx
@@ -240,6 +257,7 @@ def test_a_missing_library_says_how_to_get_it(tmp_path: Path, monkeypatch: pytes
         ("rtx", "tensorrt_rtx", "pip install .tensorrt-rtx"),
         ("tensorrt", "tensorrt", "system-site-packages"),
     ):
-        monkeypatch.setitem(sys.modules, module, None)
+        for name in (module, f"{module}_bindings"):
+            monkeypatch.setitem(sys.modules, name, None)
         with pytest.raises(BackendUnavailable, match=cure):
             engine.build(tmp_path / "x.onnx", flavour=flavour, batch=(1, 1, 1), precision="fp32")

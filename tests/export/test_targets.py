@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import threading
 
 import pytest
 
 from export import targets
-from export.attach import Request
-from export.engine import _check_capability
+from export.engine import _check_capability, _scratch_limit
 from export.progress import Progress, interruptible
 from runtime.backends import cuda
 from runtime.errors import BackendUnavailable, InputError
@@ -48,6 +48,8 @@ def test_a_jetson_builds_with_its_own_tensorrt(machine):
         (("tensorrt", "tensorrt_rtx"), None, "rtx"),
         (("tensorrt_rtx",), ORIN, "rtx"),
         (("tensorrt_rtx",), None, "rtx"),
+        (("tensorrt_rtx_bindings",), None, "rtx"),
+        (("tensorrt_bindings", "tensorrt_rtx"), ORIN, "tensorrt"),
     ],
 )
 def test_with_both_the_gpu_decides(machine, libraries, gpu, name):
@@ -86,16 +88,8 @@ def test_the_bar_moves_while_a_step_takes_long():
     assert interruptible(lambda: ticked.wait(30), threading.Event(), ticked.set)
 
 
-@pytest.mark.parametrize(
-    ("precision", "names", "said"),
-    [
-        ("fp16", ["rtx-fp16-b8", "rtx-sm75-fp16-b8"], ""),
-        ("int8", ["rtx-int8-b8", "rtx-sm75-int8-b8"], ""),
-        ("bf16", ["rtx-bf16-b8"], "no engine for 7.5: it has no bf16"),
-        ("fp32", ["rtx-fp32-b8"], "no engine for 7.5: TensorRT-RTX has no float32 matrix products"),
-    ],
-)
-def test_the_pair_leaves_turing_out_where_it_cannot(precision, names, said, capsys):
-    request = Request(targets=(targets.find("rtx"),), precision=precision, batch=(1, 1, 8))
-    assert list(request.engines()) == names
-    assert said in capsys.readouterr().err
+def test_scratch_memory_is_limited_where_gpu_and_cpu_share_it():
+    card = dataclasses.replace(ORIN, integrated=False)
+    assert _scratch_limit(None, ORIN) == 2 << 30
+    assert _scratch_limit(1 << 20, ORIN) == 1 << 20
+    assert _scratch_limit(None, card) is _scratch_limit(None, None) is None

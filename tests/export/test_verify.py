@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-import torch
 
 from export.fuse import Fused
-from export.verify import check_range, gate, largest_activations, run_torch
+from export.verify import gate, run_torch
 from runtime.errors import ParityError
 from runtime.verify import Reference
 from train.checkpoint import load_nem
@@ -50,14 +49,3 @@ def test_half_precision_passes_on_the_torch_module(nem, reference):
     outputs = run_torch(Fused(nem, precision="fp16"), reference.images)
     parity = gate(reference, "half", *outputs, precision="fp16")
     assert parity.embedding_error > 0  # it really was computed in half precision
-
-
-def test_an_overflow_in_half_precision_is_named(nem, reference):
-    fused = Fused(nem, precision="fp32")
-    assert max(check_range(fused, reference.images).values()) < 65504
-    with torch.no_grad():
-        fused.nem.masker.logit.weight.mul_(1e6)
-        fused.nem.masker.logit.bias.add_(1e6)
-    with pytest.raises(ParityError, match=r"masker\.logit reaches"):
-        check_range(fused, reference.images)
-    assert next(iter(largest_activations(fused, reference.images))).endswith("masker.logit")

@@ -165,13 +165,19 @@ def test_a_tensor_of_torch_is_read_where_it_is(on_gpu: Package, explainer: Expla
     tensor = torch.from_numpy(images).cuda()
     explanation = explainer.run_device(tensor)
     explanation.synchronize()
-    embedding = torch.as_tensor(explanation.embedding, device="cuda")
-    mask = torch.as_tensor(explanation.mask, device="cuda")
+    explanation.check()
+    embedding, mask = torch.from_dlpack(explanation.embedding), torch.from_dlpack(explanation.mask)
     assert embedding.data_ptr() == explanation.embedding.pointer, "no copy on the way out either"
     del explanation
     gc.collect()
     explainer.run_device(tensor).synchronize()  # would take their memory, were it free
     same((embedding.cpu().numpy(), mask.cpu().numpy()), expected)
+    free = 0
+    for i in range(200):
+        if i == 100:
+            free = torch.cuda.mem_get_info()[0]
+        torch.from_dlpack(explainer.run_device(tensor).embedding).sum()
+    assert free - torch.cuda.mem_get_info()[0] < MEGABYTE, "memory is used again"
     for wrong in (tensor.float(), tensor[:, :, ::2], tensor[:, :-1], tensor.cpu()):
         with pytest.raises(InputError):
             explainer.run_device(wrong)
@@ -187,17 +193,27 @@ def test_the_order_of_torchs_streams_is_kept(on_gpu: Package, explainer: Explain
     busy = torch.randn(2048, 2048, device="cuda")
     torch.cuda.synchronize()
     stream = torch.cuda.Stream()
-    for _ in range(10):
+    for i in range(10):
         with torch.cuda.stream(stream):
             tensor = torch.zeros_like(ready)
             for _ in range(20):  # keeps the stream busy before it writes the images
                 busy @ busy
             tensor.copy_(ready)
-            explanation = explainer.run_device(tensor, stream=stream)
-            embedding = torch.as_tensor(explanation.embedding, device="cuda").cpu().numpy()
+            explanation = explainer.run_device(tensor, stream=stream if i % 2 else None)
+            embedding = torch.from_dlpack(explanation.embedding).cpu().numpy()
         np.testing.assert_allclose(
             embedding, expected[0], rtol=0, atol=5e-3 * float(np.abs(expected[0]).max())
         )
+
+
+def test_after_warm_up_frames_take_no_memory(on_gpu: Package, explainer: Explainer) -> None:
+    explainer.warm_up()
+    most = explainer.backend.max_batch
+    before = used()["device"]
+    for n in (1, max(1, most - 1), most):
+        explainer.backend.run(pictures(on_gpu, n))
+    assert len(list(explainer.stream(pictures(on_gpu, 4)))) == 4
+    assert used()["device"] - before < MEGABYTE
 
 
 def test_memory_does_not_grow(

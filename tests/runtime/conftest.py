@@ -12,7 +12,7 @@ from types import SimpleNamespace
 import numpy as np
 import onnx
 import pytest
-from fake_cuda import FakeDriver, FakeRuntime
+from fake_cuda import FakeDriver
 from fake_gpu import Gpu
 from fake_tensorrt import EMBEDDING, fake_tensorrt
 from onnx import TensorProto, helper, numpy_helper
@@ -164,7 +164,6 @@ def gpu(monkeypatch, tmp_path):
     pretended = Gpu()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.delenv(cuda.VARIABLE, raising=False)
-    monkeypatch.setitem(sys.modules, "cuda.bindings.runtime", FakeRuntime(pretended))
     monkeypatch.setitem(sys.modules, "cuda.bindings.driver", FakeDriver(pretended))
     monkeypatch.setitem(sys.modules, "tensorrt", fake_tensorrt(pretended))
     cuda._implementation.cache_clear()
@@ -185,17 +184,17 @@ def toy(tmp_path) -> Package:
         "interpolation": "bilinear",
     }
     record = InputRecord(name="image", height=4, width=6, **how)
-    manifest = SimpleNamespace(input=record, embedding_id="toy")
+    manifest = SimpleNamespace(input=record, embedding_id="toy", files={})
     (tmp_path / "toy.nemu").mkdir()
     return Package(tmp_path / "toy.nemu", manifest, "0" * 64)
 
 
 @pytest.fixture
 def add():
-    """Add an engine to a package: `add(package, name, **changes)` of the sidecar."""
+    """Add an engine to a package: `add(package, name, **changes)` of the sidecar, and of the plan."""
 
-    def add_engine(package: Package, name: str, **changes) -> None:
-        plan = b"a plan" if "outputs" not in changes else EMBEDDING
+    def add_engine(package: Package, name: str, *, plan: bytes = b"a plan", **changes) -> None:
+        plan = plan if "outputs" not in changes else EMBEDDING
         record = EngineRecord(
             flavour="tensorrt",
             version="10.3.0.30",

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 RULES = {
-    # CUDA runtime API, "Interactions with the CUDA Driver API"; TensorRT binds to the device that is current
+    # CUDA driver API: CUDA_ERROR_INVALID_CONTEXT; TensorRT binds to the device that is current
     # (ultralytics #26223: an engine on another device replays nothing).
     "current": "a context is current in the thread that calls",
     # PyCUDA, context_stack::~context_stack in cuda.hpp ends the process otherwise.
@@ -24,19 +24,19 @@ RULES = {
     "aligned": "addresses are multiples of 256",
     # TensorRT developer guide on CUDA graphs; TensorRT #2603.
     "warm": "a context runs once with these shapes and addresses, and is waited for, before it is recorded",
-    # cudaStreamBeginCapture: not cudaStreamLegacy.
+    # cuStreamBeginCapture: not CU_STREAM_LEGACY.
     "own stream": "what is recorded is on a stream of its own",
-    # cudaThreadExchangeStreamCaptureMode; TensorRT #3011, #4325.
+    # cuThreadExchangeStreamCaptureMode; TensorRT #3011, #4325.
     "quiet": "nothing is allocated, freed or waited for while a stream is recorded",
-    # cudaStreamCaptureModeGlobal makes unsafe calls of other threads fail; pytorch/TensorRT #3349.
+    # CU_STREAM_CAPTURE_MODE_GLOBAL makes unsafe calls of other threads fail; pytorch/TensorRT #3349.
     "thread local": "recording is in thread-local mode",
     # TensorRT developer guide on CUDA graphs: a graph has shapes, addresses and the context's state in it.
     "one context": "a context that was recorded does nothing else while its graph lives",
-    # cudaMemcpyAsync: pageable memory is staged, so that it is no asynchronous copy; not in a graph at all.
+    # cuMemcpyHtoDAsync: pageable memory is staged, so that it is no asynchronous copy; not in a graph at all.
     "pinned": "copies are from and to page-locked memory",
     # TensorRT developer guide, Python: an object lives longer than what was made of it.
     "release": "context before engine, engine before runtime; graph before context",
-    # cudaFree, cudaStreamDestroy: what is enqueued may still be using it.
+    # cuMemFree, cuStreamDestroy: what is enqueued may still be using it.
     "waited": "what is given back is not in use by work that is still enqueued",
     # TensorRT developer guide, threading: one context, one thread at a time.
     "one thread": "one thread at a time uses a context",
@@ -87,6 +87,7 @@ class Gpu:
         self.blocks: dict[int, Block] = {}
         self.streams: dict[int, Stream] = {LEGACY: Stream()}
         self.graphs: dict[int, list[Op]] = {}
+        self.marks: dict[int, dict] = {}  # of CUDA's events: on which stream, whether done
         self.recorded: dict[int, list[object]] = {}  # contexts, by graph
         self.objects: collections.Counter[str] = collections.Counter()  # TensorRT's, alive
         self.broken: list[str] = []
@@ -109,7 +110,8 @@ class Gpu:
 
     def live(self) -> int:
         """How much is open."""
-        return len(self.blocks) + len(self.streams) - 1 + len(self.graphs) + self.objects.total()
+        open_ = (self.blocks, self.streams, self.graphs, self.marks)
+        return sum(map(len, open_)) - 1 + self.objects.total()
 
     # Contexts of a thread.
 
@@ -187,15 +189,22 @@ class Gpu:
         while stream.queue and not until():
             stream.queue.pop(0).do()
 
-    def mark(self, handle: int) -> dict:
-        """An event on a stream."""
-        stream = self.stream(handle)
-        event = {"done": False, "stream": stream}
-        self.enqueue(handle, lambda: event.update(done=True))
+    def mark_create(self) -> int:
+        self.check_current()
+        self.marks[event := self.number()] = {"done": True, "stream": self.stream(LEGACY)}
         return event
 
-    def wait(self, handle: int, event: dict) -> None:
-        self.enqueue(handle, lambda: self.drain(event["stream"], lambda: event["done"]))
+    def mark(self, event: int, handle: int) -> None:
+        self.marks[event] = mark = {"done": False, "stream": self.stream(handle)}
+        self.enqueue(handle, lambda: mark.update(done=True))
+
+    def mark_done(self, event: int) -> bool:
+        self.check_quiet()
+        return self.marks[event]["done"]
+
+    def wait(self, handle: int, event: int) -> None:
+        mark = self.marks[event]
+        self.enqueue(handle, lambda: self.drain(mark["stream"], lambda: mark["done"]))
 
     def copy(self, target: int, source: int, nbytes: int, host: int, device: int, stream: int) -> None:
         block, pinned = self.find(device), self.find(host)
@@ -204,6 +213,13 @@ class Gpu:
         self.rule("pinned", pinned is not None and pinned.kind == "host")
         self.enqueue(stream, lambda: ctypes.memmove(target, source, nbytes), block.address, pinned.address)
 
+    def copy_within(self, target: int, source: int, nbytes: int, stream: int) -> None:
+        blocks = [self.find(pointer) for pointer in (target, source)]
+        for block, pointer in zip(blocks, (target, source), strict=True):
+            assert getattr(block, "kind", "") == "device", "a copy to or from what is no device memory"
+            assert pointer + nbytes <= block.address + block.nbytes, "a copy past the end"
+        self.enqueue(stream, lambda: ctypes.memmove(target, source, nbytes), *(b.address for b in blocks))
+
     def fill(self, pointer: int, byte: int, nbytes: int, stream: int) -> None:
         self.enqueue(stream, lambda: ctypes.memset(pointer, byte, nbytes), pointer)
 
@@ -211,7 +227,7 @@ class Gpu:
 
     def begin(self, handle: int, mode: str) -> None:
         self.rule("own stream", int(handle) not in (0, LEGACY))
-        self.rule("thread local", "ThreadLocal" in mode)
+        self.rule("thread local", "THREAD_LOCAL" in mode)
         stream = self.stream(handle)
         stream.recording, stream.thread = [], threading.get_ident()
 

@@ -15,11 +15,11 @@ from fake_gpu import Gpu
 NAMES = {
     "driver": "init get_version get_driver_version Device Context Stream Event Error device_attribute "
     "event_flags host_alloc_flags mem_alloc pagelocked_empty memcpy_htod_async memcpy_dtoh_async "
-    "memset_d8_async mem_get_address_range",
+    "memcpy_dtod_async memset_d8_async mem_get_address_range",
     "Device": "count name compute_capability total_memory get_attribute retain_primary_context",
     "Context": "push pop synchronize",
     "Stream": "handle synchronize wait_for_event",
-    "Event": "record",
+    "Event": "record query",
     "DeviceAllocation": "free",
     "PagelockedHostAllocation": "free get_device_pointer",
     "device_attribute": "INTEGRATED CAN_MAP_HOST_MEMORY PAGEABLE_MEMORY_ACCESS",
@@ -92,14 +92,22 @@ def fake_pycuda(gpu: Gpu, *, attributes: dict[str, int] | None = None) -> tuple[
             gpu.synchronize(self.handle)
 
         def wait_for_event(self, event):
-            gpu.wait(self.handle, event._mark)
+            gpu.wait(self.handle, event._event)
 
     class Event:
         def __init__(self, flags=0):
-            self._mark = {}
+            assert flags == 2
+            self._event = gpu.mark_create()
+
+        def __del__(self):
+            del gpu.marks[self._event]
 
         def record(self, stream=None):
-            self._mark = gpu.mark(stream.handle if stream else 0)
+            gpu.mark(self._event, stream.handle if stream else 0)
+
+        def query(self):
+            check("Event.query")
+            return gpu.mark_done(self._event)
 
     class DeviceAllocation:
         def __init__(self, nbytes):
@@ -158,6 +166,7 @@ def fake_pycuda(gpu: Gpu, *, attributes: dict[str, int] | None = None) -> tuple[
         pagelocked_empty=pagelocked_empty,
         memcpy_htod_async=memcpy_htod_async,
         memcpy_dtoh_async=memcpy_dtoh_async,
+        memcpy_dtod_async=lambda to, source, size, stream: gpu.copy_within(to, source, size, stream.handle),
         memset_d8_async=lambda pointer, byte, size, stream: gpu.fill(pointer, byte, size, stream.handle),
         mem_get_address_range=mem_get_address_range,
     )

@@ -1,8 +1,9 @@
 """Stand-ins for `tensorrt` and `tensorrt_rtx`, over a `Gpu`.  A test compares their names with the real one.
 
-Every engine gives embedding = mean colour, mask = red / 255; that of the plan `EMBEDDING` gives no mask.
+Every engine gives embedding = mean colour, mask = red / 255; that of the plan `EMBEDDING` gives no mask, and
+where all of an image is 255 that of `OVERFLOWS` gives a mask of NaN.
 A call whose name is in `gpu.fail` fails the way TensorRT fails: None or False, and a line in the log;
-`recorded execute_async_v3` only while recording.
+`recorded execute_async_v3` only while recording, `own recording` only what TensorRT-RTX records by itself.
 """
 
 from __future__ import annotations
@@ -17,7 +18,11 @@ import numpy as np
 from fake_gpu import Gpu
 
 EMBEDDING = b"a plan without a mask"
+OVERFLOWS = b"a plan that leaves the range of half precision"
+RECORDABLE = b"a plan of TensorRT-RTX built with REQUIRE_USER_ALLOCATION"
+"""The only plan of that library whose contexts can be recorded."""
 COMPILED = b"what TensorRT-RTX compiled"
+"""How its cache begins; the batch sizes follow."""
 
 
 class Severity(enum.IntEnum):
@@ -71,7 +76,8 @@ class Runtime(Alive):
         return self._answer("deserialize_cuda_engine", kind(self, self._made[0], plan), None)
 
     def get_engine_validity(self, plan):
-        return SimpleNamespace(name="VALID"), 0
+        wrong = "get_engine_validity" in self._gpu.fail
+        return SimpleNamespace(name="INVALID" if wrong else "VALID"), 2 * wrong
 
 
 class ICudaEngine(Alive):
@@ -79,7 +85,7 @@ class ICudaEngine(Alive):
 
     def __init__(self, runtime, profile, plan):
         self._born(runtime._gpu, runtime._log, runtime)
-        self._profile = profile
+        self._profile, self._plan = profile, plan
         self._names = ("image", "embedding", "mask")[: 2 if plan == EMBEDDING else 3]
         self.num_io_tensors = len(self._names)
 
@@ -90,15 +96,19 @@ class ICudaEngine(Alive):
         wrong = "get_tensor_dtype" in self._gpu.fail and name == "mask"
         return SimpleNamespace(name="UINT8" if name == "image" else "HALF" if wrong else "FLOAT")
 
-    def create_execution_context(self):
+    def create_execution_context(self, strategy="STATIC"):
         self._gpu.check_quiet()
-        return self._answer("create_execution_context", IExecutionContext(self), None)
+        made = IExecutionContext(self)
+        made.memory = {"STATIC": None, "USER_MANAGED": (0, 0)}[strategy]
+        return self._answer("create_execution_context", made, None)
 
 
 class IExecutionContext(Alive):
+    memory = None  # address and size of what it computes in, where it has none of its own
+
     def __init__(self, engine):
         self._born(engine._gpu, engine._log, engine)
-        self._profile, self._names = engine._profile, engine._names
+        self._profile, self._names, self._plan = engine._profile, engine._names, engine._plan
         self._address, self._shape = {}, ()
         self._ran: object = None  # shapes and addresses of the last run that was not recorded
         self._busy = threading.Lock()
@@ -126,6 +136,13 @@ class IExecutionContext(Alive):
         self._address[name] = pointer
         return self._answer("set_tensor_address", True, False)
 
+    def update_device_memory_size_for_shapes(self):
+        return 1000 * self._shape[0]
+
+    def set_device_memory(self, memory, size):
+        self._gpu.rule("aligned", memory % 256 == 0)
+        self.memory = memory, size
+
     def execute_async_v3(self, stream):
         gpu = self._gpu
         gpu.rule("one thread", self._busy.acquire(blocking=False))
@@ -134,6 +151,9 @@ class IExecutionContext(Alive):
             state = (self._shape, dict(self._address))
             known = set(self._names) == set(self._address)
             gpu.rule("address", known and all(gpu.find(p) for p in self._address.values()))
+            address, size = self.memory or (0, 0)
+            if self.memory:
+                gpu.rule("address", gpu.find(address) and size >= self.update_device_memory_size_for_shapes())
             recording = gpu.stream(stream).recording is not None
             gpu.rule("one context", not self.graph)
             if recording:
@@ -143,7 +163,9 @@ class IExecutionContext(Alive):
                 self._ran, self.settled = state, False
             gpu.stream(stream).users.append(self)
             shapes = {name: self.get_tensor_shape(name) for name in self._address}
-            gpu.enqueue(stream, lambda: compute(state[1], shapes), *self._address.values())
+            overflows = self._plan == OVERFLOWS
+            touched = {*self._address.values(), *([address] if address else [])}
+            gpu.enqueue(stream, lambda: compute(state[1], shapes, overflows), *touched)
             if recording and "recorded execute_async_v3" in gpu.fail:
                 return False
             return self._answer("execute_async_v3", True, False)
@@ -158,18 +180,37 @@ class RtxEngine(ICudaEngine):
     def create_execution_context(self, runtime_config=None):
         self._gpu.check_quiet()
         made = RtxContext(self)
-        if runtime_config is not None and runtime_config._cache is not None:
-            self._gpu.compilations += not runtime_config._cache._content
-            runtime_config._cache._content = COMPILED
+        made.records = bool(getattr(runtime_config, "cuda_graph_strategy", 0))
+        made._cache = runtime_config and runtime_config._cache
         return self._answer("create_execution_context", made, None)
 
 
 class RtxContext(IExecutionContext):
+    records = False  # by itself: a run, then its replays
+    _cache = None
+
+    def __init__(self, engine):
+        super().__init__(engine)
+        self._compiled = []  # batch sizes, where there is no cache
+
     def is_stream_capturable(self, stream):
-        return "is_stream_capturable" not in self._gpu.fail
+        return self._plan == RECORDABLE
+
+    def execute_async_v3(self, stream):
+        if self._gpu.stream(stream).recording is not None and not self.is_stream_capturable(stream):
+            self._log.log(Severity.ERROR, "memory of a run cannot be had while a stream is recorded")
+            return False
+        if self.records and "own recording" in self._gpu.fail:
+            return True
+        rows = self._shape[0]
+        if rows not in (compiled := self._cache.compiled if self._cache else self._compiled):
+            self._gpu.compilations += 1
+            compiled.append(rows)
+        return super().execute_async_v3(stream)
 
 
 class IRuntimeConfig(Alive):
+    cuda_graph_strategy = 0
     dynamic_shapes_kernel_specialization_strategy = 0
 
     def __init__(self, engine):
@@ -186,18 +227,19 @@ class IRuntimeConfig(Alive):
 
 class IRuntimeCache:
     def __init__(self, config):
-        self._gpu, self._content = config._gpu, b""
+        self._gpu, self.compiled = config._gpu, []  # batch sizes
 
     def serialize(self):
-        return self._content
+        return COMPILED + bytes(sorted(self.compiled))
 
     def deserialize(self, blob):
         self._gpu.check_current()
-        self._content = blob if blob == COMPILED else b""
-        return blob == COMPILED
+        fits = blob.startswith(COMPILED)
+        self.compiled = [*blob[len(COMPILED) :]] if fits else []
+        return fits
 
 
-def compute(address, shapes):
+def compute(address, shapes, overflows):
     view = {}
     for name, pointer in address.items():
         dtype = np.dtype(np.uint8 if name == "image" else np.float32)
@@ -207,6 +249,8 @@ def compute(address, shapes):
     view["embedding"][:] = view["image"].mean((1, 2))
     if "mask" in view:
         view["mask"][:] = view["image"][..., 0] / 255
+        if overflows:
+            view["mask"][view["image"].min((1, 2, 3)) == 255] = np.nan
 
 
 def fake_tensorrt(
@@ -217,11 +261,14 @@ def fake_tensorrt(
     trt.__version__ = version
     trt.NetworkDefinitionCreationFlag = SimpleNamespace(STRONGLY_TYPED=1)
     trt.ILogger = ILogger
+    trt.IExecutionContext = IExecutionContext
+    trt.ExecutionContextAllocationStrategy = SimpleNamespace(USER_MANAGED="USER_MANAGED")
     trt.Runtime = lambda log: Runtime(gpu, log, profile, rtx)
     if rtx:
         trt.IRuntimeConfig = IRuntimeConfig
         trt.DynamicShapesKernelSpecializationStrategy = SimpleNamespace(EAGER=1)
-        trt.EngineInvalidityDiagnostics = enum.IntFlag("EngineInvalidityDiagnostics", ["MALFORMED_ENGINE"])
+        trt.CudaGraphStrategy = SimpleNamespace(DISABLED=0, WHOLE_GRAPH_CAPTURE=1)
+        trt.EngineInvalidityDiagnostics = enum.IntFlag("EngineInvalidityDiagnostics", {"UNSUPPORTED_CC": 2})
     return trt
 
 
@@ -234,4 +281,4 @@ CLASSES = {
     "IRuntimeCache": (IRuntimeCache,),
 }
 """Names of the real classes, and what stands for them here."""
-OWN = {"settled", "graph"}
+OWN = {"settled", "graph", "memory", "records"}

@@ -291,7 +291,7 @@ def test_verify_refuses_a_changed_file(package_path, capsys):
 
 
 def test_doctor_names_what_is_missing_and_the_command(monkeypatch, capsys):
-    for name in ("timm", "cuda", "cuda.bindings", "cuda.bindings.runtime", "cuda.cudart"):
+    for name in ("timm", "cuda", "cuda.bindings", "cuda.bindings.driver", "cuda.cuda"):
         monkeypatch.setitem(sys.modules, name, None)
     assert main(["doctor"]) == 0
     printed = capsys.readouterr().out

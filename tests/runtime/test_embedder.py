@@ -93,6 +93,14 @@ def test_a_closed_embedder_says_so(indexing, pictures):
         embedder(pictures)
 
 
+def test_warm_up_on_the_cpu_is_a_run(indexing, monkeypatch):
+    with Embedder(indexing) as embedder:
+        seen, embed = [], embedder.backend.embed
+        monkeypatch.setattr(embedder.backend, "embed", lambda images: seen.append(images) or embed(images))
+        embedder.warm_up()
+        assert [images.shape for images in seen] == [(1, 24, 32, 3)]
+
+
 def test_a_graph_without_mask_does_not_explain(indexing):
     backend = choose_embedding(indexing)
     with pytest.raises(BackendError, match="gives the embedding alone"):

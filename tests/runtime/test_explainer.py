@@ -280,3 +280,11 @@ def test_stream_of_a_failing_backend_raises_and_stops_its_worker(tiny):
     with Explainer(tiny, backend=FakeBackend(fail)) as explainer, pytest.raises(BackendError, match="broke"):
         list(explainer.stream(PICTURES))
     assert not [thread for thread in threading.enumerate() if "nemu-stream" in thread.name]
+
+
+def test_warm_up_is_one_run_where_the_backend_knows_nothing_better(explainer, backend):
+    explainer.warm_up()
+    assert backend.batches == [1]
+    explainer.close()
+    with pytest.raises(BackendError, match="closed"):
+        explainer.warm_up()

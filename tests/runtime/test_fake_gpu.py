@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import fake_tensorrt as stand_in
 import numpy as np
 import pytest
-from fake_cuda import FakeDriver, FakeRuntime
+from fake_cuda import FakeDriver
 from fake_gpu import RULES, BrokenRule, Gpu
 from fake_pycuda import NAMES, fake_pycuda
 from fake_tensorrt import fake_tensorrt
@@ -23,15 +23,15 @@ class Bench:
 
     def __init__(self) -> None:
         self.gpu = Gpu()
-        self.cuda, self.driver = FakeRuntime(self.gpu), FakeDriver(self.gpu)
-        self.driver.cuCtxPushCurrent(0xC0)
+        self.cuda = FakeDriver(self.gpu)
+        self.cuda.cuCtxPushCurrent(0xC0)
         self.log = SimpleNamespace(log=lambda severity, text: None)
         self.runtime = fake_tensorrt(self.gpu).Runtime(self.log)
         self.engine = self.runtime.deserialize_cuda_engine(b"")
         self.context = self.engine.create_execution_context()
-        self.stream = self.cuda.cudaStreamCreateWithFlags(1)[1]
-        self.memory = self.cuda.cudaMalloc(1024)[1]
-        self.mode = self.cuda.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
+        self.stream = self.cuda.cuStreamCreate(1)[1]
+        self.memory = self.cuda.cuMemAlloc(1024)[1]
+        self.mode = self.cuda.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_THREAD_LOCAL
 
     def ready(self) -> None:
         self.context.set_input_shape("image", SHAPE)
@@ -44,10 +44,10 @@ class Bench:
     def warm(self) -> None:
         self.ready()
         self.run()
-        self.cuda.cudaStreamSynchronize(self.stream)
+        self.cuda.cuStreamSynchronize(self.stream)
 
     def begin(self) -> None:
-        self.cuda.cudaStreamBeginCapture(self.stream, self.mode)
+        self.cuda.cuStreamBeginCapture(self.stream, self.mode)
 
     def close(self) -> None:
         for stream in self.gpu.streams.values():
@@ -63,22 +63,22 @@ class Bench:
         self.warm()
         self.begin()
         self.run()
-        return self.cuda.cudaStreamEndCapture(self.stream)[1]
+        return self.cuda.cuStreamEndCapture(self.stream)[1]
 
 
 def current(bench: Bench) -> None:
-    bench.driver.cuCtxPopCurrent()
-    bench.cuda.cudaMalloc(8)
+    bench.cuda.cuCtxPopCurrent()
+    bench.cuda.cuMemAlloc(8)
 
 
 def popped(bench: Bench) -> None:
-    bench.driver.cuCtxPopCurrent()
-    bench.driver.cuCtxPopCurrent()
+    bench.cuda.cuCtxPopCurrent()
+    bench.cuda.cuCtxPopCurrent()
 
 
 def address(bench: Bench) -> None:
     bench.ready()
-    bench.cuda.cudaFree(bench.memory)
+    bench.cuda.cuMemFree(bench.memory)
     bench.run()
 
 
@@ -94,17 +94,17 @@ def warm(bench: Bench) -> None:
 
 
 def own_stream(bench: Bench) -> None:
-    bench.cuda.cudaStreamBeginCapture(0, bench.mode)
+    bench.cuda.cuStreamBeginCapture(0, bench.mode)
 
 
 def quiet(bench: Bench) -> None:
     bench.begin()
-    bench.cuda.cudaStreamSynchronize(bench.stream)
+    bench.cuda.cuStreamSynchronize(bench.stream)
 
 
 def thread_local(bench: Bench) -> None:
-    mode = bench.cuda.cudaStreamCaptureMode.cudaStreamCaptureModeGlobal
-    bench.cuda.cudaStreamBeginCapture(bench.stream, mode)
+    mode = bench.cuda.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_GLOBAL
+    bench.cuda.cuStreamBeginCapture(bench.stream, mode)
 
 
 def one_context(bench: Bench) -> None:
@@ -114,8 +114,7 @@ def one_context(bench: Bench) -> None:
 
 def pinned(bench: Bench) -> None:
     pageable = np.zeros(8, np.uint8)
-    kind = bench.cuda.cudaMemcpyKind.cudaMemcpyHostToDevice
-    bench.cuda.cudaMemcpyAsync(bench.memory, pageable.ctypes.data, 8, kind, bench.stream)
+    bench.cuda.cuMemcpyHtoDAsync(bench.memory, pageable.ctypes.data, 8, bench.stream)
 
 
 def release(bench: Bench) -> None:
@@ -125,7 +124,7 @@ def release(bench: Bench) -> None:
 def waited(bench: Bench) -> None:
     bench.ready()
     bench.run()
-    bench.cuda.cudaFree(bench.memory)
+    bench.cuda.cuMemFree(bench.memory)
 
 
 def one_thread(bench: Bench) -> None:
@@ -158,12 +157,12 @@ def test_no_rule_is_untested() -> None:
 def test_a_run_that_keeps_the_rules_breaks_none() -> None:
     bench = Bench()
     graph = bench.recorded()
-    bench.cuda.cudaGraphLaunch(graph, bench.stream)
-    bench.cuda.cudaStreamSynchronize(bench.stream)
-    bench.cuda.cudaGraphExecDestroy(graph)
+    bench.cuda.cuGraphLaunch(graph, bench.stream)
+    bench.cuda.cuStreamSynchronize(bench.stream)
+    bench.cuda.cuGraphExecDestroy(graph)
     bench.close()
-    bench.cuda.cudaFree(bench.memory)
-    bench.cuda.cudaStreamDestroy(bench.stream)
+    bench.cuda.cuMemFree(bench.memory)
+    bench.cuda.cuStreamDestroy(bench.stream)
     assert bench.gpu.broken == []
     assert bench.gpu.live() == 0
 
@@ -174,16 +173,14 @@ def public(kind: object) -> list[str]:
 
 @pytest.mark.skipif(not find_spec("cuda"), reason="cuda-bindings is not installed")
 def test_cuda_bindings_have_every_name() -> None:
-    from cuda.bindings import driver, runtime
+    from cuda.bindings import driver
 
-    for fake, real in ((FakeRuntime, runtime), (FakeDriver, driver)):
-        names = public(fake)
-        assert [name for name in names if not hasattr(real, name)] == []
-        for enumeration in (name for name in names if hasattr(getattr(fake, name), "__members__")):
-            members = getattr(fake, enumeration).__members__
-            assert [m for m in members if not hasattr(getattr(real, enumeration), m)] == []
-    properties = FakeRuntime(Gpu()).cudaGetDeviceProperties(0)[1]
-    assert [name for name in vars(properties) if not hasattr(runtime.cudaDeviceProp, name)] == []
+    names = public(FakeDriver)
+    assert [name for name in names if not hasattr(driver, name)] == []
+    for enumeration in (name for name in names if hasattr(getattr(FakeDriver, name), "__members__")):
+        real = getattr(driver, enumeration)
+        for name, member in getattr(FakeDriver, enumeration).__members__.items():
+            assert int(member) == int(getattr(real, name)), name
 
 
 @pytest.mark.skipif(not find_spec("tensorrt_rtx"), reason="tensorrt_rtx is not installed")

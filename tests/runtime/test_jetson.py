@@ -217,7 +217,13 @@ def test_with_nothing_to_fix_the_next_step_is_the_build(tmp_path, package_path, 
     monkeypatch.setattr(jetson, "environment", lambda: GOOD)
     monkeypatch.setattr(doctor, "installed", lambda module: True)
     facts = doctor.report(Package.open(package_path), root=root)
-    assert facts["next"] == f"python -m export.build_engine --package {package_path} --precision fp16"
+    assert facts["next"] == f"python -m export.build_engine --package {package_path}"
+
+
+def test_tensorrt_is_here_where_only_its_wheels_are(tmp_path, monkeypatch):
+    monkeypatch.setattr(doctor, "installed", lambda module: module == "tensorrt_rtx_bindings")
+    found = doctor.report(root=tmp_path)["libraries"]
+    assert [library["module"] for library in found if library["installed"]] == ["tensorrt_rtx"]
 
 
 def test_elsewhere_the_next_step_is_to_run_on_the_cpu(tmp_path, monkeypatch):

@@ -142,3 +142,34 @@ def test_references_that_prove_nothing_are_errors():
         compare(z[:, 1:], mask)
     with pytest.raises(ParityError, match=r"mask \(6, 11, 10\)"):
         compare(z, mask[:, 1:])
+
+
+def test_the_centred_cosine_sees_what_a_common_offset_hides():
+    z, mask = outputs()
+    turned = np.roll(z, 1, axis=1)  # another direction, equally long
+    far = z + 1000.0
+    parity = compare(turned + 1000.0, mask, (far, mask))
+    plain = [
+        float(a @ b / np.linalg.norm(a) / np.linalg.norm(b))
+        for a, b in zip(turned + 1000.0, far, strict=True)
+    ]
+    assert min(plain) > 0.999
+    assert parity.centred_cosine < 0.9
+    assert any("centred cosine" in said for said in parity.failures(FP16))
+
+
+def test_a_neighbour_that_changes_is_counted_unless_its_rival_was_as_near():
+    z = np.array([[0, 0], [10, 0], [0, 10.5], [30, 0]], np.float32)
+    mask = outputs(n=4)[1]
+    moved = z + np.array([[0, 0], [1, 0], [0, 0], [0, 0]], np.float32)  # image 0 is now nearer to 2 than to 1
+    wide = Limits(embedding=0.1)
+    assert compare(moved, mask, (z, mask), wide).neighbours == 1  # 10 against 10.5: undecided at 0.1
+    narrow = Limits(embedding=1e-3)
+    assert compare(moved, mask, (z, mask), narrow).neighbours == 0.75
+
+
+def test_outputs_that_are_not_finite_have_no_neighbours():
+    z, mask = outputs()
+    parity = compare(np.full_like(z, np.nan), mask, (z, mask))
+    assert (parity.neighbours, parity.centred_cosine) == (0, -1)
+    json.dumps(parity.to_json(), allow_nan=False)

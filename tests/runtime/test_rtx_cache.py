@@ -9,21 +9,32 @@ from pathlib import Path
 import numpy as np
 import pytest
 from fake_gpu import Gpu
-from fake_tensorrt import COMPILED, fake_tensorrt
+from fake_tensorrt import COMPILED, RECORDABLE, fake_tensorrt
 
 from runtime.backends import tensorrt
 from runtime.backends.tensorrt_backend import TensorRTBackend
 from runtime.package import Package
 
-Open = Callable[[], TensorRTBackend]
+Open = Callable[..., TensorRTBackend]
+RTX = {"flavour": "rtx", "version": "1.7.1.116", "compute_capability": "portable"}
+FLAG = "require_user_allocation"
 
 
 @pytest.fixture
 def opened(toy: Package, add: Callable, gpu: Gpu, monkeypatch: pytest.MonkeyPatch) -> Open:
     """Opens an RTX engine; the library is pretended."""
     monkeypatch.setitem(sys.modules, "tensorrt_rtx", fake_tensorrt(gpu, version="1.7.1.116", rtx=True))
-    add(toy, "toy", flavour="rtx", version="1.7.1.116", compute_capability="portable")
+    add(toy, "toy", plan=RECORDABLE, flags={FLAG: True}, **RTX)
     return lambda: tensorrt.open_backend(toy)
+
+
+@pytest.fixture
+def unrecordable(toy: Package, add: Callable, opened: Open) -> Open:
+    """An engine that was built without the flag."""
+    for path in toy.path.glob("engines/*"):
+        path.unlink()
+    add(toy, "toy", **RTX)
+    return opened
 
 
 def caches(toy: Package) -> list[Path]:
@@ -44,18 +55,36 @@ def test_the_second_start_compiles_nothing(opened: Open, toy: Package, gpu: Gpu)
         backend.close()
         assert not gpu.live()
     assert gpu.compilations == 1
-    assert [path.read_bytes() for path in caches(toy)] == [COMPILED]
+    assert [path.read_bytes() for path in caches(toy)] == [COMPILED + bytes([1])]
+
+
+def test_other_batches_are_padded_to_the_largest(opened: Open, toy: Package, gpu: Gpu) -> None:
+    for compilations in (2, 2):
+        backend = opened()
+        for n in (3, 1, 2, 4):
+            images = np.random.default_rng(n).integers(0, 256, (n, 4, 6, 3), np.uint8)
+            embedding, mask = backend.run(images)
+            np.testing.assert_allclose(embedding, images.mean((1, 2)), rtol=1e-6)
+            assert mask.shape == (n, 4, 6)
+        assert backend._lanes.keys() == {"least", "most"}
+        backend.close()
+        assert gpu.compilations == compilations
+    assert [path.read_bytes() for path in caches(toy)] == [COMPILED + bytes([1, 4])]
+
+
+def test_what_is_compiled_later_is_kept_when_it_closes(opened: Open, toy: Package) -> None:
+    backend = opened()
+    backend._engine._cache._cache.compiled.append(2)
+    backend.close()
+    assert [path.read_bytes() for path in caches(toy)] == [COMPILED + bytes([1, 2])]
 
 
 def test_another_gpu_or_plan_has_another_file(
     opened: Open, toy: Package, add: Callable, gpu: Gpu, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     opened().close()
-    fake = sys.modules["cuda.bindings.runtime"]
-    properties = fake.cudaGetDeviceProperties
-    other = properties(0)[1]
-    other.name = b"Another GPU"
-    monkeypatch.setattr(type(fake), "cudaGetDeviceProperties", lambda self, index: (0, other))
+    fake = type(sys.modules["cuda.bindings.driver"])
+    monkeypatch.setattr(fake, "cuDeviceGetName", lambda self, length, device: (0, b"Another GPU"))
     opened().close()
     assert len(caches(toy)) == 2
 
@@ -68,7 +97,7 @@ def test_a_damaged_file_is_deleted_and_said(opened: Open, toy: Package, gpu: Gpu
     assert [line.rpartition(": ")[2] for line in backend.load_log] == ["deleted"]
     assert str(path) in backend.load_log[0]
     backend.close()
-    assert path.read_bytes() == COMPILED, "and written anew"
+    assert path.read_bytes() == COMPILED + bytes([1]), "and written anew"
 
 
 def test_a_cache_that_cannot_be_kept_is_said(opened: Open, toy: Package, gpu: Gpu) -> None:
@@ -88,10 +117,59 @@ def test_a_library_without_a_cache(opened: Open, toy: Package, gpu: Gpu) -> None
     assert caches(toy) == []
 
 
-def test_an_engine_that_cannot_be_recorded(opened: Open, gpu: Gpu) -> None:
-    gpu.fail["is_stream_capturable"] = 1
+def seven(n: int) -> np.ndarray:
+    return np.full((n, 4, 6, 3), 7, np.uint8)
+
+
+def test_an_engine_built_for_it_is_recorded(opened: Open, gpu: Gpu) -> None:
     backend = opened()
-    assert backend.degraded.endswith("TensorRT-RTX says that this engine cannot be recorded")
-    assert backend.run(np.full((1, 4, 6, 3), 7, np.uint8))[0].tolist() == [[7, 7, 7]]
+    before = gpu.launches
+    assert backend.run(seven(1))[0].tolist() == [[7, 7, 7]]
+    assert (backend.degraded, gpu.launches - before) == ("", 1)
+    assert not backend._lanes["least"]._context.records
+    backend.close()
+
+
+def test_without_the_flag_the_library_records_by_itself(unrecordable: Open, gpu: Gpu) -> None:
+    backend = unrecordable()
+    said = (
+        "TensorRT-RTX says that this engine cannot be recorded "
+        "(it was built without require_user_allocation: build it again); "
+        "TensorRT-RTX records what it launches by itself instead"
+    )
+    assert backend.degraded == f"no CUDA graph for batches of 1: {said}"
+    for n in (1, 4, 1):
+        assert backend.run(seven(n))[0].tolist() == [[7, 7, 7]] * n
+    assert all(lane._context.records for lane in backend._lanes.values())
+    assert (len(backend._lanes), gpu.launches) == (2, 0)
     backend.close()
     assert not gpu.live()
+
+
+def test_an_engine_that_could_not_be_built_with_the_flag_is_not_to_be_built_again(
+    toy: Package, add: Callable, unrecordable: Open
+) -> None:
+    add(toy, "a-first", flags={FLAG: False}, **RTX)
+    backend = unrecordable()
+    assert "recorded (its builder could not do with require_user_allocation); " in backend.degraded
+    backend.close()
+
+
+def test_what_the_library_records_is_compared_too(unrecordable: Open, gpu: Gpu) -> None:
+    gpu.fail["own recording"] = 1
+    backend = unrecordable()
+    assert backend.degraded.endswith("what it records by itself did not give what a plain run gives")
+    assert backend.run(seven(1))[0].tolist() == [[7, 7, 7]]
+    assert not backend._lanes["least"]._context.records
+    backend.close()
+    assert not gpu.live()
+
+
+def test_an_older_library_that_cannot_record_by_itself(
+    unrecordable: Open, gpu: Gpu, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(sys.modules["tensorrt_rtx"].IRuntimeConfig, "cuda_graph_strategy")
+    backend = unrecordable()
+    assert backend.degraded.endswith("build it again)")
+    assert backend.run(seven(1))[0].tolist() == [[7, 7, 7]]
+    backend.close()

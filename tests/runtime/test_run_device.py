@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import sys
 import threading
+import weakref
 from collections.abc import Callable, Iterator
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pytest
 from fake_gpu import LEGACY, Gpu
+from fake_tensorrt import OVERFLOWS
 
 from runtime import Explainer
 from runtime.backends.device_array import read, stream_handle
 from runtime.backends.fake import FakeBackend
+from runtime.dlpack import tensor_of
 from runtime.errors import BackendError, InputError
 from runtime.package import Package
 
@@ -78,6 +82,34 @@ def values(array: object) -> np.ndarray:
     return on_device(facts["data"][0], facts["shape"], np.float32)
 
 
+class Heard:
+    """The driver API of cuda-bindings; the names of what is called go to `calls`."""
+
+    def __init__(self, module: object, calls: list[str]) -> None:
+        self._module, self._calls = module, calls
+
+    def __getattr__(self, name: str) -> object:
+        value = getattr(self._module, name)
+        if not callable(value) or isinstance(value, type):
+            return value
+        return lambda *arguments: self._calls.append(name) or value(*arguments)
+
+
+@pytest.fixture(scope="module")
+def torch() -> ModuleType:
+    """Imported before CUDA is pretended, which it imports too."""
+    return pytest.importorskip("torch")
+
+
+@pytest.fixture
+def calls(gpu: Gpu, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Every call of CUDA, of an explainer that is opened after this."""
+    heard: list[str] = []
+    driver = "cuda.bindings.driver"
+    monkeypatch.setitem(sys.modules, driver, Heard(sys.modules[driver], heard))
+    return heard
+
+
 @pytest.fixture
 def explainer(toy: Package, add: Callable, gpu: Gpu) -> Iterator[Explainer]:
     add(toy, "toy")
@@ -86,15 +118,18 @@ def explainer(toy: Package, add: Callable, gpu: Gpu) -> Iterator[Explainer]:
 
 
 @pytest.mark.parametrize("kind", [HostArray, Capsules])
-@pytest.mark.parametrize("n", [1, 3, 4])
-def test_nothing_is_copied_and_the_outputs_stay_there(
-    explainer: Explainer, gpu: Gpu, kind: type[HostArray], n: int
+@pytest.mark.parametrize(("n", "launches"), [(1, 1), (3, 0), (4, 1)])
+def test_nothing_leaves_the_device(
+    explainer: Explainer, gpu: Gpu, kind: type[HostArray], n: int, launches: int
 ) -> None:
-    array = kind(gpu, (n, 4, 6, 3))
+    explainer.run_device(kind(gpu, (n, 4, 6, 3)))  # makes the lane
+    before, array = gpu.launches, kind(gpu, (n, 4, 6, 3))
+    array.values[:] = np.random.default_rng(9).integers(0, 256, array.values.shape, np.uint8)
     explanation = explainer.run_device(array)
+    assert gpu.launches - before == launches
     assert explanation.embedding_id == explainer.embedding_id == "toy-fp16"
     queue = gpu.streams[explanation.embedding.__cuda_array_interface__["stream"]].queue
-    assert array.pointer in queue[-1].touches, "the engine reads the host's own memory"
+    assert {gpu.find(pointer).kind for op in queue for pointer in op.touches} == {"device"}
     explanation.synchronize()
     np.testing.assert_allclose(values(explanation.embedding), array.values.mean((1, 2)), rtol=1e-6)
     np.testing.assert_allclose(values(explanation.mask), array.values[..., 0] / np.float32(255), rtol=1e-6)
@@ -102,23 +137,147 @@ def test_nothing_is_copied_and_the_outputs_stay_there(
     assert explanation.mask.pointer == explanation.mask.__cuda_array_interface__["data"][0]
 
 
-def test_outputs_live_as_long_as_something_refers_to_them(explainer: Explainer, gpu: Gpu) -> None:
-    first = explainer.run_device(HostArray(gpu))
-    before = len(gpu.blocks)
-    second = explainer.run_device(HostArray(gpu))
-    assert len(gpu.blocks) == before + 3
-    mask = second.mask
-    del second  # with a run still enqueued
-    assert len(gpu.blocks) == before + 2
+CHECKED = ["cuCtxPushCurrent", "cuPointerGetAttributes", "cuEventQuery"]
+ORDERED = ["cuEventCreate", "cuEventRecord", "cuStreamWaitEvent", "cuEventDestroy"]
+COPY = "cuMemcpyDtoDAsync"
+RUN = [COPY, "cuGraphLaunch", COPY, COPY, "cuEventRecord"]
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [(False, [*CHECKED, *RUN]), (True, [*CHECKED, *ORDERED, *RUN, *ORDERED])],
+    ids=["dlpack alone", "a stream"],
+)
+def test_a_warm_run_only_enqueues_and_asks(
+    calls: list[str], explainer: Explainer, gpu: Gpu, given: bool, expected: list[str]
+) -> None:
+    gpu.stack().append(0xC0)
+    theirs = gpu.stream_create()
+    options = {"stream": theirs} if given else {}
+    images = [Capsules(gpu) for _ in range(3)]
+    for array in images:
+        explainer.run_device(array, **options).synchronize()
+    explanation = explainer.run_device(images[0], **options)
+    gpu.synchronize(explanation.mask.stream)  # as when the device was faster than the host
+    calls.clear()
+    del explanation
+    assert calls == [], "an output that goes calls nothing"
+    explainer.run_device(images[1], **options)
+    assert calls == [*expected, "cuCtxPopCurrent"]
+    gpu.synchronize(theirs)
+    gpu.stream_destroy(theirs)
+    gpu.pop()
+
+
+def test_after_warm_up_only_outputs_are_made(calls: list[str], explainer: Explainer, gpu: Gpu) -> None:
+    explainer.warm_up(on_device=True)
+    assert set(explainer.backend._lanes) == {
+        "least",
+        *(f"{n} on the device" for n in ("least", "between", "most")),
+    }
+    arrays = [Capsules(gpu, (n, 4, 6, 3)) for n in (1, 3, 4)]
+    for _ in range(2):
+        calls.clear()
+        for array in arrays:
+            explainer.run_device(array).synchronize()
+    assert not {"cuMemAlloc", "cuMemHostAlloc", "cuStreamBeginCapture", "cuEventCreate"} & set(calls)
+
+
+def test_memory_is_used_again_and_that_of_outputs_that_live_is_not(explainer: Explainer, gpu: Gpu) -> None:
+    first, array = explainer.run_device(HostArray(gpu)), HostArray(gpu)
+    array.values[:] = 99
+    second = explainer.run_device(array)
+    before = dict(gpu.blocks)
+    pointer, mask = second.embedding.pointer, second.mask
+    del second  # with its run still enqueued
+    third = explainer.run_device(HostArray(gpu))
+    assert third.embedding.pointer == pointer
+    assert len(gpu.blocks) == len(before) + 2, "the host's array, and a mask: the other one lives"
+    third.synchronize()
+    assert not np.array_equal(values(third.mask), values(mask))
+    assert values(mask) == pytest.approx(np.full((1, 4, 6), 99 / 255))
     explainer.close()
     np.testing.assert_allclose(values(first.embedding).shape, (1, 3))
     assert mask.__cuda_array_interface__["stream"] is None, "the values are there, and nobody need wait"
     first.synchronize()
     thread = threading.Thread(target=lambda: gc.collect())
-    del mask, first
+    del mask, first, third
     thread.start()
     thread.join()
-    assert sum(block.kind == "device" for block in gpu.blocks.values()) == 2, "only the host's own"
+    assert sum(block.kind == "device" for block in gpu.blocks.values()) == 3, "only the host's own"
+
+
+def test_outputs_that_go_in_the_middle_of_a_recording_disturb_nothing(explainer: Explainer, gpu: Gpu) -> None:
+    explanation = explainer.run_device(HostArray(gpu))
+    explanation.synchronize()
+    gpu.stack().append(0xC0)
+    theirs = gpu.stream_create()
+    gpu.begin(theirs, "THREAD_LOCAL")
+    del explanation
+    gc.collect()
+    gpu.graph_destroy(gpu.end(theirs))
+    gpu.stream_destroy(theirs)
+    gpu.pop()
+
+
+def test_images_are_held_until_they_are_read(explainer: Explainer, gpu: Gpu) -> None:
+    explainer.run_device(HostArray(gpu)).synchronize()
+    array = HostArray(gpu)
+    gone = weakref.ref(array)
+    explanation = explainer.run_device(array)
+    del array
+    explainer.run_device(other := HostArray(gpu))
+    assert gone(), "nothing has been read yet"
+    gpu.stack().append(0xC0)
+    gpu.synchronize(explanation.mask.stream)
+    gpu.pop()
+    explainer.run_device(other)
+    assert not gone()
+    gone = weakref.ref(other)
+    del other
+    explanation.synchronize()
+    assert not gone()
+
+
+def test_a_reader_on_the_stream_that_was_given_may_outlive_its_array(explainer: Explainer, gpu: Gpu) -> None:
+    gpu.stack().append(0xC0)
+    theirs = gpu.stream_create()
+    one, other = HostArray(gpu), HostArray(gpu)
+    one.values[:], other.values[:] = 10, 20
+    found: list[list] = []
+    explanation = explainer.run_device(one)
+    ours = explanation.mask.stream
+    del explanation
+    for array in (one, other):
+        explanation = explainer.run_device(array, stream=theirs)
+        facts = explanation.embedding.__cuda_array_interface__
+        gpu.enqueue(
+            theirs, lambda f=facts: found.append(on_device(f["data"][0], f["shape"], np.float32).tolist())
+        )
+        pointer = explanation.embedding.pointer
+        del explanation
+    assert explainer.run_device(one, stream=theirs).embedding.pointer == pointer, "the memory was the same"
+    gpu.synchronize(ours)  # writes the second outputs, but not before the first were read
+    gpu.synchronize(theirs)
+    assert found == [[[10, 10, 10]], [[20, 20, 20]]]
+    gpu.stream_destroy(theirs)
+    gpu.pop()
+
+
+def test_values_that_are_not_finite_are_found_on_request(toy: Package, add: Callable, gpu: Gpu) -> None:
+    add(toy, "toy", plan=OVERFLOWS)
+    with Explainer(toy, backend="tensorrt") as explainer:
+        good, white = HostArray(gpu, (2, 4, 6, 3)), HostArray(gpu, (2, 4, 6, 3))
+        white.values[1] = 255
+        explainer.run_device(good).check()
+        explanation = explainer.run_device(white)
+        explainer.close()
+        with pytest.raises(
+            BackendError, match=r"the mask \(24 of 48 values\) of an explanation \(toy-fp16\)"
+        ):
+            explanation.check()
+    del explanation
+    assert gpu.live() == 2, "the host's arrays"
 
 
 def test_the_order_of_streams(explainer: Explainer, gpu: Gpu) -> None:
@@ -151,7 +310,7 @@ def test_the_order_of_streams(explainer: Explainer, gpu: Gpu) -> None:
 
 def test_dlpack_is_asked_to_be_ready_on_our_stream(explainer: Explainer, gpu: Gpu) -> None:
     explanation = explainer.run_device(array := Capsules(gpu))
-    assert array.asked == explanation.mask.stream.handle
+    assert array.asked == explanation.mask.stream
     explanation.synchronize()
 
 
@@ -188,6 +347,7 @@ def test_other_capsules_are_refused(explainer: Explainer, gpu: Gpu, facts: dict,
     vars(array).update(facts)
     with pytest.raises(InputError, match=words):
         explainer.run_device(array)
+    assert hasattr(array, "asked") == (facts.get("device", (2, 0)) == (2, 0)), "the device comes first"
 
 
 def test_strides_of_axes_that_do_not_count(explainer: Explainer, gpu: Gpu) -> None:
@@ -218,9 +378,28 @@ def test_what_is_no_array_of_a_device(explainer: Explainer, tiny: Package) -> No
         pytest.raises(BackendError, match="run_device with fake.*\n.*\n.*backend='tensorrt'"),
     ):
         host.run_device(np.zeros(SHAPE, np.uint8))
+    with (
+        Explainer(tiny, backend=fake) as host,
+        pytest.raises(BackendError, match="run_device with fake"),
+    ):
+        host.warm_up(on_device=True)
+
+
+class CoreStream:
+    """As cuda.core has them: its handle is no number, but can be made one."""
+
+    version, handle = 0, np.int64(78)
+
+    def __cuda_stream__(self) -> tuple[int, object]:
+        return self.version, self.handle
 
 
 def test_streams_of_the_libraries_by_their_names() -> None:
+    assert stream_handle(CoreStream()) == 78
+    newer = CoreStream()
+    newer.version = 1
+    with pytest.raises(InputError, match="a CoreStream of version 1"):
+        stream_handle(newer)
     for name in ("handle", "cuda_stream", "ptr"):
         assert stream_handle(SimpleNamespace(**{name: 77})) == 77
     assert stream_handle(0) == 0
@@ -229,25 +408,103 @@ def test_streams_of_the_libraries_by_their_names() -> None:
 
 
 def test_failures_leave_nothing_behind(explainer: Explainer, gpu: Gpu) -> None:
-    array = HostArray(gpu)
-    explainer.run_device(array).synchronize()
-    gc.collect()
-    before = gpu.live()
-    for call in ("cudaMalloc", "execute_async_v3", "cudaEventRecord"):
+    warm = HostArray(gpu)
+    explanations = [explainer.run_device(warm) for _ in range(2)]
+    explanations[1].synchronize()
+    explanations.clear()
+    for call in (COPY, "cuGraphLaunch", "cuEventRecord", "cuStreamWaitEvent"):
+        array, before = HostArray(gpu), gpu.live()
+        gone = weakref.ref(array)
         gpu.fail[call] = 2
         with pytest.raises(BackendError, match=f"{call} failed"):
             explainer.run_device(array)
         gpu.fail.clear()
+        del array
         gc.collect()
+        assert not gone(), call
         assert gpu.live() == before, call
+    kept = [explainer.run_device(warm) for _ in range(2)]
+    before = gpu.live()
+    gpu.fail["cuMemAlloc"] = 2
+    with pytest.raises(BackendError, match="cuMemAlloc failed"):
+        explainer.run_device(warm)
+    gpu.fail.clear()
+    assert gpu.live() == before
+    del kept
     explainer.close()
     with pytest.raises(BackendError, match="closed"):
-        explainer.run_device(array)
+        explainer.run_device(warm)
 
 
-def test_a_real_capsule_of_torch_is_read() -> None:
+def test_a_capsule_of_an_output_describes_it_and_keeps_it(explainer: Explainer, gpu: Gpu) -> None:
+    array = HostArray(gpu)
+    mask = explainer.run_device(array).mask
+    capsule = mask.__dlpack__(stream=-1, max_version=(1, 0), dl_device=(2, 0), copy=False)
+    tensor, pointer = tensor_of(capsule), mask.pointer
+    assert (tensor.data, tensor.byte_offset, tensor.shape[:3]) == (pointer, 0, [1, 4, 6])
+    assert (tensor.device_type, tensor.device_id) == mask.__dlpack_device__() == (2, 0)
+    assert (tensor.code, tensor.bits, tensor.lanes) == (2, 32, 1)
+    mask.path.synchronize()
+    del mask
+    assert explainer.run_device(array).mask.pointer != pointer, "the capsule keeps the memory"
+    del tensor, capsule
+    assert pointer in {explainer.run_device(array).mask.pointer for _ in range(3)}, "nobody took it"
+
+
+def test_torch_takes_a_capsule_and_gives_it_back_once(
+    torch: ModuleType, explainer: Explainer, gpu: Gpu
+) -> None:
+    """On the CPU, where the memory really is; so the kind of device is set back before torch looks."""
+    array = HostArray(gpu)
+    explanation = explainer.run_device(array)
+    explanation.synchronize()
+    expected, gone = values(explanation.mask).copy(), weakref.ref(explanation.mask)
+    capsule = explanation.mask.__dlpack__(stream=-1)
+    tensor_of(capsule).device_type = 1
+    tensor = torch.utils.dlpack.from_dlpack(capsule)
+    with pytest.raises(ValueError, match="incorrect name"):
+        tensor_of(capsule)  # it is used_dltensor now
+    del explanation, capsule
+    np.testing.assert_array_equal(tensor.numpy(), expected)
+    assert gone()
+    tensors = [tensor]
+    del tensor
+    with pytest.raises(RuntimeError, match=r"size|shape|mat"):
+        tensors.pop() @ torch.zeros(5, 5)  # goes while the exception is on its way
+    gc.collect()
+    assert not gone()
+
+
+def test_readers_of_a_capsule_find_the_values_on_their_stream(explainer: Explainer, gpu: Gpu) -> None:
+    (array := HostArray(gpu)).values[:] = 200
+    gpu.stack().append(0xC0)
+    theirs = gpu.stream_create()
+    for stream, reads in ((theirs, theirs), (None, LEGACY), (1, LEGACY)):
+        embedding = explainer.run_device(array).embedding
+        embedding.__dlpack__(stream=stream)
+        found: list[list] = []
+        gpu.enqueue(reads, lambda e=embedding, f=found: f.append(values(e).tolist()))
+        gpu.synchronize(reads)
+        assert found == [[[200, 200, 200]]], stream
+        del embedding
+    queue = gpu.streams[theirs].queue
+    explanation = explainer.run_device(array)
+    explanation.embedding.__dlpack__(stream=-1)
+    assert queue == []
+    explainer.close()
+    explanation.embedding.__dlpack__(stream=theirs)
+    assert queue == [], "after close() the values are there"
+    with pytest.raises(InputError, match="stream 0"):
+        explanation.mask.__dlpack__(stream=0)
+    for wrong in ({"copy": True}, {"dl_device": (1, 0)}):
+        with pytest.raises(BufferError):
+            explanation.mask.__dlpack__(**wrong)
+    gpu.stream_destroy(theirs)
+    gpu.pop()
+
+
+def test_a_real_capsule_of_torch_is_read(torch: ModuleType) -> None:
     """On the CPU, where the same structure describes the tensor; the kind of device is pretended."""
-    torch = pytest.importorskip("torch")
     tensor = torch.arange(72, dtype=torch.uint8).reshape(SHAPE)
     aligned = torch.empty(72 + 256, dtype=torch.uint8)
     start = -aligned.data_ptr() % 256
@@ -256,11 +513,11 @@ def test_a_real_capsule_of_torch_is_read() -> None:
     wrapper = SimpleNamespace(
         __dlpack_device__=lambda: (2, 0), __dlpack__=lambda stream: aligned.__dlpack__()
     )
-    source = read(wrapper, 7)
+    source = read(wrapper, 7, 0)
     assert (source.pointer, source.shape, source.stream) == (aligned.data_ptr(), SHAPE, None)
     assert np.array_equal(on_device(source.pointer, SHAPE, np.uint8), tensor.numpy())
     transposed = SimpleNamespace(
         __dlpack_device__=lambda: (2, 0), __dlpack__=lambda stream: aligned.transpose(1, 2).__dlpack__()
     )
     with pytest.raises(InputError, match="strides"):
-        read(transposed, 7)
+        read(transposed, 7, 0)

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from importlib.util import find_spec
+from pathlib import Path
 
 import pytest
 from fake_gpu import Gpu
 from fake_tensorrt import fake_tensorrt
 
 from runtime.backends import tensorrt, tensorrt_library
-from runtime.errors import BackendUnavailable, EngineMismatch, IntegrityError
+from runtime.backends.cuda_bindings import CudaBindings
+from runtime.errors import BackendError, BackendUnavailable, EngineMismatch, IntegrityError
 from runtime.package import Package
 
 HERE = {"rtx": "1.7.1.116", "tensorrt": "10.3.0.30"}
@@ -116,6 +120,62 @@ def test_one_engine_can_be_opened_by_itself(toy: Package, add: Add, gpu: Gpu) ->
         tensorrt.open_engine(toy, other)
 
 
+@pytest.fixture
+def hopper(toy: Package, add: Add, gpu: Gpu, monkeypatch: pytest.MonkeyPatch) -> Package:
+    """A portable engine of TensorRT-RTX, on a GPU that this library does not list."""
+    monkeypatch.setitem(sys.modules, "tensorrt_rtx", fake_tensorrt(gpu, version="1.7.1.116", rtx=True))
+    described = CudaBindings.device
+    monkeypatch.setattr(
+        CudaBindings, "device", lambda self, i: replace(described(self, i), compute_capability="9.0")
+    )
+    add(toy, "toy", flavour="rtx", version="1.7.1.116", compute_capability="portable")
+    return toy
+
+
+def test_on_a_gpu_that_is_not_listed_an_engine_is_tried(hopper: Package, gpu: Gpu) -> None:
+    backend = tensorrt.open_backend(hopper)
+    assert "TensorRT-RTX does not list Fake GPU (9.0) among its GPUs" in backend.why
+    backend.close()
+    assert not gpu.live()
+
+
+@pytest.mark.parametrize(
+    ("fault", "words"),
+    [
+        ("get_engine_validity", "cannot run here: it was not built for this GPU's compute capability"),
+        ("deserialize_cuda_engine", r"does not list Fake GPU \(9\.0\).*, and there it does not run: "),
+        ("execute_async_v3", r"and there it does not run: .*execute_async_v3 failed"),
+    ],
+)
+def test_what_fails_on_a_gpu_that_is_not_listed_does_not_fit(
+    hopper: Package, gpu: Gpu, fault: str, words: str
+) -> None:
+    gpu.fail[fault] = 1
+    with pytest.raises(EngineMismatch, match=words):
+        tensorrt.open_backend(hopper)
+    gc.collect()
+    assert not gpu.live()
+
+
+def test_a_build_is_not_gated_on_a_gpu_that_is_not_listed(hopper: Package, gpu: Gpu) -> None:
+    attach = pytest.importorskip("export.attach")
+    (engine,) = hopper.engines()
+    parity = attach._gate(hopper, engine.read(), engine.record)
+    assert parity.keys() == {"not_run"}
+    assert parity["not_run"].endswith("TensorRT-RTX does not list Fake GPU (9.0) among its GPUs")
+
+
+def test_on_a_listed_gpu_a_failure_is_one(
+    toy: Package, add: Add, gpu: Gpu, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "tensorrt_rtx", fake_tensorrt(gpu, version="1.7.1.116", rtx=True))
+    add(toy, "toy", flavour="rtx", version="1.7.1.116", compute_capability="portable")
+    gpu.fail["execute_async_v3"] = 1
+    with pytest.raises(BackendError, match="execute_async_v3 failed") as error:
+        tensorrt.open_backend(toy)
+    assert not isinstance(error.value, EngineMismatch)
+
+
 def test_no_engine_at_all(toy: Package, add: Add) -> None:
     with pytest.raises(EngineMismatch, match="it holds none"):
         tensorrt.select(toy, "8.9")
@@ -124,15 +184,48 @@ def test_no_engine_at_all(toy: Package, add: Add) -> None:
 def test_a_missing_library_is_unavailable_unless_another_could_have_fitted(
     toy: Package, add: Add, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(sys.modules, "tensorrt", None)
+    for name in ("tensorrt", "tensorrt_bindings"):
+        monkeypatch.setitem(sys.modules, name, None)
     add(toy, "classic")
-    with pytest.raises(BackendUnavailable, match="tensorrt is not installed"):
+    with pytest.raises(BackendUnavailable, match="tensorrt is not installed, nor is tensorrt_bindings"):
         tensorrt.select(toy, "8.9")
     monkeypatch.setitem(sys.modules, "tensorrt_rtx", fake_tensorrt(Gpu(), version="1.5.0"))
     add(toy, "rtx", flavour="rtx", version="1.7.1.116", compute_capability="portable")
     with pytest.raises(EngineMismatch, match=r"this is rtx 1\.5\.0") as error:
         tensorrt.select(toy, "8.9")
     assert "classic.engine: tensorrt is not installed" in error.value.came
+
+
+@pytest.mark.parametrize(("flavour", "module"), tensorrt_library._MODULES.items())
+def test_where_only_the_wheels_are_nothing_else_is_different(
+    toy: Package, add: Add, gpu: Gpu, monkeypatch: pytest.MonkeyPatch, flavour: str, module: str
+) -> None:
+    add(toy, "toy", flavour=flavour, version="11.4.0.106")
+    said = []
+    for name in (module, f"{module}_bindings"):
+        trt = fake_tensorrt(gpu, version="11.4.0.106", rtx=flavour == "rtx")
+        trt.__name__ = name
+        monkeypatch.setitem(sys.modules, module, None)  # the second time it is not there
+        monkeypatch.setitem(sys.modules, name, trt)
+        assert tensorrt_library.library(flavour) is tensorrt_library.library(flavour)
+        backend = tensorrt.open_backend(toy)
+        said.append((backend.name, backend.why, tensorrt_library.version(flavour)))
+        backend.close()
+    assert said[0] == said[1]
+    assert said[0][0] == f"{module} 11.4.0.106"
+
+
+@pytest.mark.parametrize("file", ["tensorrt", "tensorrt_bindings"])
+def test_a_library_that_does_not_load_is_not_called_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, file: str
+) -> None:
+    """As where a shared library is absent, or the module is there and NVIDIA's wheel is not."""
+    (tmp_path / f"{file}.py").write_text("import libnvinfer_that_is_not_here")
+    monkeypatch.syspath_prepend(tmp_path)
+    for name in ("tensorrt", "tensorrt_bindings"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    with pytest.raises(BackendUnavailable, match=f"^{file} is installed but does not load: No module named"):
+        tensorrt_library.library("tensorrt")
 
 
 def test_tensorrt_8_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -149,7 +242,7 @@ def test_the_driver_is_probed_before_any_tensorrt_object(
     toy: Package, add: Add, gpu: Gpu, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Some versions crash the process where there is no driver; see `runtime.backends.cuda.driver`."""
-    gpu.fail["cudaGetDeviceCount"] = 35
+    gpu.fail["cuInit"] = 100
     add(toy, "toy")
     for flavour in ("tensorrt", "tensorrt_rtx"):
         monkeypatch.setitem(sys.modules, flavour, None)  # importing it would raise another error

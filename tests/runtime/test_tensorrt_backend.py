@@ -13,7 +13,7 @@ import pytest
 from fake_gpu import Gpu
 from fake_tensorrt import fake_tensorrt
 
-from runtime import Explainer
+from runtime import Embedder, Explainer
 from runtime.backends import tensorrt
 from runtime.backends.tensorrt_backend import TensorRTBackend
 from runtime.errors import BackendError, InputError
@@ -24,7 +24,7 @@ CALLS = (
     *("deserialize_cuda_engine", "create_execution_context", "set_input_shape", "set_tensor_address"),
     "execute_async_v3",
 )
-CUDA_CALLS = ("cudaMalloc", "cudaHostAlloc", "cudaStreamCreateWithFlags", "cudaMemcpyAsync")
+CUDA_CALLS = ("cuMemAlloc", "cuMemHostAlloc", "cuStreamCreate", "cuMemcpyHtoDAsync")
 
 
 @pytest.fixture
@@ -48,7 +48,10 @@ def check(images: np.ndarray, outputs: tuple[np.ndarray, np.ndarray]) -> None:
 
 def test_both_outputs_come_back_and_belong_to_the_caller(backend: TensorRTBackend) -> None:
     assert (backend.name, backend.precision, backend.max_batch) == ("tensorrt 10.3.0.30", "fp16", 4)
-    assert backend.why == "toy.engine fits Fake GPU (8.9); cuda-bindings for CUDA 13.5, 2 stream(s)"
+    assert backend.why == (
+        "toy.engine fits Fake GPU (8.9); cuda-bindings for CUDA 13.5, 2 stream(s); "
+        "its outputs were not checked: the package has no reference.npz"
+    )
     assert backend.degraded == ""
     kept = []
     for n in (4, 1, 3, 1, 2, 4):
@@ -68,6 +71,66 @@ def test_one_image_and_a_full_batch_are_replayed(backend: TensorRTBackend, gpu: 
         before = gpu.launches
         check(images := photographs(n, launches), backend.run(images))
         assert (len(gpu.graphs), gpu.launches - before) == (graphs, launches), n
+
+
+def held(gpu: Gpu) -> tuple[set, set]:
+    return set(gpu.blocks), set(gpu.graphs)
+
+
+def test_after_warm_up_no_frame_makes_anything(toy: Package, add: Add, gpu: Gpu) -> None:
+    add(toy, "toy")
+    with Explainer(toy, backend="tensorrt") as explainer:
+        explainer.warm_up()
+        assert explainer.backend._lanes.keys() == {"least", "second", "between", "most"}
+        before = held(gpu)
+        explainer.warm_up()
+        list(explainer.stream([photographs(1)[0]] * 4))
+        for n in (1, 2, 3, 4):
+            check(photographs(n), explainer.backend.run(photographs(n)))
+        assert held(gpu) == before
+    with pytest.raises(BackendError, match="this explainer is closed"):
+        explainer.warm_up()
+    assert not gpu.live()
+
+
+@pytest.mark.parametrize(
+    ("batch", "lanes"), [((1, 1, 1), {"least"}), ((1, 1, 2), {"least", "most"}), ((2, 2, 2), {"least"})]
+)
+def test_warm_up_makes_no_lane_that_nothing_uses(
+    toy: Package, add: Add, gpu: Gpu, monkeypatch: pytest.MonkeyPatch, batch: tuple, lanes: set
+) -> None:
+    monkeypatch.setitem(sys.modules, "tensorrt", fake_tensorrt(gpu, profile=(batch[0], batch[2])))
+    add(toy, "toy", batch=batch)
+    add(toy, "alone", batch=batch, outputs=("embedding",))
+    with Explainer(toy, backend="tensorrt") as explainer:
+        explainer.warm_up()
+        assert explainer.backend._lanes.keys() == {*lanes, "second"}
+    with Embedder(toy, backend="tensorrt") as embedder:
+        embedder.warm_up()
+        assert embedder.backend._lanes.keys() == lanes
+    with pytest.raises(BackendError, match="this embedder is closed"):
+        embedder.warm_up()
+
+
+def test_a_context_for_one_image_has_memory_for_one(backend: TensorRTBackend, gpu: Gpu) -> None:
+    backend.warm_up()
+    memory = {name: lane._context.memory for name, lane in backend._lanes.items()}
+    sizes = {name: own and own[1] for name, own in memory.items()}
+    assert sizes == {"least": 1000, "second": 1000, "between": None, "most": None}
+    assert memory["least"][0] != memory["second"][0], "two runs may be under way"
+    assert {gpu.find(memory[name][0]).nbytes for name in ("least", "second")} == {1000}
+
+
+@pytest.mark.parametrize("name", ["update_device_memory_size_for_shapes", "set_device_memory"])
+def test_a_library_that_cannot_say_how_much_memory_takes_its_own(
+    toy: Package, add: Add, gpu: Gpu, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setattr(sys.modules["tensorrt"], "IExecutionContext", type("Older", (), {name: None}))
+    add(toy, "toy")
+    backend = tensorrt.open_backend(toy)
+    assert backend._lanes["least"]._context.memory is None
+    check(photographs(1), backend.run(photographs(1)))
+    backend.close()
 
 
 def test_fewer_images_than_the_profile_takes(
@@ -106,7 +169,7 @@ def test_release_is_in_order_and_happens_once(toy: Package, add: Add, gpu: Gpu) 
     gpu.events.clear()
     backend.close()
     backend.close()
-    memory = [*["memory"] * 3, *["host memory"] * 3]
+    memory = [*["memory"] * 3, *["host memory"] * 3, "memory"]  # the last is what it computes in
     assert gpu.events == ["graph", "IExecutionContext", *memory, "stream", "ICudaEngine", "Runtime"]
     assert not gpu.live()
     for use in (lambda: backend.run(photographs(1)), backend.poison, lambda: backend.run_device(None)):
@@ -121,10 +184,10 @@ def test_release_is_in_order_and_happens_once(toy: Package, add: Add, gpu: Gpu) 
     ("fault", "reason"),
     [
         ("recorded execute_async_v3", "it could not be recorded: .*execute_async_v3 failed"),
-        ("cudaStreamBeginCapture", "it could not be recorded: cudaStreamBeginCapture failed: cudaError900"),
-        ("cudaStreamEndCapture", "it could not be recorded: cudaStreamEndCapture failed: cudaError900"),
-        ("cudaGraphInstantiate", "it could not be recorded: cudaGraphInstantiate failed: cudaError900"),
-        ("cudaGraphLaunch", "it could not be recorded: cudaGraphLaunch failed: cudaError900"),
+        ("cuStreamBeginCapture", "it could not be recorded: cuStreamBeginCapture failed: CUDA_ERROR_900"),
+        ("cuStreamEndCapture", "it could not be recorded: cuStreamEndCapture failed: CUDA_ERROR_900"),
+        ("cuGraphInstantiate", "it could not be recorded: cuGraphInstantiate failed: CUDA_ERROR_900"),
+        ("cuGraphLaunch", "it could not be recorded: cuGraphLaunch failed: CUDA_ERROR_900"),
         ("empty graph", "its replay did not give what a plain run gives"),
     ],
 )
@@ -182,7 +245,7 @@ def test_tensorrts_own_reason_is_in_the_error(toy: Package, add: Add, gpu: Gpu, 
 def test_failures_of_cuda_release_everything(toy: Package, add: Add, gpu: Gpu, call: str) -> None:
     add(toy, "toy")
     gpu.fail[call] = 2
-    with pytest.raises(BackendError, match=f"{call} failed: cudaError2"):
+    with pytest.raises(BackendError, match=f"{call} failed: CUDA_ERROR_2"):
         tensorrt.open_backend(toy)
     gc.collect()
     assert not gpu.live()
@@ -197,8 +260,8 @@ def test_an_engine_with_other_types_is_refused(toy: Package, add: Add, gpu: Gpu)
 
 def test_a_later_lane_that_fails_leaves_the_others_usable(backend: TensorRTBackend, gpu: Gpu) -> None:
     before = gpu.live()
-    gpu.fail["cudaHostAlloc"] = 2
-    with pytest.raises(BackendError, match="cudaHostAlloc failed"):
+    gpu.fail["cuMemHostAlloc"] = 2
+    with pytest.raises(BackendError, match="cuMemHostAlloc failed"):
         backend.run(photographs(4))
     gc.collect()
     assert gpu.live() == before
@@ -212,12 +275,12 @@ def test_an_error_of_the_device_is_raised_and_everything_is_given_back(
 ) -> None:
     add(toy, "toy")
     backend = tensorrt.open_backend(toy)
-    gpu.fail["cudaStreamSynchronize"] = 700
-    with pytest.raises(BackendError, match="cudaStreamSynchronize failed: cudaError700"):
+    gpu.fail["cuStreamSynchronize"] = 700
+    with pytest.raises(BackendError, match="cuStreamSynchronize failed: CUDA_ERROR_700"):
         backend.run(photographs(1))
     for stream in gpu.streams.values():
         stream.queue.clear()  # an error ends what is enqueued
-    with pytest.raises(BackendError, match="cudaError700"):
+    with pytest.raises(BackendError, match="CUDA_ERROR_700"):
         backend.close()
     backend.close()
     gc.collect()

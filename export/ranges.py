@@ -1,0 +1,116 @@
+"""What fp16 can hold, and what a graph computes: the largest magnitude of every tensor, on real images.
+
+A scaled dot product's Q·Kᵀ is the output of no module, so hooks do not see it; in the graph it is a node
+like any other.  Measured is the graph that a device builds from, with its rounded weights, computed in
+float32.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx
+
+from export.run import Session
+from export.widen import widened
+from runtime.errors import ExportError, ParityError
+
+LARGEST_HALF = 65504.0
+"""The largest finite float16."""
+MARGIN = 4.0
+"""A tensor that comes nearer to it than by this factor is named: other images may reach further."""
+_SHOWN = 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ranges:
+    """Largest magnitudes in a graph."""
+
+    peaks: dict[str, float]
+    """Node → the largest |value| of what it computes in half precision, largest first."""
+    images: int
+
+    def beyond(self) -> dict[str, float]:
+        """The nodes that leave half precision."""
+        return {name: peak for name, peak in self.peaks.items() if not peak <= LARGEST_HALF}
+
+    def near(self) -> dict[str, float]:
+        """Those that come within MARGIN of its end."""
+        return {n: p for n, p in self.peaks.items() if LARGEST_HALF / MARGIN < p <= LARGEST_HALF}
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values: the nodes beyond and near the end, or the three largest; infinity as text."""
+        told = {**self.beyond(), **self.near()} or dict(list(self.peaks.items())[:3])
+        peaks = {name: peak if np.isfinite(peak) else str(peak) for name, peak in told.items()}
+        return {"largest": peaks, "limit": LARGEST_HALF, "tensors": len(self.peaks), "images": self.images}
+
+    def check(self) -> None:
+        """Refuse a graph that leaves half precision.
+
+        Raises:
+            ParityError: naming the nodes.
+        """
+        if beyond := self.beyond():
+            raise ParityError(
+                f"{named(beyond)} on {self.images} images; fp16 ends at {LARGEST_HALF:.0f}",
+                expected=f"every tensor below {LARGEST_HALF:.0f}",
+                cure="build with --precision auto or bf16; for GPUs older than 8.0 with --precision fp32",
+            )
+
+
+def measure_ranges(model: onnx.ModelProto, *sets: np.ndarray) -> Ranges:
+    """Run a half graph, widened to float32, node by node as written.
+
+    Args:
+        model: float16 inside; tensors of other types are not judged.
+        sets: images, uint8 (N, H, W, 3) each; one image is run at a time.
+
+    Raises:
+        ExportError: a tensor whose type is not known.
+    """
+    halves = _halves(model)
+    probe = widened(model)
+    computed = list(probe.graph.node)
+    del probe.graph.node[:], probe.graph.output[:]
+    names = []
+    for node in computed:
+        probe.graph.node.append(node)
+        for tensor in halves.intersection(node.output):
+            names.append(f"{node.name} ({node.op_type})")
+            magnitude, peak = f"nemu_magnitude_{len(names)}", f"nemu_peak_{len(names)}"
+            probe.graph.node.append(onnx.helper.make_node("Abs", [tensor], [magnitude]))
+            probe.graph.node.append(onnx.helper.make_node("ReduceMax", [magnitude], [peak], keepdims=0))
+            probe.graph.output.append(onnx.helper.make_tensor_value_info(peak, onnx.TensorProto.FLOAT, []))
+    images = [image for each in sets for image in each]
+    if not names:
+        return Ranges(peaks={}, images=len(images))
+    session = Session(probe, as_written=True)
+    worst = np.zeros(len(names))
+    for image in images:
+        worst = np.maximum(worst, session([o.name for o in probe.graph.output], image[None]))
+    found: dict[str, float] = {}
+    for name, peak in sorted(zip(names, worst.tolist(), strict=True), key=lambda pair: -pair[1]):
+        found.setdefault(name, peak)
+    return Ranges(peaks=found, images=len(images))
+
+
+def _halves(model: onnx.ModelProto) -> set[str]:
+    """Names of the tensors in half precision, by shape inference."""
+    inferred = onnx.shape_inference.infer_shapes(model).graph
+    types = {v.name: v.type.tensor_type.elem_type for v in (*inferred.value_info, *inferred.output)}
+    unknown = [name for node in model.graph.node for name in node.output if name and not types.get(name)]
+    if unknown:
+        raise ExportError(
+            f"no type is known of {len(unknown)} tensors of the graph, the first is {unknown[0]}",
+            expected="operators that ONNX's shape inference knows, so that every half tensor can be measured",
+            cure="build with --precision fp32, or write that part of the encoder in standard operators",
+        )
+    return {name for name, kind in types.items() if kind == onnx.TensorProto.FLOAT16}
+
+
+def named(peaks: dict[str, float]) -> str:
+    """The largest of them, in words."""
+    shown = [f"{name} reaches {peak:.3g}" for name, peak in list(peaks.items())[:_SHOWN]]
+    return ", ".join(shown) + (f" and {len(peaks) - _SHOWN} nodes more" if len(peaks) > _SHOWN else "")

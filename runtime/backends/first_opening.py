@@ -1,0 +1,52 @@
+"""Does an engine give finite values on this device?  Asked once, with the package's reference images.
+
+An engine in half precision may overflow on a GPU other than the one that its gate was passed on.
+The answer yes is a file in the user's cache directory; no is an error, each time.
+"""
+
+from __future__ import annotations
+
+from runtime.atomic import atomic_file
+from runtime.backends.cuda import DeviceInfo
+from runtime.backends.rtx_cache import engine_here
+from runtime.backends.tensorrt_backend import TensorRTBackend
+from runtime.errors import BackendError
+from runtime.finite import not_finite
+from runtime.manifest import OUTPUTS
+from runtime.package import REFERENCE, Engine, Package
+from runtime.verify import load_reference
+
+
+def check(package: Package, engine: Engine, backend: TensorRTBackend, gpu: DeviceInfo) -> str:
+    """Run the reference images through the engine, unless that went well here before.
+
+    Returns:
+        What the user ought to know of it; empty if the values are finite.
+
+    Raises:
+        BackendError: a value is not finite, or a run failed.
+        PackageError: the reference cannot be read.
+    """
+    if REFERENCE not in package.manifest.files:
+        return f"its outputs were not checked: the package has no {REFERENCE}"
+    path = package.cache() / "finite" / f"{engine_here(engine.record, gpu)}.txt"
+    if path.exists():
+        return ""
+    images = load_reference(package).images
+    for i in range(len(images)):
+        one = images[i : i + 1]
+        values = (backend.embed(one),) if engine.record.embedding_only else backend.run(one)
+        if wrong := not_finite(dict(zip(OUTPUTS, values, strict=False))):
+            raise BackendError(
+                f"{engine.path.name} ({engine.record.precision}) on {gpu.name}: {wrong} of reference image "
+                f"{i} is not finite",
+                expected="finite values",
+                cure=f"build it in bf16: {package.build_command()} --precision bf16; "
+                "or run on the CPU: backend='onnxruntime'",
+            )
+    try:
+        with atomic_file(path) as file:
+            file.write_text(f"{engine.path.name} on {gpu.name} with {backend.name}: {len(images)} images\n")
+    except OSError as error:
+        return f"its outputs are finite, and will be checked again: {error}"
+    return ""

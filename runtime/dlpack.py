@@ -1,0 +1,57 @@
+"""DLPack, as far as arrays on a GPU need it: reading a capsule, and making one."""
+
+from __future__ import annotations
+
+import ctypes
+from typing import Any
+
+import numpy as np
+
+CUDA = 2
+"""`kDLCUDA` of DLDeviceType."""
+
+
+class Tensor(ctypes.Structure):
+    """DLTensor, as `__dlpack__` gives it where no version is asked for."""
+
+    _fields_ = (
+        ("data", ctypes.c_void_p),
+        ("device_type", ctypes.c_int32),
+        ("device_id", ctypes.c_int32),
+        ("ndim", ctypes.c_int32),
+        ("code", ctypes.c_uint8),
+        ("bits", ctypes.c_uint8),
+        ("lanes", ctypes.c_uint16),
+        ("shape", ctypes.POINTER(ctypes.c_int64)),
+        ("strides", ctypes.POINTER(ctypes.c_int64)),
+        ("byte_offset", ctypes.c_uint64),
+    )
+
+
+_pointer_of = ctypes.PYFUNCTYPE(ctypes.c_void_p, ctypes.py_object, ctypes.c_char_p)(
+    ("PyCapsule_GetPointer", ctypes.pythonapi)
+)
+
+
+def tensor_of(capsule: Any) -> Tensor:
+    """What a capsule that nobody has taken yet describes; valid while the capsule lives."""
+    return Tensor.from_address(_pointer_of(capsule, b"dltensor"))
+
+
+def capsule_of(pointer: int, shape: tuple[int, ...], *, device: int, owner: object) -> Any:
+    """A capsule of C-contiguous float32 memory on a GPU.
+
+    NumPy makes it, of an array that it believes to be the host's and never reads: so what gives it back is C,
+    which may run in any thread and while an exception is on its way, as a callback into Python may not.
+
+    Args:
+        pointer, shape: of the memory.
+        device: number of the GPU.
+        owner: kept until who took the capsule has given it back, or the capsule goes untaken.
+    """
+    memory: Any = (ctypes.c_float * int(np.prod(shape))).from_address(pointer)
+    memory.owner = owner
+    capsule = np.ndarray(shape, np.float32, buffer=memory).__dlpack__()
+    tensor = tensor_of(capsule)
+    tensor.device_type, tensor.device_id = CUDA, device
+    return capsule

@@ -1,0 +1,142 @@
+"""Which engines a request makes of a package: the first precision that passes, and what is left out."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+
+import pytest
+
+from export import attach
+from export.build_engine import main
+from export.engine import BuiltEngine
+from runtime.errors import BackendError, BackendUnavailable, ExportError, OutputExists, ParityError
+from runtime.manifest import OUTPUTS
+from runtime.package import Package
+
+pytest.importorskip("tensorrt_rtx")
+
+REFUSED = ExportError("layer 7 has no\n  kernel", expected="one", cure="none")
+
+
+@pytest.fixture
+def copy(package, tmp_path):
+    return Package.open(shutil.copytree(package, tmp_path / "copy.nemu"))
+
+
+@pytest.fixture
+def refusing(monkeypatch):
+    """Builders that refuse these (compute capability, precision); the list of what was tried."""
+
+    def make(*refused: tuple[str, str], error: Exception = REFUSED) -> list[tuple[str, str]]:
+        tried = []
+
+        def build(onnx, *, flavour, batch, precision, capability, outputs=OUTPUTS, **_):
+            tried.append((capability, precision))
+            if tried[-1] in refused:
+                raise error
+            return BuiltEngine(
+                plan=b"plan",
+                flavour=flavour,
+                version="1.7.1.116",
+                compute_capability=capability,
+                precision=precision,
+                tensor_types={},
+                inputs={},
+                outputs=dict.fromkeys(outputs, ("FLOAT", ())),
+                batch=batch,
+                flags={},
+                build_seconds=0.0,
+            )
+
+        monkeypatch.setattr(attach.engine, "build", build)
+        return tried
+
+    return make
+
+
+def engines(package):
+    return {(e.record.compute_capability, e.record.precision) for e in Package.open(package.path).engines()}
+
+
+def add(package, *options):
+    return main(["--package", str(package.path), "--target", "rtx", *options])
+
+
+def test_every_engine_has_the_first_precision_that_builds_for_it(copy, refusing, capsys):
+    tried = refusing(("portable", "fp16"))
+    assert add(copy, "--json") == 0
+    assert tried == [("portable", "fp16"), ("portable", "fp32"), ("7.5", "fp16")]
+    assert engines(copy) == {("portable", "fp32"), ("7.5", "fp16")}
+    said = json.loads(capsys.readouterr().out)
+    assert said["notes"] == ["rtx for portable: fp32, not fp16: layer 7 has no kernel"]
+    assert said["left_out"] == {}
+
+
+def test_what_no_precision_builds_is_left_out_and_named(copy, refusing, capsys):
+    refusing(("7.5", "fp16"), ("7.5", "fp32"))
+    assert add(copy) == 0
+    assert engines(copy) == {("portable", "fp16")}
+    said = capsys.readouterr().out
+    assert "no engine of rtx for 7.5: fp16: layer 7 has no kernel; fp32: layer 7 has no kernel" in said
+
+
+def test_a_precision_that_was_asked_for_is_the_only_one(copy, refusing):
+    tried = refusing(("7.5", "fp32"))
+    assert add(copy, "--precision", "fp32") == 0
+    assert tried == [("portable", "fp32"), ("7.5", "fp32")]
+    assert engines(copy) == {("portable", "fp32")}
+
+
+@pytest.mark.parametrize(("options", "code"), [(["--precision", "fp16"], 3), ([], 1)])
+def test_nothing_built_is_an_error(copy, refusing, capsys, options, code):
+    gate = ParityError("embedding error inf", expected="less", cure="none")
+    refusing(*((gpu, p) for gpu in ("portable", "7.5") for p in ("fp16", "fp32")), error=gate)
+    assert add(copy, *options) == code
+    error = capsys.readouterr().err
+    assert "embedding error inf" in error
+    assert ("fp32: " in error) is not bool(options)
+    assert engines(copy) == set()
+
+
+def test_an_engine_that_fails_on_this_device_gives_way_to_the_next(copy, refusing, monkeypatch):
+    refusing()
+
+    def gate(package, plan, record):
+        if record.precision == "fp16":
+            raise BackendError("mask is not finite", expected="numbers", cure="another precision")
+        return {"not_run": "a test"}
+
+    monkeypatch.setattr(attach, "_gate", gate)
+    assert add(copy) == 0
+    assert engines(copy) == {("portable", "fp32"), ("7.5", "fp32")}
+
+
+def test_a_library_that_goes_away_is_no_reason_for_another_precision(copy, refusing):
+    gone = BackendUnavailable("no driver", expected="one", cure="install it")
+    tried = refusing(("portable", "fp16"), error=gone)
+    assert add(copy) == 1
+    assert tried == [("portable", "fp16")]
+
+
+def test_an_engine_that_is_there_is_said_before_anything_is_built(copy, refusing):
+    tried = refusing()
+    assert add(copy) == 0
+    tried.clear()
+    request = attach.Request(
+        targets=(attach.Target(name="t", what="", flavour="rtx", engines=("7.5",)),),
+        precision="auto",
+        batch=(1, 1, 8),
+    )
+    with pytest.raises(OutputExists, match="rtx-sm75-fp16-b8"):
+        attach.build(Package.open(copy.path), request)
+    assert tried == []
+
+
+def test_auto_takes_int8_only_where_the_package_was_made_with_it(copy):
+    request = attach.Request(targets=(), precision="auto", batch=(1, 1, 8))
+    assert request.precisions(copy) == ("fp16", "fp32")
+    files = {"model.onnx": "", "model.int8.trt.onnx": ""}
+    made = dataclasses.replace(copy, manifest=dataclasses.replace(copy.manifest, files=files))
+    assert request.precisions(made) == ("int8", "fp32")

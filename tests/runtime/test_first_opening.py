@@ -1,0 +1,109 @@
+"""Outputs that are not finite are found when an engine is first opened on a device, and never forgiven."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from fake_gpu import Gpu
+from fake_tensorrt import EMBEDDING, OVERFLOWS, fake_tensorrt
+
+from runtime import Embedder, Explainer
+from runtime.backends.tensorrt_backend import TensorRTBackend
+from runtime.errors import BackendError, PackageError
+from runtime.package import REFERENCE, Package
+
+Add = Callable[..., None]
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[np.ndarray]:
+    """Every batch that a backend is given."""
+    given: list[np.ndarray] = []
+    start = TensorRTBackend._start
+    monkeypatch.setattr(TensorRTBackend, "_start", lambda self, x, n: given.append(x) or start(self, x, n))
+    return given
+
+
+@pytest.fixture
+def referenced(toy: Package) -> Package:
+    """The toy, with three reference images; the last one is white, of which `OVERFLOWS` makes NaN."""
+    images = np.arange(3 * 72, dtype=np.uint8).reshape(3, 4, 6, 3)
+    images[2] = 255
+    embedding, mask = images.mean((1, 2)), images[..., 0] / 255
+    np.savez(toy.path / REFERENCE, images=images, embedding=embedding, mask=mask)
+    toy.manifest.files[REFERENCE] = "0"
+    return toy
+
+
+def remembered(package: Package) -> list[Path]:
+    return sorted(package.cache().glob("finite/*"))
+
+
+@pytest.mark.parametrize("opener", [Explainer, Embedder])
+def test_it_is_asked_once(referenced: Package, add: Add, gpu: Gpu, asked: list, opener: type) -> None:
+    add(referenced, "toy")
+    for runs in (3, 3):
+        opener(referenced, backend="tensorrt").close()
+        assert len(asked) == runs
+        assert len(remembered(referenced)) == 1
+    assert asked[0].shape == (1, 4, 6, 3)
+    assert (
+        remembered(referenced)[0].read_text() == "toy.engine on Fake GPU with tensorrt 10.3.0.30: 3 images\n"
+    )
+
+
+def test_another_version_is_asked_again(
+    referenced: Package, add: Add, gpu: Gpu, asked: list, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add(referenced, "toy")
+    Explainer(referenced, backend="tensorrt").close()
+    monkeypatch.setitem(sys.modules, "tensorrt", fake_tensorrt(gpu, version="10.4.0"))
+    add(referenced, "newer", version="10.4.0")
+    Explainer(referenced, backend="tensorrt").close()
+    assert len(asked) == 6
+
+
+@pytest.mark.parametrize("backend", ["tensorrt", "auto"])
+@pytest.mark.parametrize("opener", [Explainer, Embedder])
+def test_an_engine_that_overflows_never_opens(
+    referenced: Package, add: Add, gpu: Gpu, opener: type, backend: str
+) -> None:
+    add(referenced, "toy", plan=OVERFLOWS)
+    words = (
+        r"toy\.engine \(fp16\) on Fake GPU: the mask \(24 of 24 values\) of reference image 2 is not finite"
+        rf"(.|\n)*--package {referenced.path} --precision bf16(.|\n)*backend='onnxruntime'"
+    )
+    for _ in range(2):
+        with pytest.raises(BackendError, match=words):
+            opener(referenced, backend=backend)
+        assert remembered(referenced) == []
+        assert not gpu.live()
+
+
+def test_an_engine_without_mask_is_asked_for_what_it_has(
+    referenced: Package, add: Add, gpu: Gpu, asked: list
+) -> None:
+    add(referenced, "toy", plan=EMBEDDING, outputs=("embedding",))
+    with Embedder(referenced, backend="tensorrt") as embedder:
+        assert "checked" not in embedder.backend.why
+    assert len(asked) == 3
+
+
+def test_what_cannot_be_remembered_is_said(referenced: Package, add: Add, gpu: Gpu) -> None:
+    add(referenced, "toy")
+    referenced.cache().parent.mkdir(parents=True)
+    referenced.cache().write_text("a file where the folder should be")
+    with Explainer(referenced, backend="tensorrt") as explainer:
+        assert "its outputs are finite, and will be checked again: " in explainer.backend.why
+
+
+def test_a_reference_that_cannot_be_read_closes_the_backend(referenced: Package, add: Add, gpu: Gpu) -> None:
+    add(referenced, "toy")
+    (referenced.path / REFERENCE).write_bytes(b"no archive")
+    with pytest.raises(PackageError, match="cannot be read"):
+        Explainer(referenced, backend="tensorrt")
+    assert not gpu.live()
