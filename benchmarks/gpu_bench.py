@@ -62,7 +62,7 @@ class Bench:
             0, 256, (16 + effort.most, effort.side, effort.side, 3), dtype=np.uint8
         )
         self._expected = expected(self._images)
-        self._stand_ins: dict[tuple[int, str], ModuleType] = {}  # the runtime keeps a logger for each
+        self._stand_ins: dict[tuple[int, str, bool], ModuleType] = {}  # the runtime keeps a logger for each
 
     def current(self) -> Any:
         """`with`: the device is current."""
@@ -74,19 +74,18 @@ class Bench:
         return self._images[part], [output[part] for output in self._expected]
 
     @contextmanager
-    def backend(self, *, spin: int = 0, fault: str = "") -> Iterator[TensorRTBackend]:
+    def backend(self, *, spin: int = 0, fault: str = "", rtx: bool = False) -> Iterator[TensorRTBackend]:
         """The runtime's own backend over the stand-in engine, see `gpu_stand_in.stand_in`."""
-        effort = self.effort
-        if (spin, fault) not in self._stand_ins:
-            made = stand_in(self.kernels, most=effort.most, spin=spin, fault=fault)
-            self._stand_ins[spin, fault] = made
-        sys.modules["tensorrt"] = self._stand_ins[spin, fault]
-        side = effort.side
+        key, side, most = (spin, fault, rtx), self.effort.side, self.effort.most
+        if key not in self._stand_ins:
+            self._stand_ins[key] = stand_in(self.kernels, most=most, spin=spin, fault=fault, rtx=rtx)
+        sys.modules["tensorrt_rtx" if rtx else "tensorrt"] = self._stand_ins[key]
         record = InputRecord(
             name="image", height=side, width=side, mean=(0, 0, 0), std=(1, 1, 1), resize="squash",
             crop_pct=1, interpolation="bilinear",
         )  # fmt: skip
-        engine = Engine(Path("stand-in.engine"), _record(self.gpu, effort.most))
+        flavour = "rtx" if rtx else "tensorrt"
+        engine = Engine(Path("stand-in.engine"), _record(self.gpu, most, flavour=flavour))
         backend = TensorRTBackend(engine, plan=b"", input=record, gpu=self.gpu)
         try:
             yield backend
@@ -176,9 +175,9 @@ def same(outputs: Outputs, right: Outputs, what: str) -> None:
             raise Wrong(f"{what}: {name} is off by {worst}, {np.isnan(one).mean():.0%} of it NaN")
 
 
-def _record(gpu: cuda.DeviceInfo, most: int) -> EngineRecord:
+def _record(gpu: cuda.DeviceInfo, most: int, *, flavour: str = "tensorrt") -> EngineRecord:
     return EngineRecord(
-        flavour="tensorrt",
+        flavour=flavour,
         version=VERSION,
         compute_capability=gpu.compute_capability,
         precision="fp32",
@@ -187,7 +186,7 @@ def _record(gpu: cuda.DeviceInfo, most: int) -> EngineRecord:
         onnx="none",
         onnx_sha256="0" * 64,
         package="0" * 64,
-        flags={},
+        flags={"require_user_allocation": False},
         parity={"not_run": "a stand-in"},
         build_seconds=0.0,
         sha256="0" * 64,

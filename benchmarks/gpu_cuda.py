@@ -11,11 +11,12 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from typing import Any
 
 import numpy as np
 
-from benchmarks.gpu_bench import Bench, Effort, NotHere, Wrong
+from benchmarks.gpu_bench import Bench, Effort, NotHere, Wrong, same
 from benchmarks.gpu_cuda_checks import CHECKS
 from benchmarks.gpu_kernels import CudaKernels
 from benchmarks.gpu_report import Report, parser
@@ -80,21 +81,26 @@ def soak(bench: Bench, report: Report, *, seconds: float, every: float = 5) -> N
     times: list[float] = []
     found: dict[str, Any] = {"runs": 0, "wrong": []}
     report.content["soak"] = found
-    with bench.backend() as backend:
-        for n in (1, bench.effort.most):
-            bench.run_exactly(backend, n, 0)
+    images, right = bench.images(1)
+    with bench.current(), ExitStack() as stack:
+        array = bench.on_device(images, stack)
+        backend = stack.enter_context(bench.backend())
+        backend.warm_up()
+        backend.warm_up(on_device=True)
         before, began = bench.used(), time.monotonic()
         said = began
         while time.monotonic() < began + seconds and len(found["wrong"]) < 10:
-            images, _ = bench.images(1, found["runs"])
+            one, _ = bench.images(1, found["runs"])
             started = time.perf_counter()
-            backend.run(images)
+            backend.run(one)
             times.append(1e3 * (time.perf_counter() - started))
             try:
                 bench.run_exactly(backend, 1 + found["runs"] % bench.effort.most, found["runs"])
+                outputs = [output.path.to_host(output) for output in backend.run_device(array)]
+                same(outputs, right, "run_device")
             except Wrong as error:
                 found["wrong"].append(str(error))
-            found["runs"] += 2
+            found["runs"] += 3
             if time.monotonic() > said + every:
                 said = time.monotonic()
                 _note(found, bench, before, times, said - began)

@@ -13,10 +13,13 @@ import numpy as np
 
 from benchmarks.gpu_bench import Bench, NotHere, Wrong, same
 from benchmarks.gpu_device_checks import (
+    an_event_is_done_when_its_work_is,
     cupy_arrays_and_streams,
     device_outputs_keep_their_memory,
+    memory_of_outputs_is_used_again,
     run_device_keeps_the_order_of_streams,
     torch_tensors_and_streams,
+    what_is_not_finite_is_refused,
 )
 from benchmarks.gpu_kernels import DIMENSION
 from runtime.backends.cuda_memory import DeviceBuffer, Graph, PinnedArray, Stream
@@ -50,16 +53,33 @@ def a_broken_capture_is_survived(bench: Bench) -> dict[str, Any]:
     return _without_graph(bench, "breaks", "recorded")
 
 
+def an_engine_of_rtx_pads_and_is_replayed(bench: Bench) -> dict[str, Any]:
+    """The way of TensorRT-RTX: every number of images above one is run as the largest, by its graph."""
+    with bench.backend(rtx=True) as backend:
+        for n in range(1, bench.effort.most + 1):
+            bench.run_exactly(backend, n, n)
+        if backend.degraded:
+            raise Wrong(f"no graph where one can be had: {backend.degraded}")
+        return {}
+
+
+def what_cannot_be_recorded_is_left_to_rtx(bench: Bench) -> dict[str, Any]:
+    """An engine of which the library says so is not recorded, and stays exact."""
+    return _without_graph(bench, "refuses", "by itself instead", rtx=True)
+
+
 def what_the_runtime_adds(bench: Bench) -> dict[str, Any]:
-    """Microseconds from idle to idle, in turns: a bare graph and `run`; without copies, and `run_device`."""
+    """Microseconds from idle to idle, in turns: a bare graph and `run`; without copies, and `run_device`,
+    which copies within the device."""
     images, _ = bench.images(1)
     with bench.current(), ExitStack() as stack:
         bare, kernel = _bare_graphs(bench, images, stack)
         backend = stack.enter_context(bench.backend())
+        backend.warm_up(on_device=True)
         array = bench.on_device(images, stack)
 
         def run_device() -> None:
-            backend.run_device(array)[2]()
+            backend.run_device(array)[0].path.synchronize()
 
         calls: dict[str, Callable[[], Any]] = {"bare graph": bare, "run": lambda: backend.run(images)}
         calls |= {"bare graph, no copies": kernel, "run_device": run_device}
@@ -85,7 +105,7 @@ def two_submitted_runs_overlap(bench: Bench) -> dict[str, Any]:
             same(results[0](), right, "the first of two")
             same(results[1](), other, "the second of two")
 
-        two()  # makes the lanes
+        backend.warm_up()
         times = _in_turns({"one": lambda: backend.submit(first)(), "two": two}, bench.effort.repeats)
     one, both = (float(min(values)) for values in times.values())
     if one < 500:
@@ -156,21 +176,29 @@ def calls_leak_nothing(bench: Bench) -> dict[str, Any]:
 
 
 def device_calls_leak_nothing(bench: Bench) -> dict[str, Any]:
-    """The same of `run_device`, whose outputs are memory of their own."""
+    """The same of `run_device`."""
     with bench.current(), ExitStack() as stack:
         array = bench.on_device(bench.images(1)[0], stack)
         backend = stack.enter_context(bench.backend())
-        return _growth(bench, lambda _: backend.run_device(array)[2](), bench.effort.device_calls)
+        backend.warm_up(on_device=True)
+        return _growth(
+            bench, lambda _: backend.run_device(array)[0].path.synchronize(), bench.effort.device_calls
+        )
 
 
 CHECKS = (
     runs_are_exact_and_replayed,
     a_stale_replay_is_refused,
     a_broken_capture_is_survived,
+    an_engine_of_rtx_pads_and_is_replayed,
+    what_cannot_be_recorded_is_left_to_rtx,
+    an_event_is_done_when_its_work_is,
     what_the_runtime_adds,
     two_submitted_runs_overlap,
     run_device_keeps_the_order_of_streams,
     device_outputs_keep_their_memory,
+    memory_of_outputs_is_used_again,
+    what_is_not_finite_is_refused,
     one_backend_moves_between_threads,
     threads_do_not_disturb_each_other,
     calls_leak_nothing,
@@ -181,8 +209,8 @@ CHECKS = (
 )
 
 
-def _without_graph(bench: Bench, fault: str, reason: str) -> dict[str, Any]:
-    with bench.backend(fault=fault) as backend:
+def _without_graph(bench: Bench, fault: str, reason: str, *, rtx: bool = False) -> dict[str, Any]:
+    with bench.backend(fault=fault, rtx=rtx) as backend:
         if reason not in backend.degraded:
             raise Wrong(f"the graph was not refused: degraded is {backend.degraded!r}")
         for seed in range(bench.effort.repeats):

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import gc
 import importlib
+import math
 import time
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any
+from unittest import mock
 
 import numpy as np
 
-from benchmarks.gpu_bench import Bench, NotHere, same
+from benchmarks.gpu_bench import Bench, NotHere, Wrong, same
 from runtime.backends.cuda_memory import Stream
+from runtime.device_explanation import DeviceExplanation
+from runtime.errors import BackendError
+
+_WAITS = {"synchronize", "cuMemAlloc", "cuMemFree", "cuMemHostAlloc", "cuMemFreeHost"}
+"""What a run does not call once warm, of our library or of the driver."""
 
 
 def run_device_keeps_the_order_of_streams(bench: Bench) -> dict[str, Any]:
@@ -24,6 +33,7 @@ def run_device_keeps_the_order_of_streams(bench: Bench) -> dict[str, Any]:
         stream = stack.enter_context(Stream(bench.cuda))
         array = bench.on_device(images, stack, stream)
         backend = stack.enter_context(bench.backend())
+        backend.warm_up(on_device=True)
         for turn in range(bench.effort.repeats):
             array.blacken()
             bench.cuda.synchronize(stream.handle)
@@ -31,10 +41,10 @@ def run_device_keeps_the_order_of_streams(bench: Bench) -> dict[str, Any]:
             array.write()
             started = time.perf_counter()
             # Turns about: the stream is named, or is the one that the array names.
-            *outputs, wait = backend.run_device(array, stream.handle if turn % 2 else None)
+            outputs = backend.run_device(array, stream.handle if turn % 2 else None)
             returned.append(1e6 * (time.perf_counter() - started))
             if not turn % 2:
-                wait()
+                outputs[0].path.synchronize()
             same([bench.download(output, stream.handle) for output in outputs], right, f"turn {turn}")
             del outputs
     us = float(np.median(returned))
@@ -50,9 +60,8 @@ def device_outputs_keep_their_memory(bench: Bench) -> dict[str, Any]:
             for seed in range(4):
                 images, right = bench.images(1 + seed % bench.effort.most, seed)
                 array = bench.on_device(images, stack, stream)
-                *outputs, wait = backend.run_device(array)
+                outputs = backend.run_device(array)
                 kept.append((outputs, right))
-            wait()
         for outputs, right in kept:
             same([bench.download(output, stream.handle) for output in outputs], right, "kept outputs")
         kept.clear()
@@ -60,28 +69,94 @@ def device_outputs_keep_their_memory(bench: Bench) -> dict[str, Any]:
     return {}
 
 
+def memory_of_outputs_is_used_again(bench: Bench) -> dict[str, Any]:
+    """To let go of an output calls nothing of CUDA; the next run writes there, and allocates nothing."""
+    images, right = bench.images(1, 7)
+    libraries = bench.cuda, importlib.import_module("cuda.bindings.driver")
+    with bench.current(), ExitStack() as stack:
+        stream = stack.enter_context(Stream(bench.cuda))
+        array = bench.on_device(images, stack, stream)
+        backend = stack.enter_context(bench.backend())
+        outputs = backend.run_device(array)
+        outputs[0].path.synchronize()
+        places = {output.pointer for output in outputs}
+        with _calls(*libraries) as made:
+            del outputs
+            gc.collect()
+        if made:
+            raise Wrong(f"letting go of outputs called {made}")
+        with _calls(*libraries) as made:
+            outputs = backend.run_device(array)
+        outputs[0].path.synchronize()
+        if waits := _WAITS & set(made):
+            raise Wrong(f"a run that is warm called {sorted(waits)}")
+        if {output.pointer for output in outputs} != places:
+            raise Wrong("memory that came back was not used")
+        same([bench.download(output, stream.handle) for output in outputs], right, "memory used again")
+        del outputs
+    return {"detail": "a run calls " + " ".join(name for name in made if name[2].isupper())}
+
+
+def what_is_not_finite_is_refused(bench: Bench) -> dict[str, Any]:
+    """`DeviceExplanation.check` takes good outputs, and raises where one holds NaN."""
+    with bench.current(), ExitStack() as stack:
+        stream = stack.enter_context(Stream(bench.cuda))
+        array = bench.on_device(bench.images(1)[0], stack, stream)
+        backend = stack.enter_context(bench.backend())
+        embedding, mask = backend.run_device(array)
+        explanation = DeviceExplanation(embedding=embedding, mask=mask, embedding_id="stand-in")
+        explanation.check()
+        bench.cuda.fill(mask.pointer, 0xFF, 4 * math.prod(mask.shape), stream.handle)
+        bench.cuda.synchronize(stream.handle)
+        try:
+            explanation.check()
+        except BackendError as error:
+            return {"detail": error.came}
+        finally:
+            del embedding, mask, explanation
+    raise Wrong("a mask of NaN passed for an answer")
+
+
+def an_event_is_done_when_its_work_is(bench: Bench) -> dict[str, Any]:
+    """`Cuda.event_done`: yes before it is recorded, no behind a slow kernel, yes after a wait."""
+    cuda = bench.cuda
+    with bench.current(), Stream(cuda) as stream:
+        event = cuda.event_create()
+        try:
+            said = [cuda.event_done(event)]
+            bench.kernels.wait(stream.handle, bench.effort.spin)
+            cuda.event_record(event, stream.handle)
+            said.append(cuda.event_done(event))
+            cuda.synchronize(stream.handle)
+            said.append(cuda.event_done(event))
+        finally:
+            cuda.event_destroy(event)
+    if said != [True, False, True]:
+        raise Wrong(f"before, behind a slow kernel, after a wait: {said}")
+    return {}
+
+
 def torch_tensors_and_streams(bench: Bench) -> dict[str, Any]:
-    """A tensor by DLPack, on torch's default stream and on one of its own, each slow before it is written."""
+    """Tensors by DLPack both ways: written late on a stream, read on another while the run is under way."""
     torch = _module("torch")
     if not torch.cuda.is_available():
         raise NotHere("this torch sees no GPU")
     images, right = bench.images(1, 5)
     ready = torch.from_numpy(images).cuda()
-    with bench.backend() as backend:
-        for stream in (torch.cuda.default_stream(), torch.cuda.Stream()):
-            for _ in range(bench.effort.repeats):
-                with torch.cuda.stream(stream):
+    torch.cuda.synchronize()
+    own, other = torch.cuda.Stream(), torch.cuda.Stream()
+    with bench.backend(spin=bench.effort.spin) as backend:
+        for writer, reader in ((torch.cuda.default_stream(), other), (own, own), (own, other)):
+            for turn in range(bench.effort.repeats):
+                with torch.cuda.stream(writer):
                     tensor = torch.zeros_like(ready)
-                    bench.kernels.wait(stream.cuda_stream, bench.effort.spin)
+                    bench.kernels.wait(writer.cuda_stream, bench.effort.spin)
                     tensor.copy_(ready)
-                    embedding, mask, _ = backend.run_device(tensor, stream)
-                    # On the stream that was given, the outputs are in order without a wait.
-                    found = [torch.as_tensor(each, device="cuda").cpu().numpy() for each in (embedding, mask)]
-                same(found, right, f"torch, {stream}")
-        embedding, mask, wait = backend.run_device(ready)
-        wait()
-        found = [torch.as_tensor(each, device="cuda").cpu().numpy() for each in (embedding, mask)]
-        same(found, right, "torch, no stream given")
+                    outputs = backend.run_device(tensor, writer if turn % 2 else None)
+                with torch.cuda.stream(reader):  # nobody waits: DLPack puts the reader behind the run
+                    found = [torch.from_dlpack(output).cpu().numpy() for output in outputs]
+                same(found, right, f"torch, written on {writer}, read on {reader}")
+                del outputs
     return {"detail": f"torch {torch.__version__}"}
 
 
@@ -98,10 +173,30 @@ def cupy_arrays_and_streams(bench: Bench) -> dict[str, Any]:
                 array = cupy.zeros_like(ready)
                 bench.kernels.wait(stream.ptr, bench.effort.spin)
                 array[...] = ready
-                embedding, mask, _ = backend.run_device(array, stream)
-                found = [cupy.asnumpy(cupy.asarray(each)) for each in (embedding, mask)]
+                found = [cupy.asnumpy(cupy.asarray(each)) for each in backend.run_device(array, stream)]
             same(found, right, "cupy")
     return {"detail": f"cupy {cupy.__version__}"}
+
+
+@contextmanager
+def _calls(*targets: Any) -> Iterator[list[str]]:
+    """Names of the functions of these objects that are called meanwhile."""
+    made: list[str] = []
+
+    def noted(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        def both(*arguments: Any) -> Any:
+            made.append(name)
+            return function(*arguments)
+
+        return both
+
+    with ExitStack() as stack:
+        for target in targets:
+            for name in (name for name in dir(target) if not name.startswith("_")):
+                value = getattr(target, name)
+                if callable(value) and not isinstance(value, type):
+                    stack.enter_context(mock.patch.object(target, name, noted(name, value)))
+        yield made
 
 
 def _module(name: str) -> Any:

@@ -24,7 +24,7 @@ from benchmarks.interleave import Call, wall_clock
 from runtime.backends import cuda
 from runtime.backends.cuda_memory import Stream
 from runtime.backends.tensorrt import misfit, open_engine
-from runtime.errors import BackendUnavailable, NemuError
+from runtime.errors import BackendError, BackendUnavailable, NemuError
 from runtime.explainer import Explainer
 from runtime.package import Engine, Package
 
@@ -50,12 +50,11 @@ def main(argv: list[str] | None = None) -> int:
     for absent in {"encoder", "fused"} - set(engines):
         report.skip(f"{what}: {absent}", "the package holds none that fits")
     with cuda.implementation().current(gpu.index):
-        try:
-            rows(report, package, engines)
-            if "fused" in engines:
-                overhead(report, package, engines["fused"])
-        except NemuError as error:
-            report.skip(what, f"{type(error).__name__}: {error}"[-1000:])
+        for measure in (rows, overhead):
+            try:
+                measure(report, package, engines)
+            except NemuError as error:
+                report.skip(f"{what}: {measure.__name__}", f"{type(error).__name__}: {error}"[-1000:])
     return 0
 
 
@@ -87,28 +86,37 @@ def rows(report: Report, package: Package, engines: dict[str, Engine]) -> None:
                 for name, engine in engines.items()
             }
             finish = next(iter(raw.values())).finish
-            if no_graphs := cuda.implementation().no_graphs:
-                report.skip("engines as CUDA graphs", no_graphs)
+            if cuda.implementation().no_graphs:  # nor events, then
                 clock: Clock = functools.partial(_until_done, finish=finish)
             else:
                 mark, between = events(stream)
                 clock = functools.partial(device_clock, mark=mark, between=between, finish=finish)
             if not report.has_time(f"engines, batch {batch}"):
                 continue
-            calls = {name: engine.enqueue if no_graphs else engine.graph() for name, engine in raw.items()}
+            calls, way = _launches(report, raw)
             row = _row(package, next(iter(engines.values())), batch)
-            row["backend"] += ", enqueue" if no_graphs else ", cuda graph"
+            row["backend"] += f", {way}"
             report.compare(calls, clock, finish=finish, energy=True, **row)
 
 
-def overhead(report: Report, package: Package, engine: Engine) -> None:
+def _launches(report: Report, raw: dict[str, RawEngine]) -> tuple[dict[str, Call], str]:
+    """A call for each engine, and what it is: all by CUDA graphs, or none."""
+    try:
+        return {name: engine.graph() for name, engine in raw.items()}, "cuda graph"
+    except BackendError as error:
+        report.skip("engines as CUDA graphs", error.came)
+        return {name: engine.plain() for name, engine in raw.items()}, "enqueue"
+
+
+def overhead(report: Report, package: Package, engines: dict[str, Engine]) -> None:
     """Rows of one image through the package's engine, from idle to idle, each around the one before.
 
-    `bare` is a CUDA graph on device memory; then ours: `run_device` of the Explainer, which copies nothing
-    either; `run` of the backend, which copies in and out; the Explainer on a host image of the exact size.
-    What `run_device` adds to the graph is the cost of our Python.
+    `bare` is a CUDA graph on device memory; then ours: `run_device` of the Explainer, which copies within the
+    device; `run` of the backend, which copies in and out; the Explainer on a host image of the exact size.
+    What `run_device` adds to the graph is the cost of our Python and of three small copies.
     """
-    if not report.has_time("what the Explainer adds"):
+    engine = engines.get("fused")
+    if engine is None or not report.has_time("what the Explainer adds"):
         return
     images = np.random.default_rng(0).integers(0, 256, _shape(package, 1), dtype=np.uint8)
     row = _row(package, engine, 1)
@@ -117,10 +125,12 @@ def overhead(report: Report, package: Package, engine: Engine) -> None:
         array = DeviceImages(cuda.implementation(), images, stream)
         stack.callback(array.close)
         raw = stack.enter_context(closing(RawEngine(engine, images.shape, stream)))
-        backend = stack.enter_context(closing(open_engine(package, engine)))
+        backend = stack.enter_context(closing(open_engine(package, engine, unlisted=True)))
         explainer = stack.enter_context(Explainer(package, backend=backend))
+        for on_device in (False, True):
+            explainer.warm_up(on_device=on_device)
         finish: Call = raw.finish
-        replay = raw.enqueue if cuda.implementation().no_graphs else raw.graph()
+        replay = _launches(report, {"bare": raw})[0]["bare"]
         calls: dict[str, Call] = {
             "bare": lambda: [replay(), finish()],
             "explainer.run_device": lambda: explainer.run_device(array).synchronize(),

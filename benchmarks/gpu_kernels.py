@@ -126,9 +126,8 @@ class CudaKernels:
 
     def memory(self) -> int:
         """See `Kernels.memory`."""
-        error, free, total = self._driver.cuMemGetInfo()
-        self._must("cuMemGetInfo", error)
-        return int(total) - int(free)
+        free, total = device_memory()
+        return total - free
 
     def _launch(self, function: Any, grid: tuple[int, int], stream: int, arguments: Any) -> None:
         threads = 256 if function is self._infer else 1
@@ -147,6 +146,13 @@ class CudaKernels:
                 expected="success",
                 cure="end this process: an earlier failure may have broken its context",
             )
+
+
+def device_memory() -> tuple[int, int]:
+    """Bytes that are free on the current device, and all."""
+    error, free, total = importlib.import_module("cuda.bindings.driver").cuMemGetInfo()
+    CudaKernels._must("cuMemGetInfo", error)
+    return int(free), int(total)
 
 
 def compiled(capability: str) -> tuple[bytes, str]:

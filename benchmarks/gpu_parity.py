@@ -1,7 +1,8 @@
 """Every engine of a package, tried on this machine and compared with onnxruntime on the CPU.
 
-TensorRT-RTX does not document every GPU (Hopper, for one), so an engine is tried even where its validity
-check says no, and what happened is reported in full.  Outputs are poisoned before every run.
+TensorRT-RTX does not document every GPU (Hopper, for one).  An engine is opened as the runtime opens it; what
+the runtime refuses is tried all the same, and what happened is reported in full.  Outputs are poisoned before
+every run.
 """
 
 from __future__ import annotations
@@ -19,10 +20,10 @@ from typing import Any
 import numpy as np
 
 from benchmarks.record import meta, write
-from runtime.backends import choose, cuda
-from runtime.backends.tensorrt import TensorRTBackend, misfit
+from runtime.backends import choose, cuda, first_opening
+from runtime.backends.tensorrt import TensorRTBackend, open_engine
 from runtime.backends.tensorrt_library import library, logger, validity
-from runtime.errors import BackendUnavailable, NemuError
+from runtime.errors import BackendUnavailable, EngineMismatch, NemuError
 from runtime.package import Engine, Package
 from runtime.parity import measure
 from runtime.verify import limits_for, load_reference, run_all
@@ -94,16 +95,21 @@ def _try(
         with cuda.implementation().current(gpu.index):  # it may know more where a device is current
             _judge(plan, report)
     report["gpu"] = asdict(gpu)
-    report["misfit"] = misfit(record, gpu.compute_capability)
     report["stage"] = "opening"
     save()
     started = time.monotonic()
-    backend = TensorRTBackend(engine, plan=plan, input=package.manifest.input, gpu=gpu)
     try:
+        backend = open_engine(package, engine, unlisted=True)
+        report["refused"] = ""
+    except EngineMismatch as error:
+        report["refused"] = error.came
+        save()
+        backend = TensorRTBackend(engine, plan=plan, input=package.manifest.input, gpu=gpu)
+    try:
+        report["why"] = backend.why
         report["open_seconds"] = time.monotonic() - started
         report["stage"] = "running"
         report["load_log"] = list(backend.load_log)
-        report["degraded"] = backend.degraded
         save()
         limits = limits_for(record.precision)
         for batch in sorted({1, backend.max_batch}):
@@ -117,7 +123,10 @@ def _try(
             )
             report.setdefault("parity", {})[f"batch {batch}"] = parity.to_json()
             report.setdefault("failures", []).extend(parity.failures(limits))
+            report["degraded"] = backend.degraded
             save()
+        report["stage"] = "first opening"
+        report["first_opening"] = first_opening.check(package, engine, backend, gpu)
         report["stage"] = "done"
     finally:
         backend.close()

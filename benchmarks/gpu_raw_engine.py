@@ -41,8 +41,9 @@ class RawEngine:
         self._memory = ExitStack()
         self._graph: Graph | None = None
         try:
-            self._context = self._engine.context()
-            self._engine.must(self._context.set_input_shape("image", shape), "set_input_shape")
+            self._context = self._engine.context(
+                shape, lambda nbytes: self._keep(DeviceBuffer(self._cuda, nbytes)).handle
+            )
             images = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
             self._input = self._keep(DeviceBuffer(self._cuda, images.nbytes))
             with PinnedArray(self._cuda, shape, np.uint8) as host:
@@ -73,6 +74,13 @@ class RawEngine:
         Raises:
             BackendError: it cannot be captured, or the replay gives something else.
         """
+        ask = getattr(self._context, "is_stream_capturable", None)
+        if self._cuda.no_graphs or (ask is not None and not ask(self._stream.handle)):
+            raise BackendError(
+                self._cuda.no_graphs or f"the library forbids capture{self._engine.cannot_record}",
+                expected="an engine that can be captured",
+                cure="run without a graph",
+            )
         expected = self._read()
         graph = self._graph = Graph(self._cuda, self._stream, self.enqueue)
         for buffer, _ in self._outputs.values():
@@ -87,11 +95,17 @@ class RawEngine:
                 )
         return graph.launch
 
+    def plain(self) -> Call:
+        """A call that enqueues the run; a graph of it is given up."""
+        if self._graph is not None:
+            self._graph.close()
+            self._graph = None
+        return self.enqueue
+
     def close(self) -> None:
         """Give everything back."""
         self.finish()
-        if self._graph is not None:
-            self._graph.close()
+        self.plain()
         self._context = None
         self._memory.close()
         self._engine.close()

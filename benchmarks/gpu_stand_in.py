@@ -13,15 +13,18 @@ from benchmarks.gpu_kernels import DIMENSION, Kernels
 
 NAMES = ("image", "embedding", "mask")
 VERSION = "10.0.stand-in"
-FAULTS = ("", "stale", "breaks")
-"""Of a capture: `stale` records no kernel, so that a replay gives what was there; `breaks` is invalidated."""
+FAULTS = ("", "stale", "breaks", "refuses")
+"""Of a capture: `stale` records no kernel, so that a replay gives what was there; `breaks` is invalidated;
+`refuses`, of TensorRT-RTX alone, says that it cannot be captured, and does not run there."""
+SCRATCH = 4096
+"""Bytes for each image that a context is to be given, if it is to have no memory of its own."""
 
 
 class Context:
     """`IExecutionContext`."""
 
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
+    def __init__(self, engine: Engine, *, given: int | None = None) -> None:
+        self._engine, self._given = engine, given  # bytes that it was given; None: it has its own
         self._shape: tuple[int, ...] = ()
         self._address: dict[str, int] = {}
 
@@ -37,8 +40,16 @@ class Context:
         self._address[name] = int(pointer)
         return name in NAMES
 
+    def update_device_memory_size_for_shapes(self) -> int:
+        return SCRATCH * self._shape[0]
+
+    def set_device_memory(self, memory: int, size: int) -> None:
+        self._given = size if memory and memory % 256 == 0 else 0
+
     def execute_async_v3(self, stream: int) -> bool:
         engine, addresses = self._engine, self._address
+        if self._given is not None and self._given < self.update_device_memory_size_for_shapes():
+            return False
         if engine.fault and engine.kernels.recording(stream):
             if engine.fault == "breaks":
                 engine.kernels.forbidden(stream)
@@ -65,8 +76,43 @@ class Engine:
     def get_tensor_dtype(self, name: str) -> Any:
         return SimpleNamespace(name="UINT8" if name == "image" else "FLOAT")
 
-    def create_execution_context(self, *_: Any, **__: Any) -> Context:
-        return Context(self)
+    def create_execution_context(self, strategy: str = "STATIC") -> Context:
+        return Context(self, given={"STATIC": None, "USER_MANAGED": 0}[strategy])
+
+
+class RtxContext(Context):
+    """`IExecutionContext` of TensorRT-RTX."""
+
+    def is_stream_capturable(self, stream: int) -> bool:
+        return self._engine.fault != "refuses"
+
+    def execute_async_v3(self, stream: int) -> bool:
+        if self._engine.kernels.recording(stream) and not self.is_stream_capturable(stream):
+            return False
+        return super().execute_async_v3(stream)
+
+
+class RtxEngine(Engine):
+    """`ICudaEngine` of TensorRT-RTX."""
+
+    def create_runtime_config(self) -> RuntimeConfig:
+        return RuntimeConfig()
+
+    def create_execution_context(self, runtime_config: RuntimeConfig | None = None) -> Context:  # type: ignore[override]
+        return RtxContext(self)
+
+
+class RuntimeConfig:
+    """`IRuntimeConfig`."""
+
+    cuda_graph_strategy = 0
+    dynamic_shapes_kernel_specialization_strategy = 0
+
+    def create_runtime_cache(self) -> None:
+        """None: there is nothing to keep."""
+
+    def set_runtime_cache(self, cache: Any) -> bool:
+        return False
 
 
 class ILogger:
@@ -77,18 +123,28 @@ class ILogger:
     def log(self, severity: Any, message: str) -> None: ...
 
 
-def stand_in(kernels: Kernels, *, most: int, spin: int = 0, fault: str = "") -> ModuleType:
-    """A module to put at `sys.modules["tensorrt"]`.
+def stand_in(kernels: Kernels, *, most: int, spin: int = 0, fault: str = "", rtx: bool = False) -> ModuleType:
+    """A module to put at `sys.modules["tensorrt"]`; with `rtx`, at that of `tensorrt_rtx`.
 
     Args:
         most: images that its engines take.
         spin: clock cycles of the GPU that a run takes at least.
         fault: of FAULTS.
     """
-    trt = ModuleType("tensorrt")
-    engine = Engine(kernels, most=most, spin=spin, fault=fault)
+    trt = ModuleType("tensorrt_rtx" if rtx else "tensorrt")
+    engine = (RtxEngine if rtx else Engine)(kernels, most=most, spin=spin, fault=fault)
     runtime = SimpleNamespace(deserialize_cuda_engine=lambda plan: engine)
-    attributes = {"__version__": VERSION, "ILogger": ILogger, "Runtime": lambda log: runtime}
-    attributes["NetworkDefinitionCreationFlag"] = SimpleNamespace(STRONGLY_TYPED=1)
+    attributes: dict[str, Any] = {
+        "__version__": VERSION,
+        "ILogger": ILogger,
+        "Runtime": lambda log: runtime,
+        "NetworkDefinitionCreationFlag": SimpleNamespace(STRONGLY_TYPED=1),
+        "IExecutionContext": Context,
+        "ExecutionContextAllocationStrategy": SimpleNamespace(USER_MANAGED="USER_MANAGED"),
+    }
+    if rtx:
+        attributes["IRuntimeConfig"] = RuntimeConfig
+        attributes["DynamicShapesKernelSpecializationStrategy"] = SimpleNamespace(EAGER=1)
+        attributes["CudaGraphStrategy"] = SimpleNamespace(DISABLED=0, WHOLE_GRAPH_CAPTURE=1)
     trt.__dict__.update(attributes)
     return trt

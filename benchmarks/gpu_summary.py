@@ -108,6 +108,8 @@ def _verdict(engine: Row) -> str:
     """What became of one engine: validity, then how far it came."""
     valid = engine.get("validity")
     words = [] if valid is None else [" ".join([valid["answer"], *valid["reasons"]])]
+    if engine.get("refused"):
+        words.append("refused by the runtime: " + engine["refused"].splitlines()[-1].strip())
     if engine.get("stage") == "done":
         words.append(f"no graph: {engine['degraded']}" if engine["degraded"] else "runs with a CUDA graph")
         words.append(f"beyond the gate: {engine['failures']}" if engine["failures"] else "within the gate")

@@ -61,9 +61,9 @@ def pretended_bench(monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
     fake_cuda, fake_gpu = importlib.import_module("fake_cuda"), importlib.import_module("fake_gpu")
     gpu = fake_gpu.Gpu()
     monkeypatch.delenv(cuda.VARIABLE, raising=False)
-    monkeypatch.setitem(sys.modules, "cuda.bindings.runtime", fake_cuda.FakeRuntime(gpu))
     monkeypatch.setitem(sys.modules, "cuda.bindings.driver", fake_cuda.FakeDriver(gpu))
-    monkeypatch.setitem(sys.modules, "tensorrt", None)
+    for name in ("tensorrt", "tensorrt_rtx", "torch"):  # torch wants the real driver
+        monkeypatch.setitem(sys.modules, name, None)
     cuda._implementation.cache_clear()
     yield Bench(PretendedKernels(gpu), cuda.device(0), FEW)
     gc.collect()  # what an exception's frames still hold

@@ -19,6 +19,8 @@ from benchmarks import gpu_cuda, gpu_cuda_checks, gpu_device_checks, gpu_stand_i
 from benchmarks.gpu_bench import Bench, Wrong
 from benchmarks.gpu_kernels import compiled, expected
 from benchmarks.gpu_report import Report
+from runtime.backends.buffer_pool import BufferPool
+from runtime.device_explanation import DeviceExplanation
 from runtime.errors import BackendError
 
 
@@ -51,6 +53,7 @@ def test_every_check_passes_or_says_why_it_cannot_be_made(
     assert added["run_adds_us"] == pytest.approx(added["run_us"] - added["bare graph_us"])
     assert [row for row in rows.values() if row["passed"] is False] == []
     assert "replay" in rows["a stale replay is refused"]["detail"]
+    assert "the mask (64 of 64 values)" in rows["what is not finite is refused"]["detail"]
 
 
 def test_a_check_that_fails_says_how_and_the_next_is_made(bench: Bench, report: Report) -> None:
@@ -117,11 +120,45 @@ def test_the_stand_in_has_what_the_tests_own_stand_in_has(monkeypatch: pytest.Mo
     fake = importlib.import_module("fake_tensorrt")
     for ours, theirs in (
         (gpu_stand_in.Engine, fake.ICudaEngine),
+        (gpu_stand_in.RtxEngine, fake.RtxEngine),
         (gpu_stand_in.Context, fake.IExecutionContext),
+        (gpu_stand_in.RtxContext, fake.RtxContext),
+        (gpu_stand_in.RuntimeConfig, fake.IRuntimeConfig),
     ):
-        made = ours(None, most=1, spin=0, fault="") if ours is gpu_stand_in.Engine else ours(None)
-        names = {name for name in vars(theirs) if not name.startswith("_")}
-        assert names <= set(dir(made)), f"{type(made).__name__} lacks {names - set(dir(made))}"
+        names = {name for name in vars(theirs) if not name.startswith("_")} - fake.OWN
+        assert names <= set(dir(ours)), f"{ours.__name__} lacks {names - set(dir(ours))}"
+    for rtx in (False, True):
+        names = set(vars(fake.fake_tensorrt(None, rtx=rtx))) - {
+            "EngineInvalidityDiagnostics"
+        }  # no plan to judge
+        assert names <= set(vars(gpu_stand_in.stand_in(None, most=1, rtx=rtx)))
+
+
+def test_a_context_without_its_memory_does_not_run(bench: Bench) -> None:
+    engine = gpu_stand_in.Engine(bench.kernels, most=2, spin=0, fault="")
+    context = engine.create_execution_context("USER_MANAGED")
+    assert context.set_input_shape("image", (2, 8, 8, 3))
+    assert context.execute_async_v3(1) is False
+    context.set_device_memory(256, gpu_stand_in.SCRATCH)
+    assert context.execute_async_v3(1) is False, "enough for one image, not for two"
+
+
+def test_memory_that_is_not_used_again_is_found(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(BufferPool, "take_back", lambda self, buffer: buffer.close())
+    with pytest.raises(Wrong, match="letting go of outputs called"):
+        gpu_device_checks.memory_of_outputs_is_used_again(bench)
+
+
+def test_values_that_nobody_looked_at_are_found(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(DeviceExplanation, "check", DeviceExplanation.synchronize)
+    with pytest.raises(Wrong, match="NaN passed"):
+        gpu_device_checks.what_is_not_finite_is_refused(bench)
+
+
+def test_an_event_that_is_always_done_is_found(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(type(bench.cuda), "event_done", lambda *_: True)
+    with pytest.raises(Wrong, match="True, True, True"):
+        gpu_device_checks.an_event_is_done_when_its_work_is(bench)
 
 
 def test_numpy_repeats_the_kernel_exactly_up_to_the_largest_image() -> None:

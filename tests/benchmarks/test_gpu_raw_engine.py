@@ -61,6 +61,27 @@ def test_a_graph_that_computes_nothing_is_refused(bench: Bench, monkeypatch: pyt
         raw.close()
 
 
+def test_engines_that_cannot_all_be_captured_are_enqueued(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(
+        sys.modules, "tensorrt_rtx", stand_in(bench.kernels, most=4, fault="refuses", rtx=True)
+    )
+    report = Report(tmp_path / "engines.json", budget=60, seconds=0.1, gpu=False)
+    engines = {"encoder": engine_of(bench), "fused": engine_of(bench, flavour="rtx")}
+    with bench.current(), Stream(bench.cuda) as stream:
+        raw = {name: RawEngine(engine, SHAPE, stream) for name, engine in engines.items()}
+        calls, way = gpu_engine._launches(report, raw)
+        launches = bench.kernels.gpu.launches
+        calls["encoder"]()
+        calls["fused"]()
+        for one in raw.values():
+            one.close()
+    assert way == "enqueue"
+    assert bench.kernels.gpu.launches == launches
+    assert "forbids capture" in report.content["skipped"][0]["why"]
+
+
 def test_an_engine_that_does_not_run_gives_everything_back(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -89,7 +110,7 @@ def test_the_package_engines_give_rows_without_torch(
     report = Report(tmp_path / "engines.json", budget=60, seconds=0.1, gpu=False)
     with bench.current():
         gpu_engine.rows(report, package, engines)
-        gpu_engine.overhead(report, package, engines["fused"])
+        gpu_engine.overhead(report, package, engines)
     rows = json.loads((tmp_path / "engines.json").read_text())["rows"]
     graphs = [(row["batch"], row["variant"]) for row in rows if row["backend"].endswith("cuda graph")]
     assert graphs == list(itertools.product((1, 4), ("encoder", "fused")))
