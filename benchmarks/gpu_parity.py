@@ -23,7 +23,7 @@ from benchmarks.record import meta, write
 from runtime.backends import choose, cuda, first_opening
 from runtime.backends.tensorrt import TensorRTBackend, open_engine
 from runtime.backends.tensorrt_library import library, logger, validity
-from runtime.errors import BackendUnavailable, EngineMismatch, NemuError
+from runtime.errors import BackendUnavailable, EngineMismatch
 from runtime.package import Engine, Package
 from runtime.parity import measure
 from runtime.verify import limits_for, load_reference, run_all
@@ -72,7 +72,7 @@ def _flavour(path: Path | None, flavour: str, result: dict[str, Any], out: Path)
         except BackendUnavailable as error:
             report["error"] = str(error)
             result["skipped"].append({"what": f"running {engine.path.name}", "why": error.came})
-        except NemuError as error:
+        except Exception as error:  # noqa: BLE001  # what an unlisted GPU makes of it is a row, whatever it is
             report["error"] = f"{type(error).__name__}: {error}"
 
 
@@ -87,12 +87,14 @@ def _try(
 ) -> None:
     """Fill `report`, calling `save` before every step that may take the process down."""
     record, plan = engine.record, engine.read()
+    try:
+        gpu = cuda.device(0)
+    except BackendUnavailable:
+        if record.flavour == "rtx":
+            _judge(plan, report)  # its header alone
+        raise
     if record.flavour == "rtx":
-        _judge(plan, report)
-        save()
-    gpu = cuda.device(0)
-    if record.flavour == "rtx":
-        with cuda.implementation().current(gpu.index):  # it may know more where a device is current
+        with cuda.implementation().current(gpu.index):
             _judge(plan, report)
     report["gpu"] = asdict(gpu)
     report["stage"] = "opening"

@@ -4,7 +4,7 @@
     PACKAGE=FOLDER/small.nemu benchmarks/gpu_check.sh OUTDIR      # there
 
 The demo's encoder with a masker of a few steps, and two engines of the same weights: with the mask, and the
-encoder alone.  About 55 MB.
+encoder alone.  About 51 MB.
 """
 
 from __future__ import annotations

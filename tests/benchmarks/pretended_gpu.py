@@ -55,13 +55,13 @@ def view(pointer: int, shape: tuple[int, ...]) -> np.ndarray:
 
 
 @contextmanager
-def pretended_bench(monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
-    """A bench on a GPU whose rules may not be broken, and on which nothing may be left open."""
+def pretended_bench(monkeypatch: pytest.MonkeyPatch, **attributes: int) -> Iterator[Bench]:
+    """A bench on a GPU, of these attributes, whose rules may not be broken; nothing may be left open."""
     monkeypatch.syspath_prepend(str(RUNTIME))
     fake_cuda, fake_gpu = importlib.import_module("fake_cuda"), importlib.import_module("fake_gpu")
     gpu = fake_gpu.Gpu()
     monkeypatch.delenv(cuda.VARIABLE, raising=False)
-    monkeypatch.setitem(sys.modules, "cuda.bindings.driver", fake_cuda.FakeDriver(gpu))
+    monkeypatch.setitem(sys.modules, "cuda.bindings.driver", fake_cuda.FakeDriver(gpu, **attributes))
     for name in ("tensorrt", "tensorrt_rtx", "torch"):  # torch wants the real driver
         monkeypatch.setitem(sys.modules, name, None)
     cuda._implementation.cache_clear()

@@ -98,6 +98,7 @@ def test_the_outputs_are_those_that_the_package_was_born_with(on_gpu: Package, e
 def test_a_replay_gives_what_a_plain_enqueue_gives(
     on_gpu: Package, explainer: Explainer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    explainer.warm_up()  # records every graph, while that is allowed
     if explainer.backend.degraded:
         pytest.skip(explainer.backend.degraded)
     monkeypatch.setattr(cuda.implementation(), "no_graphs", "switched off by this test")
