@@ -4,7 +4,7 @@
 
 The limits in `runtime.parity` rest on it.  Each encoder is computed by torch in fp32, fp16 and bf16; and its
 fp32 embeddings get random noise of a known size, in units of the median distance between different images.
-`neighbours` counts every change, near ties too; `widest_margin` says how much farther, in the same unit, the
+`widest_margin` says how much farther, in the same unit, the
 second nearest was from the nearest where they changed places.
 """
 
@@ -22,11 +22,10 @@ from benchmarks.record import meta, write
 from export.fuse import Fused
 from export.pictures import spread_over
 from export.verify import run_torch
-from runtime.parity import Limits, distances, measure, median_distance
+from runtime.parity import LIMITS, distances, measure, median_distance
 from train.checkpoint import load_nem
 
 NOISE = (0.01, 0.02, 0.05, 0.1, 0.2, 0.4)
-_EVERY_CHANGE = Limits(embedding=0.0)  # no neighbour is too near to its rival to be counted
 
 
 def main() -> int:
@@ -71,7 +70,7 @@ def _row(
         mask=other,
         reference_embedding=full,
         reference_mask=mask,
-        limits=_EVERY_CHANGE,
+        limits=LIMITS["fp16"],
     )
     truth = distances(full)
     changed = truth.argmin(axis=1) != distances(embedding).argmin(axis=1)

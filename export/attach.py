@@ -17,6 +17,7 @@ import onnx
 from export import engine, rules
 from export.graph import save
 from export.precision import AUTO, GRAPHS
+from export.ranges import measure_ranges
 from export.standalone import drop_mask
 from export.targets import PORTABLE, Target
 from export.verify import gate
@@ -88,60 +89,93 @@ class Built:
     left_out: dict[str, str] = field(default_factory=dict)
     """What was asked for → why it was not built: in which precision, what stood against it."""
     notes: list[str] = field(default_factory=list)
-    """Which engine has another precision than the first choice, and why."""
+    """Which engine has another precision than the first choice, and why; what became of older engines."""
+    stale: list[str] = field(default_factory=list)
+    """Engines that are there already, in a precision that was refused now."""
+    failures: list[NemuError] = field(default_factory=list)
+    """The errors behind `left_out`."""
+
+    @property
+    def failure(self) -> NemuError | None:
+        """What to raise if nothing was built of all that was asked for; None if something was."""
+        if self.engines or not self.failures:
+            return None
+        if len(self.failures) == 1:
+            return self.failures[0]
+        kind = ParityError if all(isinstance(e, ParityError) for e in self.failures) else ExportError
+        return kind(
+            "nothing of what was asked for passes\n    "
+            + "\n    ".join(f"{k}: {v}" for k, v in self.left_out.items()),
+            expected="for each GPU one precision that passes every check",
+            cure="each line says what stands against it; choose other GPUs with --target",
+        )
 
 
 def build(package: Package, request: Request) -> Built:
     """Check the graph for each target; build each engine, and gate it here if this device can run it.
 
-    What a rule, the builder or the gate refuses in one precision is tried in the next of
+    What a rule, the range of fp16, the builder or the gate refuses in one precision is tried in the next of
     `Request.precisions`; if none is left, it is left out and the others are built.
 
     Raises:
         OutputExists: an engine of that name is there and `request.force` is not set.
-        ParityError, ExportError, InputError: a graph that was only to be checked is refused in every
-            precision; or not one engine could be built.
+        ParityError: the precision that was asked for was refused when the package was made.
         BackendUnavailable: see `export.engine.build`.
     """
+    why = package.manifest.refused.get(request.precision)
+    if why is not None:
+        raise ParityError(
+            f"{request.precision} was refused when {package.path} was made: {why}",
+            expected="a precision that the package holds",
+            cure="--precision auto",
+        )
     precisions = request.precisions(package)
     for target, gpu in request.jobs():
         if gpu:  # now, not after minutes of work
-            refuse_existing(
-                package.engine_path(request.name(target, gpu, precisions[0])), force=request.force
-            )
-    built, failures = Built(), list[NemuError]()
+            name = request.name(target, gpu, precisions[0])
+            refuse_existing(package.engine_path(name), force=request.force)
+    built = Built()
     for target, gpu in request.jobs():
-        refused: dict[str, NemuError] = {}
-        for precision in precisions:
-            try:
-                plan = _attempt(package, request, target, gpu, precision)
-            except BackendUnavailable:
-                raise
-            except (ExportError, ParityError, InputError, BackendError) as error:
-                refused[precision] = error
-            else:
-                if plan is not None:
-                    built.engines[request.name(target, gpu, precision)] = plan
-                built.notes.extend(
-                    f"{_job(target, gpu)}: {precision}, not {_why(package, p, e)}" for p, e in refused.items()
-                )
-                break
-        else:
-            failures.append(_failure(package, target, gpu, refused))
-            before = package.manifest.refused if request.precision == "auto" else {}
-            reasons = [f"{p}: {why}" for p, why in before.items()]
-            built.left_out[_job(target, gpu)] = "; ".join(
-                [*reasons, *(_why(package, p, e) for p, e in refused.items())]
-            )
-            if not gpu:
-                raise failures[-1]
-    if failures and not built.engines:
-        raise failures[0]
+        _do(package, request, target, gpu, built)
     return built
 
 
+def _do(package: Package, request: Request, target: Target, gpu: str, built: Built) -> None:
+    """One engine, in the first precision that passes; or one check of the graph."""
+    job = f"{target.name} for {gpu}" if gpu else target.name
+    refused: dict[str, NemuError] = {}
+    for precision in request.precisions(package):
+        name = request.name(target, gpu, precision)
+        there = bool(gpu) and package.engine_path(name).exists()
+        if there and refused and not request.force:
+            built.notes.append(f"{job}: {precision} is there already: {name}.engine")
+            break
+        try:
+            plan = _attempt(package, request, target, gpu, precision)
+        except BackendUnavailable:
+            raise
+        except (ExportError, ParityError, InputError, BackendError) as error:
+            refused[precision] = error
+            built.stale.extend([name] * there)
+            continue
+        reasons = {p: _why(e) for p, e in refused.items()}
+        if plan is not None:
+            record = dataclasses.replace(plan[1], flags={**plan[1].flags, "instead_of": reasons})
+            built.engines[name] = plan[0], record
+        built.notes.extend(f"{job}: {precision}, not {p}: {why}" for p, why in reasons.items())
+        break
+    else:
+        before = package.manifest.refused if request.precision == "auto" else {}
+        reasons = {**before, **{p: _why(e) for p, e in refused.items()}}
+        built.left_out[job] = "; ".join(f"{p}: {why}" for p, why in reasons.items())
+        built.failures.extend(refused.values())
+
+
 def write(package: Package, built: Built, *, force: bool) -> list[Engine]:
-    """Add what was built to the package; raises `OutputExists` as `Package.add_engine` does."""
+    """Add what was built to the package, and take away what is stale; raises as `Package.add_engine` does."""
+    for name in built.stale:
+        package.remove_engine(name)
+        built.notes.append(f"{name}.engine was removed: its precision is refused now")
     records = {
         name: (plan, dataclasses.replace(r, package=package.hash))
         for name, (plan, r) in built.engines.items()
@@ -157,6 +191,7 @@ def _attempt(package: Package, request: Request, target: Target, gpu: str, preci
         print(f"{graph} on {rules.described(target)}: warning: {finding}", file=sys.stderr)
     if not gpu or target.flavour is None:
         return None
+    _check_range(package, precision)
     refuse_existing(package.engine_path(request.name(target, gpu, precision)), force=request.force)
     with _source(package.file(graph), request.embedding_only) as (source, outputs):
         built = engine.build(
@@ -173,26 +208,18 @@ def _attempt(package: Package, request: Request, target: Target, gpu: str, preci
     return built.plan, record.with_parity(_gate(package, built.plan, record))
 
 
-def _job(target: Target, gpu: str) -> str:
-    return f"{target.name} for {gpu}" if gpu else target.name
+def _check_range(package: Package, precision: str) -> None:
+    """Refuse a half graph that leaves fp16, in a package of a version that did not measure that."""
+    made_with_it = "ranges" in package.manifest.parity.get("torch fp16", {})
+    if precision in ("fp16", "int8") and not made_with_it:
+        model = onnx.load(str(package.file(GRAPHS[precision])))
+        measure_ranges(model, load_reference(package).images).check()
 
 
-def _why(package: Package, precision: str, error: NemuError) -> str:
-    """The reason in one line, without the cures of single findings and the package's own path."""
-    lines = [line.strip() for line in error.came.replace(f"{package.path}/", "").splitlines()]
-    return f"{precision}: " + " ".join(line for line in lines if not line.startswith("cure:"))
-
-
-def _failure(package: Package, target: Target, gpu: str, refused: dict[str, NemuError]) -> NemuError:
-    """The error itself where there was one choice; otherwise one that names each."""
-    if len(refused) == 1:
-        return next(iter(refused.values()))
-    return ExportError(
-        f"{_job(target, gpu)}: no precision does\n    "
-        + "\n    ".join(_why(package, p, e) for p, e in refused.items()),
-        expected="one precision that passes every check",
-        cure="each line says what stands against it; leave that GPU out with another --target",
-    )
+def _why(error: NemuError) -> str:
+    """The reason in one line, without the cures of single findings."""
+    lines = [line.strip() for line in error.came.splitlines()]
+    return " ".join(line for line in lines if not line.startswith("cure:"))
 
 
 @contextmanager

@@ -33,7 +33,7 @@ examples:
   python -m export.build_engine --package x.nemu --batch 1:32:32 --embedding-only
   python -m export.build_engine --package x.nemu --target jetpack6         # check the graph, build nothing
 
-exit codes: 0 ok, 1 error, 2 usage, 3 the parity gate failed (nothing is written)
+exit codes: 0 ok (warnings name what was left out), 1 error, 2 usage, 3 refused by the parity gate
 """
 
 
@@ -131,11 +131,15 @@ def _run(options: argparse.Namespace) -> int:
         "left_out": built.left_out,
         "notes": built.notes,
     }
-    console.answer(options, facts, "\n".join(_report(package, request, built)))
+    console.answer(options, facts, "\n".join(_report(package, request)))
+    for line in (*built.notes, *(f"no engine of {job}: {why}" for job, why in built.left_out.items())):
+        print(f"warning: {line}", file=sys.stderr)
+    if built.failure is not None:
+        raise built.failure
     return 0
 
 
-def _report(package: Package, request: attach.Request, built: attach.Built) -> Iterator[str]:
+def _report(package: Package, request: attach.Request) -> Iterator[str]:
     for name, figures in package.manifest.parity.items():
         yield f"parity {name}: {_figures(figures)}"
     for precision, reason in package.manifest.refused.items():
@@ -146,9 +150,6 @@ def _report(package: Package, request: attach.Request, built: attach.Built) -> I
         yield f"{engine.path.name}: {r.flavour} {r.version}, {kind}, {r.tensor_types}"
         why = r.parity.get("not_run")
         yield f"  parity: {f'not run here: {why}' if why else _figures(r.parity)}"
-    yield from built.notes
-    for job, reason in built.left_out.items():
-        yield f"no engine of {job}: {reason}"
     for target in request.targets:
         if target.tensorrt and not target.engines:
             yield f"{target.name}: nothing known stands against the graph; build its engine on the device:"
@@ -161,6 +162,8 @@ def _report(package: Package, request: attach.Request, built: attach.Built) -> I
 
 def _figures(figures: dict[str, Any]) -> str:
     said = f"embedding error {float(figures['embedding_error']):.1e}"
+    if "centred_cosine" in figures:  # packages of older versions have none
+        said += f", centred cosine {figures['centred_cosine']:.4f}, neighbours {figures['neighbours']:.0%}"
     if "mask_error" not in figures:
         return said
     return f"{said}, mask error {float(figures['mask_error']):.1e}, IoU {figures['mask_iou']:.4f}"
@@ -216,8 +219,10 @@ def _add(options: argparse.Namespace, request: attach.Request) -> tuple[Package,
 def _step(what: str) -> Iterator[None]:
     print(f"{what} …", end=" ", file=sys.stderr, flush=True)
     began = time.monotonic()
-    yield
-    print(f"{time.monotonic() - began:.1f} s", file=sys.stderr)
+    try:
+        yield
+    finally:
+        print(f"{time.monotonic() - began:.1f} s", file=sys.stderr)
 
 
 @contextmanager

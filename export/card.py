@@ -127,9 +127,9 @@ def _parity(m: Manifest, name: str) -> str:
 {rows}
 {listed}
 Embedding error: worst of n images, relative to the median distance between embeddings of different
-images; centred cosine: of the worst image, around the mean embedding; neighbours kept: images whose nearest
-other stays the nearest.  An engine's own figures are in `engines/NAME.engine.json`; `nemu verify {name}`
-measures on the device at hand.
+images.  Centred cosine: of the worst image, around the mean embedding.  Neighbours kept: share of the n
+images whose nearest other image stays the nearest; near ties change at any precision.  An engine's own
+figures are in `engines/NAME.engine.json`; `nemu verify {name}` measures on the device at hand.
 """
 
 

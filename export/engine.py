@@ -208,7 +208,7 @@ def _parse(trt: ModuleType, network: Any, onnx: Path, log: Log) -> None:
         where = f"node {error.node()} {error.node_name()} ({error.node_operator()})"
         reasons.append(f"{where}: {error.desc()}".replace("\n", "\n      "))
     raise ExportError(
-        f"TensorRT's parser refuses {onnx}:\n    " + "\n    ".join(reasons or [log.text()]),
+        f"TensorRT's parser refuses {onnx.name}:\n    " + "\n    ".join(reasons or [log.text()]),
         expected="a graph of operators and types that it knows",
         cure="change the named nodes at export: for uint8 images cast before transposing, no antialiased"
         " Resize, equal types on both inputs of an addition",
@@ -224,7 +224,7 @@ def _signature(network: Any, onnx: Path, wanted_outputs: tuple[str, ...]) -> tup
         types = {name: dtype for name, (dtype, _) in found.items()}
         if types != wanted:
             raise ExportError(
-                f"{onnx} has the {kind} {types}",
+                f"{onnx.name} has the {kind} {types}",
                 expected=f"exactly {wanted}",
                 cure="export it with export.fuse: uint8 image in, float32 embedding and mask out",
             )
@@ -256,7 +256,7 @@ def _configure(
     free = shape[0] == -1
     if -1 in shape[1:] or not (free or set(batch) == {shape[0]}):
         raise ExportError(
-            f"{onnx} takes images of shape {shape}, and the batch was to be {':'.join(map(str, batch))}",
+            f"{onnx.name} takes images of shape {shape}, and the batch was to be {':'.join(map(str, batch))}",
             expected="a free first axis (-1) and fixed others, or a batch equal to the fixed first axis",
             cure="export with a dynamic batch axis and a fixed image size",
         )

@@ -63,7 +63,7 @@ def check_precision(weighted: list[Layer], precision: str, onnx: Path) -> None:
     shown = [f"{x.name}: {x.kind} in {x.dtype}" for x in convolutions or other or weighted]
     more = [f"… and {len(shown) - 20} more"] if len(shown) > 20 else []
     raise ExportError(
-        f"{onnx} was to be {precision}, but "
+        f"{onnx.name} was to be {precision}, but "
         + ("no layer with weights is" if none else f"{len(convolutions)} convolution(s) are not")
         + "".join(f"\n    {line}" for line in [*shown[:20], *more]),
         expected=f"convolutions and matrix products in {wanted}",
@@ -76,7 +76,7 @@ def check_turing(weighted: list[Layer], onnx: Path) -> None:
     wide = [x.name for x in weighted if x.kind not in _CONVOLUTIONS and x.dtype == "FLOAT"]
     if wide:
         raise ExportError(
-            f"{onnx} has {len(wide)} float32 matrix products, the first is {wide[0]}",
+            f"{onnx.name} has {len(wide)} float32 matrix products, the first is {wide[0]}",
             expected="half precision: TensorRT-RTX compiles no float32 matrix product for Turing (7.5)",
             cure="--precision fp16, or leave Turing out: --target rtx-portable",
         )

@@ -22,14 +22,13 @@ from export.card import model_card
 from export.fuse import Fused
 from export.int8 import Calibration, write_int8
 from export.metrics import IMAGES, measure
-from export.pictures import FEWEST, fitted, spread_over
+from export.pictures import spread_over
 from export.precision import GRAPHS, OPSETS
 from export.ranges import measure_ranges, named
 from export.standalone import write_beside
 from export.verify import gate, run_onnx, run_torch
 from runtime.backends.onnxruntime import EMBEDDING_MODELS, MODELS
-from runtime.errors import ExportError, InputError, ParityError
-from runtime.image import find_images
+from runtime.errors import ExportError, ParityError
 from runtime.manifest import (
     SCHEMA,
     EncoderRecord,
@@ -54,6 +53,7 @@ Step = Callable[[str], AbstractContextManager[None]]
 """Wraps each long step, for progress."""
 
 _Parity = dict[str, dict[str, Any]]
+_HALF_OF_INT8 = "its layers in fp16: "
 
 
 def make_package(
@@ -165,13 +165,16 @@ def _write_others(job: _Job, precision: str) -> tuple[_Parity, dict[str, str]]:
         Their parity; and each precision that was tried and refused → why.
     """
     refused: dict[str, str] = {}
-    first = {"fp32": (), "auto": ("fp16", "bf16"), "int8": ("int8", "fp16", "bf16")}
-    for one in first.get(precision, (precision,)):
+    stepping = {"fp32": (), "auto": ("fp16", "bf16"), "int8": ("int8", "fp16", "bf16")}
+    for one in stepping.get(precision, (precision,)):
+        if one == "fp16" and _HALF_OF_INT8 in refused.get("int8", ""):
+            refused[one] = refused["int8"].removeprefix(_HALF_OF_INT8)
+            continue
         before = set(job.folder.iterdir())
         try:
-            return _write_half(job, one), refused
+            return _write_half(job, one, careful=precision in stepping), refused
         except (ParityError, ExportError) as error:
-            if precision not in first:
+            if precision not in stepping:
                 raise
             for file in set(job.folder.iterdir()) - before:
                 file.unlink()
@@ -180,14 +183,21 @@ def _write_others(job: _Job, precision: str) -> tuple[_Parity, dict[str, str]]:
     return {}, refused
 
 
-def _write_half(job: _Job, precision: str) -> _Parity:
-    """Write the graphs of fp16, bf16 or int8, if half precision can hold and compute them."""
-    half = "fp16" if precision == "int8" else precision
+def _write_half(job: _Job, precision: str, *, careful: bool) -> _Parity:
+    """Write the graphs of fp16, bf16 or int8, if half precision can hold and compute them.
+
+    Args:
+        careful: refuse what comes near the end of fp16 as well.
+    """
     model, how = _graph(job, precision)
-    parity = _check_half(job, half, model)
-    if precision == "int8":
-        return parity | _write_int8(job, job.calibration, model)
-    return parity | _write_graph(job, precision, (model, how))
+    if precision != "int8":
+        parity = _check_half(job, precision, model, careful=careful)
+        return parity | _write_graph(job, precision, (model, how))
+    try:
+        parity = _check_half(job, "fp16", model, careful=careful)
+    except ParityError as error:
+        raise ParityError(_HALF_OF_INT8 + error.came, expected=error.expected, cure=error.cure) from error
+    return parity | _write_int8(job, job.calibration, model)
 
 
 def _write_graph(job: _Job, precision: str, made: tuple[onnx.ModelProto, str]) -> _Parity:
@@ -207,7 +217,7 @@ def _write_int8(job: _Job, folder: Path | None, model: onnx.ModelProto) -> _Pari
         return write_int8(job.folder, model, job.expected, images)
 
 
-def _check_half(job: _Job, half: str, model: onnx.ModelProto) -> _Parity:
+def _check_half(job: _Job, half: str, model: onnx.ModelProto, *, careful: bool) -> _Parity:
     """Whether half precision can hold what the graph computes, and parity in torch's own half precision.
 
     A CPU computes half graphs in fp32, so that onnxruntime would not see either.
@@ -216,7 +226,7 @@ def _check_half(job: _Job, half: str, model: onnx.ModelProto) -> _Parity:
     if half == "fp16":
         with job.step("fp16: range of every tensor"):
             ranges = measure_ranges(model, *_images_for_ranges(job))
-            ranges.check()
+            ranges.check(careful=careful)
         found["ranges"] = ranges.to_json()
         if near := ranges.near():
             print(f"warning: near the end of fp16 (65504): {named(near)}", file=sys.stderr)
@@ -252,15 +262,9 @@ def _calibration(folder: Path | None, reference: np.ndarray, size: InputRecord) 
 
 
 def _reference_images(folder: Path, size: InputRecord) -> np.ndarray:
-    """uint8 (N, H, W, 3): the first images of the folder, as the encoder would see them."""
-    files = find_images(folder)[:REFERENCES]
-    if len(files) < FEWEST:
-        raise InputError(
-            f"--reference {folder} holds {len(files)} images",
-            expected=f"at least {FEWEST} different ones",
-            cure="add photographs, or leave --reference out to use the project's own",
-        )
-    return fitted(files, size)
+    """uint8 (N, H, W, 3): images spread over the folder, as the encoder would see them."""
+    like = "different ones"
+    return spread_over(folder, size, option="--reference", most=REFERENCES, expected=like)[0]
 
 
 def _judged(
@@ -277,7 +281,7 @@ def _judged(
     if folder is None:
         return images, f"the {len(images)} photographs that nemu comes with, which are a sample of nothing"
     name = folder.resolve().name
-    source = f"the first {len(images)} images in the folder `{name}`, which are in {REFERENCE}"
+    source = f"{len(images)} images of the folder `{name}`, which are in {REFERENCE}"
     if evaluate is not None:
         like = "like those the device will see, and not trained on"
         images, held = spread_over(evaluate, size, option="--evaluate", most=IMAGES, expected=like)

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnx.numpy_helper
 
 from export.run import Session
 from export.widen import widened
@@ -20,7 +21,8 @@ from runtime.errors import ExportError, ParityError
 LARGEST_HALF = 65504.0
 """The largest finite float16."""
 MARGIN = 4.0
-"""A tensor that comes nearer to it than by this factor is named: other images may reach further."""
+"""A tensor that comes nearer to it than by this factor is named, and `auto` refuses it: other images may
+reach further."""
 _SHOWN = 8
 
 
@@ -46,15 +48,20 @@ class Ranges:
         peaks = {name: peak if np.isfinite(peak) else str(peak) for name, peak in told.items()}
         return {"largest": peaks, "limit": LARGEST_HALF, "tensors": len(self.peaks), "images": self.images}
 
-    def check(self) -> None:
+    def check(self, *, careful: bool = True) -> None:
         """Refuse a graph that leaves half precision.
+
+        Args:
+            careful: also one that comes within MARGIN of its end.
 
         Raises:
             ParityError: naming the nodes.
         """
-        if beyond := self.beyond():
+        refused = {**self.beyond(), **(self.near() if careful else {})}
+        if refused:
+            margin = f", and other images may reach {MARGIN:g} times as far" * (not self.beyond())
             raise ParityError(
-                f"{named(beyond)} on {self.images} images; fp16 ends at {LARGEST_HALF:.0f}",
+                f"{named(refused)} on {self.images} images; fp16 ends at {LARGEST_HALF:.0f}{margin}",
                 expected=f"every tensor below {LARGEST_HALF:.0f}",
                 cure="build with --precision auto or bf16; for GPUs older than 8.0 with --precision fp32",
             )
@@ -69,8 +76,10 @@ def measure_ranges(model: onnx.ModelProto, *sets: np.ndarray) -> Ranges:
 
     Raises:
         ExportError: a tensor whose type is not known.
+        ParityError: a weight that is not finite in half precision.
     """
     halves = _halves(model)
+    _check_weights(model)
     probe = widened(model)
     computed = list(probe.graph.node)
     del probe.graph.node[:], probe.graph.output[:]
@@ -94,6 +103,20 @@ def measure_ranges(model: onnx.ModelProto, *sets: np.ndarray) -> Ranges:
     for name, peak in sorted(zip(names, worst.tolist(), strict=True), key=lambda pair: -pair[1]):
         found.setdefault(name, peak)
     return Ranges(peaks=found, images=len(images))
+
+
+def _check_weights(model: onnx.ModelProto) -> None:
+    """A product of an infinite weight and zero is no number, which a maximum passes over."""
+    for tensor in model.graph.initializer:
+        if (
+            tensor.data_type == onnx.TensorProto.FLOAT16
+            and not np.isfinite(onnx.numpy_helper.to_array(tensor)).all()
+        ):
+            raise ParityError(
+                f"the weight {tensor.name} is not finite in fp16",
+                expected=f"weights below {LARGEST_HALF:.0f}",
+                cure="build with --precision auto or bf16",
+            )
 
 
 def _halves(model: onnx.ModelProto) -> set[str]:

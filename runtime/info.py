@@ -35,6 +35,10 @@ def describe(package: Package) -> tuple[dict[str, Any], str]:
         *(f"output     {o.name} {o.shape}: {o.meaning}" for o in manifest.outputs),
         *(f"parity     {name}: {figures(numbers)}" for name, numbers in manifest.parity.items()),
         *(
+            f"left out   {what}: {why}"
+            for what, why in (*manifest.refused.items(), *manifest.left_out.items())
+        ),
+        *(
             f"engine     {e.path.name}: {e.record.precision}, batch {':'.join(map(str, e.record.batch))}, "
             + "embedding only, " * e.record.embedding_only
             + f"needs {e.record.needs()}"

@@ -156,6 +156,12 @@ class Package:
             sidecar_file.write_text(record.to_json())
         return Engine(path, record)
 
+    def remove_engine(self, name: str) -> None:
+        """Delete `engines/NAME.engine` and its sidecar, if they are there."""
+        path = self.engine_path(name)
+        for file in (path.with_name(path.name + ".json"), path):
+            file.unlink(missing_ok=True)
+
     def engine_path(self, name: str) -> Path:
         """Where an added engine goes: into the package, or into the cache if that is read-only."""
         root = self.path if os.access(self.path, os.W_OK) else self.cache()

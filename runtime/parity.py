@@ -1,14 +1,14 @@
 """How far two runs of the same graph are apart, and whether that is near enough.
 
 The embedding's error is measured against how far apart different images are: a cosine of 1.0 proves
-nothing for an encoder whose embeddings all look alike.  Beside it stand what a user of the embedding sees:
-the centred cosine, and whether the nearest image stays the nearest.  A negative control, the same outputs
-against another image's reference, must fail.
+nothing for an encoder whose embeddings all look alike.  A negative control, the same outputs against
+another image's reference, must fail.
 
-The limits of the precisions below fp32 are measured (`python -m benchmarks.gate`, three encoders, 200
-images): an embedding error of 0.05 leaves a centred cosine above 0.99 and exchanges 1 to 6 nearest
-neighbours, 0.1 above 0.96 and 7 to 21, all with a rival as near, within 0.02 of the median distance; at 0.2
-the cosine falls below 0.9.
+What an error means to a user is measured (`python -m benchmarks.gate`, three encoders, 200 images each):
+random noise of 0.05 leaves a centred cosine of 0.990 and more, and 1 to 6 images get another nearest
+neighbour; 0.1 leaves 0.963 and 7 to 21; 0.2 leaves 0.87 to 0.93 and 14 to 26.  The neighbours that change
+have a rival that is as near, within 0.02 of the median distance (0.03 with bfloat16), so they may change at
+any precision: share and cosine are reported beside the error, and the gate stands on the error.
 """
 
 from __future__ import annotations
@@ -33,8 +33,6 @@ class Limits:
 
     embedding: float
     """Largest `Parity.embedding_error`."""
-    centred_cosine: float = -1.0
-    """Smallest `Parity.centred_cosine`."""
     mask_error: float | None = None
     """Largest `Parity.mask_error`."""
     mask_iou: float | None = None
@@ -42,10 +40,10 @@ class Limits:
 
 
 LIMITS = {
-    "fp32": Limits(embedding=1e-3, centred_cosine=0.999, mask_error=1e-4),
-    "fp16": Limits(embedding=5e-2, centred_cosine=0.98, mask_iou=0.98),
-    "bf16": Limits(embedding=1e-1, centred_cosine=0.95, mask_iou=0.95),
-    "int8": Limits(embedding=1e-1, centred_cosine=0.95, mask_iou=0.9),
+    "fp32": Limits(embedding=1e-3, mask_error=1e-4),
+    "fp16": Limits(embedding=5e-2, mask_error=2e-2, mask_iou=0.98),
+    "bf16": Limits(embedding=1e-1, mask_error=4e-2, mask_iou=0.95),
+    "int8": Limits(embedding=1e-1, mask_error=5e-2, mask_iou=0.9),
 }
 """The gate, by the precision that was measured."""
 
@@ -59,8 +57,7 @@ class Parity:
     centred_cosine: float
     """Worst image: cosine of z and z_ref around the mean of the references.  More is better."""
     neighbours: float
-    """Share of the images whose nearest other image stays the nearest, of those where the references'
-    second nearest is farther by twice the embedding's limit or more; 1 if there are none."""
+    """Share of the images whose nearest other image stays the nearest.  More is better."""
     mask_error: float
     """Mean |m − m_ref|.  Less is better."""
     mask_iou: float
@@ -91,16 +88,12 @@ class Parity:
                 f"embedding error {self.embedding_error:.2e} is above {limits.embedding:.0e} (worst of "
                 f"{self.n} images, in units of the median distance between different images)"
             )
-        if not self.centred_cosine >= limits.centred_cosine:
-            said.append(f"centred cosine {self.centred_cosine:.4f} is below {limits.centred_cosine}")
-        if self.neighbours < 1:
-            said.append(f"nearest neighbours: only {self.neighbours:.0%} of the images keep theirs")
+        if limits.mask_iou is not None and not self.mask_iou >= limits.mask_iou:
+            said.append(f"mask IoU at 0.5 is {self.mask_iou:.4f}, below {limits.mask_iou}")
         if limits.mask_error is not None and not self.mask_error <= limits.mask_error:
             said.append(
                 f"mask error {self.mask_error:.2e} is above {limits.mask_error:.0e} (mean difference)"
             )
-        if limits.mask_iou is not None and not self.mask_iou >= limits.mask_iou:
-            said.append(f"mask IoU at 0.5 is {self.mask_iou:.4f}, below {limits.mask_iou}")
         if not self.control_failed:
             said.append(
                 f"the negative control passed: against another image's reference the embedding error is "
@@ -124,8 +117,7 @@ def measure(
         mask: float (N, H, W) in [0, 1].
         reference_embedding: float (N, D), finite.
         reference_mask: float (N, H, W), finite.
-        limits: of the embedding's error: the negative control must lie above it, and neighbours that it could
-            exchange are not counted.
+        limits: only for the negative control, which must lie above `limits.embedding`.
 
     Raises:
         InputError: fewer than two images.
@@ -138,7 +130,7 @@ def measure(
     return Parity(
         embedding_error=_worst_distance(embedding, reference_embedding) / unit,
         centred_cosine=_centred_cosine(embedding, reference_embedding),
-        neighbours=_neighbours(embedding, reference_embedding, 2 * limits.embedding * unit),
+        neighbours=_neighbours(embedding, reference_embedding),
         mask_error=float(np.mean(np.abs(mask - reference_mask), dtype=np.float64)) if finite else math.inf,
         mask_iou=_iou(mask > 0.5, reference_mask > 0.5) if finite else 0.0,
         mask_rank_correlation=_rank_correlation(mask, reference_mask) if finite else None,
@@ -203,14 +195,10 @@ def _centred_cosine(embedding: np.ndarray, reference: np.ndarray) -> float:
     return float(((a * b).sum(axis=1) / np.maximum(lengths, 1e-30)).min())
 
 
-def _neighbours(embedding: np.ndarray, reference: np.ndarray, margin: float) -> float:
+def _neighbours(embedding: np.ndarray, reference: np.ndarray) -> float:
     if not np.isfinite(embedding).all():
         return 0.0
-    truth, found = distances(reference), distances(embedding)
-    nearest, second = np.sort(truth, axis=1)[:, :2].T
-    decided = second - nearest >= margin  # of two images, each has one other: the second is at infinity
-    kept = truth.argmin(axis=1) == found.argmin(axis=1)
-    return float(kept[decided].mean()) if decided.any() else 1.0
+    return float((distances(embedding).argmin(axis=1) == distances(reference).argmin(axis=1)).mean())
 
 
 def distances(embedding: np.ndarray) -> np.ndarray:

@@ -8,9 +8,10 @@ import shutil
 
 import pytest
 
-from export import attach
+from export import attach, targets
 from export.build_engine import main
 from export.engine import BuiltEngine
+from export.ranges import Ranges
 from runtime.errors import BackendError, BackendUnavailable, ExportError, OutputExists, ParityError
 from runtime.manifest import OUTPUTS
 from runtime.package import Package
@@ -76,10 +77,12 @@ def test_every_engine_has_the_first_precision_that_builds_for_it(copy, refusing,
 
 def test_what_no_precision_builds_is_left_out_and_named(copy, refusing, capsys):
     refusing(("7.5", "fp16"), ("7.5", "fp32"))
-    assert add(copy) == 0
+    assert add(copy, "--quiet") == 0
     assert engines(copy) == {("portable", "fp16")}
-    said = capsys.readouterr().out
-    assert "no engine of rtx for 7.5: fp16: layer 7 has no kernel; fp32: layer 7 has no kernel" in said
+    said = capsys.readouterr().err
+    assert (
+        "warning: no engine of rtx for 7.5: fp16: layer 7 has no kernel; fp32: layer 7 has no kernel" in said
+    )
 
 
 def test_a_precision_that_was_asked_for_is_the_only_one(copy, refusing):
@@ -89,12 +92,13 @@ def test_a_precision_that_was_asked_for_is_the_only_one(copy, refusing):
     assert engines(copy) == {("portable", "fp32")}
 
 
-@pytest.mark.parametrize(("options", "code"), [(["--precision", "fp16"], 3), ([], 1)])
-def test_nothing_built_is_an_error(copy, refusing, capsys, options, code):
+@pytest.mark.parametrize("options", [["--precision", "fp16"], []])
+def test_nothing_built_is_an_error(copy, refusing, capsys, options):
     gate = ParityError("embedding error inf", expected="less", cure="none")
     refusing(*((gpu, p) for gpu in ("portable", "7.5") for p in ("fp16", "fp32")), error=gate)
-    assert add(copy, *options) == code
+    assert add(copy, *options) == 3
     error = capsys.readouterr().err
+    assert "error: nothing of what was asked for passes" in error
     assert "embedding error inf" in error
     assert ("fp32: " in error) is not bool(options)
     assert engines(copy) == set()
@@ -140,3 +144,71 @@ def test_auto_takes_int8_only_where_the_package_was_made_with_it(copy):
     files = {"model.onnx": "", "model.int8.trt.onnx": ""}
     made = dataclasses.replace(copy, manifest=dataclasses.replace(copy.manifest, files=files))
     assert request.precisions(made) == ("int8", "fp32")
+
+
+def test_an_engine_records_what_it_is_instead_of(copy, refusing):
+    refusing(("portable", "fp16"))
+    assert add(copy) == 0
+    records = {e.record.compute_capability: e.record for e in Package.open(copy.path).engines()}
+    assert records["portable"].flags["instead_of"] == {"fp16": "layer 7 has no kernel"}
+    assert records["7.5"].flags["instead_of"] == {}
+
+
+def test_an_engine_in_a_precision_that_is_refused_now_does_not_stay(copy, refusing, capsys):
+    refusing()
+    assert add(copy, "--precision", "fp16") == 0
+    refusing(("portable", "fp16"))
+    assert add(copy, "--force") == 0
+    assert engines(copy) == {("portable", "fp32"), ("7.5", "fp16")}
+    assert "rtx-fp16-b8.engine was removed" in capsys.readouterr().err
+
+
+def test_what_is_there_already_in_a_later_precision_is_kept(copy, refusing, capsys):
+    refusing()
+    assert add(copy, "--precision", "fp32") == 0
+    refusing(("portable", "fp16"))
+    assert add(copy) == 0
+    assert engines(copy) == {("portable", "fp32"), ("7.5", "fp32"), ("7.5", "fp16")}
+    assert "fp32 is there already" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("precision", ["auto", "fp16"])
+def test_a_package_that_was_made_before_ranges_were_measured_is_measured_now(
+    copy, refusing, monkeypatch, capsys, precision
+):
+    parity = {**copy.manifest.parity, "torch fp16": {}}
+    older = dataclasses.replace(copy, manifest=dataclasses.replace(copy.manifest, parity=parity))
+    seen = []
+
+    def beyond(model, *sets):
+        seen.append([len(images) for images in sets])
+        return Ranges(peaks={"attn/node_MatMul (MatMul)": 2e6}, images=8)
+
+    monkeypatch.setattr(attach, "measure_ranges", beyond)
+    tried = refusing()
+    request = attach.Request(targets=(targets.find("rtx-portable"),), precision=precision, batch=(1, 1, 8))
+    built = attach.build(older, request)
+    assert seen == [[8]]
+    if precision == "fp16":
+        assert tried == []
+        assert "attn/node_MatMul (MatMul) reaches 2e+06" in str(built.failure)
+    else:
+        assert tried == [("portable", "fp32")]
+        assert built.failure is None
+
+
+def test_a_precision_that_the_package_refused_says_why(copy, refusing):
+    refused = dataclasses.replace(copy.manifest, refused={"bf16": "embedding error 0.3"})
+    request = attach.Request(targets=(targets.find("rtx"),), precision="bf16", batch=(1, 1, 8))
+    with pytest.raises(ParityError, match=r"bf16 was refused when .* was made: embedding error 0\.3"):
+        attach.build(dataclasses.replace(copy, manifest=refused), request)
+
+
+def test_a_new_package_is_kept_though_none_of_its_engines_builds(masker, refusing, tmp_path, capsys):
+    refusing(("7.5", "fp16"), ("7.5", "fp32"))
+    out = tmp_path / "x.nemu"
+    build = ["--masker", str(masker), "--out", str(out), "--target", "rtx-sm75", "--quiet"]
+    assert main(build) == 1
+    assert "layer 7 has no" in capsys.readouterr().err
+    assert Package.open(out).manifest.left_out.keys() == {"rtx-sm75 for 7.5"}
+    assert "no engine of rtx-sm75 for 7.5" in (out / "README.md").read_text()
