@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from benchmarks.gpu_nvml import NoNvml, Nvml
 from benchmarks.interleave import Call
 
 
@@ -11,20 +12,24 @@ def joules_per_call(call: Call, *, calls: int, device: int = 0, finish: Call | N
     Args:
         finish: waits until everything that was called is done, where a call does not.
 
-    Not run on a GPU yet: NVML's counter is in millijoules since the driver was loaded.
+    Not run on a GPU yet.
     """
     try:
-        from cuda.bindings import nvml
-    except ImportError:
-        return None
-    try:
-        nvml.init_v2()
-        handle = nvml.device_get_handle_by_index_v2(device)
-        before = nvml.device_get_total_energy_consumption(handle)
+        meter = Nvml(device)
+        before = meter.joules()
         for _ in range(calls):
             call()
         if finish is not None:
             finish()
-        return (nvml.device_get_total_energy_consumption(handle) - before) / 1e3 / calls
-    except (nvml.NvmlError, RuntimeError):  # no NVIDIA driver, or a GPU without the counter
+        return (meter.joules() - before) / calls
+    except NoNvml:
         return None
+
+
+def no_energy(device: int = 0) -> str:
+    """Why `joules_per_call` gives None here; empty if it does not."""
+    try:
+        Nvml(device).joules()
+    except NoNvml as error:
+        return str(error)
+    return ""

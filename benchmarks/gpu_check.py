@@ -1,155 +1,139 @@
 """python -m benchmarks.gpu_check OUTDIR: what this machine's GPU does; see gpu_check.sh.
 
-Every step that touches the GPU runs in a process of its own, with a limit on its time: one that crashes or
-hangs loses its own figures only, and its JSON says how it ended.  The whole ends in time: a step for which
-too little is left is not begun, and is listed.
+What says most comes first.  Every step runs in a process of its own, with a limit on its time, and writes its
+JSON as it goes: one that crashes, hangs or is cut leaves what it had, and the next one runs.  The summary is
+written again every few seconds.
 """
 
 from __future__ import annotations
 
 import argparse
-import functools
 import json
 import os
-import platform
-import shutil
 import signal
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from benchmarks.gpu_package import find_package, run
+from benchmarks.gpu_environment import environment
+from benchmarks.gpu_package import build_command, find_package
+from benchmarks.gpu_process import run
+from benchmarks.gpu_steps import FILES, Plan, Step, steps
 from benchmarks.gpu_summary import summary
 from benchmarks.record import meta, write
-from runtime.backends import cuda
-from runtime.backends.tensorrt_library import FLAVOURS, library
-from runtime.errors import BackendUnavailable
 
-STEPS = {"parity": 60, "latency": 130, "engines": 150, "tests": 110, "training": 120}
-"""Seconds that each may take, of 9 minutes; of more or fewer minutes, in proportion.  Few take that long."""
 LEAST = 15
 """Seconds left below which no step is begun."""
-QUERY = "name,driver_version,compute_cap,memory.total,clocks.sm,clocks.mem,power.limit,persistence_mode"
+DRY = {"model": "test_resnet", "image_size": 96, "batch": [2], "seconds": 0.1, "train_batch": 2}
+"""What a dry run does less of."""
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run every step; returns 0, 1 if one crashed or a test failed, 3 if parity failed."""
     p = argparse.ArgumentParser(prog="python -m benchmarks.gpu_check", description=__doc__)
     p.add_argument("out", type=Path, help="folder for the files")
-    p.add_argument("--model", default="resnet50", help="timm model to time (%(default)s)")
+    p.add_argument("--dry", action="store_true", help="the smallest encoder, once: does everything start?")
+    p.add_argument("--model", default="resnet50", help="timm model to time and train with (%(default)s)")
     p.add_argument("--image-size", type=int, default=224)
-    p.add_argument("--batch", type=int, nargs="+", default=[1, 8, 32])
+    p.add_argument("--batch", type=int, nargs="+", default=[8, 32], help="of PyTorch, besides one image")
     p.add_argument("--train-batch", type=int, help="of training; default 64 on a GPU, 4 on a CPU")
-    p.add_argument("--seconds", type=float, help="per measurement; default 5 on a GPU, 2 on a CPU")
-    p.add_argument("--minutes", type=float, default=9, help="for everything (%(default)s)")
+    p.add_argument("--seconds", type=float, default=5, help="per measurement (%(default)s)")
+    p.add_argument("--minutes", type=float, default=9, help="for everything but building engines")
     options = p.parse_args(argv)
+    if options.dry:
+        vars(options).update(DRY)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("terminated"))  # so that the step in progress ends too
-    until = float(os.environ.get("STARTED") or time.time()) + 60 * options.minutes
     options.out.mkdir(parents=True, exist_ok=True)
+    for name in (*(f"{file}.json" for file in FILES), "summary.md"):
+        (options.out / name).unlink(missing_ok=True)
     rest = [word for word in (sys.argv[1:] if argv is None else argv) if word != str(options.out)]
     os.environ["COMMAND"] = " ".join(["benchmarks/gpu_check.sh OUTDIR", *rest])
-
-    results = {"environment": {"meta": meta(), **environment()}}
-    write(options.out / "environment.json", results["environment"])
+    check = Check(options.out, until=float(os.environ.get("STARTED") or time.time()) + 60 * options.minutes)
     with tempfile.TemporaryDirectory(prefix="nemu-gpu-check-") as folder:
-        package, how = find_package(Path(folder), limit=10 * options.minutes)
-        print(f"package: {how}", flush=True)
-        for name in STEPS:
-            command = functools.partial(_command, name, options, package)
-            longest = STEPS[name] * options.minutes / 9
-            path = options.out / f"{name}.json"
-            results[name] = _step(name, command, path, until=until, longest=longest)
-            results[name]["package"] = how
-            write(path, results[name])
-    text = "\n".join(summary(results))
-    (options.out / "summary.md").write_text(text + "\n")
-    print(text)
-    if any("crashed" in result for result in results.values()):
-        return 1
-    return 3 if any(engine.get("failures") for engine in results["parity"].get("engines", [])) else 0
+        package, how = find_package(Path(folder))
+        found = environment()
+        check.note("environment", {"meta": meta(), "dry": options.dry, "package": how, **found})
+        plan = Plan(options=options, package=package, gpu=bool(found["devices"]) or found["nvidia_smi_works"])
+        for step in steps(plan):
+            check.step(step, plan)
+    print((options.out / "summary.md").read_text())
+    return check.status()
 
 
-def environment() -> dict[str, Any]:
-    """The driver, the GPUs and the TensorRT flavours that are here; for what is not, why."""
-    found: dict[str, Any] = {"platform": platform.platform(), "wheels": os.environ.get("WHEELS", "")}
-    found["nvidia_smi"] = _nvidia_smi()
-    try:
-        driver = cuda.driver()
-        found["driver"] = asdict(driver)
-        found["devices"] = [asdict(cuda.device(index)) for index in range(driver.devices)]
-    except BackendUnavailable as error:
-        found["driver"], found["devices"] = str(error), []
-    found["tensorrt"] = {}
-    for flavour in FLAVOURS:
-        try:
-            found["tensorrt"][flavour] = str(library(flavour).__version__)
-        except BackendUnavailable as error:
-            found["tensorrt"][flavour] = str(error)
-    return found
+class Check:
+    """The files in `out`, and the steps that fill them.
 
+    Args:
+        until: of `time.time`; nothing is begun after it.
+    """
 
-def _command(
-    name: str, options: argparse.Namespace, package: Path | None, path: Path, limit: float
-) -> list[str]:
-    """Module and arguments of a step that writes `path` and has `limit` seconds."""
-    named = [] if package is None else ["--package", str(package)]
-    if name == "parity":
-        return ["benchmarks.gpu_parity", str(path), *named]
-    if name == "tests":
-        return ["benchmarks.gpu_tests", str(path), *named]
-    model = ["--model", options.model, "--image-size", str(options.image_size)]
-    if name == "training":
-        gpu = shutil.which("nvidia-smi") is not None
-        batch = options.train_batch or (64 if gpu else 4)
-        rounds = ["--steps", "20" if gpu else "1", "--rounds", "2" if gpu else "1"]
-        return ["benchmarks.training", "--json", str(path), *model, "--batch-size", str(batch), *rounds]
-    # Nothing new is begun in the last third: what was begun must end, and a compilation takes its time.
-    timing = ["--batch", *map(str, options.batch), "--budget", str(limit * 2 / 3)]
-    timing += [] if options.seconds is None else ["--seconds", str(options.seconds)]
-    if name == "latency":
-        return ["benchmarks.gpu_latency", str(path), *model, *timing]
-    return ["benchmarks.gpu_engine", str(path), *named, *model, *timing]
+    def __init__(self, out: Path, *, until: float) -> None:
+        self._out, self._until = out, until
 
+    def note(self, file: str, content: dict[str, Any]) -> None:
+        """Write a file, and the summary of all."""
+        write(self._out / f"{file}.json", content)
+        self.summarise()
 
-def _step(
-    name: str, command: Callable[..., list[str]], path: Path, *, until: float, longest: float
-) -> dict[str, Any]:
-    """Run a step in its own process; its JSON, with `crashed` added if it did not end well."""
-    path.unlink(missing_ok=True)
-    left = until - time.time()
-    if left < LEAST:
-        return {
-            "meta": meta(),
-            "skipped": [{"what": name, "why": f"of the whole time, {left:.0f} s were left"}],
-        }
-    limit = min(longest, left)
-    started = time.monotonic()
-    returncode, stderr = run(*command(path, limit), limit=limit)
-    sys.stderr.write(stderr)
-    result: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {"meta": meta()}
-    result["seconds"] = time.monotonic() - started
-    if returncode:
-        result["crashed"] = {"returncode": returncode, "stderr": stderr[-4000:]}
-    return result
+    def summarise(self) -> None:
+        """Write the summary of what is there by now."""
+        (self._out / "summary.md").write_text("\n".join(summary(self._results())) + "\n")
 
+    def step(self, step: Step, plan: Plan) -> None:
+        """Run a step in a process of its own; its file then says how it ended."""
+        if why := step.missing(plan):
+            self._skip(step, why)
+            return
+        if step.builds is not None and self._until - time.time() > LEAST:
+            self._build(": build ".join(step.builds), build_command(plan.package, *step.builds))
+        left = self._until - time.time()
+        if left < LEAST:
+            self._skip(step, f"of the whole time, {left:.0f} s were left")
+            return
+        limit = min(step.seconds * plan.options.minutes / 9, left)
+        path = self._out / f"{step.file}.json"
+        self._run(step.name, step.file, step.command(plan, path, limit), limit)
 
-def _nvidia_smi() -> list[dict[str, str]] | str:
-    """What nvidia-smi answers, one record a GPU; it is only asked."""
-    try:
-        done = subprocess.run(
-            ["nvidia-smi", f"--query-gpu={QUERY}", "--format=csv,noheader"], capture_output=True, text=True
-        )
-    except FileNotFoundError:
-        return "nvidia-smi is not installed"
-    if done.returncode:
-        return f"nvidia-smi failed: {(done.stdout + done.stderr).strip()}"
-    values = (line.split(", ") for line in done.stdout.strip().splitlines())
-    return [dict(zip(QUERY.split(","), value, strict=True)) for value in values]
+    def _build(self, name: str, command: list[str]) -> None:
+        """Build an engine, which takes as long as it takes: the clock stands still."""
+        if command:
+            started = time.time()
+            self._run(name, "parity", command, None)
+            self._until += time.time() - started
+
+    def _run(self, name: str, file: str, command: list[str], limit: float | None) -> None:
+        started = time.monotonic()
+        status, stderr = run(*command, limit=limit, tick=self.summarise)
+        sys.stderr.write(stderr)
+        content = self._read(file)
+        content.setdefault("seconds", {})[name] = time.monotonic() - started
+        if status:
+            end = {"returncode": status, "stderr": stderr[-4000:]}
+            content.setdefault("crashed", {})[name] = end
+        self.note(file, content)
+
+    def status(self) -> int:
+        """See `main`."""
+        results = self._results()
+        if any("crashed" in result for result in results.values()):
+            return 1
+        engines = results.get("parity", {}).get("engines", [])
+        return 3 if any(engine.get("failures") for engine in engines) else 0
+
+    def _results(self) -> dict[str, Any]:
+        """What the steps have written: every file is there whole, or not at all."""
+        paths = [self._out / f"{file}.json" for file in FILES]
+        return {path.stem: json.loads(path.read_text()) for path in paths if path.is_file()}
+
+    def _read(self, file: str) -> dict[str, Any]:
+        return self._results().get(file) or {"meta": meta()}
+
+    def _skip(self, step: Step, why: str) -> None:
+        content = self._read(step.file)
+        content.setdefault("skipped", []).append({"what": step.name, "why": why})
+        self.note(step.file, content)
 
 
 if __name__ == "__main__":

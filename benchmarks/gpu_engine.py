@@ -1,199 +1,162 @@
-"""Engines built here (encoder alone, fused, the authors' decoder), with and without CUDA graph; the package.
+"""The package's own engines, with and without its mask, as CUDA graphs; and what our runtime adds to that.
 
-Every engine is built for one model, decoder and batch, half precision inside, by the TensorRT that is here
-(TensorRT-RTX finishes it for this GPU when a context is made).  Its buffers, stream and graph are PyTorch's,
-so that encoder and fused are timed in the same way, as in `benchmarks.gpu_latency`: `ratio_to_encoder` is
-what the mask costs.  Then the package's own engine: what `run` and the Explainer add to the bare enqueue.
+The encoder alone is the engine of `python -m export.build_engine --embedding-only`, of the same graph and
+weights.  Both are timed in turns on a stream of their own, as PyTorch's modules are in `gpu_latency`:
+`ratio_to_encoder` is what the mask costs.  No torch: this runs on a Jetson.
 
-Run so far: the building.  On a GPU: see benchmarks/gpu_check.sh.
+Run so far over stand-ins.  On a GPU: see benchmarks/gpu_check.sh.
 """
 
 from __future__ import annotations
 
 import functools
 import sys
-import tempfile
-from contextlib import closing
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
-from benchmarks.gpu_raw_engine import RawEngine, build
-from benchmarks.gpu_report import Report, event_clock, parser, wall_clock
-from benchmarks.interleave import Call
-from benchmarks.onnx_sessions import encoder_graph, random_encoder
-from benchmarks.onnx_sessions import fused as fuse
-from export import graph
-from export.fuse import Fused
-from runtime.backends import Backend, choose, cuda
-from runtime.backends.tensorrt import select
-from runtime.backends.tensorrt_library import FLAVOURS, library
-from runtime.errors import BackendUnavailable, NemuError
+from benchmarks.gpu_bench import DeviceImages
+from benchmarks.gpu_raw_engine import RawEngine, events
+from benchmarks.gpu_report import Clock, Report, device_clock, parser
+from benchmarks.interleave import Call, wall_clock
+from runtime.backends import cuda
+from runtime.backends.cuda_memory import Stream
+from runtime.backends.tensorrt import misfit, open_engine
+from runtime.errors import BackendError, BackendUnavailable, NemuError
 from runtime.explainer import Explainer
-from runtime.package import Package
-
-PRECISIONS = ("fp32", "fp16", "bf16", "int8")
+from runtime.package import Engine, Package
 
 
 def main(argv: list[str] | None = None) -> int:
     """Write the report; it is written after every measurement."""
     p = parser(__doc__)
     p.add_argument("--package", type=Path)
+    p.add_argument("--flavour", default="rtx", help="engines of this TensorRT alone (%(default)s)")
     options = p.parse_args(argv)
-    report = Report(options.path, budget=options.budget, seconds=options.seconds)
+    report = Report(options.path, budget=options.budget, seconds=options.seconds, gpu=True)
+    what = f"engines of flavour {options.flavour}"
     if options.package is None:
-        report.skip("the package's engine", "there is no package")
-    else:
-        package = Package.open(options.package)
-        backend_rows(report, package)
-        overhead(report, package)
-    built_rows(report, options.model, options.image_size, options.batch)
+        report.skip(what, "there is no package")
+        return 0
+    package = Package.open(options.package)
+    try:
+        gpu = cuda.device(0)
+        engines = fitting(package, options.flavour, gpu.compute_capability)
+    except BackendUnavailable as error:
+        report.skip(what, error.came)
+        return 0
+    for absent in {"encoder", "fused"} - set(engines):
+        report.skip(f"{what}: {absent}", "the package holds none that fits")
+    with cuda.implementation().current(gpu.index):
+        for measure in (rows, overhead):
+            try:
+                measure(report, package, engines)
+            except NemuError as error:
+                report.skip(f"{what}: {measure.__name__}", f"{type(error).__name__}: {error}"[-1000:])
     return 0
 
 
-def built_rows(report: Report, model: str, size: int, batches: list[int]) -> None:
-    """Rows of engines that are built here, for the first flavour that is."""
-    what = "engines of encoder, fused and authors' decoder"
-    try:
-        cuda.device(0)
-        flavour = next(name for name in FLAVOURS if _is_here(name))
-    except (BackendUnavailable, StopIteration) as error:
-        why = error.came if isinstance(error, BackendUnavailable) else "no TensorRT of any flavour is here"
-        report.skip(what, why)
-        return
-    stream = torch.cuda.Stream()
-    clock = functools.partial(_on, stream)
-    with tempfile.TemporaryDirectory() as folder:
-        graphs = half_graphs(model, size, Path(folder))
-        for batch in batches:
-            if not report.has_time(f"{what}, batch {batch}"):
-                continue
-            row: dict[str, Any] = {"precision": "fp16", "model": model, "image_size": size, "batch": batch}
-            try:
-                shape = (batch, size, size, 3)
-                plans = {name: build(flavour, path, shape) for name, path in graphs.items()}
-                engines = {k: RawEngine(flavour, plan, shape, stream) for k, plan in plans.items()}
-                name = f"{flavour} {library(flavour).__version__}"
-                calls = {k: engine.enqueue for k, engine in engines.items()}
-                report.compare(calls, clock, backend=f"{name}, enqueue", **row)
-                graphed = {k: engine.graph() for k, engine in engines.items()}
-                report.compare(graphed, clock, energy=True, backend=f"{name}, cuda graph", **row)
-            except (NemuError, RuntimeError) as error:
-                report.skip(f"{what}, batch {batch}", str(error)[-1000:])
+def fitting(package: Package, flavour: str, capability: str) -> dict[str, Engine]:
+    """`fused` and `encoder`, as far as the package has an engine of the flavour that fits this GPU.
 
-
-def half_graphs(model: str, size: int, folder: Path) -> dict[str, Path]:
-    """ONNX files in half precision, N free: `encoder` (cut out of `fused`), `fused`, `authors_decoder`."""
-    encoder = random_encoder(model, size)
-    files = {}
-    for name, decoder in (("fused", "lateral"), ("authors_decoder", "unet")):
-        module = Fused(fuse(encoder, decoder).nem, precision="fp16")
-        proto, _ = graph.simplify(graph.export_onnx(module, height=size, width=size))
-        protos = {name: proto} if name != "fused" else {"encoder": encoder_graph(proto), name: proto}
-        for key, content in protos.items():
-            files[key] = folder / f"{key}.onnx"
-            graph.save(content, files[key])
-    return files
-
-
-def backend_rows(report: Report, package: Package) -> None:
-    """Rows of the backends that run the package; inputs and outputs are copied, as an application does."""
-    side = package.manifest.input
-    ways = [(name, precision) for name in ("tensorrt", "onnxruntime") for precision in PRECISIONS]
-    for name, precision in ways:
-        try:
-            backend = choose(package, name, precision=precision)
-        except NemuError as error:
-            report.skip(f"{name} {precision} on the package", error.came)
-            continue
-        with closing(backend):
-            for batch in sorted({1, min(8, backend.max_batch)}):
-                if not report.has_time(f"{name} {precision} on the package, batch {batch}"):
-                    continue
-                shape = (batch, side.height, side.width, 3)
-                images = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
-                report.compare(
-                    {"fused": functools.partial(backend.run, images)},
-                    wall_clock,
-                    backend=backend.name,
-                    precision=backend.precision,
-                    model=package.manifest.encoder.id.removeprefix("timm/"),
-                    image_size=side.height,
-                    batch=batch,
-                    includes="copies to and from the device",
-                )
-
-
-def overhead(report: Report, package: Package) -> None:
-    """Rows of one image through the package's engine, by the host's clock, each around the one before.
-
-    `enqueue` and `cuda graph` on device memory, then ours: `run_device` of the Explainer, which copies
-    nothing either; `run` of the backend, which copies in and out; the Explainer on a host image of the exact
-    size.  What `run_device` adds to the graph is the cost of our Python.
+    Raises:
+        BackendUnavailable: the flavour's library is not here.
     """
-    side = package.manifest.input
-    shape = (1, side.height, side.width, 3)
+    found: dict[str, Engine] = {}
+    for engine in package.engines():
+        record = engine.record
+        if record.flavour == flavour and not misfit(record, capability):
+            found.setdefault("encoder" if record.embedding_only else "fused", engine)
+    return found
+
+
+def rows(report: Report, package: Package, engines: dict[str, Engine]) -> None:
+    """Rows of the bare engines, for one image and for the most; as CUDA graphs where there are any."""
+    if not engines:
+        return
+    most = min(engine.record.batch[2] for engine in engines.values())
+    for batch in sorted({1, most}):
+        with ExitStack() as stack:
+            stream = stack.enter_context(Stream(cuda.implementation()))
+            shape = _shape(package, batch)
+            raw = {
+                name: stack.enter_context(closing(RawEngine(engine, shape, stream)))
+                for name, engine in engines.items()
+            }
+            finish = next(iter(raw.values())).finish
+            if cuda.implementation().no_graphs:  # nor events, then
+                clock: Clock = functools.partial(_until_done, finish=finish)
+            else:
+                mark, between = events(stream)
+                clock = functools.partial(device_clock, mark=mark, between=between, finish=finish)
+            if not report.has_time(f"engines, batch {batch}"):
+                continue
+            calls, way = _launches(report, raw)
+            row = _row(package, next(iter(engines.values())), batch)
+            row["backend"] += f", {way}"
+            report.compare(calls, clock, finish=finish, energy=True, **row)
+
+
+def _launches(report: Report, raw: dict[str, RawEngine]) -> tuple[dict[str, Call], str]:
+    """A call for each engine, and what it is: all by CUDA graphs, or none."""
     try:
-        engine = select(package, cuda.device(0).compute_capability)
-        raw = RawEngine(engine.record.flavour, engine.read(), shape, torch.cuda.Stream())
-        row: dict[str, Any] = {
-            "backend": f"overhead, {engine.path.name}",
-            "precision": engine.record.precision,
-            "model": package.manifest.encoder.id.removeprefix("timm/"),
-            "image_size": side.height,
-            "batch": 1,
+        return {name: engine.graph() for name, engine in raw.items()}, "cuda graph"
+    except BackendError as error:
+        report.skip("engines as CUDA graphs", error.came)
+        return {name: engine.plain() for name, engine in raw.items()}, "enqueue"
+
+
+def overhead(report: Report, package: Package, engines: dict[str, Engine]) -> None:
+    """Rows of one image through the package's engine, from idle to idle, each around the one before.
+
+    `bare` is a CUDA graph on device memory; then ours: `run_device` of the Explainer, which copies within the
+    device; `run` of the backend, which copies in and out; the Explainer on a host image of the exact size.
+    What `run_device` adds to the graph is the cost of our Python and of three small copies.
+    """
+    engine = engines.get("fused")
+    if engine is None or not report.has_time("what the Explainer adds"):
+        return
+    images = np.random.default_rng(0).integers(0, 256, _shape(package, 1), dtype=np.uint8)
+    row = _row(package, engine, 1)
+    with ExitStack() as stack:
+        stream = stack.enter_context(Stream(cuda.implementation()))
+        array = DeviceImages(cuda.implementation(), images, stream)
+        stack.callback(array.close)
+        raw = stack.enter_context(closing(RawEngine(engine, images.shape, stream)))
+        backend = stack.enter_context(closing(open_engine(package, engine, unlisted=True)))
+        explainer = stack.enter_context(Explainer(package, backend=backend))
+        for on_device in (False, True):
+            explainer.warm_up(on_device=on_device)
+        finish: Call = raw.finish
+        replay = _launches(report, {"bare": raw})[0]["bare"]
+        calls: dict[str, Call] = {
+            "bare": lambda: [replay(), finish()],
+            "explainer.run_device": lambda: explainer.run_device(array).synchronize(),
+            "backend.run": functools.partial(backend.run, images),
+            "explainer": functools.partial(explainer, images[0]),
         }
-        with (
-            Explainer(package, backend="tensorrt") as explainer,
-            closing(choose(package, "tensorrt")) as backend,
-        ):
-            report.compare(_layers(raw, backend, explainer, shape), wall_clock, **row)
-    except NemuError as error:
-        report.skip("what the Explainer adds to the enqueue", error.came)
-    except RuntimeError as error:
-        report.skip("what the Explainer adds to the enqueue", str(error)[-1000:])
+        report.compare(calls, wall_clock, **{**row, "backend": f"overhead, {engine.path.name}"})
 
 
-def _layers(
-    raw: RawEngine, backend: Backend, explainer: Explainer, shape: tuple[int, ...]
-) -> dict[str, Call]:
-    """From the bare enqueue to the Explainer, each until its outputs are there."""
-    images = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
-    wait = torch.cuda.synchronize
-    calls: dict[str, Call] = {
-        "enqueue": _both(raw.enqueue, wait),
-        "cuda graph": _both(raw.graph(), wait),
-        "backend.run": functools.partial(backend.run, images),
-        "explainer": functools.partial(explainer, images[0]),
+def _until_done(call: Call, *, finish: Call) -> float:
+    return wall_clock(lambda: (call(), finish()))
+
+
+def _shape(package: Package, batch: int) -> tuple[int, ...]:
+    side = package.manifest.input
+    return (batch, side.height, side.width, 3)
+
+
+def _row(package: Package, engine: Engine, batch: int) -> dict[str, Any]:
+    return {
+        "backend": f"{engine.record.flavour} {engine.record.version}",
+        "precision": engine.record.precision,
+        "model": package.manifest.encoder.id.removeprefix("timm/"),
+        "image_size": package.manifest.input.height,
+        "batch": batch,
     }
-    if hasattr(explainer, "run_device"):
-        tensor = torch.from_numpy(images).cuda()
-        calls["explainer.run_device"] = _both(functools.partial(explainer.run_device, tensor), wait)
-    return calls
-
-
-def _both(first: Call, then: Call) -> Call:
-    def call() -> None:
-        first()
-        then()
-
-    return call
-
-
-def _on(stream: torch.cuda.Stream, call: Call) -> tuple[float, float]:
-    """The clock of CUDA events, recorded on the stream that the work is on."""
-    with torch.cuda.stream(stream):
-        return event_clock(call)
-
-
-def _is_here(flavour: str) -> bool:
-    try:
-        library(flavour)
-    except BackendUnavailable:
-        return False
-    return True
 
 
 if __name__ == "__main__":

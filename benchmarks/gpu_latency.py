@@ -1,36 +1,49 @@
-"""Encoder alone against encoder with mask in PyTorch: eager, as a CUDA graph, by torch.compile.
+"""Encoder alone against encoder with mask in PyTorch: as a CUDA graph, eager, by torch.compile.
 
 Variants are those of `benchmarks.latency`: `fused` has our decoder, `authors_decoder` theirs, and
 `authors_way` runs the encoder twice, as their code does.  They are timed in turns (A B A B) in one process,
-on random images, after a warm-up.  On a GPU the clock is CUDA events around one call, with the device idle
-before it; `wall_median_ms` is the same by the host's clock.  On a CPU both are the host's clock.
+on random images, after a warm-up, by `gpu_report.device_clock`.  On a CPU, eager alone, by the host's clock.
 """
 
 from __future__ import annotations
 
+import functools
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from benchmarks.gpu_report import Report, event_clock, parser, wall_clock
-from benchmarks.interleave import Call
+from benchmarks.gpu_report import Clock, Report, device_clock, parser
+from benchmarks.interleave import Call, wall_clock
 from benchmarks.onnx_sessions import fused as fuse
 from benchmarks.onnx_sessions import random_encoder
 from benchmarks.peers import AuthorsWay
 from export.fuse import Fused
 
 MODE = "reduce-overhead"  # of torch.compile: with CUDA graphs, and compiled within a minute
+WAYS = ("graph", "eager", "compile")
 
 
 def main(argv: list[str] | None = None) -> int:
     """Write the report; it is written after every measurement."""
     p = parser(__doc__)
+    p.add_argument("--model", default="resnet50", help="of timm; random weights, which take as long")
+    p.add_argument("--image-size", type=int, default=224)
+    p.add_argument("--batch", type=int, nargs="+", default=[1, 8, 32])
+    p.add_argument("--ways", nargs="+", choices=WAYS, default=WAYS, help="in this order")
     options = p.parse_args(argv)
-    report = Report(options.path, budget=options.budget, seconds=options.seconds)
-    torch_rows(report, options.model, options.image_size, options.batch)
+    gpu = torch.cuda.is_available()
+    report = Report(options.path, budget=options.budget, seconds=options.seconds, gpu=gpu)
+    modules = variants(options.model, options.image_size, gpu=gpu)
+    for way in options.ways:
+        if not gpu and way != "eager":
+            report.skip(f"torch {way}", "torch sees no GPU")
+            continue
+        for batch in options.batch:
+            time_one(report, modules, way, batch=batch, model=options.model, size=options.image_size)
     return 0
 
 
@@ -46,42 +59,59 @@ class EncoderAlone(nn.Module):
         return self.fused.nem.encoder(self.fused.prepare(image))[0].float()
 
 
-def torch_rows(report: Report, model: str, size: int, batches: list[int]) -> None:
-    """Rows of PyTorch, the slow compilation last; random weights, which take as long as trained ones."""
-    gpu = report.gpu
-    precision = "fp16" if gpu else "fp32"
+def variants(model: str, size: int, *, gpu: bool) -> dict[str, nn.Module]:
+    """The modules that are compared: in half precision and channels last on a GPU, in float32 on a CPU."""
     encoder = random_encoder(model, size)
+    precision = "fp16" if gpu else "fp32"
     ours, theirs = (Fused(fuse(encoder, decoder).nem, precision=precision) for decoder in ("lateral", "unet"))
     if gpu:
         torch.backends.cudnn.benchmark = True  # shapes are fixed: let cuDNN choose its best kernels
         ours, theirs = (m.cuda().to(memory_format=torch.channels_last) for m in (ours, theirs))
-    modules: dict[str, nn.Module] = {
+    return {
         "encoder": EncoderAlone(ours),
         "fused": ours,
         "authors_decoder": theirs,
         "authors_way": AuthorsWay(theirs),
     }
-    ways = {"torch eager": _eager, "torch cuda graph": _graphed, f"torch.compile {MODE}": _compiled}
-    if not gpu:
-        for way in list(ways)[1:]:
-            report.skip(way, "there is no GPU")
-        report.skip("fp16", "there is no GPU; float32 is timed instead")
-        report.skip("energy per frame", "there is no GPU")
-    for way, make in ways.items() if gpu else [("torch eager", _eager)]:
-        for batch in batches:
-            if not report.has_time(f"{way}, batch {batch}"):
-                continue
-            shape = (batch, size, size, 3)
-            image = torch.from_numpy(np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8))
-            image = image.cuda() if gpu else image
-            row = {"backend": way, "precision": precision, "model": model, "image_size": size, "batch": batch}
-            try:
-                with torch.inference_mode():
-                    calls = {name: make(module, image) for name, module in modules.items()}
-                    clock = event_clock if gpu else wall_clock
-                    report.compare(calls, clock, energy=way == "torch cuda graph", **row)
-            except RuntimeError as error:  # of capture, compilation or memory; the other ways go on
-                report.skip(f"{way}, batch {batch}", str(error)[-500:])
+
+
+def time_one(
+    report: Report, modules: dict[str, nn.Module], way: str, *, batch: int, model: str, size: int
+) -> None:
+    """Rows of one way and batch."""
+    name = {"graph": "torch cuda graph", "eager": "torch eager", "compile": f"torch.compile {MODE}"}[way]
+    if not report.has_time(f"{name}, batch {batch}"):
+        return
+    image = torch.from_numpy(
+        np.random.default_rng(0).integers(0, 256, (batch, size, size, 3), dtype=np.uint8)
+    )
+    clock: Clock = wall_clock
+    gpu, finish = torch.cuda.is_available(), torch.cuda.synchronize
+    if gpu:
+        image = image.cuda()
+        clock = functools.partial(
+            device_clock, mark=_mark, between=lambda a, b: a.elapsed_time(b), finish=finish
+        )
+    # A compilation takes long: of the two that matter alone.
+    compared = {k: m for k, m in modules.items() if way != "compile" or k in ("encoder", "fused")}
+    make: Callable[[nn.Module, Tensor], Call] = {"graph": _graphed, "eager": _eager, "compile": _compiled}[
+        way
+    ]
+    row = {"precision": "fp16" if gpu else "fp32", "model": model, "image_size": size, "batch": batch}
+    try:
+        with torch.inference_mode():
+            calls = {name: make(module, image) for name, module in compared.items()}
+            report.compare(
+                calls, clock, finish=finish if gpu else None, energy=way == "graph", backend=name, **row
+            )
+    except RuntimeError as error:  # of capture, compilation or memory; the other ways go on
+        report.skip(f"{name}, batch {batch}", str(error)[-500:])
+
+
+def _mark() -> torch.cuda.Event:
+    event = torch.cuda.Event(enable_timing=True)
+    event.record()
+    return event
 
 
 def _eager(module: nn.Module, image: Tensor) -> Call:

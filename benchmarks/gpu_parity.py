@@ -1,15 +1,18 @@
 """Every engine of a package, tried on this machine and compared with onnxruntime on the CPU.
 
-TensorRT-RTX does not document every GPU (Hopper, for one), so an engine is tried even where its validity
-check says no, and what happened is reported in full.  Outputs are poisoned before every run.
+TensorRT-RTX does not document every GPU (Hopper, for one).  An engine is opened as the runtime opens it; what
+the runtime refuses is tried all the same, and what happened is reported in full.  Outputs are poisoned before
+every run.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 import time
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -17,10 +20,10 @@ from typing import Any
 import numpy as np
 
 from benchmarks.record import meta, write
-from runtime.backends import choose, cuda
-from runtime.backends.tensorrt import TensorRTBackend, misfit
+from runtime.backends import choose, cuda, first_opening
+from runtime.backends.tensorrt import TensorRTBackend, open_engine
 from runtime.backends.tensorrt_library import library, logger, validity
-from runtime.errors import BackendUnavailable, NemuError
+from runtime.errors import BackendUnavailable, EngineMismatch
 from runtime.package import Engine, Package
 from runtime.parity import measure
 from runtime.verify import limits_for, load_reference, run_all
@@ -29,39 +32,47 @@ from runtime.verify import limits_for, load_reference, run_all
 def main(argv: list[str] | None = None) -> int:
     """Write the report; it is written after every engine, so that a crash loses the last one only."""
     p = argparse.ArgumentParser(description=__doc__)
-    p.add_argument("path", type=Path, help="JSON file to write")
+    p.add_argument("path", type=Path, help="JSON file to write, or to add to")
     p.add_argument("--package", type=Path)
+    p.add_argument("--flavour", default="rtx", help="engines of this TensorRT alone (%(default)s)")
     options = p.parse_args(argv)
-    result: dict[str, Any] = {"meta": meta(), "engines": [], "skipped": []}
+    result: dict[str, Any] = {"meta": meta()}
+    if options.path.is_file():
+        result = json.loads(options.path.read_text())
+    for part in ("engines", "skipped"):
+        result.setdefault(part, [])
     write(options.path, result)
-    if options.package is None:
-        result["skipped"].append({"what": "parity of engines", "why": "there is no package"})
-    else:
-        _package(Package.open(options.package), result, options.path)
+    _flavour(options.package, options.flavour, result, options.path)
     write(options.path, result)
     return 0
 
 
-def _package(package: Package, result: dict[str, Any], path: Path) -> None:
+def _flavour(path: Path | None, flavour: str, result: dict[str, Any], out: Path) -> None:
+    try:
+        library(flavour)
+        package = None if path is None else Package.open(path)
+    except BackendUnavailable as error:
+        result["skipped"].append({"what": f"parity of {flavour} engines", "why": error.came})
+        return
+    engines = [] if package is None else [e for e in package.engines() if e.record.flavour == flavour]
+    explaining = [engine for engine in engines if not engine.record.embedding_only]
+    if package is None or not explaining:
+        why = "there is no package" if package is None else "the package holds none that gives a mask"
+        result["skipped"].append({"what": f"parity of {flavour} engines", "why": why})
+        return
     images = load_reference(package).images
-    cpu = choose(package, "onnxruntime")
-    expected = run_all(cpu, images)
-    cpu.close()
+    with closing(choose(package, "onnxruntime")) as cpu:
+        expected = run_all(cpu, images)
     result["reference"] = f"onnxruntime on the CPU, fp32, {len(images)} reference images of the package"
-    if not package.engines():
-        result["skipped"].append({"what": "parity of engines", "why": "the package holds none"})
-    for engine in package.engines():
-        if engine.record.embedding_only:
-            result["skipped"].append({"what": f"running {engine.path.name}", "why": "it gives no mask"})
-            continue
+    for engine in explaining:
         report: dict[str, Any] = {"engine": engine.path.name, "record": asdict(engine.record)}
         result["engines"].append(report)
         try:
-            _try(package, engine, images, expected, report, save=lambda: write(path, result))
+            _try(package, engine, images, expected, report, save=lambda: write(out, result))
         except BackendUnavailable as error:
             report["error"] = str(error)
             result["skipped"].append({"what": f"running {engine.path.name}", "why": error.came})
-        except NemuError as error:
+        except Exception as error:  # noqa: BLE001  # what an unlisted GPU makes of it is a row, whatever it is
             report["error"] = f"{type(error).__name__}: {error}"
 
 
@@ -75,20 +86,29 @@ def _try(
     save: Callable[[], None],
 ) -> None:
     """Fill `report`, calling `save` before every step that may take the process down."""
-    record = engine.record
-    plan = engine.read()
-    log = logger(library(record.flavour))
+    record, plan = engine.record, engine.read()
+    try:
+        gpu = cuda.device(0)
+    except BackendUnavailable:
+        if record.flavour == "rtx":
+            _judge(plan, report)  # its header alone
+        raise
     if record.flavour == "rtx":
-        report["validity"] = asdict(validity(plan))
-        report["validity_log"] = list(log.lines)
-    gpu = cuda.device(0)
+        with cuda.implementation().current(gpu.index):
+            _judge(plan, report)
     report["gpu"] = asdict(gpu)
-    report["misfit"] = misfit(record, gpu.compute_capability)
     report["stage"] = "opening"
     save()
     started = time.monotonic()
-    backend = TensorRTBackend(engine, plan=plan, input=package.manifest.input, gpu=gpu)
     try:
+        backend = open_engine(package, engine, unlisted=True)
+        report["refused"] = ""
+    except EngineMismatch as error:
+        report["refused"] = error.came
+        save()
+        backend = TensorRTBackend(engine, plan=plan, input=package.manifest.input, gpu=gpu)
+    try:
+        report["why"] = backend.why
         report["open_seconds"] = time.monotonic() - started
         report["stage"] = "running"
         report["load_log"] = list(backend.load_log)
@@ -105,10 +125,19 @@ def _try(
             )
             report.setdefault("parity", {})[f"batch {batch}"] = parity.to_json()
             report.setdefault("failures", []).extend(parity.failures(limits))
+            report["degraded"] = backend.degraded
             save()
+        report["stage"] = "first opening"
+        report["first_opening"] = first_opening.check(package, engine, backend, gpu)
         report["stage"] = "done"
     finally:
         backend.close()
+
+
+def _judge(plan: bytes, report: dict[str, Any]) -> None:
+    """TensorRT-RTX's own word on the plan, before it is loaded."""
+    report["validity"] = asdict(validity(plan))
+    report["validity_log"] = list(logger(library("rtx")).lines)
 
 
 def _poisoned_run(backend: TensorRTBackend, images: np.ndarray, batch: int) -> tuple[np.ndarray, np.ndarray]:

@@ -1,117 +1,149 @@
-"""An engine with nothing of ours around it: built for one shape, on PyTorch's memory, stream and graph.
+"""An engine with nothing of ours around it but memory and a stream; no torch, so that it runs on a Jetson.
 
-Run so far: the building.  On a GPU: see benchmarks/gpu_check.sh.
+Run so far over stand-ins.  On a GPU: see benchmarks/gpu_check.sh.
 """
 
 from __future__ import annotations
 
-from pathlib import Path
-from types import ModuleType
+import importlib
+from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Any
 
-import torch
+import numpy as np
 
 from benchmarks.interleave import Call
-from runtime.backends.tensorrt_library import library, logger
+from runtime.backends import cuda
+from runtime.backends.cuda_memory import DeviceBuffer, Graph, PinnedArray, Stream
+from runtime.backends.rtx_cache import RtxCache
+from runtime.backends.tensorrt_engine import LoadedEngine
+from runtime.backends.tensorrt_library import library
 from runtime.errors import BackendError
-
-
-def build(flavour: str, onnx: Path, shape: tuple[int, ...]) -> bytes:
-    """A plan for images of exactly `shape`; unlike `export.engine`, whatever the outputs are.
-
-    Raises:
-        BackendError: the parser or the builder refuses it, with the log.
-    """
-    trt = library(flavour)
-    log = logger(trt)
-    log.lines.clear()
-    builder = trt.Builder(log)
-    network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
-    parser = trt.OnnxParser(network, log)
-    plan = None
-    if parser.parse_from_file(str(onnx)):
-        config = builder.create_builder_config()
-        profile = builder.create_optimization_profile()
-        profile.set_shape("image", shape, shape, shape)
-        config.add_optimization_profile(profile)
-        plan = builder.build_serialized_network(network, config)
-    if plan is None:
-        raise BackendError(
-            f"no engine of {onnx.name}: {log.text()}", expected="a plan", cure="the log above says why"
-        )
-    return bytes(plan)
+from runtime.package import Engine
 
 
 class RawEngine:
-    """A plan on PyTorch's memory and a stream of its own: nothing but the enqueue.
+    """An engine of a package on buffers and a stream; used and closed while the device is current.
 
     Args:
-        shape: of the images, within the plan's profile.
+        shape: of the images, within the engine's profile; they are random.
         stream: not the default one.
 
     Raises:
         BackendError: it does not load, or its first run fails.
     """
 
-    def __init__(self, flavour: str, plan: bytes, shape: tuple[int, ...], stream: torch.cuda.Stream) -> None:
-        trt = library(flavour)
-        self._log = logger(trt)
-        self._log.lines.clear()
-        self.stream = stream
-        self._runtime = trt.Runtime(self._log)
-        self._engine = self._must(self._runtime.deserialize_cuda_engine(plan), "deserialize_cuda_engine")
-        self._context = self._must(self._made(trt), "create_execution_context")
-        self._must(self._context.set_input_shape("image", shape), "set_input_shape")
-        self._tensors: dict[str, torch.Tensor] = {}
-        for index in range(self._engine.num_io_tensors):
-            name = self._engine.get_tensor_name(index)
-            size = tuple(int(side) for side in self._context.get_tensor_shape(name))
-            dtype = torch.uint8 if name == "image" else torch.float32
-            self._tensors[name] = torch.zeros(size, dtype=dtype, device="cuda")
-            self._must(self._context.set_tensor_address(name, self._tensors[name].data_ptr()), name)
-        self._tensors["image"].random_(0, 256)
-        torch.cuda.synchronize()
-        self.enqueue()
-        self.stream.synchronize()
-
-    def _made(self, trt: ModuleType) -> Any:
-        """A context.  TensorRT-RTX is to compile for the shape now, not to change kernels under the clock."""
-        if not hasattr(getattr(trt, "IRuntimeConfig", None), "dynamic_shapes_kernel_specialization_strategy"):
-            return self._engine.create_execution_context()
-        config = self._must(self._engine.create_runtime_config(), "create_runtime_config")
-        eager = trt.DynamicShapesKernelSpecializationStrategy.EAGER
-        config.dynamic_shapes_kernel_specialization_strategy = eager
-        return self._engine.create_execution_context(runtime_config=config)
+    def __init__(self, engine: Engine, shape: tuple[int, ...], stream: Stream) -> None:
+        self._cuda, self._stream = cuda.implementation(), stream
+        cache = RtxCache(engine.record, cuda.device(0))
+        self._engine = LoadedEngine(library(engine.record.flavour), engine, engine.read(), cache)
+        self._context: Any = None
+        self._memory = ExitStack()
+        self._graph: Graph | None = None
+        try:
+            self._context = self._engine.context(
+                shape, lambda nbytes: self._keep(DeviceBuffer(self._cuda, nbytes)).handle
+            )
+            images = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+            self._input = self._keep(DeviceBuffer(self._cuda, images.nbytes))
+            with PinnedArray(self._cuda, shape, np.uint8) as host:
+                host.array[:] = images
+                self._cuda.copy_in(self._input.handle, host.handle, host.nbytes, stream.handle)
+                self.finish()
+            self._outputs = {name: self._output(name) for name in engine.record.outputs}
+            addresses = {"image": self._input, **{name: pair[0] for name, pair in self._outputs.items()}}
+            for name, buffer in addresses.items():
+                self._engine.must(self._context.set_tensor_address(name, buffer.handle), "set_tensor_address")
+            self.enqueue()
+            self.finish()
+        except BaseException:
+            self.close()
+            raise
 
     def enqueue(self) -> None:
         """One run, on the stream."""
-        self._must(self._context.execute_async_v3(self.stream.cuda_stream), "execute_async_v3")
+        self._engine.must(self._context.execute_async_v3(self._stream.handle), "execute_async_v3")
+
+    def finish(self) -> None:
+        """Wait for the stream."""
+        self._cuda.synchronize(self._stream.handle)
 
     def graph(self) -> Call:
         """A call that replays the run as a CUDA graph, checked against a plain run with poisoned outputs.
 
         Raises:
-            RuntimeError: of the capture, or the replay gives something else.
+            BackendError: it cannot be captured, or the replay gives something else.
         """
-        self.enqueue()
-        self.stream.synchronize()
-        outputs = {name: tensor for name, tensor in self._tensors.items() if name != "image"}
-        expected = {name: tensor.clone() for name, tensor in outputs.items()}
-        captured = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(captured, stream=self.stream):
-            self.enqueue()
-        for tensor in outputs.values():
-            tensor.fill_(torch.nan)
-        torch.cuda.synchronize()
-        with torch.cuda.stream(self.stream):
-            captured.replay()
-        torch.cuda.synchronize()
-        for name, tensor in outputs.items():
-            if not torch.allclose(tensor, expected[name], rtol=1e-2, atol=1e-3):
-                raise RuntimeError(f"the replayed CUDA graph gives another {name} than a plain run")
-        return captured.replay
+        ask = getattr(self._context, "is_stream_capturable", None)
+        if self._cuda.no_graphs or (ask is not None and not ask(self._stream.handle)):
+            raise BackendError(
+                self._cuda.no_graphs or f"the library forbids capture{self._engine.cannot_record}",
+                expected="an engine that can be captured",
+                cure="run without a graph",
+            )
+        expected = self._read()
+        graph = self._graph = Graph(self._cuda, self._stream, self.enqueue)
+        for buffer, _ in self._outputs.values():
+            self._cuda.fill(buffer.handle, 0xFF, buffer.nbytes, self._stream.handle)
+        graph.launch()
+        for (name, plain), replayed in zip(expected.items(), self._read().values(), strict=True):
+            if not np.allclose(replayed, plain, rtol=1e-2, atol=1e-2 * float(np.abs(plain).max())):
+                raise BackendError(
+                    f"the replayed CUDA graph gives another {name} than a plain run",
+                    expected="the same outputs",
+                    cure="run without a graph",
+                )
+        return graph.launch
 
-    def _must(self, result: Any, what: str) -> Any:
-        if result is None or result is False:
-            raise BackendError(f"{what} failed: {self._log.text()}", expected="success", cure="see the log")
-        return result
+    def plain(self) -> Call:
+        """A call that enqueues the run; a graph of it is given up."""
+        if self._graph is not None:
+            self._graph.close()
+            self._graph = None
+        return self.enqueue
+
+    def close(self) -> None:
+        """Give everything back."""
+        self.finish()
+        self.plain()
+        self._context = None
+        self._memory.close()
+        self._engine.close()
+
+    def _keep(self, resource: Any) -> Any:
+        return self._memory.enter_context(resource)
+
+    def _output(self, name: str) -> tuple[DeviceBuffer, PinnedArray]:
+        size = tuple(int(side) for side in self._context.get_tensor_shape(name))
+        host = self._keep(PinnedArray(self._cuda, size, np.float32))
+        return self._keep(DeviceBuffer(self._cuda, host.nbytes)), host
+
+    def _read(self) -> dict[str, np.ndarray]:
+        for buffer, host in self._outputs.values():
+            self._cuda.copy_out(host.handle, buffer.handle, host.nbytes, self._stream.handle)
+        self.finish()
+        return {name: host.array.copy() for name, (_, host) in self._outputs.items()}
+
+
+def events(stream: Stream) -> tuple[Callable[[], Any], Callable[[Any, Any], float]]:
+    """`mark` and `between` of `gpu_report.device_clock`, by CUDA events on a stream."""
+    driver = importlib.import_module("cuda.bindings.driver")
+
+    def call(name: str, *arguments: Any) -> Any:
+        error, *results = getattr(driver, name)(*arguments)
+        if int(error):
+            raise BackendError(f"{name} failed: {error}", expected="success", cure="end this process")
+        return results[0] if results else None
+
+    def mark() -> Any:
+        event = call("cuEventCreate", 0)
+        call("cuEventRecord", event, stream.handle)
+        return event
+
+    def between(begin: Any, end: Any) -> float:
+        milliseconds = call("cuEventElapsedTime", begin, end)
+        call("cuEventDestroy", begin)
+        call("cuEventDestroy", end)
+        return float(milliseconds)
+
+    return mark, between

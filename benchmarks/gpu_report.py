@@ -3,50 +3,50 @@
 from __future__ import annotations
 
 import argparse
+import json
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
-from benchmarks.energy import joules_per_call
-from benchmarks.interleave import FEWEST_PAIRS, Call, ratio
+from benchmarks.energy import joules_per_call, no_energy
+from benchmarks.interleave import FEWEST_PAIRS, Call, ratio, wall_clock
 from benchmarks.record import device_name, meta, write
 
-Clock = Callable[[Call], tuple[float, float]]
-"""Milliseconds of a call: by the device's clock where there is one, and by the host's."""
+Clock = Callable[[Call], float]
+"""Milliseconds of a call."""
+QUEUED, REPLAYS = 5, 10
+"""Calls that keep the device busy while the timed ones are enqueued, and the timed ones."""
 _ENERGY_SECONDS = 1.5
 
 
 def parser(description: str | None) -> argparse.ArgumentParser:
     """The command line that the steps have in common."""
     p = argparse.ArgumentParser(description=description)
-    p.add_argument("path", type=Path, help="JSON file to write")
-    p.add_argument("--model", default="resnet50")
-    p.add_argument("--image-size", type=int, default=224)
-    p.add_argument("--batch", type=int, nargs="+", default=[1, 8, 32])
-    p.add_argument("--seconds", type=float, help="per measurement")
+    p.add_argument("path", type=Path, help="JSON file to write, or to add to")
+    p.add_argument("--seconds", type=float, default=5, help="per measurement (%(default)s)")
     p.add_argument("--budget", type=float, default=240, help="seconds after which no measurement is begun")
     return p
 
 
 class Report:
-    """Rows and what was skipped, written to `path` as they come.
+    """Rows and what was skipped, written to `path` as they come; added to what an earlier step left there.
 
     Args:
         budget: seconds from now after which nothing more is begun.
-        seconds: of one measurement; default 5 on a GPU, 2 on a CPU.
+        seconds: of one measurement.
+        gpu: whether the calls run on one; then there are more of them.
     """
 
-    def __init__(self, path: Path, *, budget: float, seconds: float | None = None) -> None:
-        self.gpu = torch.cuda.is_available()
-        self._path, self._until = path, time.monotonic() + budget
-        self._seconds = seconds or (5.0 if self.gpu else 2.0)
-        self._most, self._warm_up = (1000, 20) if self.gpu else (20, 1)
-        self._device = torch.cuda.get_device_name() if self.gpu else device_name()
+    def __init__(self, path: Path, *, budget: float, seconds: float, gpu: bool) -> None:
+        self._path, self._until, self._seconds = path, time.monotonic() + budget, seconds
+        self._most, self._warm_up = (1000, 20) if gpu else (20, 1)
+        self._device = device_name()
         self.content: dict[str, Any] = {"meta": meta(), "rows": [], "skipped": []}
+        if path.is_file():
+            self.content |= json.loads(path.read_text())
         self.save()
 
     def save(self) -> None:
@@ -65,64 +65,96 @@ class Report:
         self.skip(what, "the time of this step was used up")
         return False
 
-    def compare(self, variants: dict[str, Call], clock: Clock, *, energy: bool = False, **row: Any) -> None:
+    def compare(
+        self,
+        variants: dict[str, Call],
+        clock: Clock,
+        *,
+        finish: Call | None = None,
+        energy: bool = False,
+        **row: Any,
+    ) -> None:
         """Time the variants in turns, and add a row for each; `ratio_to_encoder` if `encoder` is one.
 
         Args:
-            energy: measure that as well, back to back; `joules_per_frame` is None where NVML has none.
+            finish: waits for what a call enqueued; then `wall_…` is that, by the host's clock, one call after
+                the other.  Without it a call ends when its work does, and `wall_…` is of the same samples.
+            energy: measure that as well; `joules_per_frame` is None where there is none, and why is noted.
         """
         for call in variants.values():
             for _ in range(self._warm_up):
                 call()
-        samples: dict[str, list[tuple[float, float]]] = {name: [] for name in variants}
+        samples: dict[str, list[float]] = {name: [] for name in variants}
         until = time.monotonic() + self._seconds
         for turn in range(self._most):
             if turn >= 5 and time.monotonic() > until:
                 break
             for name, call in variants.items():
                 samples[name].append(clock(call))
-        encoder = np.array(samples["encoder"])[:, 0] if "encoder" in samples else None
-        for name, pairs in samples.items():
-            times, walls = np.array(pairs).T
-            figures = self._figures(times, walls, encoder)
-            if energy:
-                calls = max(10, round(1e3 * _ENERGY_SECONDS / figures["median_ms"]))
-                joules = joules_per_call(variants[name], calls=calls, finish=torch.cuda.synchronize)
-                figures["joules_per_frame"] = None if joules is None else joules / row["batch"]
+        times = {name: np.array(values) for name, values in samples.items()}
+        for name, own in times.items():
+            walls = own if finish is None else self._walls(variants[name], finish)
+            figures = _figures(own, walls, times.get("encoder"), replays=1 if finish is None else REPLAYS)
             self.content["rows"].append({**row, "variant": name, "device": self._device, **figures})
         self.save()
+        if energy and finish is not None:
+            self._energy(variants, finish, row["batch"])
 
-    @staticmethod
-    def _figures(times: np.ndarray, walls: np.ndarray, encoder: np.ndarray | None) -> dict[str, Any]:
-        median, p95, p99 = (float(np.percentile(times, q)) for q in (50, 95, 99))
-        against = None if encoder is None else ratio(times, encoder)
-        return {
-            "median_ms": median,
-            "p95_ms": p95,
-            "p99_ms": p99,
-            "ratio_to_encoder": against and against.value,
-            "ratio_ci": [against.low, against.high] if against and len(times) >= FEWEST_PAIRS else None,
-            "wall_median_ms": float(np.median(walls)),
-            "n": len(times),
-        }
+    def _walls(self, call: Call, finish: Call) -> np.ndarray:
+        """Milliseconds of one call after the other, from idle to idle."""
+        finish()
+        until = time.monotonic() + self._seconds / 4
+        walls: list[float] = []
+        while len(walls) < 5 or (len(walls) < self._most and time.monotonic() < until):
+            walls.append(wall_clock(lambda: (call(), finish())))
+        return np.array(walls)
 
-
-def event_clock(call: Call) -> tuple[float, float]:
-    """Milliseconds by CUDA events, and by the host's clock."""
-    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-    torch.cuda.synchronize()
-    started = time.perf_counter()
-    begin.record()
-    call()
-    end.record()
-    end.synchronize()
-    wall = 1e3 * (time.perf_counter() - started)
-    return begin.elapsed_time(end), wall
+    def _energy(self, variants: dict[str, Call], finish: Call, batch: int) -> None:
+        if why := no_energy():
+            self.skip("energy per frame", why)
+            return
+        rows = self.content["rows"][-len(variants) :]
+        for row, call in zip(rows, variants.values(), strict=True):
+            calls = max(10, round(1e3 * _ENERGY_SECONDS / row["median_ms"]))
+            joules = joules_per_call(call, calls=calls, finish=finish)
+            row["joules_per_frame"] = None if joules is None else joules / batch
+            self.save()
 
 
-def wall_clock(call: Call) -> tuple[float, float]:
-    """Milliseconds by the host's clock, twice."""
-    started = time.perf_counter()
-    call()
-    wall = 1e3 * (time.perf_counter() - started)
-    return wall, wall
+def _figures(
+    times: np.ndarray, walls: np.ndarray, encoder: np.ndarray | None, *, replays: int
+) -> dict[str, Any]:
+    """What a row says of one variant; every time is a mean over `replays`."""
+    against = None if encoder is None else ratio(times, encoder)
+    enough = len(times) * replays >= FEWEST_PAIRS
+    return {
+        "median_ms": float(np.median(times)),
+        "wall_median_ms": float(np.median(walls)),
+        "wall_p99_ms": float(np.percentile(walls, 99)),
+        "ratio_to_encoder": against and against.value,
+        "ratio_ci": [against.low, against.high] if against and enough else None,
+        "n": len(times),
+    }
+
+
+def device_clock(
+    call: Call, *, mark: Callable[[], Any], between: Callable[[Any, Any], float], finish: Call
+) -> float:
+    """Milliseconds of a call on a device, a mean of REPLAYS.
+
+    The marks lie in a queue that is already busy, so that the host's launches are not in the interval (but
+    where they take longer than the work itself: then that is what a caller sees, too).
+
+    Args:
+        mark: enqueues a time stamp behind the calls.
+        between: milliseconds from one time stamp to another, both of which have happened.
+        finish: waits for everything that was enqueued.
+    """
+    for _ in range(QUEUED):
+        call()
+    begin = mark()
+    for _ in range(REPLAYS):
+        call()
+    end = mark()
+    finish()
+    return between(begin, end) / REPLAYS

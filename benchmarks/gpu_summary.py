@@ -1,110 +1,206 @@
-"""The readable half of gpu_check: the goals and whether they were met, every figure, what did not run."""
+"""The readable half of gpu_check: the goals and what was measured, every figure, what did not run."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
+from benchmarks.markdown import table
+
 Results = dict[str, dict[str, Any]]
-"""Step → its JSON."""
-Goal = tuple[str, str, float | None, str]
-"""What, the goal in words, the figure, its unit."""
+"""File → its JSON."""
+Row = dict[str, Any]
+Goal = tuple[str, str, str]
+"""What, the goal, what was measured."""
+NOT_MEASURED = "not measured"
+_ENGINE, _TORCH = "an engine", "PyTorch's CUDA graph, no engine"
 
 
 def summary(results: Results) -> list[str]:
     """Lines of Markdown."""
-    return [
-        *_environment(results.get("environment", {})),
-        *("", "| goal | wanted | measured |", "|---|---|---|"),
-        *(_goal(goal) for goal in goals(results)),
-        *("", "## Parity with fp32 on the CPU", *_parity(results.get("parity", {}))),
-        *("", "## Tests on the GPU", *_tests(results.get("tests", {}))),
-        *("", "## Latency", *_latency([*_rows(results, "latency"), *_rows(results, "engines")])),
-        *("", "## Training", *_training(_rows(results, "training"))),
-        *("", "## What did not run", *_not_run(results)),
-    ]
+    parts = {
+        "Our CUDA code": _checks(results.get("cuda", {})),
+        "Parity with fp32 on the CPU": _parity(results.get("parity", {})),
+        "Latency": _latency([*_rows(results, "engines"), *_rows(results, "torch")]),
+        "Training": _training(_rows(results, "training")),
+        "Tests on the GPU": _tests(results.get("tests", {})),
+        "What did not run": _not_run(results),
+        "Seconds": _seconds(results),
+    }
+    lines = [*_environment(results.get("environment", {})), ""]
+    lines += table(("goal", "wanted", "measured"), goals(results)).splitlines()
+    for title, part in parts.items():
+        if found := list(part):
+            lines += ["", f"## {title}", *found]
+    return lines
 
 
 def goals(results: Results) -> list[Goal]:
-    """Of an engine at batch 1; None where none ran.  A figure of PyTorch never stands for an engine's."""
-    engines = [row for row in _rows(results, "engines") if row["batch"] == 1]
-    graphed = {row["variant"]: row for row in engines if row["backend"].endswith("cuda graph")}
-    overhead = {row["variant"]: row for row in engines if row["backend"].startswith("overhead")}
-    eager = [r for r in _rows(results, "latency") if r["backend"] == "torch eager" and r["batch"] == 1]
-    authors = next((row for row in eager if row["variant"] == "authors_way"), None)
+    """Of one image.  Where no engine ran, PyTorch's graph stands in, and is named; never for an engine's.
+
+    Of a dry run only what became of TensorRT-RTX: its figures say nothing.
+    """
+    engine = _of(_rows(results, "engines"), "cuda graph")
+    source, graphed = (_ENGINE, engine) if engine else (_TORCH, _of(_rows(results, "torch"), "cuda graph"))
     fused = graphed.get("fused")
-    graph, ours = overhead.get("cuda graph"), overhead.get("explainer.run_device")
-    ratio = fused["ratio_to_encoder"] if fused else None
-    spread = fused["p99_ms"] / fused["median_ms"] if fused else None
-    added = 1e3 * (ours["wall_median_ms"] - graph["wall_median_ms"]) if graph and ours else None
-    faster = authors["median_ms"] / fused["median_ms"] if fused and authors else None
-    return [
-        ("fused engine against the encoder alone, CUDA graph", "≤ 1.05", ratio, ""),
-        ("p99 / p50 of the fused engine", "≤ 1.10", spread, ""),
-        ("what the Explainer adds to a graph's launch", "≤ 50 µs", added, " µs"),
-        ("fused engine against PyTorch eager as the authors run it", "≥ 5 times faster", faster, " times"),
+    eager = _of(_rows(results, "torch"), "torch eager").get("authors_way")
+    ratio = spread = faster = None
+    if fused and fused["ratio_to_encoder"]:
+        interval = "" if fused["ratio_ci"] is None else " [{:.3f}, {:.3f}]".format(*fused["ratio_ci"])
+        ratio = f"{fused['ratio_to_encoder']:.3f}{interval} ({source})"
+    if fused:
+        spread = f"{fused['wall_p99_ms'] / fused['wall_median_ms']:.3f} ({source})"
+    if engine.get("fused") and eager and _alike(engine["fused"], eager):
+        faster = f"{eager['median_ms'] / engine['fused']['median_ms']:.1f} times ({_ENGINE})"
+    found: list[tuple[str, str, str | None]] = [
+        ("encoder with mask against the encoder alone", "≤ 1.05, better 1.03", ratio),
+        ("p99 / p50, from idle to idle", "≤ 1.10", spread),
+        ("what our runtime adds to a graph's launch", "≤ 50 µs", _added(results)),
+        ("fused engine against PyTorch eager as the authors run it", "≥ 5 times faster", faster),
+        ("training throughput against the authors' loop", "as high as can be", _trained(results)),
     ]
+    if results.get("environment", {}).get("dry"):
+        found = [(what, wanted, None) for what, wanted, _ in found]
+    found.append(("TensorRT-RTX on this GPU", "runs, with a graph, within the gate", _rtx(results)))
+    return [(what, wanted, measured or NOT_MEASURED) for what, wanted, measured in found]
 
 
-def _rows(results: Results, step: str) -> list[dict[str, Any]]:
-    rows: list[dict[str, Any]] = results.get(step, {}).get("rows", [])
+def _of(rows: Iterable[Row], backend: str) -> dict[str, Row]:
+    """Rows of one image, by variant."""
+    return {r["variant"]: r for r in rows if r["batch"] == 1 and r["backend"].endswith(backend)}
+
+
+def _alike(one: Row, other: Row) -> bool:
+    """Whether two rows are of the same encoder and size."""
+    return (one["model"], one["image_size"]) == (other["model"], other["image_size"])
+
+
+def _added(results: Results) -> str | None:
+    rows = {r["variant"]: r for r in _rows(results, "engines") if r["backend"].startswith("overhead")}
+    if rows:
+        added = 1e3 * (rows["explainer.run_device"]["wall_median_ms"] - rows["bare"]["wall_median_ms"])
+        return f"{added:.1f} µs (run_device, {_ENGINE})"
+    for check in results.get("cuda", {}).get("checks", []):
+        if "run_device_adds_us" in check:
+            return (
+                f"run {check['run_adds_us']:.1f} µs, run_device {check['run_device_adds_us']:.1f} µs "
+                "(a stand-in engine of our own kernel)"
+            )
+    return None
+
+
+def _trained(results: Results) -> str | None:
+    ours = next((r for r in _rows(results, "training") if r["variant"] == "our_loop"), None)
+    if ours is None:
+        return None
+    interval = "" if ours["ratio_ci"] is None else " [{:.2f}, {:.2f}]".format(*ours["ratio_ci"])
+    return f"{ours['ratio_to_authors_loop']:.2f} times{interval} ({ours['rounds']} rounds)"
+
+
+def _rtx(results: Results) -> str | None:
+    parity = results.get("parity", {})
+    said = [_verdict(e) for e in parity.get("engines", []) if e["record"]["flavour"] == "rtx"]
+    said += [e["why"] for e in parity.get("skipped", []) if e["what"] == "parity of rtx engines"]
+    return "; ".join(dict.fromkeys(said)) or None
+
+
+def _verdict(engine: Row) -> str:
+    """What became of one engine: validity, then how far it came."""
+    valid = engine.get("validity")
+    words = [] if valid is None else [" ".join([valid["answer"], *valid["reasons"]])]
+    if engine.get("refused"):
+        words.append("refused by the runtime: " + engine["refused"].splitlines()[-1].strip())
+    if engine.get("stage") == "done":
+        words.append(f"no graph: {engine['degraded']}" if engine["degraded"] else "runs with a CUDA graph")
+        words.append(f"beyond the gate: {engine['failures']}" if engine["failures"] else "within the gate")
+    elif "error" in engine:
+        words.append(f"{engine.get('stage', 'before opening')}: {engine['error'].splitlines()[0]}")
+    else:
+        words.append(f"ended while {engine.get('stage', 'it was judged')}")
+    return ", ".join(words).replace("|", "/").replace("\n", " ")
+
+
+def _rows(results: Results, file: str) -> list[Row]:
+    rows: list[Row] = results.get(file, {}).get("rows", [])
     return rows
 
 
-def _environment(found: dict[str, Any]) -> Iterator[str]:
+def _environment(found: Row) -> Iterator[str]:
     devices = found.get("devices") or []
     yield "# " + (", ".join(device["name"] for device in devices) or "No GPU was used")
+    if found.get("dry"):
+        yield "**A dry run: it shows that everything starts, and its figures say nothing.**"
     if devices:
         yield f"driver for CUDA {found['driver']['cuda']}, capability {devices[0]['compute_capability']}"
     for flavour, said in found.get("tensorrt", {}).items():
         yield f"- {flavour}: {said.splitlines()[0]}"
+    if "package" in found:
+        yield f"- package: {found['package']}"
 
 
-def _goal(goal: Goal) -> str:
-    what, wanted, figure, unit = goal
-    return f"| {what} | {wanted} | " + ("not measured" if figure is None else f"{figure:.3f}{unit}") + " |"
+def _checks(cuda: Row) -> Iterator[str]:
+    words = {True: "passed", False: "**FAILED**", None: "not made"}
+    for check in cuda.get("checks", []):
+        detail = check["detail"].splitlines()[0] if check["detail"] else ""
+        yield f"- {words[check['passed']]}: {check['check']}" + (f" ({detail})" if detail else "")
+    if "running" in cuda:
+        yield f"- **did not end**: {cuda['running']}"
+    if "soak" in cuda:
+        yield "- soak: " + ", ".join(f"{name} {value}" for name, value in cuda["soak"].items())
 
 
-def _parity(parity: dict[str, Any]) -> Iterator[str]:
+def _parity(parity: Row) -> Iterator[str]:
     for engine in parity.get("engines", []):
-        said = engine.get("error") or engine.get("failures")
-        stage = "within the gate" if engine.get("stage") == "done" else f"stopped at {engine.get('stage')}"
-        yield f"- {engine['engine']}: {said or stage}"
+        yield f"- {engine['engine']}: {_verdict(engine)}"
 
 
-def _tests(tests: dict[str, Any]) -> Iterator[str]:
+def _tests(tests: Row) -> Iterator[str]:
     for test in tests.get("tests", []):
         yield f"- {test['outcome']}: {test['test']} ({test['seconds']:.1f} s)"
     if "soak" in tests:
         yield "- soak: " + ", ".join(f"{name} {value}" for name, value in tests["soak"].items())
 
 
-def _latency(rows: list[dict[str, Any]]) -> Iterator[str]:
-    if rows:
-        yield "| backend | variant | model | batch | median ms | p99 ms | of encoder | J per frame |"
-        yield "|---|---|---|---|---|---|---|---|"
+def _latency(rows: list[Row]) -> Iterator[str]:
+    titles = (
+        "backend",
+        "variant",
+        "model",
+        "batch",
+        "ms",
+        "idle to idle, ms",
+        "p99",
+        "of encoder",
+        "J per frame",
+    )
+    cells = []
     for row in rows:
         ratio, joules = row["ratio_to_encoder"], row.get("joules_per_frame")
-        cells = (
-            *(f"{row['backend']} {row['precision']}", row["variant"], f"{row['model']}@{row['image_size']}"),
-            *(row["batch"], f"{row['median_ms']:.3f}", f"{row['p99_ms']:.3f}"),
-            *(f"{ratio:.3f}" if ratio else "", f"{joules:.4f}" if joules else ""),
-        )
-        yield "| " + " | ".join(map(str, cells)) + " |"
+        times = (f"{row[key]:.3f}" for key in ("median_ms", "wall_median_ms", "wall_p99_ms"))
+        what = (f"{row['backend']} {row['precision']}", row["variant"], f"{row['model']}@{row['image_size']}")
+        end = (f"{ratio:.3f}" if ratio else "", f"{joules:.4f}" if joules else "")
+        cells.append((*what, str(row["batch"]), *times, *end))
+    if cells:
+        yield from table(titles, cells).splitlines()
 
 
-def _training(rows: list[dict[str, Any]]) -> Iterator[str]:
+def _training(rows: list[Row]) -> Iterator[str]:
     for row in rows:
         yield (
             f"- {row['variant']}: {row['images_per_second']:.1f} images/s, "
-            f"{row['ratio_to_authors_loop']:.2f} of the authors' loop"
+            f"{row['ratio_to_authors_loop']:.2f} of the authors' loop ({row['rounds']} rounds)"
         )
 
 
 def _not_run(results: Results) -> Iterator[str]:
-    for step, result in results.items():
+    for result in results.values():
         yield from (f"- {entry['what']}: {entry['why']}" for entry in result.get("skipped", []))
-        if "crashed" in result:
-            crashed = result["crashed"]
+        for step, crashed in result.get("crashed", {}).items():
             last = (crashed["stderr"].strip().splitlines() or [""])[-1]
             yield f"- **{step}: ended with status {crashed['returncode']}**: {last}"
+
+
+def _seconds(results: Results) -> Iterator[str]:
+    took = {name: s for result in results.values() for name, s in result.get("seconds", {}).items()}
+    if took:
+        yield ", ".join(f"{name} {seconds:.0f}" for name, seconds in took.items())

@@ -5,18 +5,19 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import onnx
 import torch
 from torch import Tensor, nn
 
-from benchmarks.baselines import RELAX_BATCHES, relax
 from benchmarks.interleave import Call
 from benchmarks.onnx_sessions import fused
 from export.fuse import Fused
 from train.encoder import FrozenEncoder
+
+if TYPE_CHECKING:
+    import onnx
 
 
 class AuthorsWay(nn.Module):
@@ -73,6 +74,8 @@ def openvino_call(model: onnx.ModelProto, images: np.ndarray, *, threads: int) -
 
 def relax_milliseconds(encoder: FrozenEncoder, image: np.ndarray, *, batches: int = 1) -> float:
     """One RELAX explanation of uint8 (1, H, W, 3): `batches` batches timed, scaled to all."""
+    from benchmarks.baselines import RELAX_BATCHES, relax
+
     x = encoder.normalize(torch.from_numpy(image))
     began = time.perf_counter()
     relax(encoder, x, seed=0, batches=batches)

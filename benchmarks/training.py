@@ -16,16 +16,17 @@ import copy
 import math
 import statistics
 import tempfile
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import timm
 import torch
 from PIL import Image
 from safetensors.torch import save_file
-from scipy import stats
 
 from benchmarks.authors_loop import AuthorsLoop
 from benchmarks.record import meta, write
@@ -78,6 +79,9 @@ def main(argv: list[str] | None = None) -> int:
     p.add_argument("--batch-size", type=int, default=4)
     p.add_argument("--steps", type=int, default=2, help="of each variant and round, after an untimed one")
     p.add_argument("--rounds", type=int, default=5)
+    p.add_argument(
+        "--budget", type=float, default=math.inf, help="seconds after which nothing is begun but one round"
+    )
     options = p.parse_args(argv)
     work = Workload(
         model=options.model,
@@ -85,13 +89,19 @@ def main(argv: list[str] | None = None) -> int:
         batch_size=options.batch_size,
         steps=options.steps,
     )
+    until = time.monotonic() + options.budget
+    report: dict[str, Any] = {"meta": meta(), "rows": [], "profile": []}
     with tempfile.TemporaryDirectory() as folder, hush():
         turns = make_turns(work, Path(folder))
-        speeds = measure(turns, work, rounds=options.rounds)
-        profiles = [{"variant": name, **shares(turn, work)} for name, turn in turns.items()]
-    rows = [row(name, speeds, work) for name in turns]
-    write(options.json, {"meta": meta(), "rows": rows, "profile": profiles})
-    print(table(rows), table(profiles), sep="\n\n")
+        for speeds in measure(turns, work, rounds=options.rounds, until=until):
+            report["rows"] = [row(name, speeds, work) for name in turns]
+            write(options.json, report)
+        for name, turn in turns.items():
+            if time.monotonic() > until:
+                break
+            report["profile"].append({"variant": name, **shares(turn, work)})
+            write(options.json, report)
+    print(table(report["rows"]), table(report["profile"]), sep="\n\n")
     return 0
 
 
@@ -149,17 +159,25 @@ def our_turn(config: TrainConfig, encoder: FrozenEncoder, images: Photographs, o
     return turn
 
 
-def measure(turns: dict[str, Turn], work: Workload, *, rounds: int) -> dict[str, list[float]]:
-    """Images per second of every variant, round by round."""
+def measure(
+    turns: dict[str, Turn], work: Workload, *, rounds: int, until: float = math.inf
+) -> Iterator[dict[str, list[float]]]:
+    """Images per second of every variant, one figure a round; given after every round.
+
+    Args:
+        until: of `time.monotonic`; after it no second or later round is begun.
+    """
     speeds: dict[str, list[float]] = {name: [] for name in turns}
     for number in range(rounds):
+        if number and time.monotonic() > until:
+            return
         for name, turn in turns.items():
             stopwatch = Stopwatch(stages=False, warm_up=WARM_UP, steps=work.steps)
             turn(stopwatch)
             speeds[name].append(work.batch_size / stopwatch.seconds_per_step)
         latest = ", ".join(f"{name} {own[-1]:.2f}" for name, own in speeds.items())
         print(f"round {number + 1} of {rounds}, images per second: {latest}", flush=True)
-    return speeds
+        yield speeds
 
 
 def shares(turn: Turn, work: Workload) -> dict[str, float]:
@@ -195,8 +213,16 @@ def ratio_and_interval(own: Sequence[float], other: Sequence[float]) -> tuple[fl
     mean = statistics.fmean(logs)
     if len(logs) < 2:
         return math.exp(mean), None
-    half = float(stats.t.ppf(0.975, len(logs) - 1)) * statistics.stdev(logs) / math.sqrt(len(logs))
+    half = _student(len(logs) - 1) * statistics.stdev(logs) / math.sqrt(len(logs))
     return math.exp(mean), [math.exp(mean - half), math.exp(mean + half)]
+
+
+def _student(freedom: int) -> float:
+    """The 0.975 quantile of Student's t: with t = √freedom·tan θ, its density is cos^(freedom − 1) θ."""
+    theta = np.linspace(0, math.pi / 2, 100_001)
+    density = np.cos(theta) ** (freedom - 1)
+    below = np.concatenate([[0], np.cumsum(density[1:] + density[:-1])])
+    return math.sqrt(freedom) * math.tan(float(np.interp(0.95, below / below[-1], theta)))
 
 
 def make_encoder(work: Workload, weights: Path) -> tuple[EncoderConfig, FrozenEncoder]:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-import itertools
+import argparse
+import contextlib
+import dataclasses
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -16,9 +19,11 @@ from typing import Any
 import pytest
 
 from benchmarks import gpu_check, gpu_tests
-from benchmarks.gpu_summary import goals
+from benchmarks.gpu_steps import FILES, Plan, Step, steps
 
 ROOT = Path(__file__).parents[2]
+SCRIPT = ROOT / "benchmarks/gpu_check.sh"
+ABSENT = "onnxsim onnxscript captum relax_xai skimage sklearn quantus matplotlib openvino scipy"
 
 
 def wheel_in_parts(folder: Path) -> None:
@@ -37,98 +42,199 @@ def wheel_in_parts(folder: Path) -> None:
     (folder / f"{whole.name}.partab").write_bytes(content[300:])
 
 
+def environment(package: Path) -> dict[str, str]:
+    return {**os.environ, "PYTHON": sys.executable, "PACKAGE": str(package)}
+
+
 @pytest.fixture(scope="module")
 def checked(package: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """The JSON files of a small run, and the text of its summary."""
+    """The JSON files of a dry run, the text of its summary, and how long it took."""
     folder = tmp_path_factory.mktemp("gpu_check")
     wheel_in_parts(folder / "wheels")
-    options = "--model test_resnet --image-size 64 --batch 1 2 --seconds 0.1 --train-batch 2 --minutes 60"
+    started = time.monotonic()
     done = subprocess.run(
-        [str(ROOT / "benchmarks/gpu_check.sh"), str(folder / "out"), str(folder / "wheels")],
-        env={**os.environ, "PYTHON": sys.executable, "PACKAGE": str(package), "GPU_CHECK_OPTIONS": options},
+        [str(SCRIPT), "--dry", str(folder / "out"), str(folder / "wheels")],
+        env=environment(package),
         capture_output=True,
         text=True,
     )
+    seconds = time.monotonic() - started
     assert done.returncode == 0, done.stdout + done.stderr
-    found = {path.stem: json.loads(path.read_text()) for path in (folder / "out").glob("*.json")}
-    return {**found, "summary": (folder / "out/summary.md").read_text()}
+    files = list((folder / "out").iterdir())
+    found = {path.stem: json.loads(path.read_text()) for path in files if path.suffix == ".json"}
+    return {
+        "files": len(files), "seconds": seconds, "json": found,
+        "summary": (folder / "out/summary.md").read_text(),
+    }  # fmt: skip
 
 
-def test_every_file_says_where_it_comes_from(checked: dict[str, Any]) -> None:
-    files = {name: content for name, content in checked.items() if name != "summary"}
-    assert set(files) == {"environment", "parity", "latency", "engines", "tests", "training"}
-    for content in files.values():
+def test_a_dry_run_is_short_and_every_file_says_where_it_comes_from(checked: dict[str, Any]) -> None:
+    assert checked["seconds"] < 90
+    assert checked["files"] <= 8
+    assert set(checked["json"]) == {
+        *("environment", "cuda", "torch", "parity", "engines", "training", "tests")
+    }
+    for content in checked["json"].values():
         assert set(content["meta"]) == {"versions", "device", "commit", "command"}
-        assert content["meta"]["command"].startswith("benchmarks/gpu_check.sh OUTDIR --model test_resnet")
-    assert "nemu_test_wheel-1.0" in checked["environment"]["wheels"]
+        assert content["meta"]["command"] == "benchmarks/gpu_check.sh OUTDIR --dry"
+        assert "crashed" not in content
+    assert "nemu_test_wheel-1.0" in checked["json"]["environment"]["wheels"]
+    assert "**A dry run" in checked["summary"]
 
 
-def test_latency_has_both_variants_from_one_run(checked: dict[str, Any]) -> None:
-    rows = [row for row in checked["latency"]["rows"] if row["backend"] == "torch eager"]
-    variants = ("encoder", "fused", "authors_decoder", "authors_way")
-    assert [(row["batch"], row["variant"]) for row in rows] == list(itertools.product((1, 2), variants))
+def test_latency_has_every_variant_from_one_run(checked: dict[str, Any]) -> None:
+    rows = [row for row in checked["json"]["torch"]["rows"] if row["backend"] == "torch eager"]
+    variants = ["encoder", "fused", "authors_decoder", "authors_way"]
+    assert [row["variant"] for row in rows if row["batch"] == 1] == variants
     for row in rows:
-        assert (row["model"], row["image_size"]) == ("test_resnet", 64)
+        assert (row["model"], row["image_size"]) == ("test_resnet", 96)
         assert row["n"] >= 5
-        assert 0 < row["median_ms"] <= row["p95_ms"] <= row["p99_ms"]
+        assert 0 < row["wall_median_ms"] <= row["wall_p99_ms"]
         assert (row["ratio_to_encoder"] == 1) is (row["variant"] == "encoder")
-    assert any(row["backend"] == "onnxruntime" for row in checked["engines"]["rows"])
+    assert f"| authors_way | test_resnet@96 | 1 | {rows[3]['median_ms']:.3f} |" in checked["summary"]
+
+
+def test_training_is_timed_against_the_authors_loop(checked: dict[str, Any]) -> None:
+    rows = {row["variant"]: row for row in checked["json"]["training"]["rows"]}
+    assert rows["authors_loop"]["ratio_to_authors_loop"] == 1
+    ratio = rows["our_loop"]["ratio_to_authors_loop"]
+    assert f"{ratio:.2f} of the authors' loop (1 rounds)" in checked["summary"]
 
 
 def test_what_did_not_run_is_listed_with_its_reason(checked: dict[str, Any]) -> None:
-    if checked["environment"]["devices"]:
+    if checked["json"]["environment"]["devices"]:
         pytest.skip("there is a GPU")
-    skipped = {e["what"]: e["why"] for step in ("latency", "engines") for e in checked[step]["skipped"]}
-    assert skipped["torch cuda graph"] == skipped["energy per frame"] == "there is no GPU"
-    reasons = ("tensorrt fp16 on the package", "what the Explainer adds to the enqueue")
-    for what in (*reasons, "engines of encoder, fused and authors' decoder"):
-        assert "driver" in skipped[what] or "no engine" in skipped[what], skipped[what]
-        assert f"- {what}: {skipped[what]}" in checked["summary"]
-
-
-def test_the_summary_claims_no_goal_that_was_not_measured(checked: dict[str, Any]) -> None:
     lines = checked["summary"].splitlines()
-    if not checked["environment"]["devices"]:
-        assert lines[0] == "# No GPU was used"
-        assert sum(line.endswith("| not measured |") for line in lines) == 4
-    assert any("| authors_way | test_resnet@64 | 2 |" in line for line in lines)
+    assert lines[0] == "# No GPU was used"
+    assert sum(line.endswith("| not measured |") for line in lines) >= 5
+    for what in ("cuda", "soak", "rtx: engines", "torch, batches", "tests"):
+        assert f"- {what}: there is no GPU" in lines
 
 
-def test_goals_are_read_off_the_engines_rows_alone() -> None:
-    row = {"batch": 1, "p99_ms": 0.33, "ratio_to_encoder": 1.04, "wall_median_ms": 0.4}
-    engines = [
-        {**row, "backend": "rtx 1.7, cuda graph", "variant": "fused", "median_ms": 0.3},
-        {**row, "backend": "overhead, x", "variant": "cuda graph", "median_ms": 0.4},
-        {**row, "backend": "overhead, x", "variant": "explainer.run_device", "wall_median_ms": 0.425},
-    ]
-    torch_rows = [
-        {**row, "backend": "torch cuda graph", "variant": "fused", "median_ms": 0.1},
-        {**row, "backend": "torch eager", "variant": "authors_way", "median_ms": 3.0},
-    ]
-    figures = [goal[2] for goal in goals({"engines": {"rows": engines}, "latency": {"rows": torch_rows}})]
-    assert figures == pytest.approx([1.04, 1.1, 25, 10])
-    assert [goal[2] for goal in goals({"latency": {"rows": torch_rows}})] == [None] * 4
+@pytest.mark.skipif(not find_spec("tensorrt_rtx"), reason="tensorrt_rtx is not installed")
+def test_engines_are_built_judged_and_tried(checked: dict[str, Any], package: Path) -> None:
+    (engine,) = checked["json"]["parity"]["engines"]
+    assert engine["validity"]["answer"] in ("VALID", "SUBOPTIMAL", "INVALID")
+    assert ("error" in engine) or engine["stage"] == "done"
+    assert checked["json"]["parity"]["seconds"]["rtx: build fused"] > 0
+    assert f"| {engine['validity']['answer']}" in checked["summary"]
+    assert not list(package.glob("engines/*")), "the package itself was changed"
+
+
+def test_killed_at_any_moment_it_leaves_what_was_measured(package: Path, tmp_path: Path) -> None:
+    command = [str(SCRIPT), "--dry", str(tmp_path)]
+    with subprocess.Popen(
+        command, env=environment(package), stdout=subprocess.DEVNULL, start_new_session=True
+    ) as running:
+        until = time.monotonic() + 60
+        while "rows" not in (torch := read(tmp_path / "torch.json")) or not torch["rows"]:
+            assert running.poll() is None
+            assert time.monotonic() < until
+            time.sleep(0.1)
+        end_session(running.pid)
+    summary = (tmp_path / "summary.md").read_text()
+    assert "| goal | wanted | measured |" in summary
+    assert "- cuda: " in summary or "## Our CUDA code" in summary
+    assert read(tmp_path / "torch.json")["rows"] == torch["rows"]
+    for path in tmp_path.glob("*.json"):
+        assert json.loads(path.read_text())["meta"]
+
+
+def read(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text()) if path.is_file() else {}
+
+
+def end_session(leader: int) -> None:
+    """SIGKILL to every process of a session, as a machine does that is taken back."""
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if int((folder / "stat").read_text().rpartition(")")[2].split()[3]) == leader:
+                os.kill(int(folder.name), signal.SIGKILL)
 
 
 def test_a_step_that_fails_hangs_or_comes_too_late_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    plan = Plan(options=argparse.Namespace(minutes=9), package=None, gpu=False)
 
-    def step(code: str, *, left: float = 600, longest: float = 600) -> dict[str, Any]:
+    def step(code: str, *, left: float = 600, seconds: float = 600, **changes: Any) -> dict[str, Any]:
         Path("a_step.py").write_text(code)
-        until = time.time() + left
-        out = tmp_path / "x.json"
-        return gpu_check._step("tests", lambda path, limit: ["a_step"], out, until=until, longest=longest)
+        Path("torch.json").unlink(missing_ok=True)
+        one = Step(
+            name="one", file="torch", seconds=seconds, module="a_step", arguments=lambda *_: [], gpu=False
+        )
+        check = gpu_check.Check(tmp_path, until=time.time() + left)
+        check.step(dataclasses.replace(one, **changes), plan)
+        assert (check.status() == 1) is ("crashed" in read(Path("torch.json")))
+        return read(Path("torch.json"))
 
-    failed = step("open('x.json', 'w').write('{\"rows\": [1]}')\nraise SystemExit('why')")
-    assert failed["rows"] == [1]
-    assert failed["crashed"] == {"returncode": 1, "stderr": "why\n"}
-    hung = step("import subprocess\nsubprocess.run(['sleep', '600'])", longest=1)
-    assert "stopped after 1 s" in hung["crashed"]["stderr"]
+    failed = step("open('torch.json', 'w').write('{\"rows\": []}')\nraise SystemExit('why')")
+    assert failed["rows"] == []
+    assert failed["crashed"]["one"] == {"returncode": 1, "stderr": "why\n"}
+    assert "- **one: ended with status 1**: why" in Path("summary.md").read_text()
+    hung = step("import subprocess\nsubprocess.run(['sleep', '600'])", seconds=1)
+    assert "stopped after 1 s" in hung["crashed"]["one"]["stderr"]
     (late,) = step("", left=3)["skipped"]
-    assert late["what"] == "tests"
     assert "were left" in late["why"]
+    assert step("", gpu=True)["skipped"] == [{"what": "one", "why": "there is no GPU"}]
+    (lacking,) = step("", needs=("json", "no_such_module"))["skipped"]
+    assert lacking["why"] == "no_such_module: not installed"
+
+
+def test_building_an_engine_does_not_use_up_the_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("slow.py").write_text("import time\ntime.sleep(1)")
+    check = gpu_check.Check(tmp_path, until=1000.0)
+    check._build("rtx: build fused", ["slow"])
+    assert check._until == pytest.approx(1001, abs=0.9)
+    assert read(tmp_path / "parity.json")["seconds"]["rtx: build fused"] >= 1
+
+
+def test_the_steps_that_say_most_come_first_within_six_minutes() -> None:
+    plan = Plan(options=argparse.Namespace(batch=[8], seconds=5), package=None, gpu=True)
+    found = list(steps(plan))
+    names = [step.name for step in found]
+    first = ["cuda", "torch, one image", "rtx: parity", "rtx: engines", "training"]
+    assert names[:5] == first
+    assert sum(step.seconds for step in found[:5]) <= 6 * 60
+    assert {step.file for step in found} | {"environment"} == set(FILES)
+    assert len(FILES) + 1 <= 8  # and the summary
+
+
+def test_no_step_needs_what_only_the_benchmarks_install() -> None:
+    """With numpy, torch, timm, lightning, safetensors, onnx, onnxruntime and cuda-bindings alone."""
+    code = f"""import importlib.metadata as metadata, importlib.util, pkgutil, sys
+absent = set({ABSENT!r}.split())
+class Without:
+    def __init__(self, finder):
+        self.finder = finder
+    def find_spec(self, name, *rest):
+        return None if name.partition(".")[0] in absent else self.finder.find_spec(name, *rest)
+    def __getattr__(self, name):
+        return getattr(self.finder, name)
+sys.meta_path[:] = map(Without, sys.meta_path)
+find = metadata.Distribution.from_name
+def from_name(name):
+    if name.replace("-", "_") in absent | {{"scikit_image", "scikit_learn"}}:
+        raise metadata.PackageNotFoundError(name)
+    return find(name)
+metadata.Distribution.from_name = from_name
+import benchmarks
+steps = [m.name for m in pkgutil.iter_modules(benchmarks.__path__) if m.name.startswith("gpu_")]
+assert len(steps) > 10 and importlib.util.find_spec("scipy") is None, steps
+for name in [*steps, "training"]: importlib.import_module("benchmarks." + name)"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_what_runs_on_a_jetson_does_not_import_torch() -> None:
+    names = ("check", "cuda", "engine", "parity", "raw_engine", "report", "tests", "prepare")
+    code = "import importlib, sys\nsys.modules['torch'] = sys.modules['onnx'] = None\n" + "".join(
+        f"importlib.import_module('benchmarks.gpu_{name}')\n" for name in names
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 def test_gpu_tests_are_read_with_the_figures_of_the_soak(tmp_path: Path) -> None:
@@ -146,17 +252,3 @@ def test_gpu_tests_are_read_with_the_figures_of_the_soak(tmp_path: Path) -> None
     (skipped,) = result["skipped"]
     assert skipped["what"].endswith("test_it::test_b")
     assert skipped["why"] == "no device"
-
-
-def test_training_is_timed_against_the_authors_loop(checked: dict[str, Any]) -> None:
-    rows = {row["variant"]: row for row in checked["training"]["rows"]}
-    assert rows["authors_loop"]["ratio_to_authors_loop"] == 1
-    assert rows["our_loop"]["images_per_second"] > 0
-
-
-@pytest.mark.skipif(not find_spec("tensorrt_rtx"), reason="tensorrt_rtx is not installed")
-def test_engines_are_judged_and_tried(checked: dict[str, Any], package: Path) -> None:
-    (engine,) = checked["parity"]["engines"]
-    assert engine["validity"]["answer"] in ("VALID", "SUBOPTIMAL", "INVALID")
-    assert ("error" in engine) or engine["stage"] == "done"
-    assert not list(package.glob("engines/*")), "the package itself was changed"

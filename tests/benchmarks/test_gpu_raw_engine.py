@@ -1,43 +1,159 @@
-"""The engines that gpu_engine times, as far as they are made without a GPU: by TensorRT-RTX's own builder."""
+"""The bare engine, the clock and the rows of a package's engines, over the pretended GPU."""
 
 from __future__ import annotations
 
-from importlib.util import find_spec
+import dataclasses
+import itertools
+import json
+import sys
+import time
+from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
-import onnx
+import numpy as np
 import pytest
-from onnx import TensorProto, helper
+from pretended_gpu import PretendedKernels, pretended_bench
 
-from benchmarks.gpu_raw_engine import build
+from benchmarks import gpu_bench, gpu_engine
+from benchmarks.gpu_bench import Bench
+from benchmarks.gpu_raw_engine import RawEngine
+from benchmarks.gpu_report import QUEUED, REPLAYS, Report, device_clock
+from benchmarks.gpu_stand_in import stand_in
+from runtime.backends.cuda_memory import Stream
 from runtime.errors import BackendError
+from runtime.manifest import InputRecord
+from runtime.package import Package
 
-pytestmark = pytest.mark.skipif(not find_spec("tensorrt_rtx"), reason="tensorrt_rtx is not installed")
+SHAPE = (2, 8, 8, 3)
 
 
-def write(path: Path, *, operator: str) -> Path:
-    """uint8 image (N, 4, 4, 3) → cast → `operator` → float32 embedding; no mask, as of an encoder alone."""
-    nodes = [
-        helper.make_node("Cast", ["image"], ["float"], to=TensorProto.FLOAT),
-        helper.make_node(operator, ["float"], ["embedding"]),
-    ]
-    graph = helper.make_graph(
-        nodes,
-        "encoder",
-        [helper.make_tensor_value_info("image", TensorProto.UINT8, ["N", 4, 4, 3])],
-        [helper.make_tensor_value_info("embedding", TensorProto.FLOAT, ["N", 4, 4, 3])],
+@pytest.fixture
+def bench(monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
+    with pretended_bench(monkeypatch) as bench:
+        monkeypatch.setitem(sys.modules, "tensorrt", stand_in(bench.kernels, most=4))
+        yield bench
+
+
+def engine_of(bench: Bench, **changes: object) -> SimpleNamespace:
+    record = dataclasses.replace(gpu_bench._record(bench.gpu, 4), **changes)
+    return SimpleNamespace(record=record, read=lambda: b"a plan", path=Path("toy.engine"))
+
+
+def test_a_bare_engine_runs_and_is_replayed(bench: Bench) -> None:
+    gpu = bench.kernels.gpu
+    with bench.current(), Stream(bench.cuda) as stream:
+        raw = RawEngine(engine_of(bench), SHAPE, stream)
+        launch = raw.graph()
+        before = gpu.launches
+        launch()
+        raw.finish()
+        assert gpu.launches == before + 1
+        raw.close()
+
+
+def test_a_graph_that_computes_nothing_is_refused(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "tensorrt", stand_in(bench.kernels, most=4, fault="stale"))
+    with bench.current(), Stream(bench.cuda) as stream:
+        raw = RawEngine(engine_of(bench), SHAPE, stream)
+        with pytest.raises(BackendError, match="another embedding than a plain run"):
+            raw.graph()
+        raw.close()
+
+
+def test_engines_that_cannot_all_be_captured_are_enqueued(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(
+        sys.modules, "tensorrt_rtx", stand_in(bench.kernels, most=4, fault="refuses", rtx=True)
     )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
-    onnx.save(model, path)
-    return path
+    report = Report(tmp_path / "engines.json", budget=60, seconds=0.1, gpu=False)
+    engines = {"encoder": engine_of(bench), "fused": engine_of(bench, flavour="rtx")}
+    with bench.current(), Stream(bench.cuda) as stream:
+        raw = {name: RawEngine(engine, SHAPE, stream) for name, engine in engines.items()}
+        calls, way = gpu_engine._launches(report, raw)
+        launches = bench.kernels.gpu.launches
+        calls["encoder"]()
+        calls["fused"]()
+        for one in raw.values():
+            one.close()
+    assert way == "enqueue"
+    assert bench.kernels.gpu.launches == launches
+    assert "forbids capture" in report.content["skipped"][0]["why"]
 
 
-def test_an_engine_with_one_output_is_built_for_one_shape(tmp_path: Path) -> None:
-    plan = build("rtx", write(tmp_path / "encoder.onnx", operator="Relu"), (8, 4, 4, 3))
-    assert len(plan) > 1000
+def test_an_engine_that_does_not_run_gives_everything_back(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: object) -> None:
+        raise BackendError("it broke", expected="success", cure="none")
+
+    monkeypatch.setattr(PretendedKernels, "infer", fails)
+    with bench.current(), Stream(bench.cuda) as stream, pytest.raises(BackendError, match="it broke"):
+        RawEngine(engine_of(bench), SHAPE, stream)
 
 
-def test_what_the_parser_refuses_comes_with_its_log(tmp_path: Path) -> None:
-    with pytest.raises(BackendError, match=r"no engine of bad\.onnx") as caught:
-        build("rtx", write(tmp_path / "bad.onnx", operator="Unheard"), (1, 4, 4, 3))
-    assert "Unheard" in str(caught.value)
+def test_the_package_engines_give_rows_without_torch(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ticks = itertools.count()
+    monkeypatch.setattr(
+        gpu_engine, "events", lambda _: (lambda: next(ticks), lambda begin, end: 1.0 * (end - begin))
+    )
+    record = InputRecord(
+        name="image", height=8, width=8, mean=(0, 0, 0), std=(1, 1, 1), resize="squash", crop_pct=1,
+        interpolation="bilinear",
+    )  # fmt: skip
+    manifest = SimpleNamespace(input=record, embedding_id="toy", encoder=SimpleNamespace(id="timm/toy"))
+    package = Package(tmp_path, manifest, "0" * 64)
+    engines = {"encoder": engine_of(bench), "fused": engine_of(bench)}
+    report = Report(tmp_path / "engines.json", budget=60, seconds=0.1, gpu=False)
+    with bench.current():
+        gpu_engine.rows(report, package, engines)
+        gpu_engine.overhead(report, package, engines)
+    rows = json.loads((tmp_path / "engines.json").read_text())["rows"]
+    graphs = [(row["batch"], row["variant"]) for row in rows if row["backend"].endswith("cuda graph")]
+    assert graphs == list(itertools.product((1, 4), ("encoder", "fused")))
+    assert rows[1]["ratio_to_encoder"] == 1  # every tick is as long
+    overhead = {row["variant"] for row in rows if row["backend"] == "overhead, toy.engine"}
+    assert overhead == {"bare", "explainer.run_device", "backend.run", "explainer"}
+
+
+def test_the_clock_stamps_a_queue_that_is_busy() -> None:
+    seen: list[str] = []
+    marks = iter((100.0, 130.0))
+
+    def mark() -> float:
+        seen.append("mark")
+        return next(marks)
+
+    found = device_clock(
+        lambda: seen.append("call"),
+        mark=mark,
+        between=lambda begin, end: end - begin,
+        finish=lambda: seen.append("finish"),
+    )
+    assert seen == [*["call"] * QUEUED, "mark", *["call"] * REPLAYS, "mark", "finish"]
+    assert found == 30 / REPLAYS
+    assert REPLAYS >= 10
+
+
+def test_a_report_adds_to_what_an_earlier_step_left(tmp_path: Path) -> None:
+    path = tmp_path / "torch.json"
+    for batch in (1, 8):
+        report = Report(path, budget=60, seconds=0.01, gpu=False)
+        report.compare({"encoder": lambda: np.zeros(9)}, lambda call: 1.0, backend="x", batch=batch)
+        report.skip("something", "why")
+    content = json.loads(path.read_text())
+    assert [row["batch"] for row in content["rows"]] == [1, 8]
+    assert len(content["skipped"]) == 2
+
+
+def test_a_call_that_only_enqueues_is_also_timed_until_its_end(tmp_path: Path) -> None:
+    report = Report(tmp_path / "x.json", budget=60, seconds=0.01, gpu=False)
+    calls = {"encoder": lambda: None, "fused": lambda: None}
+    report.compare(calls, lambda call: 1.0, finish=lambda: time.sleep(0.002), backend="x", batch=1)
+    for row in report.content["rows"]:
+        assert row["median_ms"] == 1
+        assert 2 <= row["wall_median_ms"] <= row["wall_p99_ms"]
+        assert row["ratio_ci"] == [1, 1]  # twenty means of ten are enough

@@ -80,3 +80,31 @@ def test_a_run_reports_every_variant_and_where_its_time_goes(tmp_path, capsys):
         }  # fmt: skip
         assert shares["forward: clean image"] > 0
     assert "our_loop" in capsys.readouterr().out
+
+
+def test_a_run_that_is_cut_leaves_its_rounds(tmp_path, monkeypatch):
+    def turn(watch):
+        if len(done) == 3:
+            raise KeyboardInterrupt
+        done.append(watch)
+        watch.start()
+        for _ in range(2):
+            watch.end_step()
+
+    done = []
+    monkeypatch.setattr(training, "make_turns", lambda *_: {training.AUTHORS: turn, "our_loop": turn})
+    with pytest.raises(KeyboardInterrupt):
+        training.main(["--json", str(tmp_path / "t.json"), "--steps", "1", "--rounds", "9"])
+    rows = json.loads((tmp_path / "t.json").read_text())["rows"]
+    assert [(row["variant"], row["rounds"]) for row in rows] == [(training.AUTHORS, 1), ("our_loop", 1)]
+
+
+def test_no_round_is_begun_when_the_time_is_up(tmp_path):
+    work = training.Workload(model="none", image_size=1, batch_size=1, steps=1)
+
+    def turn(watch):
+        watch.start()
+        for _ in range(2):
+            watch.end_step()
+
+    assert len(list(training.measure({training.AUTHORS: turn}, work, rounds=5, until=0))) == 1

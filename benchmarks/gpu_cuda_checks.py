@@ -1,0 +1,285 @@
+"""The checks of `gpu_cuda`: each takes a `Bench`, and returns figures or raises.  Cheap ones come first."""
+
+from __future__ import annotations
+
+import gc
+import threading
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from typing import Any
+
+import numpy as np
+
+from benchmarks.gpu_bench import Bench, NotHere, Wrong, same
+from benchmarks.gpu_device_checks import (
+    an_event_is_done_when_its_work_is,
+    cupy_arrays_and_streams,
+    device_outputs_keep_their_memory,
+    memory_of_outputs_is_used_again,
+    run_device_keeps_the_order_of_streams,
+    torch_tensors_and_streams,
+    what_is_not_finite_is_refused,
+)
+from benchmarks.gpu_kernels import DIMENSION
+from runtime.backends.cuda_memory import DeviceBuffer, Graph, PinnedArray, Stream
+
+GOAL_US = 50
+"""What our runtime may add to the bare launch of a graph."""
+_MEGABYTE = 1 << 20
+_GROWTH = 16 * _MEGABYTE
+_SECONDS = 15
+"""After which memory has had long enough to grow."""
+
+
+def runs_are_exact_and_replayed(bench: Bench) -> dict[str, Any]:
+    """Every number of images, over poisoned outputs; one image and a full batch by a graph."""
+    with bench.backend() as backend:
+        for seed in range(bench.effort.repeats):
+            for n in range(1, bench.effort.most + 1):
+                bench.run_exactly(backend, n, seed)
+        if backend.degraded:
+            raise Wrong(f"no graph where one can be had: {backend.degraded}")
+        return {"detail": backend.why}
+
+
+def a_stale_replay_is_refused(bench: Bench) -> dict[str, Any]:
+    """A graph without its kernel leaves what was there: it must not be used, and runs stay exact."""
+    return _without_graph(bench, "stale", "replay")
+
+
+def a_broken_capture_is_survived(bench: Bench) -> dict[str, Any]:
+    """An engine that waits while it is captured: CUDA invalidates the capture, and plain runs go on."""
+    return _without_graph(bench, "breaks", "recorded")
+
+
+def an_engine_of_rtx_pads_and_is_replayed(bench: Bench) -> dict[str, Any]:
+    """The way of TensorRT-RTX: every number of images above one is run as the largest, by its graph."""
+    with bench.backend(rtx=True) as backend:
+        for n in range(1, bench.effort.most + 1):
+            bench.run_exactly(backend, n, n)
+        if backend.degraded:
+            raise Wrong(f"no graph where one can be had: {backend.degraded}")
+        return {}
+
+
+def what_cannot_be_recorded_is_left_to_rtx(bench: Bench) -> dict[str, Any]:
+    """An engine of which the library says so is not recorded, and stays exact."""
+    return _without_graph(bench, "refuses", "by itself instead", rtx=True)
+
+
+def what_the_runtime_adds(bench: Bench) -> dict[str, Any]:
+    """Microseconds from idle to idle, in turns: a bare graph and `run`; without copies, and `run_device`,
+    which copies within the device."""
+    images, _ = bench.images(1)
+    with bench.current(), ExitStack() as stack:
+        bare, kernel = _bare_graphs(bench, images, stack)
+        backend = stack.enter_context(bench.backend())
+        backend.warm_up(on_device=True)
+        array = bench.on_device(images, stack)
+
+        def run_device() -> None:
+            backend.run_device(array)[0].path.synchronize()
+
+        calls: dict[str, Callable[[], Any]] = {"bare graph": bare, "run": lambda: backend.run(images)}
+        calls |= {"bare graph, no copies": kernel, "run_device": run_device}
+        times = _in_turns(calls, bench.effort.timed)
+    medians = {name: float(np.median(values)) for name, values in times.items()}
+    added = {
+        "run_adds_us": medians["run"] - medians["bare graph"],
+        "run_device_adds_us": medians["run_device"] - medians["bare graph, no copies"],
+    }
+    spread = {f"{name}_p99_us": float(np.percentile(values, 99)) for name, values in times.items()}
+    detail = f"run +{added['run_adds_us']:.1f} µs, run_device +{added['run_device_adds_us']:.1f} µs"
+    us = {f"{name}_us": value for name, value in medians.items()}
+    return {**us, **spread, **added, "detail": detail, "passed": max(added.values()) <= GOAL_US}
+
+
+def two_submitted_runs_overlap(bench: Bench) -> dict[str, Any]:
+    """Two runs of a slow kernel on two lanes take less than one and a half; both are exact."""
+    with bench.backend(spin=bench.effort.spin) as backend:
+        (first, right), (second, other) = bench.images(1, 1), bench.images(1, 2)
+
+        def two() -> None:
+            results = backend.submit(first), backend.submit(second)
+            same(results[0](), right, "the first of two")
+            same(results[1](), other, "the second of two")
+
+        backend.warm_up()
+        times = _in_turns({"one": lambda: backend.submit(first)(), "two": two}, bench.effort.repeats)
+    one, both = (float(min(values)) for values in times.values())
+    if one < 500:
+        raise NotHere(f"a run takes {one:.0f} µs: too little to see an overlap")
+    return {"one_us": one, "two_us": both, "passed": both < 1.5 * one, "detail": f"{both / one:.2f} of one"}
+
+
+def threads_do_not_disturb_each_other(bench: Bench) -> dict[str, Any]:
+    """Each thread opens, runs and closes backends of its own, while others capture, run and allocate."""
+    wrong: list[BaseException] = []
+
+    def work(number: int) -> None:
+        try:
+            for _ in range(3):
+                with bench.backend() as backend:
+                    for seed in range(bench.effort.repeats):
+                        bench.run_exactly(backend, 1 + (number + seed) % bench.effort.most, seed)
+                    if backend.degraded:
+                        raise Wrong(f"a thread lost its graph: {backend.degraded}")
+        except Exception as error:  # noqa: BLE001  # raised below, in the thread that waits
+            wrong.append(error)
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(bench.effort.threads)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if wrong:
+        raise wrong[0]
+    return {"detail": f"{len(threads)} threads"}
+
+
+def one_backend_moves_between_threads(bench: Bench) -> dict[str, Any]:
+    """One thread at a time, by any: opened here, run and closed there."""
+    with bench.backend() as backend:
+        for seed in range(3):
+            wrong: list[BaseException] = []
+
+            def work(seed: int = seed, wrong: list[BaseException] = wrong) -> None:
+                try:
+                    bench.run_exactly(backend, 1, seed)
+                except Exception as error:  # noqa: BLE001  # raised below, in the thread that waits
+                    wrong.append(error)
+
+            thread = threading.Thread(target=work)
+            thread.start()
+            thread.join()
+            if wrong:
+                raise wrong[0]
+    return {}
+
+
+def opening_and_closing_leaks_nothing(bench: Bench) -> dict[str, Any]:
+    """Memory of this process after many backends, against after a few."""
+
+    def once(seed: int) -> None:
+        with bench.backend() as backend:
+            bench.run_exactly(backend, 1 + seed % bench.effort.most, seed)
+
+    return _growth(bench, once, bench.effort.opens)
+
+
+def calls_leak_nothing(bench: Bench) -> dict[str, Any]:
+    """Memory of this process after many runs, against after a few."""
+    images, _ = bench.images(1)
+    with bench.backend() as backend:
+        return _growth(bench, lambda _: backend.run(images), bench.effort.calls)
+
+
+def device_calls_leak_nothing(bench: Bench) -> dict[str, Any]:
+    """The same of `run_device`."""
+    with bench.current(), ExitStack() as stack:
+        array = bench.on_device(bench.images(1)[0], stack)
+        backend = stack.enter_context(bench.backend())
+        backend.warm_up(on_device=True)
+        return _growth(
+            bench, lambda _: backend.run_device(array)[0].path.synchronize(), bench.effort.device_calls
+        )
+
+
+CHECKS = (
+    runs_are_exact_and_replayed,
+    a_stale_replay_is_refused,
+    a_broken_capture_is_survived,
+    an_engine_of_rtx_pads_and_is_replayed,
+    what_cannot_be_recorded_is_left_to_rtx,
+    an_event_is_done_when_its_work_is,
+    what_the_runtime_adds,
+    two_submitted_runs_overlap,
+    run_device_keeps_the_order_of_streams,
+    device_outputs_keep_their_memory,
+    memory_of_outputs_is_used_again,
+    what_is_not_finite_is_refused,
+    one_backend_moves_between_threads,
+    threads_do_not_disturb_each_other,
+    calls_leak_nothing,
+    device_calls_leak_nothing,
+    torch_tensors_and_streams,
+    cupy_arrays_and_streams,
+    opening_and_closing_leaks_nothing,
+)
+
+
+def _without_graph(bench: Bench, fault: str, reason: str, *, rtx: bool = False) -> dict[str, Any]:
+    with bench.backend(fault=fault, rtx=rtx) as backend:
+        if reason not in backend.degraded:
+            raise Wrong(f"the graph was not refused: degraded is {backend.degraded!r}")
+        for seed in range(bench.effort.repeats):
+            bench.run_exactly(backend, 1, seed)
+        return {"detail": backend.degraded}
+
+
+def _bare_graphs(bench: Bench, images: np.ndarray, stack: ExitStack) -> tuple[Callable, Callable]:
+    """Calls that launch a graph and wait: with the copies in and out, and the kernel alone."""
+    cuda, (n, height, width, _) = bench.cuda, images.shape
+    shapes = ((images.shape, np.uint8), ((n, DIMENSION), np.float32), ((n, height, width), np.float32))
+    hosts = [stack.enter_context(PinnedArray(cuda, shape, dtype)) for shape, dtype in shapes]
+    buffers = [stack.enter_context(DeviceBuffer(cuda, host.nbytes)) for host in hosts]
+    image, embedding, mask = pointers = [buffer.handle for buffer in buffers]
+    stream = stack.enter_context(Stream(cuda))
+    handle = stream.handle
+
+    def kernel() -> None:
+        bench.kernels.infer(handle, image, embedding, mask, images.shape, 0)
+
+    def everything() -> None:
+        cuda.copy_in(pointers[0], hosts[0].handle, hosts[0].nbytes, handle)
+        kernel()
+        for host, pointer in zip(hosts[1:], pointers[1:], strict=True):
+            cuda.copy_out(host.handle, pointer, host.nbytes, handle)
+
+    def replayed(work: Callable[[], None]) -> Callable[[], None]:
+        graph = stack.enter_context(Graph(cuda, stream, work))
+
+        def call() -> None:
+            graph.launch()
+            cuda.synchronize(handle)
+
+        return call
+
+    everything()
+    cuda.synchronize(handle)
+    return replayed(everything), replayed(kernel)
+
+
+def _in_turns(calls: dict[str, Callable[[], Any]], rounds: int) -> dict[str, list[float]]:
+    """Microseconds of every call, once a round."""
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    for turn in range(-rounds // 10, rounds):
+        for name, call in calls.items():
+            started = time.perf_counter()
+            call()
+            if turn >= 0:
+                times[name].append(1e6 * (time.perf_counter() - started))
+    return times
+
+
+def _growth(bench: Bench, call: Callable[[int], Any], times: int) -> dict[str, Any]:
+    for seed in range(max(2, times // 50)):
+        call(seed)
+    gc.collect()
+    before = bench.used()
+    until = time.monotonic() + _SECONDS
+    done = 0
+    while done < times and time.monotonic() < until:
+        call(done)
+        done += 1
+    gc.collect()
+    after = bench.used()
+    growth = {name: after[name] - before[name] for name in before if name in after}
+    said = ", ".join(f"{name} {value / _MEGABYTE:+.2f} MiB" for name, value in growth.items())
+    return {
+        "passed": max(growth.values()) < _GROWTH,
+        "times": done,
+        "growth_bytes": growth,
+        "detail": f"{done} times: {said}",
+    }

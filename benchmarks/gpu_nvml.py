@@ -1,0 +1,83 @@
+"""What NVIDIA's management library counts: energy, and the memory of one process.  It is read, never set.
+
+The library comes with the driver and is called as it is: which Python packages wrap it, and under which
+names, differs from one machine to the next.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+
+LIBRARY = "libnvidia-ml.so.1"
+_NOT_AVAILABLE = 2**64 - 1
+_PROCESSES = 64
+
+
+class NoNvml(Exception):
+    """What was asked for cannot be had here, and why."""
+
+
+class _Process(ctypes.Structure):
+    """nvmlProcessInfo_t, as `nvmlDeviceGetComputeRunningProcesses_v3` fills it."""
+
+    _fields_ = (
+        ("pid", ctypes.c_uint),
+        ("bytes", ctypes.c_ulonglong),
+        ("gpu_instance", ctypes.c_uint),
+        ("compute_instance", ctypes.c_uint),
+    )
+
+
+class Nvml:
+    """One GPU.
+
+    Args:
+        device: its number, as NVML counts: all that the driver has, whatever CUDA_VISIBLE_DEVICES says.
+
+    Raises:
+        NoNvml: no library, no driver, or no such device.
+    """
+
+    def __init__(self, device: int = 0) -> None:
+        try:
+            self._library = ctypes.CDLL(LIBRARY)
+        except OSError as error:
+            raise NoNvml(f"no NVML: {error}") from error
+        self._call("nvmlInit_v2")
+        self._handle = ctypes.c_void_p()
+        self._call("nvmlDeviceGetHandleByIndex_v2", device, ctypes.byref(self._handle))
+
+    def joules(self) -> float:
+        """Energy of the whole GPU since the driver was loaded.
+
+        Raises:
+            NoNvml: this GPU has no such counter.
+        """
+        millijoules = ctypes.c_ulonglong()
+        self._call("nvmlDeviceGetTotalEnergyConsumption", self._handle, ctypes.byref(millijoules))
+        return millijoules.value / 1e3
+
+    def process_bytes(self) -> int:
+        """Memory of the GPU that this process holds.
+
+        Raises:
+            NoNvml: NVML does not say, or does not know this process by its number here (in a container) and
+                several are running.
+        """
+        count, found = ctypes.c_uint(_PROCESSES), (_Process * _PROCESSES)()
+        self._call("nvmlDeviceGetComputeRunningProcesses_v3", self._handle, ctypes.byref(count), found)
+        running = found[: count.value]
+        mine = [process for process in running if process.pid == os.getpid()] or running
+        if len(mine) != 1 or mine[0].bytes == _NOT_AVAILABLE:
+            raise NoNvml(f"NVML lists {len(running)} processes, and not the memory of this one")
+        return int(mine[0].bytes)
+
+    def _call(self, name: str, *arguments: object) -> None:
+        try:
+            error = getattr(self._library, name)(*arguments)
+        except AttributeError as missing:
+            raise NoNvml(f"NVML of this driver has no {name}") from missing
+        if error:
+            self._library.nvmlErrorString.restype = ctypes.c_char_p
+            raise NoNvml(f"{name}: {self._library.nvmlErrorString(error).decode()}")

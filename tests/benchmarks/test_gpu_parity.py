@@ -1,0 +1,87 @@
+"""What TensorRT-RTX does on a GPU that it does not list is reported, whatever it is."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from pretended_gpu import pretended_bench
+
+from benchmarks import gpu_bench, gpu_parity
+from benchmarks.gpu_bench import Bench
+from benchmarks.gpu_summary import _verdict
+from runtime.errors import BackendError
+from runtime.manifest import InputRecord
+from runtime.package import Package
+
+IMAGES = np.random.default_rng(0).integers(0, 256, (5, 8, 8, 3), dtype=np.uint8) // np.arange(1, 9)[:, None]
+EXPECTED = IMAGES.mean((1, 2), dtype=np.float32), IMAGES[..., 0].astype(np.float32) / 255
+
+
+@pytest.fixture
+def hopper(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Bench]:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    with pretended_bench(monkeypatch, COMPUTE_CAPABILITY_MAJOR=9, COMPUTE_CAPABILITY_MINOR=0) as bench:
+        fake = importlib.import_module("fake_tensorrt")
+        monkeypatch.setitem(sys.modules, "tensorrt_rtx", fake.fake_tensorrt(bench.kernels.gpu, rtx=True))
+        yield bench
+
+
+def tried(bench: Bench, plan: str, report: dict[str, Any]) -> list[str]:
+    """Fill a report on an engine of TensorRT-RTX; at which stages it was saved."""
+    record = dataclasses.replace(
+        gpu_bench._record(bench.gpu, 4, flavour="rtx"), version="10.3.0.30", compute_capability="portable"
+    )
+    content = getattr(importlib.import_module("fake_tensorrt"), plan, b"a plan")
+    engine = SimpleNamespace(record=record, read=lambda: content, path=Path("toy.engine"))
+    side = InputRecord(
+        name="image", height=8, width=8, mean=(0, 0, 0), std=(1, 1, 1), resize="squash", crop_pct=1,
+        interpolation="bilinear",
+    )  # fmt: skip
+    package: Any = Package(Path("toy.nemu"), SimpleNamespace(input=side, files={}), "0" * 64)
+    saved: list[str] = []
+    images = IMAGES.astype(np.uint8)
+    gpu_parity._try(
+        package, engine, images, EXPECTED, report, save=lambda: saved.append(report.get("stage", ""))
+    )
+    return saved
+
+
+def test_an_engine_that_the_library_calls_valid_runs(hopper: Bench) -> None:
+    report: dict[str, Any] = {}
+    saved = tried(hopper, "RECORDABLE", report)
+    assert saved.index("opening") < saved.index("running")
+    assert report["refused"] == ""
+    assert "does not list Fake GPU (9.0)" in report["why"]
+    assert _verdict(report) == "VALID, runs with a CUDA graph, within the gate"
+
+
+def test_one_that_cannot_be_captured_says_so(hopper: Bench) -> None:
+    report: dict[str, Any] = {}
+    tried(hopper, "", report)
+    assert "no graph: no CUDA graph for batches of 1: TensorRT-RTX says that this engine" in _verdict(report)
+
+
+def test_one_that_the_runtime_refuses_is_tried_all_the_same(hopper: Bench) -> None:
+    hopper.kernels.gpu.fail["get_engine_validity"] = 1
+    report: dict[str, Any] = {}
+    tried(hopper, "RECORDABLE", report)
+    verdict = _verdict(report)
+    assert verdict.startswith("INVALID UNSUPPORTED_CC, refused by the runtime: toy.engine: TensorRT-RTX on")
+    assert verdict.endswith("runs with a CUDA graph, within the gate")
+
+
+def test_one_that_does_not_run_says_where_it_ended(hopper: Bench) -> None:
+    hopper.kernels.gpu.fail["execute_async_v3"] = 1
+    report: dict[str, Any] = {}
+    with pytest.raises(BackendError, match="execute_async_v3 failed"):
+        tried(hopper, "RECORDABLE", report)
+    assert report["stage"] == "opening"
+    assert "there it does not run" in report["refused"]
