@@ -52,7 +52,8 @@ def _costs() -> list[str]:
         resnet: (
             "**ResNet-50 at 224 pixels, one image, 2 CPU cores**, interleaved\n"
             f"(`python -m benchmarks.latency resnet50.nemu --json benchmarks/results/{resnet}.json`).\n"
-            "The CPU has no VNNI instructions, without which int8 gains nothing.\n\n",
+            "The CPU has VNNI instructions, without which int8 gains nothing; the tables around this one\n"
+            "are of a slower CPU.\n\n",
             lambda r: latency_tables.latency(r, groups=("graphs, batch 1", "peers", "relax")),
         ),
         vit: (
