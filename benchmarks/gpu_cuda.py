@@ -90,15 +90,16 @@ def soak(bench: Bench, report: Report, *, seconds: float, every: float = 5) -> N
         before, began = bench.used(), time.monotonic()
         said = began
         while time.monotonic() < began + seconds and len(found["wrong"]) < 10:
-            one, _ = bench.images(1, found["runs"])
-            started = time.perf_counter()
-            backend.run(one)
-            times.append(1e3 * (time.perf_counter() - started))
+            one, expected = bench.images(1, found["runs"])
             try:
+                started = time.perf_counter()
+                given = backend.run(one)
+                times.append(1e3 * (time.perf_counter() - started))
+                same(given, expected, "run")
                 bench.run_exactly(backend, 1 + found["runs"] % bench.effort.most, found["runs"])
                 outputs = [output.path.to_host(output) for output in backend.run_device(array)]
                 same(outputs, right, "run_device")
-            except Wrong as error:
+            except (Wrong, NemuError) as error:
                 found["wrong"].append(str(error))
             found["runs"] += 3
             if time.monotonic() > said + every:
@@ -113,8 +114,10 @@ def _note(
     found: dict[str, Any], bench: Bench, before: dict[str, int], times: list[float], seconds: float
 ) -> None:
     after = bench.used()
-    p50, p99 = (float(np.percentile(times, q)) for q in (50, 99))
-    found |= {"seconds": seconds, "p50_ms": p50, "p99_ms": p99, "p99_over_p50": p99 / p50}
+    found["seconds"] = seconds
+    if times:
+        p50, p99 = (float(np.percentile(times, q)) for q in (50, 99))
+        found |= {"p50_ms": p50, "p99_ms": p99, "p99_over_p50": p99 / p50}
     found |= {f"{name}: growth in bytes": after[name] - before[name] for name in before if name in after}
 
 

@@ -115,6 +115,7 @@ def build(
     _aim(trt, config, flavour, capability)
     if gpu is not None and workspace_bytes is not None:
         config.set_memory_pool_limit(trt.MemoryPoolType.TACTIC_DRAM, workspace_bytes)
+    resizable = flavour == "tensorrt" and _resize_activations(trt, config)
     capturable = _require_user_allocation(trt, config, True)
 
     started = time.monotonic()
@@ -141,7 +142,7 @@ def build(
         batch=batch,
         flags={
             **_flags(trt, config, weighted, workspace_bytes, log),
-            **({"require_user_allocation": capturable} if flavour == "rtx" else {}),
+            **({"require_user_allocation": capturable} if flavour == "rtx" else {"resizable": resizable}),
             "timing_cache": cache.state,
         },
         build_seconds=time.monotonic() - started,
@@ -293,6 +294,16 @@ def _scratch_limit(asked: int | None, gpu: cuda.DeviceInfo | None) -> int | None
     if asked is None and gpu is not None and gpu.integrated:
         return gpu.memory_bytes // _INTEGRATED_SHARE
     return asked
+
+
+def _resize_activations(trt: ModuleType, config: Any) -> bool:
+    """Have the engine say what memory a smaller batch needs, from TensorRT 10.10 on: lanes ask for it."""
+    if not hasattr(trt, "PreviewFeature"):
+        return False
+    if not hasattr(trt.PreviewFeature, "RUNTIME_ACTIVATION_RESIZE_10_10"):
+        return False
+    config.set_preview_feature(trt.PreviewFeature.RUNTIME_ACTIVATION_RESIZE_10_10, True)
+    return True
 
 
 def _require_user_allocation(trt: ModuleType, config: Any, required: bool) -> bool:

@@ -6,7 +6,12 @@ The answer yes is a file in the user's cache directory; no is an error, each tim
 
 from __future__ import annotations
 
+import hashlib
+
+import numpy as np
+
 from runtime.atomic import atomic_file
+from runtime.backends import cuda
 from runtime.backends.cuda import DeviceInfo
 from runtime.backends.rtx_cache import engine_here
 from runtime.backends.tensorrt_backend import TensorRTBackend
@@ -29,17 +34,21 @@ def check(package: Package, engine: Engine, backend: TensorRTBackend, gpu: Devic
     """
     if REFERENCE not in package.manifest.files:
         return f"its outputs were not checked: the package has no {REFERENCE}"
-    path = package.cache() / "finite" / f"{engine_here(engine.record, gpu)}.txt"
+    # What is loaded may be newer than what built the plan (`lean`), and the driver brings kernels too.
+    here = hashlib.sha256(f"{backend.name} {cuda.driver().cuda}".encode()).hexdigest()[:8]
+    path = package.cache() / "finite" / f"{engine_here(engine.record, gpu)}-{here}.txt"
     if path.exists():
         return ""
     images = load_reference(package).images
-    for i in range(len(images)):
-        one = images[i : i + 1]
-        values = (backend.embed(one),) if engine.record.embedding_only else backend.run(one)
+    batches = {f"reference image {i}": images[i : i + 1] for i in range(len(images))}
+    if engine.record.flavour == "rtx" and backend.max_batch > 1:  # which compiles it by itself
+        batches[f"a batch of {backend.max_batch}"] = np.resize(images, (backend.max_batch, *images.shape[1:]))
+    for name, batch in batches.items():
+        values = (backend.embed(batch),) if engine.record.embedding_only else backend.run(batch)
         if wrong := not_finite(dict(zip(OUTPUTS, values, strict=False))):
             raise BackendError(
-                f"{engine.path.name} ({engine.record.precision}) on {gpu.name}: {wrong} of reference image "
-                f"{i} is not finite",
+                f"{engine.path.name} ({engine.record.precision}) on {gpu.name}: "
+                f"{wrong} of {name} is not finite",
                 expected="finite values",
                 cure=f"build it in bf16: {package.build_command()} --precision bf16; "
                 "or run on the CPU: backend='onnxruntime'",

@@ -74,28 +74,44 @@ class LoadedEngine:
         Raises:
             BackendError: TensorRT made none, or out of memory.
         """
-        trt, must = self._trt, self.must
         self._log.lines.clear()
-        kind = getattr(trt, "IExecutionContext", None)
-        sizes = hasattr(kind, "update_device_memory_size_for_shapes") and hasattr(kind, "set_device_memory")
-        sizes = sizes and hasattr(trt, "ExecutionContextAllocationStrategy") and shape[0] < self._most
         if self._config is not None:
-            context = self._engine.create_execution_context(runtime_config=self._config)
-        elif sizes:
-            context = self._engine.create_execution_context(
-                trt.ExecutionContextAllocationStrategy.USER_MANAGED
-            )
-        else:
-            context = self._engine.create_execution_context()
+            made = self._engine.create_execution_context(runtime_config=self._config)
+            return self._shaped(made, shape)
+        if shape[0] < self._most and (context := self._smaller(shape, allocate)) is not None:
+            return context
+        return self._shaped(self._engine.create_execution_context(), shape)
+
+    def _shaped(self, context: Any, shape: tuple[int, ...]) -> Any:
         try:
-            must(context, "create_execution_context")
-            must(context.set_input_shape(INPUT, shape), f"set_input_shape {shape}")
-            if sizes and self._config is None and (nbytes := context.update_device_memory_size_for_shapes()):
-                context.set_device_memory(allocate(nbytes), nbytes)
+            self.must(context, "create_execution_context")
+            self.must(context.set_input_shape(INPUT, shape), f"set_input_shape {shape}")
         except BaseException:
             context = None  # the traceback would keep it, longer than the engine
             raise
         return context
+
+    def _smaller(self, shape: tuple[int, ...], allocate: Callable[[int], int]) -> Any:
+        """A context with the memory that this shape needs; None where the library cannot say or take it."""
+        kind = getattr(self._trt, "IExecutionContext", None)
+        sizes = hasattr(kind, "update_device_memory_size_for_shapes") and hasattr(kind, "set_device_memory")
+        if not sizes or not hasattr(self._trt, "ExecutionContextAllocationStrategy"):
+            return None
+        strategy = self._trt.ExecutionContextAllocationStrategy.USER_MANAGED
+        context = self._shaped(self._engine.create_execution_context(strategy), shape)
+        try:
+            nbytes = context.update_device_memory_size_for_shapes()  # 0: an error, or nothing is needed
+            if nbytes:
+                context.set_device_memory(
+                    allocate(nbytes), nbytes
+                )  # answers nothing; what fails is in the log
+                if not any(line.startswith("ERROR") for line in self._log.lines):
+                    return context
+        except BaseException:
+            context = None  # see above
+            raise
+        self._warnings.append(f"memory of the largest batch for {shape[0]} image(s): {self._log.text()}")
+        return None
 
     def record_itself(self, yes: bool) -> bool:
         """Have TensorRT-RTX record what it launches, in contexts made from now on; False where it cannot."""

@@ -12,6 +12,7 @@ from fake_gpu import Gpu
 from fake_tensorrt import EMBEDDING, OVERFLOWS, fake_tensorrt
 
 from runtime import Embedder, Explainer
+from runtime.backends import cuda
 from runtime.backends.tensorrt_backend import TensorRTBackend
 from runtime.errors import BackendError, PackageError
 from runtime.package import REFERENCE, Package
@@ -54,6 +55,18 @@ def test_it_is_asked_once(referenced: Package, add: Add, gpu: Gpu, asked: list, 
     assert (
         remembered(referenced)[0].read_text() == "toy.engine on Fake GPU with tensorrt 10.3.0.30: 3 images\n"
     )
+
+
+def test_another_driver_is_asked_again(
+    referenced: Package, add: Add, gpu: Gpu, asked: list, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add(referenced, "toy")
+    Explainer(referenced, backend="tensorrt").close()
+    newer = cuda.DriverInfo(cuda="13.9", devices=1)
+    monkeypatch.setattr(cuda, "driver", lambda: newer)
+    Explainer(referenced, backend="tensorrt").close()
+    assert len(asked) == 6
+    assert len(remembered(referenced)) == 2
 
 
 def test_another_version_is_asked_again(
@@ -107,3 +120,15 @@ def test_a_reference_that_cannot_be_read_closes_the_backend(referenced: Package,
     with pytest.raises(PackageError, match="cannot be read"):
         Explainer(referenced, backend="tensorrt")
     assert not gpu.live()
+
+
+def test_the_batch_that_rtx_compiles_by_itself_is_asked_too(
+    referenced: Package, add: Add, gpu: Gpu, asked: list, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rtx = fake_tensorrt(gpu, version="1.7.1.116", rtx=True)
+    monkeypatch.setitem(sys.modules, "tensorrt_rtx", rtx)
+    add(referenced, "toy", flavour="rtx", version="1.7.1.116", compute_capability="portable")
+    Explainer(referenced, backend="tensorrt").close()
+    assert [len(batch) for batch in asked[:3]] == [1, 1, 1]
+    assert len(asked[3]) > 1
+    np.testing.assert_array_equal(asked[3][:3], np.concatenate(asked[:3]))
