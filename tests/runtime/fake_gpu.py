@@ -28,6 +28,8 @@ RULES = {
     "own stream": "what is recorded is on a stream of its own",
     # cuThreadExchangeStreamCaptureMode; TensorRT #3011, #4325.
     "quiet": "nothing is allocated, freed or waited for while a stream is recorded",
+    # cuStreamBeginCapture: what any thread enqueues on a stream while it is recorded is recorded too.
+    "own thread": "a stream is touched by no other thread while it is recorded",
     # CU_STREAM_CAPTURE_MODE_GLOBAL makes unsafe calls of other threads fail; pytorch/TensorRT #3349.
     "thread local": "recording is in thread-local mode",
     # TensorRT developer guide on CUDA graphs: a graph has shapes, addresses and the context's state in it.
@@ -158,7 +160,9 @@ class Gpu:
 
     def stream(self, handle: int) -> Stream:
         self.check_current()
-        return self.streams[int(handle) or LEGACY]
+        stream = self.streams[int(handle) or LEGACY]
+        self.rule("own thread", stream.recording is None or stream.thread == threading.get_ident())
+        return stream
 
     def stream_create(self) -> int:
         self.check_quiet()
@@ -244,7 +248,8 @@ class Gpu:
 
     def launch(self, graph: int, handle: int) -> None:
         self.launches += 1
-        self.stream(handle).queue.extend(self.graphs[graph])
+        for op in self.graphs[graph]:
+            self.enqueue(handle, op.do, *op.touches)
 
     def graph_destroy(self, graph: int) -> None:
         del self.graphs[graph]

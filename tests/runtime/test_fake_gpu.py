@@ -102,6 +102,12 @@ def quiet(bench: Bench) -> None:
     bench.cuda.cuStreamSynchronize(bench.stream)
 
 
+def own_thread(bench: Bench) -> None:
+    bench.begin()
+    bench.gpu.streams[bench.stream].thread += 1  # as if another thread had begun
+    bench.cuda.cuMemsetD8Async(bench.memory, 0, 8, bench.stream)
+
+
 def thread_local(bench: Bench) -> None:
     mode = bench.cuda.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_GLOBAL
     bench.cuda.cuStreamBeginCapture(bench.stream, mode)
@@ -136,8 +142,8 @@ def one_thread(bench: Bench) -> None:
 @pytest.mark.parametrize(
     "breach",
     [
-        *(current, popped, address, aligned, warm, own_stream, quiet, thread_local, one_context, pinned),
-        *(release, waited, one_thread),
+        *(current, popped, address, aligned, warm, own_stream, quiet, own_thread, thread_local, one_context),
+        *(pinned, release, waited, one_thread),
     ],
 )
 def test_every_rule_bites(breach: Callable[[Bench], None]) -> None:

@@ -13,7 +13,7 @@ from types import ModuleType, SimpleNamespace
 import numpy as np
 import pytest
 from fake_gpu import LEGACY, Gpu
-from fake_tensorrt import OVERFLOWS
+from fake_tensorrt import OVERFLOWS, IExecutionContext
 
 from runtime import Explainer
 from runtime.backends.device_array import read, stream_handle
@@ -205,6 +205,37 @@ def test_memory_is_used_again_and_that_of_outputs_that_live_is_not(explainer: Ex
     thread.start()
     thread.join()
     assert sum(block.kind == "device" for block in gpu.blocks.values()) == 3, "only the host's own"
+
+
+def test_a_reader_while_a_graph_is_recorded_is_not_recorded_with_it(
+    explainer: Explainer, gpu: Gpu, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    explanation = explainer.run_device(HostArray(gpu))
+    explanation.synchronize()
+    computes, failures = IExecutionContext.execute_async_v3, []
+
+    def read() -> None:
+        try:
+            explanation.embedding.__dlpack__(stream=1)
+        except AssertionError as error:
+            failures.append(error)
+
+    def compute(context: IExecutionContext, stream: int) -> bool:
+        if gpu.stream(stream).recording is not None:
+            assert stream != explanation.embedding.stream
+            thread = threading.Thread(target=read)
+            thread.start()
+            thread.join()
+            failures.append(None)
+        return computes(context, stream)
+
+    monkeypatch.setattr(IExecutionContext, "execute_async_v3", compute)
+    array = HostArray(gpu, (4, 4, 6, 3))
+    found = explainer.run_device(array)
+    found.synchronize()
+    assert failures == [None], "one recording, with a reader in it that was not noticed"
+    np.testing.assert_allclose(values(found.embedding), array.values.mean((1, 2)), rtol=1e-6)
+    assert len(gpu.streams) == 3, "the default stream, that of the host's lane and that of the path"
 
 
 def test_outputs_that_go_in_the_middle_of_a_recording_disturb_nothing(explainer: Explainer, gpu: Gpu) -> None:
