@@ -92,7 +92,7 @@ class DeviceArray:
 
         Raises:
             BufferError: a copy was asked for, or another device.
-            InputError: `stream` is 0, which DLPack forbids.
+            InputError: `stream` is 0, which DLPack forbids, or inside a stream capture.
         """
         if copy or (dl_device is not None and tuple(dl_device) != self.__dlpack_device__()):
             raise BufferError(f"an array on {self.__dlpack_device__()} is given as it is, and where it is")

@@ -125,6 +125,9 @@ class Cuda(Protocol):
     def check_pointer(self, pointer: int, nbytes: int, index: int) -> None:
         """Raise `InputError` unless this is device memory that the primary context of `index` can read."""
 
+    def is_capturing(self, stream: int) -> bool:
+        """Whether what is enqueued on a stream, of the host application too, is recorded and not done."""
+
     def begin_capture(self, stream: int) -> None:
         """What is enqueued on `stream` by this thread is recorded from now on, not done."""
 

@@ -186,6 +186,15 @@ class CudaBindings:
                 cure="with PyCUDA, import pycuda.autoprimaryctx instead of pycuda.autoinit",
             )
 
+    def is_capturing(self, stream: int) -> bool:
+        """See `Cuda.is_capturing`."""
+        error, status = self._cuda.cuStreamIsCapturing(stream)
+        if error == self._cuda.CUresult.CUDA_ERROR_STREAM_CAPTURE_IMPLICIT:
+            return True  # the default stream, while a stream is recorded that it would wait for
+        if error:
+            raise self._failed("cuStreamIsCapturing", error)
+        return bool(status != self._cuda.CUstreamCaptureStatus.CU_STREAM_CAPTURE_STATUS_NONE)
+
     def begin_capture(self, stream: int) -> None:
         """See `Cuda.begin_capture`.  Other threads of the host application may allocate meanwhile."""
         mode = self._cuda.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_THREAD_LOCAL

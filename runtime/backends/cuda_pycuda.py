@@ -181,6 +181,10 @@ class PyCuda:
             left = start + size - pointer
             raise _foreign(f"{nbytes} bytes at {pointer:#x}, where {left} are allocated", index)
 
+    def is_capturing(self, stream: int) -> bool:
+        """See `Cuda.is_capturing`.  PyCUDA has no call that tells: False, also where another library records."""
+        return False
+
     def begin_capture(self, stream: int) -> None:
         """There are none, see `no_graphs`: raises `BackendError`, as the three below do."""
         raise BackendError("a CUDA graph", expected="plain enqueues", cure=self.no_graphs)

@@ -46,13 +46,22 @@ class DevicePath:
         """See `DeviceArray.stream`."""
         return None if self.stream.closed else self.stream.handle
 
-    def read(self, array: Any) -> Source:
+    def read(self, array: Any, stream: int | None) -> Source:
         """The array's images.
 
+        Args:
+            stream: of the caller.
+
         Raises:
-            InputError: an array that is not what the engine takes, or not on its device.
+            InputError: an array that is not what the engine takes, or not on its device; or inside a stream
+                capture, which would keep the addresses of memory that is ours.
         """
+        if stream is not None:
+            self._refuse_capture(stream)
         source = read(array, self.stream.handle, self._index)
+        # DLPack does not tell its owner's stream; ours, ordered after that, is then inside the capture too.
+        for known in {source.stream, self.stream.handle} - {None}:
+            self._refuse_capture(known)  # type: ignore[arg-type]
         rows = source.shape[0] if len(source.shape) == 4 else 0
         most, height, width, channels = self._shape
         if source.shape[1:] != self._shape[1:] or not 1 <= rows <= most:
@@ -101,9 +110,14 @@ class DevicePath:
         return embedding, mask
 
     def order(self, then: int) -> None:
-        """What is enqueued on a stream from now on waits for every run so far; by any thread."""
+        """What is enqueued on a stream from now on waits for every run so far; by any thread.
+
+        Raises:
+            InputError: the stream is inside a stream capture.
+        """
         if not self.stream.closed:
             with self._cuda.current(self._index):
+                self._refuse_capture(then)
                 self._cuda.order(self.stream.handle, then)
 
     def synchronize(self) -> None:
@@ -142,6 +156,14 @@ class DevicePath:
                 self._events.clear()
                 self._held.clear()
                 self.stream.close()
+
+    def _refuse_capture(self, stream: int) -> None:
+        if self._cuda.is_capturing(stream):
+            raise InputError(
+                f"stream {stream:#x} is inside a stream capture",
+                expected="a stream that does what it is given",
+                cure="call run_device, and from_dlpack of its outputs, before or after the capture",
+            )
 
     def _let_go(self) -> None:
         """Drop the hold on images that have been read."""

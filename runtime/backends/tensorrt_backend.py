@@ -115,7 +115,7 @@ class TensorRTBackend:
         theirs = None if stream is None else stream_handle(stream)
         with self._current:
             path = self._device_path()
-            source = path.read(array)
+            source = path.read(array, theirs)
             name, rows = self._lane_for(source.shape[0])
             return path.run(self._lane(name, path.stream), rows, source, theirs)
 

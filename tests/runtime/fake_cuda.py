@@ -15,7 +15,9 @@ class FakeDriver:
 
     CUDA_VERSION = 13050
     CU_MEMHOSTALLOC_DEVICEMAP = 2
-    CUresult = enum.IntEnum("CUresult", {"CUDA_ERROR_NOT_READY": 600})
+    CUresult = enum.IntEnum(
+        "CUresult", {"CUDA_ERROR_NOT_READY": 600, "CUDA_ERROR_STREAM_CAPTURE_IMPLICIT": 906}
+    )
     CUstream_flags = enum.IntEnum("CUstream_flags", {"CU_STREAM_NON_BLOCKING": 1})
     CUevent_flags = enum.IntEnum("CUevent_flags", {"CU_EVENT_DISABLE_TIMING": 2})
     CUmemorytype = enum.IntEnum("CUmemorytype", {"CU_MEMORYTYPE_HOST": 1, "CU_MEMORYTYPE_DEVICE": 2})
@@ -41,6 +43,10 @@ class FakeDriver:
     CUstreamCaptureMode = enum.IntEnum(
         "CUstreamCaptureMode",
         {"CU_STREAM_CAPTURE_MODE_GLOBAL": 0, "CU_STREAM_CAPTURE_MODE_THREAD_LOCAL": 1},
+    )
+
+    CUstreamCaptureStatus = enum.IntEnum(
+        "CUstreamCaptureStatus", {"CU_STREAM_CAPTURE_STATUS_NONE": 0, "CU_STREAM_CAPTURE_STATUS_ACTIVE": 1}
     )
 
     def __init__(self, gpu: Gpu, **attributes: int) -> None:
@@ -168,6 +174,9 @@ class FakeDriver:
     def cuEventDestroy(self, event):
         del self._gpu.marks[event]
         return (0,)
+
+    def cuStreamIsCapturing(self, stream):
+        return 0, self.CUstreamCaptureStatus(self._gpu.is_recording(stream))
 
     def cuStreamBeginCapture(self, stream, mode):
         return self._done(self._gpu.begin(stream, mode.name))

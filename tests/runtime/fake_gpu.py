@@ -30,6 +30,8 @@ RULES = {
     "quiet": "nothing is allocated, freed or waited for while a stream is recorded",
     # cuStreamBeginCapture: what any thread enqueues on a stream while it is recorded is recorded too.
     "own thread": "a stream is touched by no other thread while it is recorded",
+    # CUDA_ERROR_STREAM_CAPTURE_ISOLATION.
+    "isolated": "a stream that is recorded waits for nothing but what is recorded with it",
     # CU_STREAM_CAPTURE_MODE_GLOBAL makes unsafe calls of other threads fail; pytorch/TensorRT #3349.
     "thread local": "recording is in thread-local mode",
     # TensorRT developer guide on CUDA graphs: a graph has shapes, addresses and the context's state in it.
@@ -199,7 +201,8 @@ class Gpu:
         return event
 
     def mark(self, event: int, handle: int) -> None:
-        self.marks[event] = mark = {"done": False, "stream": self.stream(handle)}
+        stream = self.stream(handle)
+        self.marks[event] = mark = {"done": False, "stream": stream, "within": stream.recording}
         self.enqueue(handle, lambda: mark.update(done=True))
 
     def mark_done(self, event: int) -> bool:
@@ -207,7 +210,11 @@ class Gpu:
         return self.marks[event]["done"]
 
     def wait(self, handle: int, event: int) -> None:
-        mark = self.marks[event]
+        mark, stream = self.marks[event], self.stream(handle)
+        if (within := mark.get("within")) is not None:  # the stream is recorded too, from now on
+            stream.recording, stream.thread = within, threading.get_ident()
+            return
+        self.rule("isolated", stream.recording is None)
         self.enqueue(handle, lambda: self.drain(mark["stream"], lambda: mark["done"]))
 
     def copy(self, target: int, source: int, nbytes: int, host: int, device: int, stream: int) -> None:
@@ -229,6 +236,10 @@ class Gpu:
 
     # Graphs.
 
+    def is_recording(self, handle: int) -> bool:
+        self.check_current()
+        return self.streams[int(handle) or LEGACY].recording is not None
+
     def begin(self, handle: int, mode: str) -> None:
         self.rule("own stream", int(handle) not in (0, LEGACY))
         self.rule("thread local", "THREAD_LOCAL" in mode)
@@ -237,7 +248,10 @@ class Gpu:
 
     def end(self, handle: int) -> int:
         stream = self.stream(handle)
-        ops, stream.recording = stream.recording, None
+        ops = stream.recording
+        for other in self.streams.values():
+            if other.recording is ops:
+                other.recording = None
         graph = self.number()
         self.graphs[graph] = [] if self.empty_graphs else ops or []
         self.recorded[graph] = [user for user in stream.users if getattr(user, "graph", 0) == -1]

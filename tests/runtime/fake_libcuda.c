@@ -214,6 +214,12 @@ int cuStreamWaitEvent(void *stream, struct object *event, unsigned flags) {
     return enqueue(stream, (struct operation){.task = WAIT, .event = event});
 }
 
+int cuStreamIsCapturing(void *handle, int *status) {
+    struct object *stream = is(STREAM, handle);
+    NEED(stream, INVALID_HANDLE);
+    *status = stream->recording != NULL;
+    return 0;
+}
 int cuStreamBeginCapture(void *handle, int mode) {
     struct object *stream = is(STREAM, handle);
     NEED(stream && stream != &legacy && !stream->recording, INVALID_HANDLE);

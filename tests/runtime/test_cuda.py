@@ -290,6 +290,20 @@ def test_a_graph_does_again_what_was_recorded(gpu: Gpu) -> None:
     assert not gpu.live()
 
 
+def test_whether_a_stream_is_recorded(gpu: Gpu) -> None:
+    library = cuda.implementation()
+    with library.current(0), Stream(library) as stream:
+        assert not library.is_capturing(stream.handle)
+        asked: list[bool] = []
+        Graph(library, stream, lambda: asked.append(library.is_capturing(stream.handle))).close()
+        assert asked == [True]
+        gpu.fail["cuStreamIsCapturing"] = 906  # of the default stream, as CUDA says while a host records
+        assert library.is_capturing(LEGACY)
+        gpu.fail["cuStreamIsCapturing"] = 400
+        with pytest.raises(BackendError, match="cuStreamIsCapturing failed"):
+            library.is_capturing(stream.handle)
+
+
 @pytest.mark.parametrize("fault", ["", "cuStreamEndCapture"])
 def test_work_that_fails_while_it_is_recorded_leaves_the_stream_usable(gpu: Gpu, fault: str) -> None:
     library = cuda.implementation()

@@ -69,7 +69,9 @@ def streams_and_events(library: Cuda, host: int, back: int, one: int, two: int) 
 
 def graphs(library: Cuda, host: int, back: int, one: int) -> None:
     stream = library.stream_create()
+    assert not library.is_capturing(stream)
     library.begin_capture(stream)
+    assert library.is_capturing(stream)
     library.copy_in(one, host, 64, stream)
     library.fill(one, 9, 32, stream)
     library.copy_out(back, one, 64, stream)

@@ -108,6 +108,13 @@ def own_thread(bench: Bench) -> None:
     bench.cuda.cuMemsetD8Async(bench.memory, 0, 8, bench.stream)
 
 
+def isolated(bench: Bench) -> None:
+    event = bench.cuda.cuEventCreate(2)[1]
+    bench.cuda.cuEventRecord(event, 0)
+    bench.begin()
+    bench.cuda.cuStreamWaitEvent(bench.stream, event, 0)
+
+
 def thread_local(bench: Bench) -> None:
     mode = bench.cuda.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_GLOBAL
     bench.cuda.cuStreamBeginCapture(bench.stream, mode)
@@ -142,8 +149,8 @@ def one_thread(bench: Bench) -> None:
 @pytest.mark.parametrize(
     "breach",
     [
-        *(current, popped, address, aligned, warm, own_stream, quiet, own_thread, thread_local, one_context),
-        *(pinned, release, waited, one_thread),
+        *(current, popped, address, aligned, warm, own_stream, quiet, own_thread, isolated),
+        *(thread_local, one_context, pinned, release, waited, one_thread),
     ],
 )
 def test_every_rule_bites(breach: Callable[[Bench], None]) -> None:

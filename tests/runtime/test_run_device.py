@@ -137,7 +137,8 @@ def test_nothing_leaves_the_device(
     assert explanation.mask.pointer == explanation.mask.__cuda_array_interface__["data"][0]
 
 
-CHECKED = ["cuCtxPushCurrent", "cuPointerGetAttributes", "cuEventQuery"]
+PUSHED, ASKED = "cuCtxPushCurrent", "cuStreamIsCapturing"
+CHECKED = [ASKED, "cuPointerGetAttributes", "cuEventQuery"]
 ORDERED = ["cuEventCreate", "cuEventRecord", "cuStreamWaitEvent", "cuEventDestroy"]
 COPY = "cuMemcpyDtoDAsync"
 RUN = [COPY, "cuGraphLaunch", COPY, COPY, "cuEventRecord"]
@@ -145,7 +146,7 @@ RUN = [COPY, "cuGraphLaunch", COPY, COPY, "cuEventRecord"]
 
 @pytest.mark.parametrize(
     ("given", "expected"),
-    [(False, [*CHECKED, *RUN]), (True, [*CHECKED, *ORDERED, *RUN, *ORDERED])],
+    [(False, [PUSHED, *CHECKED, *RUN]), (True, [PUSHED, ASKED, *CHECKED, *ORDERED, *RUN, *ORDERED])],
     ids=["dlpack alone", "a stream"],
 )
 def test_a_warm_run_only_enqueues_and_asks(
@@ -249,6 +250,51 @@ def test_outputs_that_go_in_the_middle_of_a_recording_disturb_nothing(explainer:
     gpu.graph_destroy(gpu.end(theirs))
     gpu.stream_destroy(theirs)
     gpu.pop()
+
+
+@pytest.fixture
+def captured(gpu: Gpu) -> Iterator[int]:
+    """A stream of the host, which records it meanwhile."""
+    gpu.stack().append(0xC0)
+    stream = gpu.stream_create()
+    gpu.begin(stream, "THREAD_LOCAL")
+    yield stream
+    recorded = gpu.end(stream)
+    assert gpu.graphs[recorded] == [], "nothing of ours is inside"
+    gpu.graph_destroy(recorded)
+    gpu.stream_destroy(stream)
+    gpu.pop()
+
+
+@pytest.mark.parametrize("way", ["stream", "interface", "dlpack", "reader"])
+def test_inside_a_capture_of_the_host_it_is_refused(
+    explainer: Explainer, gpu: Gpu, request: pytest.FixtureRequest, way: str
+) -> None:
+    explanation = explainer.run_device(array := HostArray(gpu))
+    explanation.synchronize()
+    other = Capsules(gpu)
+    theirs = request.getfixturevalue("captured")
+    ask = explainer.run_device
+
+    def ordered(stream: int) -> object:
+        event = gpu.mark_create()
+        gpu.mark(event, theirs)
+        gpu.wait(stream, event)  # as torch does
+        gpu.streams[theirs].recording.clear()  # the event
+        del gpu.marks[event]
+        return Capsules.__dlpack__(other, stream=stream)
+
+    with pytest.raises(InputError, match=f"stream {'' if way == 'dlpack' else hex(theirs)}.*stream capture"):
+        if way == "stream":
+            ask(array, stream=theirs)
+        elif way == "interface":
+            array.facts["stream"] = theirs
+            ask(array)
+        elif way == "dlpack":
+            ask(SimpleNamespace(__dlpack_device__=lambda: (2, 0), __dlpack__=ordered))
+        else:
+            explanation.mask.__dlpack__(stream=theirs)
+    assert gpu.is_recording(explanation.mask.stream) == (way == "dlpack")
 
 
 def test_images_are_held_until_they_are_read(explainer: Explainer, gpu: Gpu) -> None:
