@@ -66,7 +66,10 @@ class Cuda(Protocol):
         """Properties of a device that exists."""
 
     def current(self, index: int) -> AbstractContextManager[None]:
-        """Make the primary context of a device current in the calling thread, until the end of `with`."""
+        """Make the primary context of a device current in the calling thread, until the end of one `with`.
+
+        Captures of other threads neither hinder what the thread calls there, nor are they broken by it.
+        """
 
     def malloc(self, nbytes: int) -> int:
         """Memory on the device, aligned to 256 bytes."""

@@ -182,7 +182,7 @@ class PyCuda:
             raise _foreign(f"{nbytes} bytes at {pointer:#x}, where {left} are allocated", index)
 
     def is_capturing(self, stream: int) -> bool:
-        """See `Cuda.is_capturing`.  PyCUDA has no call that tells: False, also where another library records."""
+        """See `Cuda.is_capturing`.  PyCUDA has no such call: always False."""
         return False
 
     def begin_capture(self, stream: int) -> None:

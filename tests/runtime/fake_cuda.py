@@ -42,7 +42,11 @@ class FakeDriver:
     )
     CUstreamCaptureMode = enum.IntEnum(
         "CUstreamCaptureMode",
-        {"CU_STREAM_CAPTURE_MODE_GLOBAL": 0, "CU_STREAM_CAPTURE_MODE_THREAD_LOCAL": 1},
+        {
+            "CU_STREAM_CAPTURE_MODE_GLOBAL": 0,
+            "CU_STREAM_CAPTURE_MODE_THREAD_LOCAL": 1,
+            "CU_STREAM_CAPTURE_MODE_RELAXED": 2,
+        },
     )
 
     CUstreamCaptureStatus = enum.IntEnum(
@@ -178,7 +182,11 @@ class FakeDriver:
     def cuStreamIsCapturing(self, stream):
         return 0, self.CUstreamCaptureStatus(self._gpu.is_recording(stream))
 
+    def cuThreadExchangeStreamCaptureMode(self, mode):
+        return 0, self.CUstreamCaptureMode[self._gpu.exchange_mode(mode.name)]
+
     def cuStreamBeginCapture(self, stream, mode):
+        self._gpu.rule("thread local", "THREAD_LOCAL" in mode.name)
         return self._done(self._gpu.begin(stream, mode.name))
 
     def cuStreamEndCapture(self, stream):

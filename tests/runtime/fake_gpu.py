@@ -34,6 +34,8 @@ RULES = {
     "isolated": "a stream that is recorded waits for nothing but what is recorded with it",
     # CU_STREAM_CAPTURE_MODE_GLOBAL makes unsafe calls of other threads fail; pytorch/TensorRT #3349.
     "thread local": "recording is in thread-local mode",
+    # cuThreadExchangeStreamCaptureMode, which each thread begins without.
+    "global": "in global mode no thread allocates, frees or asks while another one records in that mode",
     # TensorRT developer guide on CUDA graphs: a graph has shapes, addresses and the context's state in it.
     "one context": "a context that was recorded does nothing else while its graph lives",
     # cuMemcpyHtoDAsync: pageable memory is staged, so that it is no asynchronous copy; not in a graph at all.
@@ -46,6 +48,7 @@ RULES = {
     "one thread": "one thread at a time uses a context",
 }
 LEGACY = 1
+GLOBAL = "CU_STREAM_CAPTURE_MODE_GLOBAL"
 
 
 class BrokenRule(AssertionError):
@@ -78,6 +81,7 @@ class Stream:
     queue: list[Op] = field(default_factory=list)
     recording: list[Op] | None = None
     thread: int = 0
+    mode: str = ""
     users: list[object] = field(default_factory=list)  # contexts enqueued since the stream was waited for
 
 
@@ -132,13 +136,24 @@ class Gpu:
         self.rule("popped", bool(self.stack()))
         return self.stack().pop()
 
+    # Stream capture mode of a thread.
+
+    def mode(self) -> str:
+        return getattr(self._threads, "mode", GLOBAL)
+
+    def exchange_mode(self, mode: str) -> str:
+        before, self._threads.mode = self.mode(), mode
+        return before
+
     # Memory.
 
     def check_quiet(self) -> None:
         self.check_current()
         here = threading.get_ident()
-        recording = [s for s in self.streams.values() if s.recording is not None and s.thread == here]
-        self.rule("quiet", not recording)
+        recording = [s for s in self.streams.values() if s.recording is not None]
+        self.rule("quiet", not any(s.thread == here for s in recording))
+        if self.mode() == GLOBAL:
+            self.rule("global", not any(s.mode == GLOBAL for s in recording))
 
     def allocate(self, nbytes: int, kind: str) -> int:
         self.check_quiet()
@@ -242,9 +257,8 @@ class Gpu:
 
     def begin(self, handle: int, mode: str) -> None:
         self.rule("own stream", int(handle) not in (0, LEGACY))
-        self.rule("thread local", "THREAD_LOCAL" in mode)
         stream = self.stream(handle)
-        stream.recording, stream.thread = [], threading.get_ident()
+        stream.recording, stream.thread, stream.mode = [], threading.get_ident(), mode
 
     def end(self, handle: int) -> int:
         stream = self.stream(handle)

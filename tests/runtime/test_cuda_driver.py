@@ -122,7 +122,7 @@ def walk() -> None:
             library.free(pointer)
         for pointer in (host, back):
             library.host_free(pointer)
-        assert fake_open() == 1, "the context only"
+        assert fake_open() == 2, "the context, and the thread-local mode"
     assert fake_open() == 0
     print(*library.names)
 

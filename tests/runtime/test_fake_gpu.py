@@ -11,7 +11,7 @@ import fake_tensorrt as stand_in
 import numpy as np
 import pytest
 from fake_cuda import FakeDriver
-from fake_gpu import RULES, BrokenRule, Gpu
+from fake_gpu import GLOBAL, RULES, BrokenRule, Gpu
 from fake_pycuda import NAMES, fake_pycuda
 from fake_tensorrt import fake_tensorrt
 
@@ -120,6 +120,12 @@ def thread_local(bench: Bench) -> None:
     bench.cuda.cuStreamBeginCapture(bench.stream, mode)
 
 
+def global_(bench: Bench) -> None:
+    bench.gpu.begin(bench.stream, GLOBAL)
+    bench.gpu.streams[bench.stream].thread += 1  # as if another thread had begun
+    bench.cuda.cuEventQuery(bench.cuda.cuEventCreate(2)[1])
+
+
 def one_context(bench: Bench) -> None:
     bench.recorded()
     bench.run()
@@ -146,16 +152,20 @@ def one_thread(bench: Bench) -> None:
     bench.run()
 
 
+def rule_of(breach: Callable[[Bench], None]) -> str:
+    return breach.__name__.replace("_", " ").strip()
+
+
 @pytest.mark.parametrize(
     "breach",
     [
         *(current, popped, address, aligned, warm, own_stream, quiet, own_thread, isolated),
-        *(thread_local, one_context, pinned, release, waited, one_thread),
+        *(thread_local, global_, one_context, pinned, release, waited, one_thread),
     ],
 )
 def test_every_rule_bites(breach: Callable[[Bench], None]) -> None:
     bench = Bench()
-    name = breach.__name__.replace("_", " ")
+    name = rule_of(breach)
     with pytest.raises(BrokenRule, match=RULES[name]):
         breach(bench)
     assert bench.gpu.broken == [name]
@@ -164,7 +174,7 @@ def test_every_rule_bites(breach: Callable[[Bench], None]) -> None:
 
 def test_no_rule_is_untested() -> None:
     (mark,) = test_every_rule_bites.pytestmark  # type: ignore[attr-defined]
-    assert {breach.__name__.replace("_", " ") for breach in mark.args[1]} == set(RULES)
+    assert set(map(rule_of, mark.args[1])) == set(RULES)
 
 
 def test_a_run_that_keeps_the_rules_breaks_none() -> None:

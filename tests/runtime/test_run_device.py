@@ -12,7 +12,7 @@ from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pytest
-from fake_gpu import LEGACY, Gpu
+from fake_gpu import GLOBAL, LEGACY, Gpu
 from fake_tensorrt import OVERFLOWS, IExecutionContext
 
 from runtime import Explainer
@@ -137,7 +137,7 @@ def test_nothing_leaves_the_device(
     assert explanation.mask.pointer == explanation.mask.__cuda_array_interface__["data"][0]
 
 
-PUSHED, ASKED = "cuCtxPushCurrent", "cuStreamIsCapturing"
+PUSHED, ASKED = ["cuCtxPushCurrent", "cuThreadExchangeStreamCaptureMode"], "cuStreamIsCapturing"
 CHECKED = [ASKED, "cuPointerGetAttributes", "cuEventQuery"]
 ORDERED = ["cuEventCreate", "cuEventRecord", "cuStreamWaitEvent", "cuEventDestroy"]
 COPY = "cuMemcpyDtoDAsync"
@@ -146,7 +146,7 @@ RUN = [COPY, "cuGraphLaunch", COPY, COPY, "cuEventRecord"]
 
 @pytest.mark.parametrize(
     ("given", "expected"),
-    [(False, [PUSHED, *CHECKED, *RUN]), (True, [PUSHED, ASKED, *CHECKED, *ORDERED, *RUN, *ORDERED])],
+    [(False, [*PUSHED, *CHECKED, *RUN]), (True, [*PUSHED, ASKED, *CHECKED, *ORDERED, *RUN, *ORDERED])],
     ids=["dlpack alone", "a stream"],
 )
 def test_a_warm_run_only_enqueues_and_asks(
@@ -164,7 +164,7 @@ def test_a_warm_run_only_enqueues_and_asks(
     del explanation
     assert calls == [], "an output that goes calls nothing"
     explainer.run_device(images[1], **options)
-    assert calls == [*expected, "cuCtxPopCurrent"]
+    assert calls == [*expected, PUSHED[1], "cuCtxPopCurrent"]
     gpu.synchronize(theirs)
     gpu.stream_destroy(theirs)
     gpu.pop()
@@ -272,9 +272,8 @@ def test_inside_a_capture_of_the_host_it_is_refused(
 ) -> None:
     explanation = explainer.run_device(array := HostArray(gpu))
     explanation.synchronize()
-    other = Capsules(gpu)
+    other, producer = Capsules(gpu), HostArray(gpu)
     theirs = request.getfixturevalue("captured")
-    ask = explainer.run_device
 
     def ordered(stream: int) -> object:
         event = gpu.mark_create()
@@ -284,17 +283,36 @@ def test_inside_a_capture_of_the_host_it_is_refused(
         del gpu.marks[event]
         return Capsules.__dlpack__(other, stream=stream)
 
+    producer.facts["stream"] = theirs
+    capsules = SimpleNamespace(__dlpack_device__=lambda: (2, 0), __dlpack__=ordered)
+    ways = {
+        "stream": lambda: explainer.run_device(array, stream=theirs),
+        "interface": lambda: explainer.run_device(producer),
+        "dlpack": lambda: explainer.run_device(capsules),
+        "reader": lambda: explanation.mask.__dlpack__(stream=theirs),
+    }
     with pytest.raises(InputError, match=f"stream {'' if way == 'dlpack' else hex(theirs)}.*stream capture"):
-        if way == "stream":
-            ask(array, stream=theirs)
-        elif way == "interface":
-            array.facts["stream"] = theirs
-            ask(array)
-        elif way == "dlpack":
-            ask(SimpleNamespace(__dlpack_device__=lambda: (2, 0), __dlpack__=ordered))
-        else:
-            explanation.mask.__dlpack__(stream=theirs)
+        ways[way]()
     assert gpu.is_recording(explanation.mask.stream) == (way == "dlpack")
+
+
+def test_a_capture_of_another_thread_in_global_mode_is_not_broken(
+    toy: Package, add: Callable, gpu: Gpu
+) -> None:
+    add(toy, "toy")
+    gpu.stack().append(0xC0)
+    arrays, theirs = [HostArray(gpu) for _ in range(3)], gpu.stream_create()
+    gpu.begin(theirs, GLOBAL)
+    gpu.streams[theirs].thread += 1  # as if another thread had begun
+    with Explainer(toy, backend="tensorrt") as explainer:
+        for array in arrays:
+            explainer.run_device(array).check()
+        kept = explainer.run_device(array)
+    del kept  # after close(): it is freed
+    assert gpu.mode() == GLOBAL, "the thread is in its own mode again"
+    gpu.streams[theirs].recording = None
+    gpu.stream_destroy(theirs)
+    gpu.pop()
 
 
 def test_images_are_held_until_they_are_read(explainer: Explainer, gpu: Gpu) -> None:
