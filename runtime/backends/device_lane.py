@@ -7,6 +7,7 @@ Once warm, a run calls CUDA only to enqueue and to ask: it allocates, frees and 
 
 from __future__ import annotations
 
+import threading
 from collections import deque
 from contextlib import suppress
 from typing import Any
@@ -39,6 +40,7 @@ class DevicePath:
         self._pool = BufferPool(cuda, index)
         self._held: deque[tuple[int, Any]] = deque()  # event after a run, owner of the images it reads
         self._events: list[int] = []  # idle
+        self._lock = threading.RLock()  # a finaliser may come back here, in the thread that holds it
         self.stream = Stream(cuda)
 
     @property
@@ -167,12 +169,6 @@ class DevicePath:
 
     def _let_go(self) -> None:
         """Drop the hold on images that have been read."""
-        while True:
-            try:
-                event, owner = self._held.popleft()
-            except IndexError:
-                return
-            if not self._cuda.event_done(event):
-                self._held.appendleft((event, owner))
-                return
-            self._events.append(event)
+        with self._lock:
+            while self._held and self._cuda.event_done(self._held[0][0]):
+                self._events.append(self._held.popleft()[0])

@@ -334,6 +334,23 @@ def test_images_are_held_until_they_are_read(explainer: Explainer, gpu: Gpu) -> 
     assert not gone()
 
 
+def test_images_are_held_also_where_cuda_does_not_say_whether_they_were_read(
+    explainer: Explainer, gpu: Gpu
+) -> None:
+    explanation = explainer.run_device(array := HostArray(gpu))
+    gone, other, before = weakref.ref(array), HostArray(gpu), len(gpu.marks)
+    del array
+    gpu.fail["cuEventQuery"] = 907
+    with pytest.raises(BackendError, match="cuEventQuery failed"):
+        explainer.run_device(other)
+    gpu.fail.clear()
+    assert gpu.streams[explanation.mask.stream].queue
+    assert gone(), "the copy is still to read them"
+    explanation.synchronize()
+    assert not gone()
+    assert len(gpu.marks) == before
+
+
 def test_a_reader_on_the_stream_that_was_given_may_outlive_its_array(explainer: Explainer, gpu: Gpu) -> None:
     gpu.stack().append(0xC0)
     theirs = gpu.stream_create()
