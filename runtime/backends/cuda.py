@@ -116,6 +116,9 @@ class Cuda(Protocol):
     def event_done(self, event: int) -> bool:
         """Whether it is, without waiting.  Not while this thread records a graph."""
 
+    def event_synchronize(self, event: int) -> None:
+        """Wait until it is done; errors of what was before it are raised here."""
+
     def event_destroy(self, event: int) -> None:
         """Give back what `event_create` gave; it need not be done."""
 

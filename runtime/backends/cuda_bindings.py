@@ -146,6 +146,10 @@ class CudaBindings:
             raise self._failed("cuEventQuery", error)
         return not error
 
+    def event_synchronize(self, event: int) -> None:
+        """See `Cuda.event_synchronize`."""
+        self._call("cuEventSynchronize", event)
+
     def event_destroy(self, event: int) -> None:
         """See `Cuda.event_destroy`."""
         self._call("cuEventDestroy", event)

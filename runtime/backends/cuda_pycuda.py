@@ -155,6 +155,10 @@ class PyCuda:
         """See `Cuda.event_done`."""
         return bool(self._call(self._events[event].query))
 
+    def event_synchronize(self, event: int) -> None:
+        """See `Cuda.event_synchronize`."""
+        self._call(self._events[event].synchronize)
+
     def event_destroy(self, event: int) -> None:
         """See `Cuda.event_destroy`.  PyCUDA destroys it with its object."""
         del self._events[event]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from typing import Any
 
 import numpy as np
@@ -24,7 +24,9 @@ from runtime.errors import BackendError, InputError
 
 
 class DevicePath:
-    """Used by one thread at a time, inside `with cuda.current(index):`; `synchronize` by any.
+    """Used by one thread at a time, inside `with cuda.current(index):`.
+
+    `order`, `synchronize` and `to_host` are for any thread, at any moment, also in the middle of `close`.
 
     All lanes of a path enqueue on its one stream, so that memory which comes back to the pool can be written
     again at once: whatever wrote it before comes first.
@@ -106,7 +108,8 @@ class DevicePath:
         except BaseException:
             self._events.append(event)
             with suppress(BackendError):  # the first error is on its way
-                self.synchronize()  # what was enqueued may still read the images
+                cuda.synchronize(ours)  # what was enqueued may still read the images
+                self._let_go()
             raise
         self._held.append((event, source.owner))
         return embedding, mask
@@ -117,17 +120,29 @@ class DevicePath:
         Raises:
             InputError: the stream is inside a stream capture.
         """
-        if not self.stream.closed:
-            with self._cuda.current(self._index):
+        with self._lock, self._cuda.current(self._index):
+            if not self.stream.closed:
                 self._refuse_capture(then)
                 self._cuda.order(self.stream.handle, then)
 
     def synchronize(self) -> None:
-        """Wait for every run so far; after `close()` they have all ended."""
-        if not self.stream.closed:
-            with self._cuda.current(self._index):
-                self._cuda.synchronize(self.stream.handle)
-                self._let_go()
+        """Wait for every run so far, in any thread; after `close()` they have all ended."""
+        cuda = self._cuda
+        with cuda.current(self._index):
+            with self._lock:  # not while it waits: others may go on, and `close` waits itself
+                if self.stream.closed:
+                    return
+                event = cuda.event_create()
+                try:
+                    cuda.event_record(event, self.stream.handle)
+                except BaseException:
+                    cuda.event_destroy(event)
+                    raise
+            try:
+                cuda.event_synchronize(event)
+            finally:
+                cuda.event_destroy(event)
+            self._let_go()
 
     def to_host(self, array: DeviceArray) -> np.ndarray:
         """A copy of an output of this path, open or closed, by any thread.
@@ -147,17 +162,14 @@ class DevicePath:
 
     def close(self) -> None:
         """Wait for what is running, then release everything but what outputs that still live are in."""
-        try:
-            self.synchronize()
-        finally:
-            try:
-                self._pool.close()
-                for event in (*self._events, *(event for event, _ in self._held)):
-                    self._cuda.event_destroy(event)
-            finally:
-                self._events.clear()
-                self._held.clear()
-                self.stream.close()
+        with self._lock, ExitStack() as last_first:
+            last_first.callback(self.stream.close)
+            last_first.callback(self._held.clear)
+            last_first.callback(self._events.clear)
+            for event in (*self._events, *(event for event, _ in self._held)):
+                last_first.callback(self._cuda.event_destroy, event)
+            last_first.callback(self._pool.close)
+            self._cuda.synchronize(self.stream.handle)
 
     def _refuse_capture(self, stream: int) -> None:
         if self._cuda.is_capturing(stream):

@@ -172,6 +172,9 @@ class FakeDriver:
     def cuEventQuery(self, event):
         return (0 if self._gpu.mark_done(event) else self.CUresult.CUDA_ERROR_NOT_READY,)
 
+    def cuEventSynchronize(self, event):
+        return self._done(self._gpu.mark_wait(event))
+
     def cuStreamWaitEvent(self, stream, event, flags):
         return self._done(self._gpu.wait(stream, event))
 
@@ -216,6 +219,13 @@ class FakeDriver:
 _NO_RESULT = {
     *("cuInit", "cuCtxPushCurrent", "cuMemFree", "cuMemFreeHost", "cuStreamDestroy", "cuStreamSynchronize"),
     *("cuMemsetD8Async", "cuMemcpyHtoDAsync", "cuMemcpyDtoHAsync", "cuMemcpyDtoDAsync", "cuEventRecord"),
-    *("cuEventQuery", "cuStreamWaitEvent", "cuEventDestroy", "cuStreamBeginCapture", "cuGraphLaunch"),
+    *(
+        "cuEventQuery",
+        "cuEventSynchronize",
+        "cuStreamWaitEvent",
+        "cuEventDestroy",
+        "cuStreamBeginCapture",
+        "cuGraphLaunch",
+    ),
     *("cuGraphDestroy", "cuGraphExecDestroy"),
 }

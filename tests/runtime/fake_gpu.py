@@ -224,6 +224,11 @@ class Gpu:
         self.check_quiet()
         return self.marks[event]["done"]
 
+    def mark_wait(self, event: int) -> None:
+        self.check_quiet()
+        mark = self.marks[event]
+        self.drain(mark["stream"], lambda: mark["done"])
+
     def wait(self, handle: int, event: int) -> None:
         mark, stream = self.marks[event], self.stream(handle)
         if (within := mark.get("within")) is not None:  # the stream is recorded too, from now on

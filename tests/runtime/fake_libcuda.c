@@ -207,6 +207,12 @@ int cuEventQuery(struct object *event) {
     NEED(mode, CAPTURING);
     return event->done ? 0 : NOT_READY;
 }
+int cuEventSynchronize(struct object *event) {
+    NEED(is(EVENT, event), INVALID_HANDLE);
+    NEED(mode, CAPTURING);
+    if (!event->done) run(event->stream, event);
+    return 0;
+}
 int cuEventRecord(struct object *event, void *stream) {
     NEED(is(EVENT, event), INVALID_HANDLE);
     event->stream = is(STREAM, stream);

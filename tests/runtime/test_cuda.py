@@ -180,6 +180,12 @@ def test_an_event_is_done_when_what_was_before_it_is_done(library: Cuda, gpu: Gp
             gpu.synchronize(LEGACY)
             assert library.event_done(event)
         gpu.stream_destroy(foreign)
+        done: list[str] = []
+        gpu.enqueue(stream.handle, lambda: done.append("before"))
+        library.event_record(event, stream.handle)
+        gpu.enqueue(stream.handle, lambda: done.append("after"))
+        library.event_synchronize(event)
+        assert done == ["before"]
         gpu.fail.update(dict.fromkeys(("cuEventQuery", "Event.query"), 700))
         with pytest.raises(BackendError, match="Query failed|query failed"):
             library.event_done(event)

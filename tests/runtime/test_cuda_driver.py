@@ -49,7 +49,7 @@ def streams_and_events(library: Cuda, host: int, back: int, one: int, two: int) 
     assert library.event_done(event)
     library.event_record(event, other)
     assert not library.event_done(event)
-    library.synchronize(other)
+    library.event_synchronize(event)
     assert library.event_done(event)
     assert list(array(back)) == [0, 1, 2, 3, 255, 255, *range(6, 48), *[0] * 16]
     for default in (0, 1):

@@ -181,7 +181,8 @@ def test_after_warm_up_only_outputs_are_made(calls: list[str], explainer: Explai
         calls.clear()
         for array in arrays:
             explainer.run_device(array).synchronize()
-    assert not {"cuMemAlloc", "cuMemHostAlloc", "cuStreamBeginCapture", "cuEventCreate"} & set(calls)
+    assert not {"cuMemAlloc", "cuMemHostAlloc", "cuStreamBeginCapture"} & set(calls)
+    assert calls.count("cuEventCreate") == len(arrays), "one in each synchronize"
 
 
 def test_memory_is_used_again_and_that_of_outputs_that_live_is_not(explainer: Explainer, gpu: Gpu) -> None:
@@ -612,6 +613,33 @@ def test_readers_of_a_capsule_find_the_values_on_their_stream(explainer: Explain
         with pytest.raises(BufferError):
             explanation.mask.__dlpack__(**wrong)
     gpu.stream_destroy(theirs)
+    gpu.pop()
+
+
+@pytest.mark.parametrize("call", ["order", "synchronize"])
+def test_close_waits_for_a_reader_that_is_about_to_use_the_stream(
+    explainer: Explainer, gpu: Gpu, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    explanation = explainer.run_device(HostArray(gpu))
+    library, closing = explainer.backend._cuda, threading.Thread(target=explainer.close)
+    create = library.event_create
+
+    def slowly() -> int:
+        if not closing.ident:
+            closing.start()
+            closing.join(0.1)
+            assert closing.is_alive(), "it destroyed the stream"
+        return create()
+
+    monkeypatch.setattr(library, "event_create", slowly)
+    if call == "order":
+        explanation.mask.__dlpack__(stream=1)
+    else:
+        explanation.synchronize()
+    closing.join()
+    assert explanation.mask.stream is None
+    gpu.stack().append(0xC0)
+    gpu.synchronize(1)
     gpu.pop()
 
 
