@@ -6,7 +6,6 @@ import subprocess
 import sys
 import threading
 from contextlib import nullcontext
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -42,7 +41,7 @@ def library(request: pytest.FixtureRequest, gpu: Gpu, monkeypatch: pytest.Monkey
 # Without a driver, for real.
 
 
-@pytest.mark.skipif(not find_spec("cuda"), reason="cuda-bindings is not installed")
+@pytest.mark.skipif(not cuda._found("cuda.bindings"), reason="cuda-bindings is not installed")
 def test_a_machine_without_a_driver_says_so() -> None:
     """In a process of its own: elsewhere the stand-ins may be in place of the bindings."""
     code = (

@@ -15,6 +15,8 @@ from fake_gpu import GLOBAL, RULES, BrokenRule, Gpu
 from fake_pycuda import NAMES, fake_pycuda
 from fake_tensorrt import fake_tensorrt
 
+from runtime.backends import cuda
+
 SHAPE = (1, 4, 6, 3)
 
 
@@ -194,7 +196,7 @@ def public(kind: object) -> list[str]:
     return [name for name in vars(kind) if not name.startswith("_")]
 
 
-@pytest.mark.skipif(not find_spec("cuda"), reason="cuda-bindings is not installed")
+@pytest.mark.skipif(not cuda._found("cuda.bindings"), reason="cuda-bindings is not installed")
 def test_cuda_bindings_have_every_name() -> None:
     from cuda.bindings import driver
 
