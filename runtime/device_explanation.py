@@ -39,8 +39,9 @@ class DeviceArray:
     `synchronize` first.
 
     Its memory is its own until nothing refers to the array any more: also what these three make of it keeps
-    it.  A later `run_device` then writes there, after the work on the stream that *it* is given.  So work on
-    any other stream must have ended before the last reference goes.
+    it.  A later `run_device` then writes there, first where was let go of first, after the work on the stream
+    that *it* is given or that its array is ready on.  It waits for no other stream, which its owner may have
+    destroyed: work on any other stream must have ended before the last reference goes.
     """
 
     shape: tuple[int, ...]
@@ -92,7 +93,7 @@ class DeviceArray:
 
         Raises:
             BufferError: a copy was asked for, or another device.
-            InputError: `stream` is 0, which DLPack forbids.
+            InputError: `stream` is 0, which DLPack forbids, or inside a stream capture.
         """
         if copy or (dl_device is not None and tuple(dl_device) != self.__dlpack_device__()):
             raise BufferError(f"an array on {self.__dlpack_device__()} is given as it is, and where it is")

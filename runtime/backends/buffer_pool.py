@@ -1,4 +1,4 @@
-"""Memory of the device that is used again and again: what its last reader lets go of, the next run takes."""
+"""Memory of the device that is used again and again: what was let go of first, the next run takes."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class BufferPool:
         """
         idle = self._idle.setdefault(nbytes, deque())
         try:
-            return Loan(self, idle.pop())
+            return Loan(self, idle.popleft())
         except IndexError:
             return Loan(self, DeviceBuffer(self._cuda, nbytes))
 

@@ -66,7 +66,10 @@ class Cuda(Protocol):
         """Properties of a device that exists."""
 
     def current(self, index: int) -> AbstractContextManager[None]:
-        """Make the primary context of a device current in the calling thread, until the end of `with`."""
+        """Make the primary context of a device current in the calling thread, until the end of one `with`.
+
+        Captures of other threads neither hinder what the thread calls there, nor are they broken by it.
+        """
 
     def malloc(self, nbytes: int) -> int:
         """Memory on the device, aligned to 256 bytes."""
@@ -113,6 +116,9 @@ class Cuda(Protocol):
     def event_done(self, event: int) -> bool:
         """Whether it is, without waiting.  Not while this thread records a graph."""
 
+    def event_synchronize(self, event: int) -> None:
+        """Wait until it is done; errors of what was before it are raised here."""
+
     def event_destroy(self, event: int) -> None:
         """Give back what `event_create` gave; it need not be done."""
 
@@ -124,6 +130,9 @@ class Cuda(Protocol):
 
     def check_pointer(self, pointer: int, nbytes: int, index: int) -> None:
         """Raise `InputError` unless this is device memory that the primary context of `index` can read."""
+
+    def is_capturing(self, stream: int) -> bool:
+        """Whether what is enqueued on a stream, of the host application too, is recorded and not done."""
 
     def begin_capture(self, stream: int) -> None:
         """What is enqueued on `stream` by this thread is recorded from now on, not done."""

@@ -34,6 +34,7 @@ class CudaBindings:
         self._cuda = cuda = _module()
         self.name = f"cuda-bindings for CUDA {dotted(cuda.CUDA_VERSION)}"
         self._contexts: dict[int, Any] = {}
+        self._own = cuda.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_THREAD_LOCAL
         self._launch, self._wait = cuda.cuGraphLaunch, cuda.cuStreamSynchronize
 
     def driver(self) -> DriverInfo:
@@ -76,7 +77,7 @@ class CudaBindings:
 
     def current(self, index: int) -> AbstractContextManager[None]:
         """See `Cuda.current`.  Pushed and popped, so that a PyCUDA host finds its own context again."""
-        return _Current(self, self._primary(index))
+        return _Current(self, self._primary(index), self._own)
 
     def malloc(self, nbytes: int) -> int:
         """See `Cuda.malloc`."""
@@ -145,6 +146,10 @@ class CudaBindings:
             raise self._failed("cuEventQuery", error)
         return not error
 
+    def event_synchronize(self, event: int) -> None:
+        """See `Cuda.event_synchronize`."""
+        self._call("cuEventSynchronize", event)
+
     def event_destroy(self, event: int) -> None:
         """See `Cuda.event_destroy`."""
         self._call("cuEventDestroy", event)
@@ -186,10 +191,18 @@ class CudaBindings:
                 cure="with PyCUDA, import pycuda.autoprimaryctx instead of pycuda.autoinit",
             )
 
+    def is_capturing(self, stream: int) -> bool:
+        """See `Cuda.is_capturing`."""
+        error, status = self._cuda.cuStreamIsCapturing(stream)
+        if error == self._cuda.CUresult.CUDA_ERROR_STREAM_CAPTURE_IMPLICIT:
+            return True  # the default stream, while a stream is recorded that it would wait for
+        if error:
+            raise self._failed("cuStreamIsCapturing", error)
+        return bool(status != self._cuda.CUstreamCaptureStatus.CU_STREAM_CAPTURE_STATUS_NONE)
+
     def begin_capture(self, stream: int) -> None:
         """See `Cuda.begin_capture`.  Other threads of the host application may allocate meanwhile."""
-        mode = self._cuda.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_THREAD_LOCAL
-        self._call("cuStreamBeginCapture", stream, mode)
+        self._call("cuStreamBeginCapture", stream, self._own)
 
     def end_capture(self, stream: int) -> int:
         """See `Cuda.end_capture`."""
@@ -236,20 +249,28 @@ class CudaBindings:
 
 
 class _Current:
-    """`with`: pushes a context, pops it."""
+    """`with`, once: pushes a context, pops it.
 
-    __slots__ = ("_call", "_context")
+    Meanwhile the thread is in `mode`: in the one that it begins with, to allocate, free or ask for an event
+    would fail, and end the capture, while another thread of the host application captures in global mode.
+    """
 
-    def __init__(self, cuda: CudaBindings, context: Any) -> None:
-        self._call, self._context = cuda._call, context
+    __slots__ = ("_before", "_call", "_context", "_mode")
+
+    def __init__(self, cuda: CudaBindings, context: Any, mode: Any) -> None:
+        self._call, self._context, self._mode = cuda._call, context, mode
 
     def __enter__(self) -> None:
         self._call("cuCtxPushCurrent", self._context)
+        self._before = self._call("cuThreadExchangeStreamCaptureMode", self._mode)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._call("cuCtxPopCurrent")
+        try:
+            self._call("cuThreadExchangeStreamCaptureMode", self._before)
+        finally:
+            self._call("cuCtxPopCurrent")
 
 
 def _module() -> ModuleType:

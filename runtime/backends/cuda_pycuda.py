@@ -155,6 +155,10 @@ class PyCuda:
         """See `Cuda.event_done`."""
         return bool(self._call(self._events[event].query))
 
+    def event_synchronize(self, event: int) -> None:
+        """See `Cuda.event_synchronize`."""
+        self._call(self._events[event].synchronize)
+
     def event_destroy(self, event: int) -> None:
         """See `Cuda.event_destroy`.  PyCUDA destroys it with its object."""
         del self._events[event]
@@ -180,6 +184,10 @@ class PyCuda:
         if pointer + nbytes > start + size:
             left = start + size - pointer
             raise _foreign(f"{nbytes} bytes at {pointer:#x}, where {left} are allocated", index)
+
+    def is_capturing(self, stream: int) -> bool:
+        """See `Cuda.is_capturing`.  PyCUDA has no such call: always False."""
+        return False
 
     def begin_capture(self, stream: int) -> None:
         """There are none, see `no_graphs`: raises `BackendError`, as the three below do."""

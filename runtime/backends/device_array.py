@@ -39,25 +39,17 @@ def read(array: Any, stream: int, device: int) -> Source:
         device: number of the GPU that it is to be on, as far as it says where it is.
 
     Raises:
-        InputError: it is not on that GPU, not uint8, not C-contiguous, or not aligned to 256 bytes.
+        InputError: it is not on that GPU, not uint8, or not C-contiguous.
     """
     if hasattr(array, "__dlpack__") and hasattr(array, "__dlpack_device__"):
-        source = _from_dlpack(array, stream, device)
-    elif hasattr(array, "__cuda_array_interface__"):
-        source = _from_interface(array)
-    else:
-        raise InputError(
-            f"run_device was given a {type(array).__name__}",
-            expected="an array on a GPU: __dlpack__ or __cuda_array_interface__",
-            cure=_CURE,
-        )
-    if source.pointer % 256:
-        raise InputError(
-            f"an array at address {source.pointer:#x}",
-            expected="an address that 256 divides, as TensorRT requires",
-            cure="copy the array: a slice of a larger one may begin anywhere",
-        )
-    return source
+        return _from_dlpack(array, stream, device)
+    if hasattr(array, "__cuda_array_interface__"):
+        return _from_interface(array)
+    raise InputError(
+        f"run_device was given a {type(array).__name__}",
+        expected="an array on a GPU: __dlpack__ or __cuda_array_interface__",
+        cure=_CURE,
+    )
 
 
 def stream_handle(stream: Any) -> int:

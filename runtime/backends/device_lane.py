@@ -7,8 +7,9 @@ Once warm, a run calls CUDA only to enqueue and to ask: it allocates, frees and 
 
 from __future__ import annotations
 
+import threading
 from collections import deque
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,9 @@ from runtime.errors import BackendError, InputError
 
 
 class DevicePath:
-    """Used by one thread at a time, inside `with cuda.current(index):`; `synchronize` by any.
+    """Used by one thread at a time, inside `with cuda.current(index):`.
+
+    `order`, `synchronize` and `to_host` are for any thread, at any moment, also in the middle of `close`.
 
     All lanes of a path enqueue on its one stream, so that memory which comes back to the pool can be written
     again at once: whatever wrote it before comes first.
@@ -39,6 +42,7 @@ class DevicePath:
         self._pool = BufferPool(cuda, index)
         self._held: deque[tuple[int, Any]] = deque()  # event after a run, owner of the images it reads
         self._events: list[int] = []  # idle
+        self._lock = threading.RLock()  # a finaliser may come back here, in the thread that holds it
         self.stream = Stream(cuda)
 
     @property
@@ -46,13 +50,22 @@ class DevicePath:
         """See `DeviceArray.stream`."""
         return None if self.stream.closed else self.stream.handle
 
-    def read(self, array: Any) -> Source:
+    def read(self, array: Any, stream: int | None) -> Source:
         """The array's images.
 
+        Args:
+            stream: of the caller.
+
         Raises:
-            InputError: an array that is not what the engine takes, or not on its device.
+            InputError: an array that is not what the engine takes, or not on its device; or inside a stream
+                capture, which would keep the addresses of memory that is ours.
         """
+        if stream is not None:
+            self._refuse_capture(stream)
         source = read(array, self.stream.handle, self._index)
+        # DLPack does not tell its owner's stream; ours, ordered after that, is then inside the capture too.
+        for known in {source.stream, self.stream.handle} - {None}:
+            self._refuse_capture(known)  # type: ignore[arg-type]
         rows = source.shape[0] if len(source.shape) == 4 else 0
         most, height, width, channels = self._shape
         if source.shape[1:] != self._shape[1:] or not 1 <= rows <= most:
@@ -95,23 +108,41 @@ class DevicePath:
         except BaseException:
             self._events.append(event)
             with suppress(BackendError):  # the first error is on its way
-                self.synchronize()  # what was enqueued may still read the images
+                cuda.synchronize(ours)  # what was enqueued may still read the images
+                self._let_go()
             raise
         self._held.append((event, source.owner))
         return embedding, mask
 
     def order(self, then: int) -> None:
-        """What is enqueued on a stream from now on waits for every run so far; by any thread."""
-        if not self.stream.closed:
-            with self._cuda.current(self._index):
+        """What is enqueued on a stream from now on waits for every run so far; by any thread.
+
+        Raises:
+            InputError: the stream is inside a stream capture.
+        """
+        with self._lock, self._cuda.current(self._index):
+            if not self.stream.closed:
+                self._refuse_capture(then)
                 self._cuda.order(self.stream.handle, then)
 
     def synchronize(self) -> None:
-        """Wait for every run so far; after `close()` they have all ended."""
-        if not self.stream.closed:
-            with self._cuda.current(self._index):
-                self._cuda.synchronize(self.stream.handle)
-                self._let_go()
+        """Wait for every run so far, in any thread; after `close()` they have all ended."""
+        cuda = self._cuda
+        with cuda.current(self._index):
+            with self._lock:  # not while it waits: others may go on, and `close` waits itself
+                if self.stream.closed:
+                    return
+                event = cuda.event_create()
+                try:
+                    cuda.event_record(event, self.stream.handle)
+                except BaseException:
+                    cuda.event_destroy(event)
+                    raise
+            try:
+                cuda.event_synchronize(event)
+            finally:
+                cuda.event_destroy(event)
+            self._let_go()
 
     def to_host(self, array: DeviceArray) -> np.ndarray:
         """A copy of an output of this path, open or closed, by any thread.
@@ -131,26 +162,25 @@ class DevicePath:
 
     def close(self) -> None:
         """Wait for what is running, then release everything but what outputs that still live are in."""
-        try:
-            self.synchronize()
-        finally:
-            try:
-                self._pool.close()
-                for event in (*self._events, *(event for event, _ in self._held)):
-                    self._cuda.event_destroy(event)
-            finally:
-                self._events.clear()
-                self._held.clear()
-                self.stream.close()
+        with self._lock, ExitStack() as last_first:
+            last_first.callback(self.stream.close)
+            last_first.callback(self._held.clear)
+            last_first.callback(self._events.clear)
+            for event in (*self._events, *(event for event, _ in self._held)):
+                last_first.callback(self._cuda.event_destroy, event)
+            last_first.callback(self._pool.close)
+            self._cuda.synchronize(self.stream.handle)
+
+    def _refuse_capture(self, stream: int) -> None:
+        if self._cuda.is_capturing(stream):
+            raise InputError(
+                f"stream {stream:#x} is inside a stream capture",
+                expected="a stream that does what it is given",
+                cure="call run_device, and from_dlpack of its outputs, before or after the capture",
+            )
 
     def _let_go(self) -> None:
         """Drop the hold on images that have been read."""
-        while True:
-            try:
-                event, owner = self._held.popleft()
-            except IndexError:
-                return
-            if not self._cuda.event_done(event):
-                self._held.appendleft((event, owner))
-                return
-            self._events.append(event)
+        with self._lock:
+            while self._held and self._cuda.event_done(self._held[0][0]):
+                self._events.append(self._held.popleft()[0])

@@ -35,8 +35,9 @@ class Lane:
         shape: of the images: (rows, height, width, 3); `rows` is the most that a run takes.
         mapped: the device reads the input from the host's memory, without a copy.
         graph: record a CUDA graph, for exactly `rows` images.
-        stream: images and outputs stay on the device, in the order of this stream, which others may use too
-            and which the lane does not close.  None: they come from the host, on a stream of the lane's own.
+        stream: images and outputs stay on the device, in the order of this stream, which others may use at
+            any moment and which the lane does not close; so a graph is recorded on another one.  None: they
+            come from the host, on a stream of the lane's own.
 
     Raises:
         BackendError: out of memory, or TensorRT failed.
@@ -61,7 +62,7 @@ class Lane:
         self._resources: list[Resource] = []
         self._unfinished: Run | None = None
         try:
-            self._stream = stream or self._keep(Stream(cuda))
+            self._stream = self._keep(Stream(cuda))
             self._allocate(mapped and self._from_host)
             if graph and not cuda.no_graphs:
                 self._record()
@@ -69,6 +70,9 @@ class Lane:
                 self.no_graph = cuda.no_graphs if graph else ""
                 self._compute(shape[0])  # what must be compiled or loaded, and what fails, does so now
                 cuda.synchronize(self._stream.handle)
+            if stream is not None:
+                self._stream.close()  # all that was on it is done
+                self._stream = stream
         except BaseException:
             self.close()
             raise
@@ -104,7 +108,7 @@ class Lane:
         if self._graph is None:
             self._compute(rows)
         else:
-            self._graph.launch()
+            cuda.graph_launch(self._graph.handle, stream)
         for target, buffer, row in zip(targets, self._outputs, self._output_rows, strict=True):
             cuda.copy(target, buffer.handle, n * row, stream)
 

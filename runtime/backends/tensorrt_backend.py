@@ -16,6 +16,7 @@ are those of the real bindings.  On a GPU: see benchmarks/gpu_check.sh.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
@@ -52,7 +53,6 @@ class TensorRTBackend:
         record = engine.record
         self._cuda = cuda.implementation()
         self._gpu = gpu
-        self._current = self._cuda.current(gpu.index)
         self.precision, self.outputs = record.precision, record.outputs
         self._least, self.max_batch = record.batch[0], record.batch[2]
         self._shape = (input.height, input.width, 3)
@@ -65,7 +65,7 @@ class TensorRTBackend:
         self.degraded = ""
         self.name = ""
         try:
-            with self._current:
+            with self._current():
                 self._engine = LoadedEngine(library(record.flavour), engine, plan, RtxCache(record, gpu))
                 self.name = self._engine.name
                 # TensorRT-RTX compiles for this GPU now, and what cannot run says so now.
@@ -85,7 +85,7 @@ class TensorRTBackend:
         """See `Backend.run`."""
         self._refuse_maskless()
         images = self._checked(images)
-        with self._current:
+        with self._current():
             embedding, mask = self._start(images, len(images)).result()
         return embedding, mask
 
@@ -93,7 +93,7 @@ class TensorRTBackend:
         """See `runtime.backends.base.EmbeddingBackend`."""
         self._opened()
         images = self._checked(images)
-        with self._current:
+        with self._current():
             return self._start(images, len(images)).result()[0]
 
     def submit(self, images: np.ndarray) -> Callable[[], tuple[np.ndarray, np.ndarray]]:
@@ -101,7 +101,7 @@ class TensorRTBackend:
         self._refuse_maskless()
         images = self._checked(images)
         n = len(images)
-        with self._current:
+        with self._current():
             if n <= self._least:
                 self._second ^= True
                 run = self._lane("second" if self._second else "least").start(images, self._least)
@@ -113,9 +113,9 @@ class TensorRTBackend:
         """See `runtime.backends.base.DeviceBackend`."""
         self._refuse_maskless()
         theirs = None if stream is None else stream_handle(stream)
-        with self._current:
+        with self._current():
             path = self._device_path()
-            source = path.read(array)
+            source = path.read(array, theirs)
             name, rows = self._lane_for(source.shape[0])
             return path.run(self._lane(name, path.stream), rows, source, theirs)
 
@@ -128,7 +128,7 @@ class TensorRTBackend:
         names = [*dict.fromkeys(self._lane_for(n)[0] for n in sizes)]
         if not on_device and self.outputs == OUTPUTS:
             names.append("second")  # of `submit`
-        with self._current:
+        with self._current():
             stream = self._device_path().stream if on_device else None
             for name in names:
                 self._lane(name, stream)
@@ -136,7 +136,7 @@ class TensorRTBackend:
     def poison(self) -> None:
         """Fill every output buffer, here and on the device, with NaN: a run that writes nothing shows."""
         self._opened()
-        with self._current:
+        with self._current():
             for lane in self._lanes.values():
                 lane.poison()
 
@@ -154,7 +154,7 @@ class TensorRTBackend:
         engine, self._engine = self._engine, None
         if engine is None:
             return
-        with self._current:
+        with self._current():
             for lane in lanes:
                 try:
                     lane.close()
@@ -163,6 +163,9 @@ class TensorRTBackend:
             engine.close()
         if failures:
             raise failures[0]
+
+    def _current(self) -> AbstractContextManager[None]:
+        return self._cuda.current(self._gpu.index)
 
     def _opened(self) -> LoadedEngine:
         if self._engine is None:
@@ -229,6 +232,6 @@ class TensorRTBackend:
         return lane
 
     def _finished(self, run: Run) -> tuple[np.ndarray, np.ndarray]:
-        with self._current:
+        with self._current():
             embedding, mask = run.result()
         return embedding, mask

@@ -15,7 +15,9 @@ class FakeDriver:
 
     CUDA_VERSION = 13050
     CU_MEMHOSTALLOC_DEVICEMAP = 2
-    CUresult = enum.IntEnum("CUresult", {"CUDA_ERROR_NOT_READY": 600})
+    CUresult = enum.IntEnum(
+        "CUresult", {"CUDA_ERROR_NOT_READY": 600, "CUDA_ERROR_STREAM_CAPTURE_IMPLICIT": 906}
+    )
     CUstream_flags = enum.IntEnum("CUstream_flags", {"CU_STREAM_NON_BLOCKING": 1})
     CUevent_flags = enum.IntEnum("CUevent_flags", {"CU_EVENT_DISABLE_TIMING": 2})
     CUmemorytype = enum.IntEnum("CUmemorytype", {"CU_MEMORYTYPE_HOST": 1, "CU_MEMORYTYPE_DEVICE": 2})
@@ -40,7 +42,15 @@ class FakeDriver:
     )
     CUstreamCaptureMode = enum.IntEnum(
         "CUstreamCaptureMode",
-        {"CU_STREAM_CAPTURE_MODE_GLOBAL": 0, "CU_STREAM_CAPTURE_MODE_THREAD_LOCAL": 1},
+        {
+            "CU_STREAM_CAPTURE_MODE_GLOBAL": 0,
+            "CU_STREAM_CAPTURE_MODE_THREAD_LOCAL": 1,
+            "CU_STREAM_CAPTURE_MODE_RELAXED": 2,
+        },
+    )
+
+    CUstreamCaptureStatus = enum.IntEnum(
+        "CUstreamCaptureStatus", {"CU_STREAM_CAPTURE_STATUS_NONE": 0, "CU_STREAM_CAPTURE_STATUS_ACTIVE": 1}
     )
 
     def __init__(self, gpu: Gpu, **attributes: int) -> None:
@@ -162,6 +172,9 @@ class FakeDriver:
     def cuEventQuery(self, event):
         return (0 if self._gpu.mark_done(event) else self.CUresult.CUDA_ERROR_NOT_READY,)
 
+    def cuEventSynchronize(self, event):
+        return self._done(self._gpu.mark_wait(event))
+
     def cuStreamWaitEvent(self, stream, event, flags):
         return self._done(self._gpu.wait(stream, event))
 
@@ -169,7 +182,14 @@ class FakeDriver:
         del self._gpu.marks[event]
         return (0,)
 
+    def cuStreamIsCapturing(self, stream):
+        return 0, self.CUstreamCaptureStatus(self._gpu.is_recording(stream))
+
+    def cuThreadExchangeStreamCaptureMode(self, mode):
+        return 0, self.CUstreamCaptureMode[self._gpu.exchange_mode(mode.name)]
+
     def cuStreamBeginCapture(self, stream, mode):
+        self._gpu.rule("thread local", "THREAD_LOCAL" in mode.name)
         return self._done(self._gpu.begin(stream, mode.name))
 
     def cuStreamEndCapture(self, stream):
@@ -199,6 +219,13 @@ class FakeDriver:
 _NO_RESULT = {
     *("cuInit", "cuCtxPushCurrent", "cuMemFree", "cuMemFreeHost", "cuStreamDestroy", "cuStreamSynchronize"),
     *("cuMemsetD8Async", "cuMemcpyHtoDAsync", "cuMemcpyDtoHAsync", "cuMemcpyDtoDAsync", "cuEventRecord"),
-    *("cuEventQuery", "cuStreamWaitEvent", "cuEventDestroy", "cuStreamBeginCapture", "cuGraphLaunch"),
+    *(
+        "cuEventQuery",
+        "cuEventSynchronize",
+        "cuStreamWaitEvent",
+        "cuEventDestroy",
+        "cuStreamBeginCapture",
+        "cuGraphLaunch",
+    ),
     *("cuGraphDestroy", "cuGraphExecDestroy"),
 }

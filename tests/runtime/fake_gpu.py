@@ -28,8 +28,14 @@ RULES = {
     "own stream": "what is recorded is on a stream of its own",
     # cuThreadExchangeStreamCaptureMode; TensorRT #3011, #4325.
     "quiet": "nothing is allocated, freed or waited for while a stream is recorded",
+    # cuStreamBeginCapture: what any thread enqueues on a stream while it is recorded is recorded too.
+    "own thread": "a stream is touched by no other thread while it is recorded",
+    # CUDA_ERROR_STREAM_CAPTURE_ISOLATION.
+    "isolated": "a stream that is recorded waits for nothing but what is recorded with it",
     # CU_STREAM_CAPTURE_MODE_GLOBAL makes unsafe calls of other threads fail; pytorch/TensorRT #3349.
     "thread local": "recording is in thread-local mode",
+    # cuThreadExchangeStreamCaptureMode, which each thread begins without.
+    "global": "in global mode no thread allocates, frees or asks while another one records in that mode",
     # TensorRT developer guide on CUDA graphs: a graph has shapes, addresses and the context's state in it.
     "one context": "a context that was recorded does nothing else while its graph lives",
     # cuMemcpyHtoDAsync: pageable memory is staged, so that it is no asynchronous copy; not in a graph at all.
@@ -42,6 +48,7 @@ RULES = {
     "one thread": "one thread at a time uses a context",
 }
 LEGACY = 1
+GLOBAL = "CU_STREAM_CAPTURE_MODE_GLOBAL"
 
 
 class BrokenRule(AssertionError):
@@ -74,6 +81,7 @@ class Stream:
     queue: list[Op] = field(default_factory=list)
     recording: list[Op] | None = None
     thread: int = 0
+    mode: str = ""
     users: list[object] = field(default_factory=list)  # contexts enqueued since the stream was waited for
 
 
@@ -128,13 +136,24 @@ class Gpu:
         self.rule("popped", bool(self.stack()))
         return self.stack().pop()
 
+    # Stream capture mode of a thread.
+
+    def mode(self) -> str:
+        return getattr(self._threads, "mode", GLOBAL)
+
+    def exchange_mode(self, mode: str) -> str:
+        before, self._threads.mode = self.mode(), mode
+        return before
+
     # Memory.
 
     def check_quiet(self) -> None:
         self.check_current()
         here = threading.get_ident()
-        recording = [s for s in self.streams.values() if s.recording is not None and s.thread == here]
-        self.rule("quiet", not recording)
+        recording = [s for s in self.streams.values() if s.recording is not None]
+        self.rule("quiet", not any(s.thread == here for s in recording))
+        if self.mode() == GLOBAL:
+            self.rule("global", not any(s.mode == GLOBAL for s in recording))
 
     def allocate(self, nbytes: int, kind: str) -> int:
         self.check_quiet()
@@ -158,7 +177,9 @@ class Gpu:
 
     def stream(self, handle: int) -> Stream:
         self.check_current()
-        return self.streams[int(handle) or LEGACY]
+        stream = self.streams[int(handle) or LEGACY]
+        self.rule("own thread", stream.recording is None or stream.thread == threading.get_ident())
+        return stream
 
     def stream_create(self) -> int:
         self.check_quiet()
@@ -195,15 +216,25 @@ class Gpu:
         return event
 
     def mark(self, event: int, handle: int) -> None:
-        self.marks[event] = mark = {"done": False, "stream": self.stream(handle)}
+        stream = self.stream(handle)
+        self.marks[event] = mark = {"done": False, "stream": stream, "within": stream.recording}
         self.enqueue(handle, lambda: mark.update(done=True))
 
     def mark_done(self, event: int) -> bool:
         self.check_quiet()
         return self.marks[event]["done"]
 
-    def wait(self, handle: int, event: int) -> None:
+    def mark_wait(self, event: int) -> None:
+        self.check_quiet()
         mark = self.marks[event]
+        self.drain(mark["stream"], lambda: mark["done"])
+
+    def wait(self, handle: int, event: int) -> None:
+        mark, stream = self.marks[event], self.stream(handle)
+        if (within := mark.get("within")) is not None:  # the stream is recorded too, from now on
+            stream.recording, stream.thread = within, threading.get_ident()
+            return
+        self.rule("isolated", stream.recording is None)
         self.enqueue(handle, lambda: self.drain(mark["stream"], lambda: mark["done"]))
 
     def copy(self, target: int, source: int, nbytes: int, host: int, device: int, stream: int) -> None:
@@ -225,15 +256,21 @@ class Gpu:
 
     # Graphs.
 
+    def is_recording(self, handle: int) -> bool:
+        self.check_current()
+        return self.streams[int(handle) or LEGACY].recording is not None
+
     def begin(self, handle: int, mode: str) -> None:
         self.rule("own stream", int(handle) not in (0, LEGACY))
-        self.rule("thread local", "THREAD_LOCAL" in mode)
         stream = self.stream(handle)
-        stream.recording, stream.thread = [], threading.get_ident()
+        stream.recording, stream.thread, stream.mode = [], threading.get_ident(), mode
 
     def end(self, handle: int) -> int:
         stream = self.stream(handle)
-        ops, stream.recording = stream.recording, None
+        ops = stream.recording
+        for other in self.streams.values():
+            if other.recording is ops:
+                other.recording = None
         graph = self.number()
         self.graphs[graph] = [] if self.empty_graphs else ops or []
         self.recorded[graph] = [user for user in stream.users if getattr(user, "graph", 0) == -1]
@@ -244,7 +281,8 @@ class Gpu:
 
     def launch(self, graph: int, handle: int) -> None:
         self.launches += 1
-        self.stream(handle).queue.extend(self.graphs[graph])
+        for op in self.graphs[graph]:
+            self.enqueue(handle, op.do, *op.touches)
 
     def graph_destroy(self, graph: int) -> None:
         del self.graphs[graph]

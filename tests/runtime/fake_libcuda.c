@@ -1,6 +1,7 @@
 /* A stand-in for libcuda.so.1, a driver of CUDA 12.0, so that the real cuda-bindings run without a GPU.
  *
  * Device memory is the host's.  What is enqueued on a stream happens when the stream is waited for, not before.
+ * Another thread always captures in global mode: what that forbids is refused in global mode.
  * Arguments that CUDA refuses, and those that this project has no reason to give, are refused.  Nothing is freed:
  * what was given back is closed, and fake_open() counts the rest.
  */
@@ -29,7 +30,7 @@ struct object {
 
 static struct object objects[512], legacy = {STREAM};
 static int count, ready, context;
-static _Thread_local int depth;
+static _Thread_local int depth, mode;
 
 static struct object *new_object(enum kind kind) {
     if (count == 512) abort();
@@ -82,6 +83,7 @@ static int copy(enum kind target, uintptr_t to, enum kind source, uintptr_t from
 static int allocate(enum kind kind, void **pointer, size_t size, unsigned flags) {
     struct object *object;
     NEED(depth, INVALID_CONTEXT);
+    NEED(mode, CAPTURING);
     NEED(size > 0, INVALID_VALUE);
     NEED(size < 1 << 20, OUT_OF_MEMORY);
     object = new_object(kind);
@@ -93,13 +95,14 @@ static int allocate(enum kind kind, void **pointer, size_t size, unsigned flags)
 
 static int give_back(struct object *object) {
     NEED(depth, INVALID_CONTEXT);
+    NEED(mode, CAPTURING);
     NEED(object && object != &legacy, INVALID_HANDLE);
     object->kind = CLOSED;
     return 0;
 }
 
 int fake_open(void) {
-    int open = depth;
+    int open = depth + mode;
     for (int i = 0; i < count; i++) open += objects[i].kind != CLOSED;
     return open;
 }
@@ -201,7 +204,14 @@ int cuEventCreate(struct object **event, unsigned flags) {
 int cuEventDestroy(void *event) { return give_back(is(EVENT, event)); }
 int cuEventQuery(struct object *event) {
     NEED(is(EVENT, event), INVALID_HANDLE);
+    NEED(mode, CAPTURING);
     return event->done ? 0 : NOT_READY;
+}
+int cuEventSynchronize(struct object *event) {
+    NEED(is(EVENT, event), INVALID_HANDLE);
+    NEED(mode, CAPTURING);
+    if (!event->done) run(event->stream, event);
+    return 0;
 }
 int cuEventRecord(struct object *event, void *stream) {
     NEED(is(EVENT, event), INVALID_HANDLE);
@@ -214,6 +224,19 @@ int cuStreamWaitEvent(void *stream, struct object *event, unsigned flags) {
     return enqueue(stream, (struct operation){.task = WAIT, .event = event});
 }
 
+int cuThreadExchangeStreamCaptureMode(int *exchanged) {
+    int before = mode;
+    NEED(*exchanged == 0 || *exchanged == 1, INVALID_VALUE);   /* CU_STREAM_CAPTURE_MODE_GLOBAL, _THREAD_LOCAL */
+    mode = *exchanged;
+    *exchanged = before;
+    return 0;
+}
+int cuStreamIsCapturing(void *handle, int *status) {
+    struct object *stream = is(STREAM, handle);
+    NEED(stream, INVALID_HANDLE);
+    *status = stream->recording != NULL;
+    return 0;
+}
 int cuStreamBeginCapture(void *handle, int mode) {
     struct object *stream = is(STREAM, handle);
     NEED(stream && stream != &legacy && !stream->recording, INVALID_HANDLE);

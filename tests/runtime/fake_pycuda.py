@@ -19,7 +19,7 @@ NAMES = {
     "Device": "count name compute_capability total_memory get_attribute retain_primary_context",
     "Context": "push pop synchronize",
     "Stream": "handle synchronize wait_for_event",
-    "Event": "record query",
+    "Event": "record query synchronize",
     "DeviceAllocation": "free",
     "PagelockedHostAllocation": "free get_device_pointer",
     "device_attribute": "INTEGRATED CAN_MAP_HOST_MEMORY PAGEABLE_MEMORY_ACCESS",
@@ -104,6 +104,10 @@ def fake_pycuda(gpu: Gpu, *, attributes: dict[str, int] | None = None) -> tuple[
 
         def record(self, stream=None):
             gpu.mark(self._event, stream.handle if stream else 0)
+
+        def synchronize(self):
+            check("Event.synchronize")
+            gpu.mark_wait(self._event)
 
         def query(self):
             check("Event.query")

@@ -6,7 +6,6 @@ import subprocess
 import sys
 import threading
 from contextlib import nullcontext
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -42,7 +41,7 @@ def library(request: pytest.FixtureRequest, gpu: Gpu, monkeypatch: pytest.Monkey
 # Without a driver, for real.
 
 
-@pytest.mark.skipif(not find_spec("cuda"), reason="cuda-bindings is not installed")
+@pytest.mark.skipif(not cuda._found("cuda.bindings"), reason="cuda-bindings is not installed")
 def test_a_machine_without_a_driver_says_so() -> None:
     """In a process of its own: elsewhere the stand-ins may be in place of the bindings."""
     code = (
@@ -180,6 +179,12 @@ def test_an_event_is_done_when_what_was_before_it_is_done(library: Cuda, gpu: Gp
             gpu.synchronize(LEGACY)
             assert library.event_done(event)
         gpu.stream_destroy(foreign)
+        done: list[str] = []
+        gpu.enqueue(stream.handle, lambda: done.append("before"))
+        library.event_record(event, stream.handle)
+        gpu.enqueue(stream.handle, lambda: done.append("after"))
+        library.event_synchronize(event)
+        assert done == ["before"]
         gpu.fail.update(dict.fromkeys(("cuEventQuery", "Event.query"), 700))
         with pytest.raises(BackendError, match="Query failed|query failed"):
             library.event_done(event)
@@ -288,6 +293,20 @@ def test_a_graph_does_again_what_was_recorded(gpu: Gpu) -> None:
             library.synchronize(stream.handle)
         assert done == [1, 1]
     assert not gpu.live()
+
+
+def test_whether_a_stream_is_recorded(gpu: Gpu) -> None:
+    library = cuda.implementation()
+    with library.current(0), Stream(library) as stream:
+        assert not library.is_capturing(stream.handle)
+        asked: list[bool] = []
+        Graph(library, stream, lambda: asked.append(library.is_capturing(stream.handle))).close()
+        assert asked == [True]
+        gpu.fail["cuStreamIsCapturing"] = 906  # of the default stream, as CUDA says while a host records
+        assert library.is_capturing(LEGACY)
+        gpu.fail["cuStreamIsCapturing"] = 400
+        with pytest.raises(BackendError, match="cuStreamIsCapturing failed"):
+            library.is_capturing(stream.handle)
 
 
 @pytest.mark.parametrize("fault", ["", "cuStreamEndCapture"])

@@ -10,7 +10,6 @@ import os
 import shutil
 import subprocess
 import sys
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -49,7 +48,7 @@ def streams_and_events(library: Cuda, host: int, back: int, one: int, two: int) 
     assert library.event_done(event)
     library.event_record(event, other)
     assert not library.event_done(event)
-    library.synchronize(other)
+    library.event_synchronize(event)
     assert library.event_done(event)
     assert list(array(back)) == [0, 1, 2, 3, 255, 255, *range(6, 48), *[0] * 16]
     for default in (0, 1):
@@ -69,7 +68,9 @@ def streams_and_events(library: Cuda, host: int, back: int, one: int, two: int) 
 
 def graphs(library: Cuda, host: int, back: int, one: int) -> None:
     stream = library.stream_create()
+    assert not library.is_capturing(stream)
     library.begin_capture(stream)
+    assert library.is_capturing(stream)
     library.copy_in(one, host, 64, stream)
     library.fill(one, 9, 32, stream)
     library.copy_out(back, one, 64, stream)
@@ -120,12 +121,12 @@ def walk() -> None:
             library.free(pointer)
         for pointer in (host, back):
             library.host_free(pointer)
-        assert fake_open() == 1, "the context only"
+        assert fake_open() == 2, "the context, and the thread-local mode"
     assert fake_open() == 0
     print(*library.names)
 
 
-@pytest.mark.skipif(not find_spec("cuda"), reason="cuda-bindings is not installed")
+@pytest.mark.skipif(not cuda._found("cuda.bindings"), reason="cuda-bindings is not installed")
 @pytest.mark.skipif(sys.platform != "linux", reason="the stand-in is libcuda.so.1")
 @pytest.mark.skipif(COMPILER is None, reason="no C compiler: neither cc, gcc nor clang")
 def test_every_method_over_the_real_bindings(tmp_path: Path) -> None:

@@ -11,9 +11,11 @@ import fake_tensorrt as stand_in
 import numpy as np
 import pytest
 from fake_cuda import FakeDriver
-from fake_gpu import RULES, BrokenRule, Gpu
+from fake_gpu import GLOBAL, RULES, BrokenRule, Gpu
 from fake_pycuda import NAMES, fake_pycuda
 from fake_tensorrt import fake_tensorrt
+
+from runtime.backends import cuda
 
 SHAPE = (1, 4, 6, 3)
 
@@ -102,9 +104,28 @@ def quiet(bench: Bench) -> None:
     bench.cuda.cuStreamSynchronize(bench.stream)
 
 
+def own_thread(bench: Bench) -> None:
+    bench.begin()
+    bench.gpu.streams[bench.stream].thread += 1  # as if another thread had begun
+    bench.cuda.cuMemsetD8Async(bench.memory, 0, 8, bench.stream)
+
+
+def isolated(bench: Bench) -> None:
+    event = bench.cuda.cuEventCreate(2)[1]
+    bench.cuda.cuEventRecord(event, 0)
+    bench.begin()
+    bench.cuda.cuStreamWaitEvent(bench.stream, event, 0)
+
+
 def thread_local(bench: Bench) -> None:
     mode = bench.cuda.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_GLOBAL
     bench.cuda.cuStreamBeginCapture(bench.stream, mode)
+
+
+def global_(bench: Bench) -> None:
+    bench.gpu.begin(bench.stream, GLOBAL)
+    bench.gpu.streams[bench.stream].thread += 1  # as if another thread had begun
+    bench.cuda.cuEventQuery(bench.cuda.cuEventCreate(2)[1])
 
 
 def one_context(bench: Bench) -> None:
@@ -133,16 +154,20 @@ def one_thread(bench: Bench) -> None:
     bench.run()
 
 
+def rule_of(breach: Callable[[Bench], None]) -> str:
+    return breach.__name__.replace("_", " ").strip()
+
+
 @pytest.mark.parametrize(
     "breach",
     [
-        *(current, popped, address, aligned, warm, own_stream, quiet, thread_local, one_context, pinned),
-        *(release, waited, one_thread),
+        *(current, popped, address, aligned, warm, own_stream, quiet, own_thread, isolated),
+        *(thread_local, global_, one_context, pinned, release, waited, one_thread),
     ],
 )
 def test_every_rule_bites(breach: Callable[[Bench], None]) -> None:
     bench = Bench()
-    name = breach.__name__.replace("_", " ")
+    name = rule_of(breach)
     with pytest.raises(BrokenRule, match=RULES[name]):
         breach(bench)
     assert bench.gpu.broken == [name]
@@ -151,7 +176,7 @@ def test_every_rule_bites(breach: Callable[[Bench], None]) -> None:
 
 def test_no_rule_is_untested() -> None:
     (mark,) = test_every_rule_bites.pytestmark  # type: ignore[attr-defined]
-    assert {breach.__name__.replace("_", " ") for breach in mark.args[1]} == set(RULES)
+    assert set(map(rule_of, mark.args[1])) == set(RULES)
 
 
 def test_a_run_that_keeps_the_rules_breaks_none() -> None:
@@ -171,7 +196,7 @@ def public(kind: object) -> list[str]:
     return [name for name in vars(kind) if not name.startswith("_")]
 
 
-@pytest.mark.skipif(not find_spec("cuda"), reason="cuda-bindings is not installed")
+@pytest.mark.skipif(not cuda._found("cuda.bindings"), reason="cuda-bindings is not installed")
 def test_cuda_bindings_have_every_name() -> None:
     from cuda.bindings import driver
 

@@ -12,8 +12,8 @@ from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pytest
-from fake_gpu import LEGACY, Gpu
-from fake_tensorrt import OVERFLOWS
+from fake_gpu import GLOBAL, LEGACY, Gpu
+from fake_tensorrt import OVERFLOWS, IExecutionContext
 
 from runtime import Explainer
 from runtime.backends.device_array import read, stream_handle
@@ -137,7 +137,8 @@ def test_nothing_leaves_the_device(
     assert explanation.mask.pointer == explanation.mask.__cuda_array_interface__["data"][0]
 
 
-CHECKED = ["cuCtxPushCurrent", "cuPointerGetAttributes", "cuEventQuery"]
+PUSHED, ASKED = ["cuCtxPushCurrent", "cuThreadExchangeStreamCaptureMode"], "cuStreamIsCapturing"
+CHECKED = [ASKED, "cuPointerGetAttributes", "cuEventQuery"]
 ORDERED = ["cuEventCreate", "cuEventRecord", "cuStreamWaitEvent", "cuEventDestroy"]
 COPY = "cuMemcpyDtoDAsync"
 RUN = [COPY, "cuGraphLaunch", COPY, COPY, "cuEventRecord"]
@@ -145,7 +146,7 @@ RUN = [COPY, "cuGraphLaunch", COPY, COPY, "cuEventRecord"]
 
 @pytest.mark.parametrize(
     ("given", "expected"),
-    [(False, [*CHECKED, *RUN]), (True, [*CHECKED, *ORDERED, *RUN, *ORDERED])],
+    [(False, [*PUSHED, *CHECKED, *RUN]), (True, [*PUSHED, ASKED, *CHECKED, *ORDERED, *RUN, *ORDERED])],
     ids=["dlpack alone", "a stream"],
 )
 def test_a_warm_run_only_enqueues_and_asks(
@@ -163,7 +164,7 @@ def test_a_warm_run_only_enqueues_and_asks(
     del explanation
     assert calls == [], "an output that goes calls nothing"
     explainer.run_device(images[1], **options)
-    assert calls == [*expected, "cuCtxPopCurrent"]
+    assert calls == [*expected, PUSHED[1], "cuCtxPopCurrent"]
     gpu.synchronize(theirs)
     gpu.stream_destroy(theirs)
     gpu.pop()
@@ -180,7 +181,8 @@ def test_after_warm_up_only_outputs_are_made(calls: list[str], explainer: Explai
         calls.clear()
         for array in arrays:
             explainer.run_device(array).synchronize()
-    assert not {"cuMemAlloc", "cuMemHostAlloc", "cuStreamBeginCapture", "cuEventCreate"} & set(calls)
+    assert not {"cuMemAlloc", "cuMemHostAlloc", "cuStreamBeginCapture"} & set(calls)
+    assert calls.count("cuEventCreate") == len(arrays), "one in each synchronize"
 
 
 def test_memory_is_used_again_and_that_of_outputs_that_live_is_not(explainer: Explainer, gpu: Gpu) -> None:
@@ -207,6 +209,47 @@ def test_memory_is_used_again_and_that_of_outputs_that_live_is_not(explainer: Ex
     assert sum(block.kind == "device" for block in gpu.blocks.values()) == 3, "only the host's own"
 
 
+def test_a_reader_while_a_graph_is_recorded_is_not_recorded_with_it(
+    explainer: Explainer, gpu: Gpu, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    explanation = explainer.run_device(HostArray(gpu))
+    explanation.synchronize()
+    computes, failures = IExecutionContext.execute_async_v3, []
+
+    def read() -> None:
+        try:
+            explanation.embedding.__dlpack__(stream=1)
+        except AssertionError as error:
+            failures.append(error)
+
+    def compute(context: IExecutionContext, stream: int) -> bool:
+        if gpu.stream(stream).recording is not None:
+            assert stream != explanation.embedding.stream
+            thread = threading.Thread(target=read)
+            thread.start()
+            thread.join()
+            failures.append(None)
+        return computes(context, stream)
+
+    monkeypatch.setattr(IExecutionContext, "execute_async_v3", compute)
+    array = HostArray(gpu, (4, 4, 6, 3))
+    found = explainer.run_device(array)
+    found.synchronize()
+    assert failures == [None], "one recording, with a reader in it that was not noticed"
+    np.testing.assert_allclose(values(found.embedding), array.values.mean((1, 2)), rtol=1e-6)
+    assert len(gpu.streams) == 3, "the default stream, that of the host's lane and that of the path"
+
+
+def test_what_was_let_go_of_first_is_used_first(explainer: Explainer, gpu: Gpu) -> None:
+    explanations = [explainer.run_device(HostArray(gpu)) for _ in range(3)]
+    places = [explanation.mask.pointer for explanation in explanations]
+    for i in (1, 0, 2):
+        explanations[i] = None
+    again = [explainer.run_device(HostArray(gpu)) for _ in range(3)]
+    assert [explanation.mask.pointer for explanation in again] == [places[i] for i in (1, 0, 2)]
+    again[-1].synchronize()
+
+
 def test_outputs_that_go_in_the_middle_of_a_recording_disturb_nothing(explainer: Explainer, gpu: Gpu) -> None:
     explanation = explainer.run_device(HostArray(gpu))
     explanation.synchronize()
@@ -216,6 +259,69 @@ def test_outputs_that_go_in_the_middle_of_a_recording_disturb_nothing(explainer:
     del explanation
     gc.collect()
     gpu.graph_destroy(gpu.end(theirs))
+    gpu.stream_destroy(theirs)
+    gpu.pop()
+
+
+@pytest.fixture
+def captured(gpu: Gpu) -> Iterator[int]:
+    """A stream of the host, which records it meanwhile."""
+    gpu.stack().append(0xC0)
+    stream = gpu.stream_create()
+    gpu.begin(stream, "THREAD_LOCAL")
+    yield stream
+    recorded = gpu.end(stream)
+    assert gpu.graphs[recorded] == [], "nothing of ours is inside"
+    gpu.graph_destroy(recorded)
+    gpu.stream_destroy(stream)
+    gpu.pop()
+
+
+@pytest.mark.parametrize("way", ["stream", "interface", "dlpack", "reader"])
+def test_inside_a_capture_of_the_host_it_is_refused(
+    explainer: Explainer, gpu: Gpu, request: pytest.FixtureRequest, way: str
+) -> None:
+    explanation = explainer.run_device(array := HostArray(gpu))
+    explanation.synchronize()
+    other, producer = Capsules(gpu), HostArray(gpu)
+    theirs = request.getfixturevalue("captured")
+
+    def ordered(stream: int) -> object:
+        event = gpu.mark_create()
+        gpu.mark(event, theirs)
+        gpu.wait(stream, event)  # as torch does
+        gpu.streams[theirs].recording.clear()  # the event
+        del gpu.marks[event]
+        return Capsules.__dlpack__(other, stream=stream)
+
+    producer.facts["stream"] = theirs
+    capsules = SimpleNamespace(__dlpack_device__=lambda: (2, 0), __dlpack__=ordered)
+    ways = {
+        "stream": lambda: explainer.run_device(array, stream=theirs),
+        "interface": lambda: explainer.run_device(producer),
+        "dlpack": lambda: explainer.run_device(capsules),
+        "reader": lambda: explanation.mask.__dlpack__(stream=theirs),
+    }
+    with pytest.raises(InputError, match=f"stream {'' if way == 'dlpack' else hex(theirs)}.*stream capture"):
+        ways[way]()
+    assert gpu.is_recording(explanation.mask.stream) == (way == "dlpack")
+
+
+def test_a_capture_of_another_thread_in_global_mode_is_not_broken(
+    toy: Package, add: Callable, gpu: Gpu
+) -> None:
+    add(toy, "toy")
+    gpu.stack().append(0xC0)
+    arrays, theirs = [HostArray(gpu) for _ in range(3)], gpu.stream_create()
+    gpu.begin(theirs, GLOBAL)
+    gpu.streams[theirs].thread += 1  # as if another thread had begun
+    with Explainer(toy, backend="tensorrt") as explainer:
+        for array in arrays:
+            explainer.run_device(array).check()
+        kept = explainer.run_device(array)
+    del kept  # after close(): it is freed
+    assert gpu.mode() == GLOBAL, "the thread is in its own mode again"
+    gpu.streams[theirs].recording = None
     gpu.stream_destroy(theirs)
     gpu.pop()
 
@@ -237,6 +343,23 @@ def test_images_are_held_until_they_are_read(explainer: Explainer, gpu: Gpu) -> 
     del other
     explanation.synchronize()
     assert not gone()
+
+
+def test_images_are_held_also_where_cuda_does_not_say_whether_they_were_read(
+    explainer: Explainer, gpu: Gpu
+) -> None:
+    explanation = explainer.run_device(array := HostArray(gpu))
+    gone, other, before = weakref.ref(array), HostArray(gpu), len(gpu.marks)
+    del array
+    gpu.fail["cuEventQuery"] = 907
+    with pytest.raises(BackendError, match="cuEventQuery failed"):
+        explainer.run_device(other)
+    gpu.fail.clear()
+    assert gpu.streams[explanation.mask.stream].queue
+    assert gone(), "the copy is still to read them"
+    explanation.synchronize()
+    assert not gone()
+    assert len(gpu.marks) == before
 
 
 def test_a_reader_on_the_stream_that_was_given_may_outlive_its_array(explainer: Explainer, gpu: Gpu) -> None:
@@ -324,7 +447,6 @@ def test_dlpack_is_asked_to_be_ready_on_our_stream(explainer: Explainer, gpu: Gp
         ({"shape": (1, 6, 4, 3)}, r"\(N, 4, 6, 3\), N from 1 to 4"),
         ({"shape": (4, 6, 3)}, r"\(N, 4, 6, 3\)"),
         ({"shape": (5, 4, 6, 3)}, "N from 1 to 4"),
-        ({"data": (4096 + 8, False)}, "256"),
         ({"data": (4096, False)}, "not memory of a GPU"),
     ],
 )
@@ -355,6 +477,16 @@ def test_strides_of_axes_that_do_not_count(explainer: Explainer, gpu: Gpu) -> No
     explanation = explainer.run_device(array)
     explanation.synchronize()
     assert values(explanation.embedding) == pytest.approx(array.values.mean((1, 2)), rel=1e-6)
+
+
+@pytest.mark.parametrize("kind", [HostArray, Capsules])
+def test_a_slice_may_begin_anywhere(explainer: Explainer, gpu: Gpu, kind: type[HostArray]) -> None:
+    array = kind(gpu, (2, 4, 6, 3))
+    array.facts.update(shape=SHAPE, data=(array.pointer + 72, False))
+    array.pointer += 72
+    explanation = explainer.run_device(array)
+    explanation.synchronize()
+    assert values(explanation.embedding) == pytest.approx(array.values[1:].mean((1, 2)), rel=1e-6)
 
 
 def test_memory_of_another_context_or_device_is_refused(explainer: Explainer, gpu: Gpu) -> None:
@@ -503,21 +635,42 @@ def test_readers_of_a_capsule_find_the_values_on_their_stream(explainer: Explain
     gpu.pop()
 
 
+@pytest.mark.parametrize("call", ["order", "synchronize"])
+def test_close_waits_for_a_reader_that_is_about_to_use_the_stream(
+    explainer: Explainer, gpu: Gpu, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    explanation = explainer.run_device(HostArray(gpu))
+    library, closing = explainer.backend._cuda, threading.Thread(target=explainer.close)
+    create = library.event_create
+
+    def slowly() -> int:
+        if not closing.ident:
+            closing.start()
+            closing.join(0.1)
+            assert closing.is_alive(), "it destroyed the stream"
+        return create()
+
+    monkeypatch.setattr(library, "event_create", slowly)
+    if call == "order":
+        explanation.mask.__dlpack__(stream=1)
+    else:
+        explanation.synchronize()
+    closing.join()
+    assert explanation.mask.stream is None
+    gpu.stack().append(0xC0)
+    gpu.synchronize(1)
+    gpu.pop()
+
+
 def test_a_real_capsule_of_torch_is_read(torch: ModuleType) -> None:
     """On the CPU, where the same structure describes the tensor; the kind of device is pretended."""
     tensor = torch.arange(72, dtype=torch.uint8).reshape(SHAPE)
-    aligned = torch.empty(72 + 256, dtype=torch.uint8)
-    start = -aligned.data_ptr() % 256
-    aligned = aligned[start : start + 72].view(SHAPE)
-    aligned.copy_(tensor)
-    wrapper = SimpleNamespace(
-        __dlpack_device__=lambda: (2, 0), __dlpack__=lambda stream: aligned.__dlpack__()
-    )
+    wrapper = SimpleNamespace(__dlpack_device__=lambda: (2, 0), __dlpack__=lambda stream: tensor.__dlpack__())
     source = read(wrapper, 7, 0)
-    assert (source.pointer, source.shape, source.stream) == (aligned.data_ptr(), SHAPE, None)
+    assert (source.pointer, source.shape, source.stream) == (tensor.data_ptr(), SHAPE, None)
     assert np.array_equal(on_device(source.pointer, SHAPE, np.uint8), tensor.numpy())
     transposed = SimpleNamespace(
-        __dlpack_device__=lambda: (2, 0), __dlpack__=lambda stream: aligned.transpose(1, 2).__dlpack__()
+        __dlpack_device__=lambda: (2, 0), __dlpack__=lambda stream: tensor.transpose(1, 2).__dlpack__()
     )
     with pytest.raises(InputError, match="strides"):
         read(transposed, 7, 0)
