@@ -73,7 +73,7 @@ def parser() -> argparse.ArgumentParser:
         choices=("auto", *GRAPHS),
         default="auto",
         help="inside the engine; auto (default): for each engine fp16 where its range and the gate allow, "
-        "else bf16, else fp32; it says why",
+        "else bf16, else fp32, of what the package holds; it says why",
     )
     p.add_argument("--batch", default="1:1:8", metavar="MIN:OPT:MAX", help="of the engine (%(default)s)")
     p.add_argument(
