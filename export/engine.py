@@ -116,20 +116,10 @@ def build(
     if gpu is not None and workspace_bytes is not None:
         config.set_memory_pool_limit(trt.MemoryPoolType.TACTIC_DRAM, workspace_bytes)
     resizable = flavour == "tensorrt" and _resize_activations(trt, config)
-    capturable = _require_user_allocation(trt, config, True)
 
     started = time.monotonic()
     with TimingCache(trt, config, gpu, say=progress) as cache:
-        plan = _compile(trt, builder, network, config, log, show=progress)
-        if plan is None and capturable:
-            capturable = _require_user_allocation(trt, config, False)
-            plan = _compile(trt, builder, network, config, log, show=progress)
-    if plan is None:
-        raise ExportError(
-            f"TensorRT {trt.__version__} could not build the engine:\n    {log.text()}",
-            expected="a serialised engine",
-            cure="the lines above name the layer or the resource: a larger workspace, or a smaller --batch",
-        )
+        plan, capturable = _plan(trt, builder, network, config, log, show=progress)
     return BuiltEngine(
         plan=plan,
         flavour=flavour,
@@ -313,6 +303,24 @@ def _require_user_allocation(trt: ModuleType, config: Any, required: bool) -> bo
     change = config.set_flag if required else config.clear_flag
     change(trt.BuilderFlag.REQUIRE_USER_ALLOCATION)
     return required
+
+
+def _plan(
+    trt: ModuleType, builder: Any, network: Any, config: Any, log: Log, *, show: bool
+) -> tuple[bytes, bool]:
+    """The plan, and whether it leaves all allocation to its user, which is asked for first."""
+    capturable = _require_user_allocation(trt, config, True)
+    plan = _compile(trt, builder, network, config, log, show=show)
+    if plan is None and capturable:
+        capturable = _require_user_allocation(trt, config, False)
+        plan = _compile(trt, builder, network, config, log, show=show)
+    if plan is None:
+        raise ExportError(
+            f"TensorRT {trt.__version__} could not build the engine:\n    {log.text()}",
+            expected="a serialised engine",
+            cure="the lines above name the layer or the resource: a larger workspace, or a smaller --batch",
+        )
+    return plan, capturable
 
 
 def _compile(
