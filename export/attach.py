@@ -199,7 +199,6 @@ def _attempt(package: Package, request: Request, target: Target, gpu: str, preci
     if not gpu or target.flavour is None:
         return None
     _check_range(package, precision)
-    refuse_existing(package.engine_path(request.name(target, gpu, precision)), force=request.force)
     with _source(package.file(graph), request.embedding_only) as (source, outputs):
         built = engine.build(
             source,

@@ -115,11 +115,9 @@ def build(
     _aim(trt, config, flavour, capability)
     if gpu is not None and workspace_bytes is not None:
         config.set_memory_pool_limit(trt.MemoryPoolType.TACTIC_DRAM, workspace_bytes)
-    resizable = flavour == "tensorrt" and _resize_activations(trt, config)
 
     started = time.monotonic()
-    with TimingCache(trt, config, gpu, say=progress) as cache:
-        plan, capturable = _plan(trt, builder, network, config, log, show=progress)
+    plan, how = _plan(trt, builder, network, config, log, gpu, show=progress)
     return BuiltEngine(
         plan=plan,
         flavour=flavour,
@@ -130,11 +128,7 @@ def build(
         inputs=inputs,
         outputs=given,
         batch=batch,
-        flags={
-            **_flags(trt, config, weighted, workspace_bytes, log),
-            **({"require_user_allocation": capturable} if flavour == "rtx" else {"resizable": resizable}),
-            "timing_cache": cache.state,
-        },
+        flags={**_flags(trt, config, weighted, workspace_bytes, log), **how},
         build_seconds=time.monotonic() - started,
     )
 
@@ -306,21 +300,38 @@ def _require_user_allocation(trt: ModuleType, config: Any, required: bool) -> bo
 
 
 def _plan(
-    trt: ModuleType, builder: Any, network: Any, config: Any, log: Log, *, show: bool
-) -> tuple[bytes, bool]:
-    """The plan, and whether it leaves all allocation to its user, which is asked for first."""
+    trt: ModuleType,
+    builder: Any,
+    network: Any,
+    config: Any,
+    log: Log,
+    gpu: cuda.DeviceInfo | None,
+    *,
+    show: bool,
+) -> tuple[bytes, dict[str, Any]]:
+    """The plan, and for the sidecar how its memory and its kernels' times were had.
+
+    Args:
+        gpu: that it is built on and for; None for TensorRT-RTX, which needs none.
+    """
+    how: dict[str, Any] = {}
+    if gpu is not None:
+        how["resizable"] = _resize_activations(trt, config)
     capturable = _require_user_allocation(trt, config, True)
-    plan = _compile(trt, builder, network, config, log, show=show)
-    if plan is None and capturable:
-        capturable = _require_user_allocation(trt, config, False)
+    with TimingCache(trt, config, gpu, say=show) as cache:
         plan = _compile(trt, builder, network, config, log, show=show)
+        if plan is None and capturable:
+            capturable = _require_user_allocation(trt, config, False)
+            plan = _compile(trt, builder, network, config, log, show=show)
+    if gpu is None:
+        how["require_user_allocation"] = capturable
     if plan is None:
         raise ExportError(
             f"TensorRT {trt.__version__} could not build the engine:\n    {log.text()}",
             expected="a serialised engine",
             cure="the lines above name the layer or the resource: a larger workspace, or a smaller --batch",
         )
-    return plan, capturable
+    return plan, {**how, "timing_cache": cache.state}
 
 
 def _compile(

@@ -19,9 +19,7 @@ from export.run import Session
 from export.structure import Structure, attributes
 
 _PLACES = 64  # of each image, where a layer's inputs are looked at
-_MOST = (
-    1536  # terms of a sum, beyond which only the mean is made up for: more errors average out by themselves
-)
+_MOST = 1536  # terms of a sum; in longer ones errors average out, and only their mean is made up for
 _DAMPING = 1e-2  # added to each second moment, as a share of their mean
 _BLOCK = 64  # weights rounded before their errors are carried on to all others
 

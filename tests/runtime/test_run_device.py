@@ -258,7 +258,10 @@ def test_outputs_that_go_in_the_middle_of_a_recording_disturb_nothing(explainer:
     gpu.begin(theirs, "THREAD_LOCAL")
     del explanation
     gc.collect()
-    gpu.graph_destroy(gpu.end(theirs))
+    recorded = gpu.end(theirs)
+    assert gpu.graphs[recorded] == []
+    assert gpu.broken == []
+    gpu.graph_destroy(recorded)
     gpu.stream_destroy(theirs)
     gpu.pop()
 
