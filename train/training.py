@@ -51,6 +51,7 @@ class MaskerTraining(LightningModule):
         self.nem = nem
         self.config = config
         self.files = files
+        self.area_weight = config.area_price
         self.skipped: set[int] = set()
         self.frozen = folded(nem.encoder) or _unfolded(nem)
         nem.masker.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -91,7 +92,7 @@ class MaskerTraining(LightningModule):
             generator=generator,
             share=share,
         )
-        return OBJECTIVES[self.config.objective](self._embed, batch, area_weight=self.config.area_price)
+        return OBJECTIVES[self.config.objective](self._embed, batch, area_weight=self.area_weight)
 
     @torch.no_grad()
     def set_centre(self, images: Tensor) -> None:
@@ -107,7 +108,7 @@ class MaskerTraining(LightningModule):
             return None
         x = self.frozen.normalize(images)
         fill = make_fill(self.config.fill, x, generator=self._generator(0))
-        weight = self.config.area_price
+        weight = self.area_weight
         return check_collapse(
             self._embed, self._embed(x), fill, centre=self.centre, area_weight=weight
         ).warning()
