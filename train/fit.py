@@ -158,7 +158,9 @@ def make_trainer(
         benchmark=True,  # shapes are fixed: cuDNN may try which kernel is fastest
         precision=config.precision,  # type: ignore[arg-type]
         callbacks=callbacks,
-        logger=CSVLogger(out, name="metrics", version=f"from-step-{start}"),
+        logger=CSVLogger(
+            out, name="metrics", version=f"from-step-{start}", flush_logs_every_n_steps=LOG_EVERY
+        ),
         log_every_n_steps=LOG_EVERY,
         default_root_dir=out,
         use_distributed_sampler=False,

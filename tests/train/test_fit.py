@@ -96,6 +96,22 @@ def test_ctrl_c_keeps_the_checkpoint_and_says_how_to_go_on(undisturbed, tmp_path
     assert not list(out.rglob("*.tmp*"))
 
 
+def test_metrics_can_be_read_from_the_first_that_were_logged(train_arguments, tmp_path, monkeypatch):
+    lines = []
+    original = MaskerTraining.training_step
+
+    def looking(self, batch, batch_idx):
+        file = tmp_path / "run/metrics/from-step-0/metrics.csv"
+        lines.append(len(file.read_text().splitlines()) if file.exists() else 0)
+        return original(self, batch, batch_idx)
+
+    monkeypatch.setattr(MaskerTraining, "training_step", looking)
+    assert run(train_arguments, tmp_path / "run", "--steps", "21") == 0
+    assert lines == [0] * 10 + [2] * 10 + [3]  # a header, and a line each ten steps
+
+
+
+
 def test_a_resumed_run_does_only_the_remaining_steps(undisturbed, tmp_path, monkeypatch):
     arguments, _ = undisturbed
     seen = []
