@@ -61,7 +61,7 @@ def load_nem(path: Path, *, weights: str | None = None, encoder: FrozenEncoder |
     metadata = _metadata(path)
     config = read_config(path)
     if encoder is None:
-        encoder = load_encoder(_with_weights(config.encoder, weights))
+        encoder = load_encoder(_with_weights(config.encoder, weights, noted_in=path))
     record = encoder.record
     trained = (metadata["encoder_fingerprint"], metadata["encoder_embedding"])
     if (record.fingerprint, record.embedding) != trained:
@@ -83,8 +83,16 @@ def load_nem(path: Path, *, weights: str | None = None, encoder: FrozenEncoder |
     return nem.eval()
 
 
-def _with_weights(config: EncoderConfig, weights: str | None) -> EncoderConfig:
-    return config if weights is None else dataclasses.replace(config, weights=weights)
+def _with_weights(config: EncoderConfig, weights: str | None, *, noted_in: Path) -> EncoderConfig:
+    if weights is not None:
+        return dataclasses.replace(config, weights=weights)
+    if config.weights is not None and not Path(config.weights).is_file():
+        raise InputError(
+            f"{noted_in} was trained with the encoder weights {config.weights}, and no file is there",
+            expected="the encoder's weights where they were, or where they are now",
+            cure="name the file: --weights FILE.safetensors",
+        )
+    return config
 
 
 def _metadata(path: Path) -> dict[str, str]:

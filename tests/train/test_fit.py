@@ -16,7 +16,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from runtime.errors import MaskerMismatch
+from runtime.errors import InputError, MaskerMismatch, SchemaError
 from train.__main__ import main, parser
 from train.checkpoint import load_nem, read_config, save_masker
 from train.config import OBJECTIVES, EncoderConfig, TrainConfig
@@ -108,6 +108,33 @@ def test_metrics_can_be_read_from_the_first_that_were_logged(train_arguments, tm
     monkeypatch.setattr(MaskerTraining, "training_step", looking)
     assert run(train_arguments, tmp_path / "run", "--steps", "21") == 0
     assert lines == [0] * 10 + [2] * 10 + [3]  # a header, and a line each ten steps
+
+
+def test_a_run_started_with_relative_paths_is_known_from_anywhere(
+    train_arguments, weights, photographs, tmp_path, monkeypatch, capsys
+):
+    arguments = [*train_arguments]
+    arguments[arguments.index("--weights") + 1] = "encoder.safetensors"
+    arguments[arguments.index("--data") + 1] = os.path.relpath(photographs, weights.parent)
+    monkeypatch.chdir(weights.parent)
+    assert run(arguments, tmp_path / "run", "--steps", "1") == 0
+    monkeypatch.chdir(tmp_path)
+    config = read_config(tmp_path / "run/masker.safetensors")
+    assert Path(config.data).samefile(photographs)
+    load_nem(tmp_path / "run/masker.safetensors")
+
+
+def test_weights_that_moved_are_asked_for(train_arguments, weights, tmp_path):
+    arguments = [*train_arguments]
+    moved = tmp_path / "moved.safetensors"
+    shutil.copy(weights, moved)
+    arguments[arguments.index("--weights") + 1] = str(moved)
+    assert run(arguments, tmp_path / "run", "--steps", "1") == 0
+    moved.unlink()
+    with pytest.raises(InputError, match="no file is there") as caught:
+        load_nem(tmp_path / "run/masker.safetensors")
+    assert caught.value.cure == "name the file: --weights FILE.safetensors"
+    load_nem(tmp_path / "run/masker.safetensors", weights=str(weights))
 
 
 
