@@ -17,6 +17,7 @@ from runtime.atomic import atomic_file
 from runtime.errors import InputError, MaskerMismatch, SchemaError
 from train.config import EncoderConfig, TrainConfig
 from train.encoder import FrozenEncoder
+from train.misfit import misfit
 from train.nem import NEM
 from train.zoo import load_encoder
 
@@ -79,7 +80,14 @@ def load_nem(path: Path, *, weights: str | None = None, encoder: FrozenEncoder |
             cure="load it with the version of timm that it was trained with, or train again",
         )
     nem = NEM.untrained(encoder, masker=config.masker, image_skip=config.image_skip)
-    nem.masker.load_state_dict(load_file(path))
+    tensors = load_file(path)
+    if fault := misfit(nem.masker, tensors):
+        raise SchemaError(
+            f"{path} does not hold a masker `{config.masker}` for {record.id}: {fault}",
+            expected="the tensors of that decoder, as this version makes it",
+            cure="load it with the version of nemu that trained it, or train again",
+        )
+    nem.masker.load_state_dict(tensors)
     return nem.eval()
 
 

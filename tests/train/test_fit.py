@@ -137,6 +137,13 @@ def test_weights_that_moved_are_asked_for(train_arguments, weights, tmp_path):
     load_nem(tmp_path / "run/masker.safetensors", weights=str(weights))
 
 
+def test_a_masker_of_other_tensors_is_refused_in_few_words(masker, tmp_path):
+    with safe_open(masker, framework="pt") as file:
+        metadata = file.metadata()
+    save_file({"odd": torch.zeros(1)}, tmp_path / "masker.safetensors", metadata=metadata)
+    with pytest.raises(SchemaError, match=r"1 not of this model \(odd\)") as caught:
+        load_nem(tmp_path / "masker.safetensors")
+    assert len(str(caught.value)) < 1000
 
 
 def test_a_resumed_run_does_only_the_remaining_steps(undisturbed, tmp_path, monkeypatch):
