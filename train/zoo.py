@@ -7,6 +7,7 @@ import importlib
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from runtime.errors import InputError
 from runtime.manifest import InputRecord
 from train.config import EncoderConfig
 from train.encoder import FrozenEncoder, weights_fingerprint
+from train.hub import without_retries
 from train.misfit import misfit
 
 
@@ -164,7 +166,8 @@ def _classes(model: Any, tensors: Mapping[str, Tensor]) -> int:
 def _timm_model(name: str, **options: Any) -> Any:
     """timm.create_model, without weights unless asked for."""
     try:
-        return timm.create_model(name, **{"pretrained": False, **options})
+        with without_retries() if options.get("pretrained") else nullcontext():
+            return timm.create_model(name, **{"pretrained": False, **options})
     except (OSError, RuntimeError) as error:  # no connection; no such tag; no weights published
         tags = timm.list_pretrained(f"{name.split('.')[0]}.*")
         raise InputError(
