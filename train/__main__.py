@@ -123,7 +123,9 @@ def _run(options: argparse.Namespace) -> int:
     config = config_of(options)
     from train.fit import fit  # imports torch: after the command line was understood
     from train.folder import MASKER
+    from train.machine import keep_memory
 
+    keep_memory()
     summary = fit(
         config,
         options.out,
