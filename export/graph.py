@@ -17,7 +17,7 @@ import numpy as np
 import onnx
 import onnx.numpy_helper
 
-from export import rules
+from export import external, rules
 from export.precision import OPSETS
 from export.targets import TARGETS
 from runtime.errors import ExportError
@@ -118,9 +118,7 @@ def lint(model: onnx.ModelProto, *, opset: int = OPSETS["fp32"]) -> None:
 
 def save(model: onnx.ModelProto, path: Path) -> None:
     """Write `path` and its weights as `path.data`, so that runtimes can map them."""
-    onnx.save_model(
-        model, str(path), save_as_external_data=True, location=path.name + ".data", size_threshold=1024
-    )
+    external.save(model, path)
     onnx.checker.check_model(str(path))
 
 

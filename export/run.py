@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 import onnx
 
+from export import external
+
 
 class Session:
     """An onnxruntime session on a model that is in memory.
@@ -31,7 +33,7 @@ class Session:
             path = Path(folder) / "model.onnx"  # beyond 2 GB a model cannot be passed as bytes
             copy = onnx.ModelProto()
             copy.CopyFrom(model)
-            onnx.save_model(copy, str(path), save_as_external_data=True, location="data", size_threshold=1024)
+            external.save(copy, path)
             self._session = onnxruntime.InferenceSession(
                 str(path), options, providers=["CPUExecutionProvider"]
             )

@@ -45,8 +45,15 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     p.add_argument("--encoder", required=True, help="timm/NAME, or module:factory for your own")
-    p.add_argument("--data", required=True, help="folder of images, searched recursively; no labels needed")
-    p.add_argument("--out", required=True, type=Path, help="folder for masker.safetensors and checkpoints")
+    p.add_argument("--data", help="folder of images, searched recursively; no labels needed")
+    p.add_argument("--out", type=Path, help="folder for masker.safetensors and checkpoints")
+    p.add_argument(
+        "--check",
+        type=Path,
+        metavar="PHOTO",
+        help="train nothing: print the five ImageNet classes that the encoder names, and those by other "
+        "timm models that take the same weights",
+    )
 
     e = p.add_argument_group("encoder (defaults: what the model's own configuration says)")
     e.add_argument("--weights", help="safetensors file for a timm encoder; default: timm's own")
@@ -102,9 +109,11 @@ def main(argv: list[str] | None = None) -> int:
         p.error("--image-size takes one number, or height and width")
     if (options.workers or 0) < 0 or options.checkpoint_every < 1:
         p.error("--workers is 0 or more, --checkpoint-every at least 1")
+    if not options.check and not (options.data and options.out):
+        p.error("--data and --out are needed, unless it is to --check a PHOTO")
     logging.basicConfig(format="%(levelname)s: %(message)s")
     return console.exit_code(
-        lambda: _run(options),
+        lambda: _check(options) if options.check else _run(options),
         stopped="go on with the same command and --resume auto",
         failures=(OSError, SafetensorError),
     )
@@ -114,7 +123,9 @@ def _run(options: argparse.Namespace) -> int:
     config = config_of(options)
     from train.fit import fit  # imports torch: after the command line was understood
     from train.folder import MASKER
+    from train.machine import keep_memory
 
+    keep_memory()
     summary = fit(
         config,
         options.out,
@@ -135,6 +146,20 @@ def _run(options: argparse.Namespace) -> int:
     return 0
 
 
+def _check(options: argparse.Namespace) -> int:
+    config = encoder_of(options)
+    from train.check import check
+
+    found = check(config, options.check)
+    lines = [
+        line
+        for name, classes in found.items()
+        for line in (f"{name}:", *(f"  {p:6.1%}  {c}" for c, p in classes))
+    ]
+    console.answer(options, found, "\n".join(lines))
+    return 0
+
+
 def _report(summary: TrainingRecord, masker: Path) -> Iterator[str]:
     from train.folder import SKIPPED
 
@@ -148,10 +173,10 @@ def _report(summary: TrainingRecord, masker: Path) -> Iterator[str]:
     yield f"next: python -m export.build_engine --masker {masker} --out {masker.parent.name}.nemu"
 
 
-def config_of(options: argparse.Namespace) -> TrainConfig:
-    """The run that parsed options ask for."""
+def encoder_of(options: argparse.Namespace) -> EncoderConfig:
+    """The encoder that parsed options ask for."""
     size = options.image_size
-    encoder = EncoderConfig(
+    return EncoderConfig(
         encoder=options.encoder,
         weights=options.weights,
         embedding=options.embedding,
@@ -162,11 +187,15 @@ def config_of(options: argparse.Namespace) -> TrainConfig:
         std=None if options.std is None else tuple(options.std),
         taps=None if options.taps is None else tuple(options.taps),
     )
+
+
+def config_of(options: argparse.Namespace) -> TrainConfig:
+    """The run that parsed options ask for."""
     names = (
         "masker", "image_skip", "objective", "area_weight", "centred", "fill", "augment", "steps",
         "batch_size", "learning_rate", "weight_decay", "seed", "precision", "data",
     )  # fmt: skip
-    return TrainConfig(encoder=encoder, **{n: getattr(options, n) for n in names})
+    return TrainConfig(encoder=encoder_of(options), **{n: getattr(options, n) for n in names})
 
 
 if __name__ == "__main__":

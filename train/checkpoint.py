@@ -17,6 +17,7 @@ from runtime.atomic import atomic_file
 from runtime.errors import InputError, MaskerMismatch, SchemaError
 from train.config import EncoderConfig, TrainConfig
 from train.encoder import FrozenEncoder
+from train.misfit import misfit
 from train.nem import NEM
 from train.zoo import load_encoder
 
@@ -61,7 +62,7 @@ def load_nem(path: Path, *, weights: str | None = None, encoder: FrozenEncoder |
     metadata = _metadata(path)
     config = read_config(path)
     if encoder is None:
-        encoder = load_encoder(_with_weights(config.encoder, weights))
+        encoder = load_encoder(_with_weights(config.encoder, weights, noted_in=path))
     record = encoder.record
     trained = (metadata["encoder_fingerprint"], metadata["encoder_embedding"])
     if (record.fingerprint, record.embedding) != trained:
@@ -79,12 +80,27 @@ def load_nem(path: Path, *, weights: str | None = None, encoder: FrozenEncoder |
             cure="load it with the version of timm that it was trained with, or train again",
         )
     nem = NEM.untrained(encoder, masker=config.masker, image_skip=config.image_skip)
-    nem.masker.load_state_dict(load_file(path))
+    tensors = load_file(path)
+    if fault := misfit(nem.masker, tensors):
+        raise SchemaError(
+            f"{path} does not hold a masker `{config.masker}` for {record.id}: {fault}",
+            expected="the tensors of that decoder, as this version makes it",
+            cure="load it with the version of nemu that trained it, or train again",
+        )
+    nem.masker.load_state_dict(tensors)
     return nem.eval()
 
 
-def _with_weights(config: EncoderConfig, weights: str | None) -> EncoderConfig:
-    return config if weights is None else dataclasses.replace(config, weights=weights)
+def _with_weights(config: EncoderConfig, weights: str | None, *, noted_in: Path) -> EncoderConfig:
+    if weights is not None:
+        return dataclasses.replace(config, weights=weights)
+    if config.weights is not None and not Path(config.weights).is_file():
+        raise InputError(
+            f"{noted_in} was trained with the encoder weights {config.weights}, and no file is there",
+            expected="the encoder's weights where they were, or where they are now",
+            cure="name the file: --weights FILE.safetensors",
+        )
+    return config
 
 
 def _metadata(path: Path) -> dict[str, str]:

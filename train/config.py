@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from runtime.errors import InputError, SchemaError
@@ -30,7 +31,7 @@ class EncoderConfig:
     """`timm/NAME`, or `module:factory`, where `factory()` returns an nn.Module whose forward gives
     (embedding, pyramid)."""
     weights: str | None = None
-    """A safetensors file for a timm encoder; None loads timm's pretrained weights."""
+    """A safetensors file for a timm encoder, kept as an absolute path; None loads timm's own weights."""
     embedding: str | None = None
     """Of a timm encoder: `pooled` (pre-logits), `head` (its own projection head) or `cls` (class token)."""
     l2_normalize: bool = False
@@ -45,6 +46,8 @@ class EncoderConfig:
     """Indices of the timm feature maps that form the pyramid, shallow to deep."""
 
     def __post_init__(self) -> None:
+        if self.weights is not None:
+            object.__setattr__(self, "weights", str(Path(self.weights).absolute()))
         if self.embedding is not None:
             _one_of("--embedding", self.embedding, EMBEDDINGS)
         if self.resize is not None:
@@ -61,7 +64,7 @@ class TrainConfig:
 
     encoder: EncoderConfig
     data: str
-    """Folder of images, searched recursively; no labels."""
+    """Folder of images, searched recursively; no labels.  Kept as an absolute path."""
     masker: str = "lateral"
     """The decoder: `lateral` or another of `train.decoders`, or the authors' `unet`."""
     image_skip: bool = False
@@ -87,6 +90,7 @@ class TrainConfig:
     precision: str = "32-true"
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "data", str(Path(self.data).absolute()))
         _one_of("--masker", self.masker, MASKERS)
         _one_of("--objective", self.objective, OBJECTIVES)
         _one_of("--fill", self.fill, FILLS)

@@ -33,6 +33,7 @@ from train.data import Photographs, Steps, collate, load
 from train.folder import MASKER, SKIPPED, SUMMARY, claim, newest_checkpoint, read_summary, start_step
 from train.machine import check_precision, default_workers
 from train.nem import NEM
+from train.siblings import siblings
 from train.training import LOG_EVERY, MaskerTraining
 from train.zoo import load_encoder
 
@@ -81,6 +82,13 @@ def fit(
     files = find_images(Path(config.data))
     torch.manual_seed(config.seed)
     encoder = load_encoder(config.encoder)
+    if config.encoder.weights and (others := siblings(encoder)):
+        log.warning(
+            "%s also fits %s, which computes something else with it; if it was made for that, say so with "
+            "--encoder; --check PHOTO shows what each makes of a photograph",
+            config.encoder.weights,
+            " and ".join(others),
+        )
     nem = NEM.untrained(encoder, masker=config.masker, image_skip=config.image_skip)
     module = MaskerTraining(nem, config, files=_list_id(files, Path(config.data)))
     images = Photographs(
@@ -158,7 +166,9 @@ def make_trainer(
         benchmark=True,  # shapes are fixed: cuDNN may try which kernel is fastest
         precision=config.precision,  # type: ignore[arg-type]
         callbacks=callbacks,
-        logger=CSVLogger(out, name="metrics", version=f"from-step-{start}"),
+        logger=CSVLogger(
+            out, name="metrics", version=f"from-step-{start}", flush_logs_every_n_steps=LOG_EVERY
+        ),
         log_every_n_steps=LOG_EVERY,
         default_root_dir=out,
         use_distributed_sampler=False,

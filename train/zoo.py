@@ -7,6 +7,7 @@ import importlib
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,8 @@ from runtime.errors import InputError
 from runtime.manifest import InputRecord
 from train.config import EncoderConfig
 from train.encoder import FrozenEncoder, weights_fingerprint
+from train.hub import without_retries
+from train.misfit import misfit
 
 
 def load_encoder(config: EncoderConfig) -> FrozenEncoder:
@@ -131,13 +134,25 @@ def _create(name: str, weights: str | None) -> Any:
         raise InputError(
             f"--weights {weights} is not a safetensors file ({error})",
             expected="a safetensors file with the encoder's state dict",
-            cure="write one: safetensors.torch.save_file(model.state_dict(), 'encoder.safetensors')",
+            cure=_how_to_convert(weights),
         ) from error
     model = _timm_model(name)
     if {k: v.shape for k, v in model.state_dict().items()} != {k: v.shape for k, v in tensors.items()}:
         model = _timm_model(name, num_classes=_classes(model, tensors))
     _load(model, tensors, weights)
     return model
+
+
+def _how_to_convert(weights: str) -> str:
+    """How to make a safetensors file: of a file that torch wrote, or else of a model in Python."""
+    if Path(weights).suffix not in (".pth", ".pt", ".bin", ".ckpt", ".tar"):
+        return "write one: safetensors.torch.save_file(model.state_dict(), 'encoder.safetensors')"
+    return f"""convert it, in Python (a key other than state_dict, such as model, may hold the tensors):
+    import torch, safetensors.torch
+    found = torch.load({weights!r}, map_location="cpu", weights_only=True)
+    found = found.get("state_dict", found)
+    tensors = {{k.removeprefix("module."): v.clone() for k, v in found.items()}}
+    safetensors.torch.save_file(tensors, "encoder.safetensors")"""
 
 
 def _classes(model: Any, tensors: Mapping[str, Tensor]) -> int:
@@ -151,7 +166,8 @@ def _classes(model: Any, tensors: Mapping[str, Tensor]) -> int:
 def _timm_model(name: str, **options: Any) -> Any:
     """timm.create_model, without weights unless asked for."""
     try:
-        return timm.create_model(name, **{"pretrained": False, **options})
+        with without_retries() if options.get("pretrained") else nullcontext():
+            return timm.create_model(name, **{"pretrained": False, **options})
     except (OSError, RuntimeError) as error:  # no connection; no such tag; no weights published
         tags = timm.list_pretrained(f"{name.split('.')[0]}.*")
         raise InputError(
@@ -163,14 +179,13 @@ def _timm_model(name: str, **options: Any) -> Any:
 
 
 def _load(model: nn.Module, tensors: Mapping[str, Tensor], source: str) -> None:
-    try:
-        model.load_state_dict(tensors)
-    except RuntimeError as error:
+    if fault := misfit(model, tensors):
         raise InputError(
-            f"--weights {source} does not fit {type(model).__name__}: {error}",
+            f"--weights {source} does not fit {type(model).__name__}: {fault}",
             expected="the state dict of exactly this timm model",
             cure="name the model that the weights were made with, as --encoder timm/NAME",
-        ) from error
+        )
+    model.load_state_dict(tensors)
 
 
 def _stages(model: Any) -> list[dict[str, Any]]:

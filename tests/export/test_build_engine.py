@@ -42,6 +42,16 @@ def test_it_says_nothing_of_the_makers_folders(package, photographs, weights):
     assert str(weights.parent) not in text
 
 
+def test_what_lies_where_the_user_stands_is_not_in_the_way(masker, tmp_path, monkeypatch):
+    """onnx looks there, and not where it writes, for files in the way of a graph's weights."""
+    (tmp_path / "data").mkdir()
+    (tmp_path / "model.onnx.data").write_text("mine")
+    monkeypatch.chdir(tmp_path)
+    assert main(["--masker", str(masker), "--out", "x.nemu", "--precision", "fp32", "--quiet"]) == 0
+    assert (tmp_path / "model.onnx.data").read_text() == "mine"
+    assert (tmp_path / "x.nemu/model.onnx.data").stat().st_size > 100_000
+
+
 def test_the_explainer_gives_the_encoders_own_embedding(package, masker, photographs):
     """End to end: a file through the package equals the torch encoder on the same file."""
     import torch

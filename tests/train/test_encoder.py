@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import textwrap
+
 import pytest
 import timm
 import torch
@@ -141,9 +143,23 @@ def test_refusals_name_the_cure(tmp_path, options, message):
 
 
 def test_weights_of_another_model_are_refused(tmp_path):
-    _, weights = saved(tmp_path, "test_convnext")
-    with pytest.raises(InputError, match="does not fit"):
-        load_encoder(EncoderConfig(encoder="timm/test_resnet", weights=weights))
+    _, weights = saved(tmp_path, "resnet18")
+    with pytest.raises(InputError, match="does not fit") as caught:
+        load_encoder(EncoderConfig(encoder="timm/resnet50", weights=weights))
+    assert "of 320 tensors 198 missing (layer1.0.conv3.weight, " in str(caught.value)
+    assert "of another shape (layer1.0.conv1.weight (64, 64, 3, 3) for (64, 64, 1, 1), " in str(caught.value)
+    assert len(str(caught.value)) < 1000
+
+
+def test_a_pth_is_refused_with_code_that_converts_it(tmp_path, monkeypatch):
+    model, _ = saved(tmp_path, "test_resnet")
+    torch.save({"state_dict": {f"module.{k}": v for k, v in model.state_dict().items()}}, tmp_path / "x.pth")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError) as caught:
+        load_encoder(EncoderConfig(encoder="timm/test_resnet", weights="x.pth"))
+    _, _, code = caught.value.cure.partition("\n")
+    exec(textwrap.dedent(code), {})
+    load_encoder(EncoderConfig(encoder="timm/test_resnet", weights="encoder.safetensors"))
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from runtime.errors import MaskerMismatch
+from runtime.errors import InputError, MaskerMismatch, SchemaError
 from train.__main__ import main, parser
 from train.checkpoint import load_nem, read_config, save_masker
 from train.config import OBJECTIVES, EncoderConfig, TrainConfig
@@ -94,6 +94,56 @@ def test_ctrl_c_keeps_the_checkpoint_and_says_how_to_go_on(undisturbed, tmp_path
     assert newest(out) >= 2
     assert not (out / "masker.safetensors").exists()
     assert not list(out.rglob("*.tmp*"))
+
+
+def test_metrics_can_be_read_from_the_first_that_were_logged(train_arguments, tmp_path, monkeypatch):
+    lines = []
+    original = MaskerTraining.training_step
+
+    def looking(self, batch, batch_idx):
+        file = tmp_path / "run/metrics/from-step-0/metrics.csv"
+        lines.append(len(file.read_text().splitlines()) if file.exists() else 0)
+        return original(self, batch, batch_idx)
+
+    monkeypatch.setattr(MaskerTraining, "training_step", looking)
+    assert run(train_arguments, tmp_path / "run", "--steps", "21") == 0
+    assert lines == [0] * 10 + [2] * 10 + [3]  # a header, and a line each ten steps
+
+
+def test_a_run_started_with_relative_paths_is_known_from_anywhere(
+    train_arguments, weights, photographs, tmp_path, monkeypatch, capsys
+):
+    arguments = [*train_arguments]
+    arguments[arguments.index("--weights") + 1] = "encoder.safetensors"
+    arguments[arguments.index("--data") + 1] = os.path.relpath(photographs, weights.parent)
+    monkeypatch.chdir(weights.parent)
+    assert run(arguments, tmp_path / "run", "--steps", "1") == 0
+    monkeypatch.chdir(tmp_path)
+    config = read_config(tmp_path / "run/masker.safetensors")
+    assert Path(config.data).samefile(photographs)
+    load_nem(tmp_path / "run/masker.safetensors")
+
+
+def test_weights_that_moved_are_asked_for(train_arguments, weights, tmp_path):
+    arguments = [*train_arguments]
+    moved = tmp_path / "moved.safetensors"
+    shutil.copy(weights, moved)
+    arguments[arguments.index("--weights") + 1] = str(moved)
+    assert run(arguments, tmp_path / "run", "--steps", "1") == 0
+    moved.unlink()
+    with pytest.raises(InputError, match="no file is there") as caught:
+        load_nem(tmp_path / "run/masker.safetensors")
+    assert caught.value.cure == "name the file: --weights FILE.safetensors"
+    load_nem(tmp_path / "run/masker.safetensors", weights=str(weights))
+
+
+def test_a_masker_of_other_tensors_is_refused_in_few_words(masker, tmp_path):
+    with safe_open(masker, framework="pt") as file:
+        metadata = file.metadata()
+    save_file({"odd": torch.zeros(1)}, tmp_path / "masker.safetensors", metadata=metadata)
+    with pytest.raises(SchemaError, match=r"1 not of this model \(odd\)") as caught:
+        load_nem(tmp_path / "masker.safetensors")
+    assert len(str(caught.value)) < 1000
 
 
 def test_a_resumed_run_does_only_the_remaining_steps(undisturbed, tmp_path, monkeypatch):

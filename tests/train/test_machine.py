@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import logging
+import platform
+import subprocess
+import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
 
 from runtime.errors import InputError
-from train.machine import check_precision, default_workers
+from train.machine import check_precision, default_workers, keep_memory
 
 GB = 2**30
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.parametrize(
@@ -35,6 +40,34 @@ def test_workers(monkeypatch, tmp_path, cpus, gpu, processes, room, expected):
     monkeypatch.setattr("train.machine.SHARED_MEMORY", tmp_path)
     monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=room))
     assert default_workers(batch_bytes=32 * 224 * 224 * 3, processes=processes) == expected
+
+
+FAULTS = """
+import resource, numpy as np
+from train.machine import keep_memory
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(20):
+        np.ones(48 << 20, np.uint8)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+once = faults()
+keep_memory()
+np.ones(48 << 20, np.uint8)
+print(once, faults())
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="it is glibc that is told")
+def test_memory_that_was_freed_is_used_again():
+    command = [sys.executable, "-c", FAULTS]
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    before, after = map(int, ended.stdout.split())
+    assert after < before / 10
+
+
+def test_another_libc_is_left_alone(monkeypatch):
+    monkeypatch.setattr("ctypes.CDLL", lambda _: SimpleNamespace())
+    assert not keep_memory()
 
 
 def test_shared_memory_of_another_kind_does_not_count(monkeypatch, tmp_path):

@@ -1,0 +1,60 @@
+"""Is this the encoder that the weights were made for?  One photograph through its head tells."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from timm.data.imagenet_info import ImageNetInfo, infer_imagenet_subset
+
+from runtime.errors import InputError
+from runtime.image import Geometry, load_image
+from train.config import EncoderConfig
+from train.siblings import siblings
+from train.zoo import load_encoder
+
+BEST = 5
+
+
+def check(config: EncoderConfig, photograph: Path) -> dict[str, list[tuple[str, float]]]:
+    """What the encoder takes a photograph for, and what each sibling makes of it with the same weights.
+
+    Returns:
+        For each encoder, the one asked for first: its five best ImageNet classes, with their probability.
+
+    Raises:
+        InputError: its head does not name ImageNet's classes; see also `train.zoo.load_encoder`.
+    """
+    image, encoder = load_image(photograph), load_encoder(config)
+    if not config.encoder.startswith("timm/"):
+        raise _no_classes(config.encoder, "is your own")
+    if not encoder.model.model.num_classes:  # type: ignore[union-attr]
+        raise _no_classes(config.encoder, "has no head")
+    names = [config.encoder, *(siblings(encoder) if config.weights else ())]
+    return {name: _classes(replace(config, encoder=name), image) for name in names}
+
+
+@torch.no_grad()
+def _classes(config: EncoderConfig, image: np.ndarray) -> list[tuple[str, float]]:
+    encoder = load_encoder(replace(config, embedding="head", l2_normalize=False))
+    fitted, _ = Geometry.from_record(encoder.input).fit(image)
+    logits = encoder(encoder.normalize(torch.tensor(fitted)[None]))[0][0]
+    subset = infer_imagenet_subset({"num_classes": len(logits)})
+    if subset is None:
+        raise _no_classes(config.encoder, f"has a head of {len(logits)} outputs")
+    names = ImageNetInfo(subset)
+    best = logits.softmax(0).topk(BEST)
+    return [
+        (names.index_to_description(i), p)
+        for i, p in zip(best.indices.tolist(), best.values.tolist(), strict=True)
+    ]
+
+
+def _no_classes(name: str, why: str) -> InputError:
+    return InputError(
+        f"--check with --encoder {name}, which {why}",
+        expected="a timm classifier that names ImageNet's classes",
+        cure="compare its embeddings with those that you have, or use weights that still have their head",
+    )
