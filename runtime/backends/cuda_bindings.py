@@ -3,7 +3,7 @@
 The runtime API in those bindings refuses drivers that are older than it; the driver API takes any driver that
 has the functions called here, and CUDA 11.4 had all of them.
 
-Signatures are those of cuda-bindings 12.6 to 13.5.  Run so far, never on a GPU: over a stand-in for the
+Signatures are those of cuda-bindings 12.6 to 13.5.  Run so far: 13.3 on an H200; over a stand-in for the
 bindings; cuda-bindings 12.8 to 13.5 and cuda-python 12.2 to 12.5 over a stand-in for a driver of CUDA 12.0.
 """
 
