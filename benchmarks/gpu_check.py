@@ -38,12 +38,13 @@ def main(argv: list[str] | None = None) -> int:
     p.add_argument("--model", default="resnet50", help="timm model to time and train with (%(default)s)")
     p.add_argument("--image-size", type=int, default=224)
     p.add_argument("--batch", type=int, nargs="+", default=[8, 32], help="of PyTorch, besides one image")
-    p.add_argument("--train-batch", type=int, help="of training; default 64 on a GPU, 4 on a CPU")
-    p.add_argument("--seconds", type=float, default=5, help="per measurement (%(default)s)")
+    p.add_argument("--train-batch", type=int, help="of training; default 32 on a GPU, 4 on a CPU")
+    p.add_argument("--seconds", type=float, default=5, help="per measurement, of 9 minutes (%(default)s)")
     p.add_argument("--minutes", type=float, default=9, help="for everything but building engines")
     options = p.parse_args(argv)
     if options.dry:
         vars(options).update(DRY)
+    options.seconds *= min(1, options.minutes / 9)  # as the steps' limits
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("terminated"))  # so that the step in progress ends too
     options.out.mkdir(parents=True, exist_ok=True)
     for name in (*(f"{file}.json" for file in FILES), "summary.md"):

@@ -23,8 +23,8 @@ from benchmarks.gpu_report import Clock, Report, device_clock, parser
 from benchmarks.interleave import Call, wall_clock
 from runtime.backends import cuda
 from runtime.backends.cuda_memory import Stream
-from runtime.backends.tensorrt import misfit, open_engine
-from runtime.errors import BackendError, BackendUnavailable, NemuError
+from runtime.backends.tensorrt import misfit, open_engine, refused
+from runtime.errors import BackendError, BackendUnavailable, EngineMismatch, NemuError
 from runtime.explainer import Explainer
 from runtime.package import Engine, Package
 
@@ -43,8 +43,8 @@ def main(argv: list[str] | None = None) -> int:
     package = Package.open(options.package)
     try:
         gpu = cuda.device(0)
-        engines = fitting(package, options.flavour, gpu.compute_capability)
-    except BackendUnavailable as error:
+        engines = fitting(package, options.flavour, gpu)
+    except (BackendUnavailable, EngineMismatch) as error:
         report.skip(what, error.came)
         return 0
     for absent in {"encoder", "fused"} - set(engines):
@@ -58,16 +58,19 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def fitting(package: Package, flavour: str, capability: str) -> dict[str, Engine]:
+def fitting(package: Package, flavour: str, gpu: cuda.DeviceInfo) -> dict[str, Engine]:
     """`fused` and `encoder`, as far as the package has an engine of the flavour that fits this GPU.
 
     Raises:
         BackendUnavailable: the flavour's library is not here.
+        EngineMismatch: TensorRT-RTX says that an engine which fits does not run.
     """
     found: dict[str, Engine] = {}
     for engine in package.engines():
         record = engine.record
-        if record.flavour == flavour and not misfit(record, capability):
+        if record.flavour == flavour and not misfit(record, gpu.compute_capability):
+            if flavour == "rtx" and (why := refused(engine.read(), gpu)):
+                raise EngineMismatch(why, expected="a GPU that it supports", cure="use engines of tensorrt")
             found.setdefault("encoder" if record.embedding_only else "fused", engine)
     return found
 

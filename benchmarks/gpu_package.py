@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 from runtime.backends import cuda
+from runtime.backends.tensorrt import not_listed
 from runtime.backends.tensorrt_library import library
 from runtime.errors import BackendUnavailable, NemuError
 from runtime.package import Package
@@ -57,11 +58,16 @@ def _target(flavour: str) -> str:
 
 
 def _can_build(flavour: str) -> bool:
-    """Whether its library is here; the classic one needs the GPU that it builds for as well."""
+    """Whether its library is here, for the GPU that is; the classic one cannot do without a GPU."""
     try:
         library(flavour)
-        if flavour == "tensorrt":
-            cuda.device(0)
     except BackendUnavailable:
         return False
-    return True
+    try:
+        gpu = cuda.device(0)
+    except BackendUnavailable:
+        return flavour == "rtx"
+    why = not_listed(gpu.name, gpu.compute_capability) if flavour == "rtx" else ""
+    if why:
+        print(f"no engine is built: {why}", file=sys.stderr)
+    return not why

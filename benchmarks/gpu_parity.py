@@ -1,6 +1,6 @@
 """Every engine of a package, tried on this machine and compared with onnxruntime on the CPU.
 
-TensorRT-RTX does not document every GPU (Hopper, for one).  An engine is opened as the runtime opens it; what
+TensorRT-RTX runs on no Hopper, for one.  An engine is opened as the runtime opens it; what
 the runtime refuses is tried all the same, and what happened is reported in full.  Outputs are poisoned before
 every run.
 """

@@ -10,6 +10,8 @@ import time
 from collections.abc import Callable
 
 _TICK = 3.0
+STARTED = "STEP_STARTED"
+"""Variable with the time at which a process was started, of `time.time`."""
 
 
 def run(
@@ -25,7 +27,12 @@ def run(
     until = None if limit is None else time.monotonic() + limit
     # A group and no session: who ends the whole check by its session ends the step, too.
     with subprocess.Popen(
-        command, stderr=subprocess.PIPE, text=True, errors="replace", preexec_fn=os.setpgrp
+        command,
+        stderr=subprocess.PIPE,
+        text=True,
+        errors="replace",
+        preexec_fn=os.setpgrp,
+        env={**os.environ, STARTED: str(time.time())},
     ) as process:
         try:
             while True:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.energy import joules_per_call, no_energy
+from benchmarks.gpu_process import STARTED
 from benchmarks.interleave import FEWEST_PAIRS, Call, ratio, wall_clock
 from benchmarks.record import device_name, meta, write
 
@@ -27,7 +29,7 @@ def parser(description: str | None) -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(description=description)
     p.add_argument("path", type=Path, help="JSON file to write, or to add to")
     p.add_argument("--seconds", type=float, default=5, help="per measurement (%(default)s)")
-    p.add_argument("--budget", type=float, default=240, help="seconds after which no measurement is begun")
+    p.add_argument("--budget", type=float, default=240, help="seconds that all of them are to end in")
     return p
 
 
@@ -35,13 +37,15 @@ class Report:
     """Rows and what was skipped, written to `path` as they come; added to what an earlier step left there.
 
     Args:
-        budget: seconds from now after which nothing more is begun.
+        budget: seconds, from when `gpu_process` started this process or from now, that all is to end in.
         seconds: of one measurement.
         gpu: whether the calls run on one; then there are more of them.
     """
 
     def __init__(self, path: Path, *, budget: float, seconds: float, gpu: bool) -> None:
-        self._path, self._until, self._seconds = path, time.monotonic() + budget, seconds
+        self._path, self._seconds = path, seconds
+        self._last, spent = time.monotonic(), time.time() - float(os.environ.get(STARTED, time.time()))
+        self._until, self._longest = self._last + budget - spent, 0.0
         self._most, self._warm_up = (1000, 20) if gpu else (20, 1)
         self._device = device_name()
         self.content: dict[str, Any] = {"meta": meta(), "rows": [], "skipped": []}
@@ -58,9 +62,15 @@ class Report:
         self.content["skipped"].append({"what": what, "why": why})
         self.save()
 
-    def has_time(self, what: str) -> bool:
-        """Whether there is time for `what`; otherwise it is noted as skipped."""
-        if time.monotonic() < self._until:
+    def has_time(self, what: str, seconds: float | None = None) -> bool:
+        """Whether there is time for `what`; otherwise it is noted as skipped.
+
+        Args:
+            seconds: that it takes; None: as long as the longest so far.
+        """
+        now = time.monotonic()
+        self._longest, self._last = max(self._longest, now - self._last), now
+        if now + (self._longest if seconds is None else seconds) < self._until:
             return True
         self.skip(what, "the time of this step was used up")
         return False
@@ -115,6 +125,9 @@ class Report:
             return
         rows = self.content["rows"][-len(variants) :]
         for row, call in zip(rows, variants.values(), strict=True):
+            what = f"energy per frame of {row['backend']}, {row['variant']}, batch {batch}"
+            if not self.has_time(what, 2 * _ENERGY_SECONDS):
+                return
             calls = max(10, round(1e3 * _ENERGY_SECONDS / row["median_ms"]))
             joules = joules_per_call(call, calls=calls, finish=finish)
             row["joules_per_frame"] = None if joules is None else joules / batch

@@ -57,7 +57,7 @@ class Step:
 def steps(plan: Plan) -> Iterator[Step]:
     """Every step, in order; eight files with the summary."""
     yield _cuda("cuda", 60)
-    yield _torch("torch, one image", 60, ["1"], ["graph", "eager"], gpu=False)
+    yield _torch("torch, one image", 60, ["1"], ["eager", "graph"], gpu=False)
     yield _parity("rtx", gpu=False)
     yield _engines("rtx")
     yield Step(
@@ -67,7 +67,7 @@ def steps(plan: Plan) -> Iterator[Step]:
     batches = [str(batch) for batch in plan.options.batch]
     yield _torch("torch, batches", 50, batches, ["graph", "eager"], gpu=True)
     yield _torch("torch, compiled", 90, ["1", *batches], ["compile"], gpu=True)
-    yield _cuda("soak", 45, "--soak", "--seconds", str(min(40, 8 * plan.options.seconds)))
+    yield _cuda("soak", 45, "--soak")
     yield _parity("tensorrt", gpu=True)
     yield _engines("tensorrt")
     yield Step(
@@ -77,10 +77,11 @@ def steps(plan: Plan) -> Iterator[Step]:
 
 
 def _cuda(name: str, seconds: float, *options: str) -> Step:
-    return Step(
-        name=name, file="cuda", seconds=seconds, module="benchmarks.gpu_cuda",
-        arguments=lambda plan, limit: [*options, *["--few"] * plan.options.dry, *_budget(limit)],
-    )  # fmt: skip
+    def arguments(plan: Plan, limit: float) -> list[str]:
+        soak = min(8 * plan.options.seconds, limit * 2 / 3)  # the rest is for its beginning and end
+        return [*options, *["--few"] * plan.options.dry, "--seconds", str(soak), *_budget(limit)]
+
+    return Step(name=name, file="cuda", seconds=seconds, module="benchmarks.gpu_cuda", arguments=arguments)
 
 
 def _torch(name: str, seconds: float, batch: list[str], ways: list[str], *, gpu: bool) -> Step:
@@ -114,10 +115,11 @@ def _engines(flavour: str) -> Step:
 
 
 def _training(plan: Plan, limit: float) -> list[str]:
-    batch = plan.options.train_batch or (64 if plan.gpu else 4)
+    batch = plan.options.train_batch or (32 if plan.gpu else 4)
     long = plan.gpu and not plan.options.dry
-    rounds = ["--steps", "10" if long else "1", "--rounds", "20" if long else "1"]
-    budget = ["--budget", "0"] if plan.options.dry else _budget(limit)
+    # More steps than the workers have batches ready when the first one is done.
+    rounds = ["--steps", "30" if long else "1", "--rounds", "20" if long else "1"]
+    budget = ["--budget", "0" if plan.options.dry else str(limit * 2 / 3)]
     return [*_model(plan), "--batch-size", str(batch), *rounds, *budget]
 
 
@@ -130,5 +132,5 @@ def _package(plan: Plan) -> list[str]:
 
 
 def _budget(limit: float) -> list[str]:
-    """Nothing new is begun in the last third: what was begun must end."""
-    return ["--budget", str(limit * 2 / 3)]
+    """What would take longer than this is not begun; the rest is to end in."""
+    return ["--budget", str(limit * 0.85)]

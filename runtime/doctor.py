@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from runtime import jetson, jetson_checks
+from runtime.backends.tensorrt import not_listed
 from runtime.package import Package
 
 
@@ -88,8 +89,11 @@ def report(package: Package | None = None, *, root: Path = Path("/")) -> dict[st
         "jetson": None if board is None else dataclasses.asdict(board),
         "findings": [finding._asdict() for finding in found],
         "nvidia": driver,
+        "not_for_rtx": (unlisted := _not_for_rtx(driver)),
         "libraries": libraries,
-        "next": _next(found, libraries, package, gpu=driver is not None, board=board is not None),
+        "next": _next(
+            found, libraries, package, gpu=driver is not None, classic=board is not None or bool(unlisted)
+        ),
     }
 
 
@@ -107,6 +111,8 @@ def text(facts: dict[str, Any]) -> str:
     if board is None:
         none = "none found: engines cannot run here, the CPU can"
         lines.append(f"{'NVIDIA driver':15}{facts['nvidia'] or none}")
+    if facts["not_for_rtx"]:
+        lines.append(f"{'':15}{facts['not_for_rtx']}")
     for library in facts["libraries"]:
         state = (library["version"] or "installed") if library["installed"] else "missing"
         lines.append(f"{library['module']:15}{state:12}{library['purpose']}")
@@ -121,18 +127,23 @@ def _next(
     package: Package | None,
     *,
     gpu: bool,
-    board: bool,
+    classic: bool,
 ) -> str:
-    """The first thing to put right; if there is none, the next command."""
+    """The first thing to put right; if there is none, the next command.
+
+    Args:
+        gpu: there is an NVIDIA driver.
+        classic: engines are those of the classic TensorRT, as on a Jetson.
+    """
     for finding in found:
         if finding.level == jetson_checks.FIX and finding.cure:
             return finding.cure
     here = {library["module"]: library["installed"] for library in libraries}
     install = {library["module"]: library["install"] for library in libraries}
     needed = ["numpy", "onnxruntime", "PIL"]
-    builds = gpu or board
-    if builds and not here["tensorrt"] and (board or not here["tensorrt_rtx"]):
-        needed.append("tensorrt" if board else "tensorrt_rtx")
+    builds = gpu or classic
+    if builds and not here["tensorrt"] and (classic or not here["tensorrt_rtx"]):
+        needed.append("tensorrt" if classic else "tensorrt_rtx")
     if builds:
         needed += [*(["cuda.bindings"] if not here["pycuda"] else []), "onnx", "tqdm"]
     for module in needed:
@@ -182,6 +193,14 @@ def nvidia_driver() -> str | None:
         if answer.returncode == 0 and answer.stdout.strip():
             return "; ".join(answer.stdout.strip().splitlines())
     return _first_line(Path("/proc/driver/nvidia/version"))
+
+
+def _not_for_rtx(driver: str | None) -> str:
+    """That the first GPU of `nvidia_driver` is none of TensorRT-RTX's; empty if it is, or none is named."""
+    words = (driver or "").partition(";")[0].split(", ")
+    if len(words) != 3 or not (unlisted := not_listed(f"{words[0]} ({words[2]})", words[2])):
+        return ""
+    return f"{unlisted}: its engines are those of tensorrt"
 
 
 def _first_line(path: Path) -> str | None:

@@ -122,10 +122,13 @@ class Cuda(Protocol):
     def event_destroy(self, event: int) -> None:
         """Give back what `event_create` gave; it need not be done."""
 
-    def order(self, first: int, then: int) -> None:
+    def order(self, first: int, then: int, event: int) -> None:
         """What is enqueued on stream `then` from now on waits for all that is on `first`.
 
         One of the two may be a stream of the host application; 0 and 1 are the legacy default stream.
+
+        Args:
+            event: of `event_create`; recorded on `first` for this, and free for anything else at once.
         """
 
     def check_pointer(self, pointer: int, nbytes: int, index: int) -> None:

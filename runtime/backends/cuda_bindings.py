@@ -3,7 +3,7 @@
 The runtime API in those bindings refuses drivers that are older than it; the driver API takes any driver that
 has the functions called here, and CUDA 11.4 had all of them.
 
-Signatures are those of cuda-bindings 12.6 to 13.5.  Run so far, never on a GPU: over a stand-in for the
+Signatures are those of cuda-bindings 12.6 to 13.5.  Run so far: 13.3 on an H200; over a stand-in for the
 bindings; cuda-bindings 12.8 to 13.5 and cuda-python 12.2 to 12.5 over a stand-in for a driver of CUDA 12.0.
 """
 
@@ -35,7 +35,11 @@ class CudaBindings:
         self.name = f"cuda-bindings for CUDA {dotted(cuda.CUDA_VERSION)}"
         self._contexts: dict[int, Any] = {}
         self._own = cuda.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_THREAD_LOCAL
-        self._launch, self._wait = cuda.cuGraphLaunch, cuda.cuStreamSynchronize
+        names = cuda.CUpointer_attribute
+        self._of_pointers = [
+            *(names.CU_POINTER_ATTRIBUTE_MEMORY_TYPE, names.CU_POINTER_ATTRIBUTE_IS_MANAGED),
+            *(names.CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL, names.CU_POINTER_ATTRIBUTE_CONTEXT),
+        ]
 
     def driver(self) -> DriverInfo:
         """See `Cuda.driver`."""
@@ -77,7 +81,7 @@ class CudaBindings:
 
     def current(self, index: int) -> AbstractContextManager[None]:
         """See `Cuda.current`.  Pushed and popped, so that a PyCUDA host finds its own context again."""
-        return _Current(self, self._primary(index), self._own)
+        return _Current(self, index)
 
     def malloc(self, nbytes: int) -> int:
         """See `Cuda.malloc`."""
@@ -111,9 +115,7 @@ class CudaBindings:
 
     def synchronize(self, stream: int) -> None:
         """See `Cuda.synchronize`."""
-        (error,) = self._wait(stream)
-        if error:
-            raise self._failed("cuStreamSynchronize", error)
+        self._call("cuStreamSynchronize", stream)
 
     def copy_in(self, target: int, source: int, nbytes: int, stream: int) -> None:
         """See `Cuda.copy_in`."""
@@ -154,22 +156,14 @@ class CudaBindings:
         """See `Cuda.event_destroy`."""
         self._call("cuEventDestroy", event)
 
-    def order(self, first: int, then: int) -> None:
+    def order(self, first: int, then: int, event: int) -> None:
         """See `Cuda.order`."""
-        event = self.event_create()
-        try:
-            self.event_record(event, first)
-            self._call("cuStreamWaitEvent", then, event, 0)
-        finally:
-            self.event_destroy(event)
+        self._call("cuEventRecord", event, first)
+        self._call("cuStreamWaitEvent", then, event, 0)
 
     def check_pointer(self, pointer: int, nbytes: int, index: int) -> None:
         """See `Cuda.check_pointer`."""
-        names = self._cuda.CUpointer_attribute
-        which = [
-            *(names.CU_POINTER_ATTRIBUTE_MEMORY_TYPE, names.CU_POINTER_ATTRIBUTE_IS_MANAGED),
-            *(names.CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL, names.CU_POINTER_ATTRIBUTE_CONTEXT),
-        ]
+        which = self._of_pointers
         error, found = self._cuda.cuPointerGetAttributes(len(which), which, pointer)
         kind, managed, device, owner = (0, False, 0, 0) if error else found
         if not managed and kind != self._cuda.CUmemorytype.CU_MEMORYTYPE_DEVICE:
@@ -214,9 +208,7 @@ class CudaBindings:
 
     def graph_launch(self, graph: int, stream: int) -> None:
         """See `Cuda.graph_launch`."""
-        (error,) = self._launch(graph, stream)
-        if error:
-            raise self._failed("cuGraphLaunch", error)
+        self._call("cuGraphLaunch", graph, stream)
 
     def graph_destroy(self, graph: int) -> None:
         """See `Cuda.graph_destroy`."""
@@ -230,10 +222,10 @@ class CudaBindings:
         return self._contexts[index]
 
     def _call(self, function: str, *arguments: Any) -> Any:
-        error, *results = getattr(self._cuda, function)(*arguments)
-        if error:
-            raise self._failed(function, error)
-        return results[0] if results else None
+        answer = getattr(self._cuda, function)(*arguments)
+        if answer[0]:
+            raise self._failed(function, answer[0])
+        return answer[-1]
 
     def _failed(self, function: str, error: Any) -> BackendError:
         return BackendError(
@@ -255,14 +247,14 @@ class _Current:
     would fail, and end the capture, while another thread of the host application captures in global mode.
     """
 
-    __slots__ = ("_before", "_call", "_context", "_mode")
+    __slots__ = ("_before", "_call", "_cuda", "_index")
 
-    def __init__(self, cuda: CudaBindings, context: Any, mode: Any) -> None:
-        self._call, self._context, self._mode = cuda._call, context, mode
+    def __init__(self, cuda: CudaBindings, index: int) -> None:
+        self._cuda, self._call, self._index = cuda, cuda._call, index
 
     def __enter__(self) -> None:
-        self._call("cuCtxPushCurrent", self._context)
-        self._before = self._call("cuThreadExchangeStreamCaptureMode", self._mode)
+        self._call("cuCtxPushCurrent", self._cuda._primary(self._index))
+        self._before = self._call("cuThreadExchangeStreamCaptureMode", self._cuda._own)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

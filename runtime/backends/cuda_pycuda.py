@@ -163,17 +163,13 @@ class PyCuda:
         """See `Cuda.event_destroy`.  PyCUDA destroys it with its object."""
         del self._events[event]
 
-    def order(self, first: int, then: int) -> None:
+    def order(self, first: int, then: int, event: int) -> None:
         """See `Cuda.order`.  Where `then` is no stream of PyCUDA's, the host waits instead."""
-        if then not in self._streams:
-            self.synchronize(first)
-            return
-        event = self.event_create()
-        try:
-            self.event_record(event, first)
+        self.event_record(event, first)
+        if then in self._streams:
             self._call(self._streams[then].wait_for_event, self._events[event])
-        finally:
-            self.event_destroy(event)
+        else:
+            self.event_synchronize(event)
 
     def check_pointer(self, pointer: int, nbytes: int, index: int) -> None:
         """See `Cuda.check_pointer`."""

@@ -6,8 +6,7 @@ names the device.  Otherwise by the CUDA array interface, version 2 or 3 (PyCUDA
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from runtime.dlpack import CUDA, tensor_of
 from runtime.errors import InputError
@@ -18,8 +17,7 @@ _UNSIGNED = 1  # DLDataTypeCode
 _CURE = "give a C-contiguous uint8 array of the graph's size; the explainer itself takes arrays of the host"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Source:
+class Source(NamedTuple):
     """Images on a GPU, uint8 (N, height, width, 3), C-contiguous."""
 
     pointer: int

@@ -42,6 +42,7 @@ class DevicePath:
         self._pool = BufferPool(cuda, index)
         self._held: deque[tuple[int, Any]] = deque()  # event after a run, owner of the images it reads
         self._events: list[int] = []  # idle
+        self._waiting = 0  # threads that wait for an event of a run
         self._lock = threading.RLock()  # a finaliser may come back here, in the thread that holds it
         self.stream = Stream(cuda)
 
@@ -97,14 +98,15 @@ class DevicePath:
             DeviceArray(shape=(n, *shape[1:]), device=self._index, memory=self._pool.lend(nbytes), path=self)
             for shape, nbytes in lane.outputs
         )
-        event = self._events.pop() if self._events else cuda.event_create()
+        event = self._event()
         try:
             for theirs in {source.stream, stream} - {None}:
-                cuda.order(theirs, ours)  # type: ignore[arg-type]
+                cuda.order(theirs, ours, event)  # type: ignore[arg-type]
             lane.relay(source.pointer, (embedding.pointer, mask.pointer), n, rows)
-            cuda.event_record(event, ours)
-            if stream is not None:
-                cuda.order(ours, stream)
+            if stream is None:
+                cuda.event_record(event, ours)
+            else:
+                cuda.order(ours, stream, event)
         except BaseException:
             self._events.append(event)
             with suppress(BackendError):  # the first error is on its way
@@ -123,25 +125,27 @@ class DevicePath:
         with self._lock, self._cuda.current(self._index):
             if not self.stream.closed:
                 self._refuse_capture(then)
-                self._cuda.order(self.stream.handle, then)
+                event = self._event()
+                try:
+                    self._cuda.order(self.stream.handle, then, event)
+                finally:
+                    self._events.append(event)
 
     def synchronize(self) -> None:
         """Wait for every run so far, in any thread; after `close()` they have all ended."""
-        cuda = self._cuda
-        with cuda.current(self._index):
-            with self._lock:  # not while it waits: others may go on, and `close` waits itself
-                if self.stream.closed:
+        with self._cuda.current(self._index):
+            with self._lock:
+                if not self._held:  # also when closed
                     return
-                event = cuda.event_create()
-                try:
-                    cuda.event_record(event, self.stream.handle)
-                except BaseException:
-                    cuda.event_destroy(event)
-                    raise
-            try:
-                cuda.event_synchronize(event)
+                event = self._held[-1][0]  # if a later run takes it, what was asked for is done
+                self._waiting += 1
+            try:  # without the lock: others may go on, and `close` waits itself
+                self._cuda.event_synchronize(event)
             finally:
-                cuda.event_destroy(event)
+                with self._lock:
+                    self._waiting -= 1
+                    if self.stream.closed:
+                        self._destroy_events()
             self._let_go()
 
     def to_host(self, array: DeviceArray) -> np.ndarray:
@@ -164,10 +168,7 @@ class DevicePath:
         """Wait for what is running, then release everything but what outputs that still live are in."""
         with self._lock, ExitStack() as last_first:
             last_first.callback(self.stream.close)
-            last_first.callback(self._held.clear)
-            last_first.callback(self._events.clear)
-            for event in (*self._events, *(event for event, _ in self._held)):
-                last_first.callback(self._cuda.event_destroy, event)
+            last_first.callback(self._destroy_events)
             last_first.callback(self._pool.close)
             self._cuda.synchronize(self.stream.handle)
 
@@ -178,6 +179,19 @@ class DevicePath:
                 expected="a stream that does what it is given",
                 cure="call run_device, and from_dlpack of its outputs, before or after the capture",
             )
+
+    def _event(self) -> int:
+        """An event of nobody's."""
+        with self._lock:
+            return self._events.pop() if self._events else self._cuda.event_create()
+
+    def _destroy_events(self) -> None:
+        """Once nothing runs any more, and no thread waits for one of them: then the last that waited."""
+        self._events += [event for event, _ in self._held]
+        self._held.clear()
+        with ExitStack() as each:
+            while self._events and not self._waiting:
+                each.callback(self._cuda.event_destroy, self._events.pop())
 
     def _let_go(self) -> None:
         """Drop the hold on images that have been read."""

@@ -14,9 +14,21 @@ from runtime.manifest import EngineRecord
 from runtime.package import Engine, Package
 
 RTX_CAPABILITIES = ("7.5", "8.0", "8.6", "8.9", "12.0", "12.1")
-"""GPUs that TensorRT-RTX 1.7 supports, and can be told to build for: no Hopper, no Jetson."""
+"""GPUs that TensorRT-RTX 1.7 can be told to build for: no Hopper, no data-centre Blackwell, no Jetson.
 
-__all__ = ["RTX_CAPABILITIES", "TensorRTBackend", "misfit", "open_backend", "open_engine", "select"]
+Whether it runs on another is for the library to say (`refused`); on an H200 (9.0) version 1.7.1 says no.
+"""
+
+__all__ = [
+    "RTX_CAPABILITIES",
+    "TensorRTBackend",
+    "misfit",
+    "not_listed",
+    "open_backend",
+    "open_engine",
+    "refused",
+    "select",
+]
 
 
 def open_backend(
@@ -58,14 +70,11 @@ def open_engine(
     reason = misfit(engine.record, gpu.compute_capability)
     plan = engine.read()
     rtx = engine.record.flavour == "rtx"
-    outside = _outside(gpu) if rtx else ""
+    outside = not_listed(f"{gpu.name} ({gpu.compute_capability})", gpu.compute_capability) if rtx else ""
     if not reason and not unlisted:
         reason = outside
     if not reason and rtx:
-        with cuda.implementation().current(device):
-            judged = validity(plan)
-        if judged.answer not in ("VALID", "SUBOPTIMAL"):
-            reason = f"TensorRT-RTX on {gpu.name} ({gpu.compute_capability}): {judged.meaning}"
+        reason = refused(plan, gpu)
     if reason:
         raise _mismatch(package, f"{engine.path.name}: {reason}", gpu.compute_capability)
     try:
@@ -135,18 +144,36 @@ def misfit(record: EngineRecord, capability: str) -> str:
     return ""
 
 
-def _outside(gpu: cuda.DeviceInfo) -> str:
-    """That TensorRT-RTX does not support a GPU; empty if it does."""
-    if gpu.compute_capability in RTX_CAPABILITIES:
+def refused(plan: bytes, gpu: cuda.DeviceInfo) -> str:
+    """Why TensorRT-RTX itself says that it does not run a plan, which `misfit` passed; empty if it does.
+
+    Raises:
+        BackendUnavailable: tensorrt_rtx is not here.
+    """
+    with cuda.implementation().current(gpu.index):
+        judged = validity(plan)
+    if judged.answer in ("VALID", "SUBOPTIMAL"):
         return ""
-    return f"TensorRT-RTX does not list {gpu.name} ({gpu.compute_capability}) among its GPUs"
+    where = f"{gpu.name} ({gpu.compute_capability})"
+    if "UNSUPPORTED_CC" in judged.reasons:  # and the plan is for this GPU
+        return f"TensorRT-RTX {version('rtx')} does not support {where}: no engine of it can run there"
+    return f"TensorRT-RTX on {where}: {judged.meaning}"
+
+
+def not_listed(gpu: str, capability: str) -> str:
+    """That TensorRT-RTX does not list a GPU of that compute capability; empty if it does."""
+    return "" if capability in RTX_CAPABILITIES else f"TensorRT-RTX does not list {gpu} among its GPUs"
 
 
 def _mismatch(package: Package, reasons: str, capability: str) -> EngineMismatch:
+    flavours, cure = " or ".join(FLAVOURS), f"run: {package.build_command()}"
+    if capability not in RTX_CAPABILITIES:
+        flavours = "tensorrt"
+        cure += " --target tensorrt, on this GPU, with the classic TensorRT; or backend='onnxruntime'"
     return EngineMismatch(
         f"no engine of {package.path} fits this machine\n    {reasons}",
-        expected=f"an engine of flavour {' or '.join(FLAVOURS)} for compute capability {capability}",
-        cure=f"run: {package.build_command()}",
+        expected=f"an engine of flavour {flavours} for compute capability {capability}",
+        cure=cure,
     )
 
 

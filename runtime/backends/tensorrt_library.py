@@ -61,7 +61,7 @@ class Validity:
 
 _REASONS = {
     "VERSION_MISMATCH": "it was built by another version of TensorRT-RTX",
-    "UNSUPPORTED_CC": "it was not built for this GPU's compute capability",
+    "UNSUPPORTED_CC": "TensorRT-RTX, or this plan of it, does not support the GPU's compute capability",
     "OLD_CUDA_DRIVER": "the NVIDIA driver is too old for it",
     "OLD_CUDA_RUNTIME": "the CUDA runtime is too old for it",
     "INSUFFICIENT_GPU_MEMORY": "the GPU has too little memory for it",

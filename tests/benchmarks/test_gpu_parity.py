@@ -74,7 +74,7 @@ def test_one_that_the_runtime_refuses_is_tried_all_the_same(hopper: Bench) -> No
     report: dict[str, Any] = {}
     tried(hopper, "RECORDABLE", report)
     verdict = _verdict(report)
-    assert verdict.startswith("INVALID UNSUPPORTED_CC, refused by the runtime: toy.engine: TensorRT-RTX on")
+    assert verdict.startswith("INVALID UNSUPPORTED_CC, refused by the runtime: toy.engine: TensorRT-RTX 1")
     assert verdict.endswith("runs with a CUDA graph, within the gate")
 
 

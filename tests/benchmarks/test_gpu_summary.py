@@ -47,7 +47,8 @@ def test_a_figure_of_torch_or_of_a_stand_in_says_so() -> None:
     assert found[0] == "1.500 [1.030, 1.050] (PyTorch's CUDA graph, no engine)"
     assert found[1] == "1.100 (PyTorch's CUDA graph, no engine)"
     assert found[2] == "run 9.0 µs, run_device 60.0 µs (a stand-in engine of our own kernel)"
-    assert found[3:] == ["not measured"] * 3
+    assert found[3] == "10.0 times (PyTorch's CUDA graph, no engine)"
+    assert found[4:] == ["not measured"] * 2
 
 
 def test_a_dry_run_measures_no_goal() -> None:

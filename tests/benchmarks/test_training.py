@@ -82,7 +82,7 @@ def test_a_run_reports_every_variant_and_where_its_time_goes(tmp_path, capsys):
     assert "our_loop" in capsys.readouterr().out
 
 
-def test_a_run_that_is_cut_leaves_its_rounds(tmp_path, monkeypatch):
+def test_a_run_that_is_cut_leaves_its_turns(tmp_path, monkeypatch):
     def turn(watch):
         if len(done) == 3:
             raise KeyboardInterrupt
@@ -96,10 +96,10 @@ def test_a_run_that_is_cut_leaves_its_rounds(tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         training.main(["--json", str(tmp_path / "t.json"), "--steps", "1", "--rounds", "9"])
     rows = json.loads((tmp_path / "t.json").read_text())["rows"]
-    assert [(row["variant"], row["rounds"]) for row in rows] == [(training.AUTHORS, 1), ("our_loop", 1)]
+    assert [(row["variant"], row["rounds"]) for row in rows] == [(training.AUTHORS, 2), ("our_loop", 1)]
 
 
-def test_no_round_is_begun_when_the_time_is_up(tmp_path):
+def test_when_the_time_is_up_the_first_two_variants_had_a_turn():
     work = training.Workload(model="none", image_size=1, batch_size=1, steps=1)
 
     def turn(watch):
@@ -107,4 +107,6 @@ def test_no_round_is_begun_when_the_time_is_up(tmp_path):
         for _ in range(2):
             watch.end_step()
 
-    assert len(list(training.measure({training.AUTHORS: turn}, work, rounds=5, until=0))) == 1
+    turns = dict.fromkeys([training.AUTHORS, "our_loop", "another"], turn)
+    *_, speeds = training.measure(turns, work, rounds=5, until=0)
+    assert [len(own) for own in speeds.values()] == [1, 1, 0]

@@ -110,7 +110,7 @@ def test_validity_tells_a_plan_from_a_corrupt_copy(graphs: dict[str, Path]) -> N
     [
         ("VALID", (), "valid on this machine"),
         ("INVALID", (), "no usable driver"),
-        ("INVALID", ("UNSUPPORTED_CC",), "cannot run here: it was not built for this GPU"),
+        ("INVALID", ("UNSUPPORTED_CC",), "cannot run here: TensorRT-RTX, or this plan of it, does not"),
         ("SUBOPTIMAL", ("OLD_CUDA_DRIVER",), "runs here, but not at its best: the NVIDIA driver is too old"),
         ("INVALID", ("SOMETHING_NEW",), "cannot run here: SOMETHING_NEW"),
     ],

@@ -17,15 +17,15 @@
 enum { INVALID_VALUE = 1, OUT_OF_MEMORY = 2, NOT_INITIALIZED = 3, INVALID_DEVICE = 101, INVALID_CONTEXT = 201,
        INVALID_HANDLE = 400, NOT_FOUND = 500, NOT_READY = 600, CAPTURING = 900 };
 enum kind { CLOSED, DEVICE, HOST, STREAM, EVENT, GRAPH, EXECUTABLE };
-enum task { COPY, SET, MARK, WAIT };
+enum task { COPY, SET, WAIT };
 
-struct operation { enum task task; char *to, *from; size_t size; int byte; struct object *event; };
+struct operation { enum task task; char *to, *from; size_t size; int byte; struct object *stream; int until; };
 struct object {
     enum kind kind;
     char *memory; size_t size; unsigned flags;             /* DEVICE, HOST */
     struct operation *operations; int first, end;          /* STREAM, GRAPH, EXECUTABLE */
     struct object *recording;                              /* STREAM: a GRAPH */
-    struct object *stream; int done;                       /* EVENT */
+    struct object *stream; int until;                      /* EVENT: when it was recorded; NULL: it is done */
 };
 
 static struct object objects[512], legacy = {STREAM};
@@ -55,13 +55,12 @@ static struct object *find(enum kind kind, uintptr_t address, size_t size) {
     return NULL;
 }
 
-static void run(struct object *stream, struct object *until) {
-    while (stream->first < stream->end && !(until && until->done)) {
+static void run(struct object *stream, int until) {
+    while (stream->first < until) {
         struct operation *now = &stream->operations[stream->first++];
         if (now->task == COPY) memmove(now->to, now->from, now->size);
         if (now->task == SET) memset(now->to, now->byte, now->size);
-        if (now->task == MARK) now->event->done = 1;
-        if (now->task == WAIT) run(now->event->stream, now->event);
+        if (now->task == WAIT) run(now->stream, now->until);
     }
 }
 
@@ -191,37 +190,41 @@ int cuStreamSynchronize(void *handle) {
     NEED(depth, INVALID_CONTEXT);
     NEED(stream, INVALID_HANDLE);
     NEED(!stream->recording, CAPTURING);
-    run(stream, NULL);
+    run(stream, stream->end);
     return 0;
 }
 
 int cuEventCreate(struct object **event, unsigned flags) {
     NEED(depth, INVALID_CONTEXT);
     NEED(flags == 2, INVALID_VALUE);
-    (*event = new_object(EVENT))->done = 1;
+    *event = new_object(EVENT);
     return 0;
 }
 int cuEventDestroy(void *event) { return give_back(is(EVENT, event)); }
 int cuEventQuery(struct object *event) {
     NEED(is(EVENT, event), INVALID_HANDLE);
     NEED(mode, CAPTURING);
-    return event->done ? 0 : NOT_READY;
+    return event->stream && event->stream->first < event->until ? NOT_READY : 0;
 }
 int cuEventSynchronize(struct object *event) {
     NEED(is(EVENT, event), INVALID_HANDLE);
     NEED(mode, CAPTURING);
-    if (!event->done) run(event->stream, event);
+    if (event->stream) run(event->stream, event->until);
     return 0;
 }
-int cuEventRecord(struct object *event, void *stream) {
-    NEED(is(EVENT, event), INVALID_HANDLE);
-    event->stream = is(STREAM, stream);
-    event->done = 0;
-    return enqueue(stream, (struct operation){.task = MARK, .event = event});
+int cuEventRecord(struct object *event, void *handle) {
+    struct object *stream = is(STREAM, handle);
+    NEED(depth, INVALID_CONTEXT);
+    NEED(is(EVENT, event) && stream, INVALID_HANDLE);
+    NEED(!stream->recording, CAPTURING);
+    event->stream = stream;
+    event->until = stream->end;
+    return 0;
 }
 int cuStreamWaitEvent(void *stream, struct object *event, unsigned flags) {
     NEED(is(EVENT, event) && !flags, INVALID_VALUE);
-    return enqueue(stream, (struct operation){.task = WAIT, .event = event});
+    if (!event->stream) return 0;
+    return enqueue(stream, (struct operation){.task = WAIT, .stream = event->stream, .until = event->until});
 }
 
 int cuThreadExchangeStreamCaptureMode(int *exchanged) {

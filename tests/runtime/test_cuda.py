@@ -238,22 +238,24 @@ def test_what_was_current_in_a_thread_is_so_again(library: Cuda, gpu: Gpu) -> No
 def test_order_makes_one_stream_wait_for_the_other(library: Cuda, gpu: Gpu) -> None:
     done: list[str] = []
     with library.current(0), Stream(library) as one, Stream(library) as two:
+        event = library.event_create()
         gpu.enqueue(one.handle, lambda: done.append("one"))
-        library.order(one.handle, two.handle)
+        library.order(one.handle, two.handle, event)
         gpu.enqueue(two.handle, lambda: done.append("two"))
         library.synchronize(two.handle)
         gpu.enqueue(LEGACY, lambda: done.append("default"))
-        library.order(LEGACY, one.handle)
+        library.order(LEGACY, one.handle, event)
         gpu.enqueue(one.handle, lambda: done.append("one"))
         library.synchronize(one.handle)
         foreign = gpu.stream_create()
         gpu.enqueue(foreign, lambda: done.append("host's"))
-        library.order(foreign, one.handle)
+        library.order(foreign, one.handle, event)
         gpu.enqueue(one.handle, lambda: done.append("one"))
-        library.order(one.handle, foreign)
+        library.order(one.handle, foreign, event)
         gpu.synchronize(foreign)
         gpu.stream_destroy(foreign)
         library.synchronize(one.handle)
+        library.event_destroy(event)
     assert done == ["one", "two", "default", "one", "host's", "one"]
 
 

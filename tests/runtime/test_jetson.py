@@ -235,6 +235,11 @@ def test_elsewhere_the_next_step_is_to_run_on_the_cpu(tmp_path, monkeypatch):
     monkeypatch.setattr(doctor, "nvidia_driver", lambda: "NVIDIA L4, 570.1, 8.9")
     monkeypatch.setattr(doctor, "installed", lambda module: not module.startswith("tensorrt"))
     assert "tensorrt-rtx" in doctor.report(root=tmp_path)["next"]
+    monkeypatch.setattr(doctor, "nvidia_driver", lambda: "NVIDIA H200, 570.1, 9.0; NVIDIA L4, 570.1, 8.9")
+    report = doctor.report(root=tmp_path)
+    assert 'pip install "tensorrt>=' in report["next"]
+    said = "TensorRT-RTX does not list NVIDIA H200 (9.0) among its GPUs: its engines are those of tensorrt"
+    assert said in doctor.text(report)
 
 
 def test_the_command_takes_a_package(package_path, capsys):

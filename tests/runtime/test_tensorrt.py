@@ -142,7 +142,11 @@ def test_on_a_gpu_that_is_not_listed_an_engine_is_tried(hopper: Package, gpu: Gp
 @pytest.mark.parametrize(
     ("fault", "words"),
     [
-        ("get_engine_validity", "cannot run here: it was not built for this GPU's compute capability"),
+        (
+            "get_engine_validity",
+            r"TensorRT-RTX 1\.7\.1\.116 does not support Fake GPU \(9\.0\): no engine of it can run there\n"
+            r"  expected: an engine of flavour tensorrt for .*9\.0\n.*--target tensorrt, .*'onnxruntime'",
+        ),
         ("deserialize_cuda_engine", r"does not list Fake GPU \(9\.0\).*, and there it does not run: "),
         ("execute_async_v3", r"and there it does not run: .*execute_async_v3 failed"),
     ],
