@@ -1,0 +1,150 @@
+"""Tables of `python -m benchmarks.natural`: real encoders, methods compared image by image."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from benchmarks.markdown import table
+from benchmarks.quality_tables import (
+    FAITHFUL,
+    MASS,
+    METHODS,
+    NONE,
+    RANK,
+    TIME,
+    Column,
+    comparison,
+    encoders_of,
+    scored,
+)
+
+Row = Mapping[str, Any]
+
+OURS = "nemu"
+KIND = "composites"
+PAIRED = ("relevance_rank", "relevance_mass", "pointing_game", "roc_auc", "insertion_minus_deletion")
+NAMES = {
+    "nemu_order": "nemu, by its logits",
+    "expected_gradients": "Expected Gradients",
+    "optimised": "a mask optimised for each image",
+}
+COLUMNS = (
+    RANK,
+    MASS,
+    Column(key="pointing_game", title="pointing ↑"),
+    Column(key="roc_auc", title="AUC ↑"),
+    FAITHFUL,
+    Column(key="mprt_abs_rho", title="MPRT abs ρ ↓ (floor)", lower=True, beside="mprt_floor"),
+    TIME,
+)
+LEVELS = (
+    Column(key="mask_inside", title="mask inside"),
+    Column(key="mask_outside", title="mask outside"),
+    MASS,
+    RANK,
+    Column(key="mask_area", title="area above ½"),
+    Column(key="region_area", title="object's area", once=True),
+    Column(key="cosine_kept", title="kept"),
+    Column(key="cosine_kept_moved", title="kept, mask moved"),
+    Column(key="kept_ratio", title="ratio", form="{:.2f}".format),
+    FAITHFUL,
+)
+
+
+def paired(rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """Ours − each other method on each encoder, over the images that both have.
+
+    `error` is the standard error: of the images' mean differences (each the mean over our seeds), and of
+    the spread of our seeds, together.
+    """
+    found = []
+    for encoder in dict.fromkeys(row["encoder"] for row in rows):
+        here = [row for row in rows if row["encoder"] == encoder]
+        ours = [row for row in here if row["method"] == OURS]
+        for method in dict.fromkeys(row["method"] for row in here if row["method"] != OURS):
+            theirs = [row for row in here if row["method"] == method]
+            for key in PAIRED if ours else ():
+                difference = _difference(_values(ours, key), _values(theirs, key))
+                if difference:
+                    found.append({"encoder": encoder, "against": method, "metric": key, **difference})
+    return found
+
+
+def _values(rows: Sequence[Row], key: str) -> np.ndarray:
+    """(seeds, images) of the images that all have; nan where a figure is undefined."""
+    lists = [row["values"].get(key, ()) for row in rows]
+    return np.array([of[: min(map(len, lists))] for of in lists], dtype=np.float64)
+
+
+def _difference(ours: np.ndarray, theirs: np.ndarray) -> dict[str, Any] | None:
+    n = min(ours.shape[1], theirs.shape[1])
+    apart = ours[:, :n] - theirs[:, :n].mean(0)  # (seeds, images)
+    apart = apart[:, ~np.isnan(apart).any(0)]
+    seeds, images = apart.shape
+    if images < 2:
+        return None
+    error = float(apart.mean(0).std(ddof=1)) / math.sqrt(images)
+    spread = float(apart.mean(1).std(ddof=1)) / math.sqrt(seeds) if seeds > 1 else 0.0
+    return {"difference": float(apart.mean()), "error": math.hypot(error, spread), "images": images}
+
+
+def methods(result: Mapping[str, Any], encoder: str) -> str:
+    """Every method on one encoder."""
+    return comparison(_named(scored(result, encoder, KIND)), COLUMNS)
+
+
+def differences(result: Mapping[str, Any], encoder: str) -> str:
+    """Ours − each other method, ± twice its standard error, paired by image."""
+    cells: dict[str, dict[str, str]] = {}
+    for one in result["paired"]:
+        if one["encoder"] == encoder:
+            text = f"{one['difference']:+.3f} ± {2 * one['error']:.3f}"
+            cells.setdefault(one["against"], {"images": str(one["images"])})[one["metric"]] = text
+    columns = (*PAIRED, "images")
+    rows = [[_name(name), *(of.get(c, NONE) for c in columns)] for name, of in cells.items()]
+    return table(("ours −", *(c.replace("_", " ") for c in columns)), rows)
+
+
+def masks(result: Mapping[str, Any]) -> str:
+    """What the level of masks is worth, on every encoder, those with random weights included."""
+    lines = []
+    for encoder in encoders_of(result):
+        for name, rows in scored(result, encoder, KIND).items():
+            if rows[0]["mask_area"] is not None:
+                derived = [_with_ratio(row) for row in rows]
+                lines.append([encoder, _name(name), *(c.cell(derived) for c in LEVELS), str(len(rows))])
+    return table(("encoder", "mask", *(c.title for c in LEVELS), "seeds"), lines)
+
+
+def evidence(result: Mapping[str, Any]) -> str:
+    """How far a change moves the embedding, and how much of the image it needs."""
+    lines = [
+        [
+            name,
+            *(f"{facts['moves'][change]:.2f}" for change in facts["moves"]),
+            f"{facts['needed_area']:.1%}",
+            NONE if facts["needed_inside_region"] is None else f"{facts['needed_inside_region']:.1%}",
+            f"{facts['region_area']:.1%}",
+        ]
+        for name, facts in result["encoders"].items()
+        if "moves" in facts
+    ]
+    titles = ("object swapped", "photograph swapped", "object removed")
+    return table(("encoder", *titles, "image needed", "of it in the object", "object's area"), lines)
+
+
+def _with_ratio(row: Row) -> Row:
+    """What the mask keeps, over what it keeps elsewhere: of the means, as single ones are near 0."""
+    return {**row, "kept_ratio": row["cosine_kept"] / row["cosine_kept_moved"]}
+
+
+def _named(rows: Mapping[str, Any]) -> dict[str, Any]:
+    return {NAMES.get(name, name): seeds for name, seeds in rows.items()}
+
+
+def _name(method: str) -> str:
+    return NAMES.get(method) or METHODS.get(method, method)
