@@ -83,6 +83,8 @@ NULLS = dict.fromkeys(
     )
 )
 """Of rows whose part was not run."""
+FEWEST_MPRT = 3
+"""Images: a floor needs as many."""
 DIGITS = 5
 """Of the figures of single images."""
 
@@ -106,8 +108,13 @@ class Options:
     def counts(self, method: str) -> Counts:
         most = self.relax_images if method in ("relax", "u_relax") else self.images
         full = DEAR.get(method, CHEAP)
-        few = {f: min(getattr(full, f), most) for f in ("sensitivity", "mprt")}
-        return replace(full, images=most, faithfulness=most, **few)
+        return replace(
+            full,
+            images=most,
+            faithfulness=most,
+            sensitivity=min(full.sensitivity, most),
+            mprt=min(full.mprt, most) if most >= FEWEST_MPRT else 0,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -223,7 +230,8 @@ def _rounded(values: Values) -> list[float | None]:
 def _robustness(options: Options, job: Job) -> Row:
     explain, _ = _explainer(options, job)
     counts, seen = options.counts(job.method), subject_of(options.source, job.encoder, options.images)
-    maps = maps_of(explain, seen.encoder, seen.x[: counts.mprt])
+    x = seen.x[: counts.mprt]
+    maps = maps_of(explain, seen.encoder, x) if len(x) else x[:, 0]
     copies = _copies(options.source, job.encoder)
     return robustness(seen, explain, maps, counts=counts, randomised=copies, seed=job.seed)
 
