@@ -1,6 +1,7 @@
 """Photographs for training, and a test set whose objects are known: cut-outs pasted on photographs.
 
-    apt-get download tuxpaint-stamps-default lomiri-wallpapers-16.04 mate-backgrounds plasma-workspace-wallpapers
+    apt-get download tuxpaint-stamps-default lomiri-wallpapers-16.04
+    apt-get download mate-backgrounds plasma-workspace-wallpapers
     for f in *.deb; do dpkg -x $f debs; done
     python -m benchmarks.natural_data debs --out DATA
 
@@ -252,7 +253,7 @@ def _split(title: str) -> str:
 
 
 def _pick(pictures: Sequence[Picture], rng: np.random.Generator) -> Picture:
-    return pictures[rng.integers(len(pictures))]
+    return pictures[int(rng.integers(len(pictures)))]
 
 
 def main() -> int:

@@ -87,8 +87,11 @@ def explainer(
     return functools.partial(_masked, masker, order=method == ORDER), facts
 
 
-def trained(source: Source, work: Path, name: str, *, seed: int, options: Training) -> Path:
+def trained(source: Source, work: Path, name: str, *, seed: int, options: Training, workers: int = 1) -> Path:
     """The run folder of a masker, trained by `python -m train` if it is not there yet.
+
+    Args:
+        workers: processes that decode images.
 
     Raises:
         InputError: training failed; it has said why.
@@ -101,7 +104,8 @@ def trained(source: Source, work: Path, name: str, *, seed: int, options: Traini
     if (out / MASKER).exists() and (out / SUMMARY).exists():  # also where data lie elsewhere by now
         return out
     where = ["--data", str((source.data / TRAIN).resolve()), "--out", str(out)]
-    if code := train([*arguments, *where, "--quiet", "--resume", "auto"]):
+    how = ["--workers", str(workers), "--quiet", "--resume", "auto"]
+    if code := train([*arguments, *where, *how]):
         raise InputError(
             f"python -m train {' '.join(arguments)} ended with {code}",
             expected="a trained masker",

@@ -27,11 +27,6 @@ Row = Mapping[str, Any]
 OURS = "nemu"
 KIND = "composites"
 PAIRED = ("relevance_rank", "relevance_mass", "pointing_game", "roc_auc", "insertion_minus_deletion")
-NAMES = {
-    "nemu_order": "nemu, by its logits",
-    "expected_gradients": "Expected Gradients",
-    "optimised": "a mask optimised for each image",
-}
 COLUMNS = (
     RANK,
     MASS,
@@ -94,7 +89,7 @@ def _difference(ours: np.ndarray, theirs: np.ndarray) -> dict[str, Any] | None:
 
 def methods(result: Mapping[str, Any], encoder: str) -> str:
     """Every method on one encoder."""
-    return comparison(_named(scored(result, encoder, KIND)), COLUMNS)
+    return comparison(scored(result, encoder, KIND), COLUMNS)
 
 
 def differences(result: Mapping[str, Any], encoder: str) -> str:
@@ -105,7 +100,7 @@ def differences(result: Mapping[str, Any], encoder: str) -> str:
             text = f"{one['difference']:+.3f} ± {2 * one['error']:.3f}"
             cells.setdefault(one["against"], {"images": str(one["images"])})[one["metric"]] = text
     columns = (*PAIRED, "images")
-    rows = [[_name(name), *(of.get(c, NONE) for c in columns)] for name, of in cells.items()]
+    rows = [[METHODS.get(name, name), *(of.get(c, NONE) for c in columns)] for name, of in cells.items()]
     return table(("ours −", *(c.replace("_", " ") for c in columns)), rows)
 
 
@@ -116,7 +111,9 @@ def masks(result: Mapping[str, Any]) -> str:
         for name, rows in scored(result, encoder, KIND).items():
             if rows[0]["mask_area"] is not None:
                 derived = [_with_ratio(row) for row in rows]
-                lines.append([encoder, _name(name), *(c.cell(derived) for c in LEVELS), str(len(rows))])
+                lines.append(
+                    [encoder, METHODS.get(name, name), *(c.cell(derived) for c in LEVELS), str(len(rows))]
+                )
     return table(("encoder", "mask", *(c.title for c in LEVELS), "seeds"), lines)
 
 
@@ -138,13 +135,6 @@ def evidence(result: Mapping[str, Any]) -> str:
 
 
 def _with_ratio(row: Row) -> Row:
-    """What the mask keeps, over what it keeps elsewhere: of the means, as single ones are near 0."""
-    return {**row, "kept_ratio": row["cosine_kept"] / row["cosine_kept_moved"]}
-
-
-def _named(rows: Mapping[str, Any]) -> dict[str, Any]:
-    return {NAMES.get(name, name): seeds for name, seeds in rows.items()}
-
-
-def _name(method: str) -> str:
-    return NAMES.get(method) or METHODS.get(method, method)
+    """What the mask keeps, over what it keeps elsewhere: of means over images; none where that is nothing."""
+    kept, moved = row["cosine_kept"], row["cosine_kept_moved"]
+    return {**row, "kept_ratio": kept / moved if moved > 0 else None}
