@@ -1,9 +1,14 @@
-"""Tables of `python -m benchmarks.natural`: real encoders, methods compared image by image."""
+"""Tables of `python -m benchmarks.natural`: real encoders, methods compared image by image.
+
+python -m benchmarks.natural_tables      write docs/natural.md from benchmarks/results/natural.json
+"""
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -138,3 +143,57 @@ def _with_ratio(row: Row) -> Row:
     """What the mask keeps, over what it keeps elsewhere: of means over images; none where that is nothing."""
     kept, moved = row["cosine_kept"], row["cosine_kept_moved"]
     return {**row, "kept_ratio": kept / moved if moved > 0 else None}
+
+
+INTRODUCTION = """\
+# Real encoders, real photographs
+
+Made by `python -m benchmarks.natural_tables`; do not edit.
+
+Encoders trained on ImageNet explain cut-outs of animals, plants and things, pasted on photographs: neither
+the object nor the photograph was in the masker's training, and the object's pixels are known.  The object is
+not the whole truth (first table).  Every method explains the same frozen encoder on the same pictures.
+± is the standard deviation over seeds of training, or else the standard error over pictures.  *Kept*: the
+centred cosine that the mask at ½ keeps in front of another photograph; *moved*: what the same mask keeps half
+a picture away.  *-random*: the same training on the same network with nothing learned in it.  Data:
+`python -m benchmarks.natural_data`, which writes the licence of every picture; part of them are under the GPL
+and not in this repository.
+"""
+
+
+def page(result: Mapping[str, Any]) -> str:
+    """docs/natural.md."""
+    names = [name for name in encoders_of(result) if any(row["encoder"] == name for row in result["paired"])]
+    parts = [
+        INTRODUCTION,
+        "## What moves an embedding\n\nIn units of the median distance between different pictures.\n",
+        evidence(result),
+        "## Masks\n",
+        masks(result),
+    ]
+    for name in names:
+        parts += [
+            f"## Methods on {name}\n\nNumbers of images: localisation, faithfulness, sensitivity, MPRT.\n",
+            methods(result, name),
+            "Ours − the other, paired by picture, ± two standard errors:\n",
+            differences(result, name),
+        ]
+    if result["missing"]:
+        parts.append("Not measured: " + "; ".join(result["missing"]) + ".\n")
+    return "\n".join(parts)
+
+
+def compact(result: Mapping[str, Any]) -> str:
+    """README's part."""
+    count = max(row["n_images"] for row in result["rows"])
+    return (
+        f"**Real encoders on {count} unseen composites**, `python -m train` with its defaults\n"
+        "(`python -m benchmarks.natural --json benchmarks/results/natural.json …`; every method and what was\n"
+        "measured: [docs/natural.md](docs/natural.md)).\n\n" + masks(result)
+    )
+
+
+if __name__ == "__main__":
+    root = Path(__file__).parents[1]
+    found = json.loads((root / "benchmarks/results/natural.json").read_text())
+    (root / "docs/natural.md").write_text(page(found))

@@ -15,7 +15,7 @@ from benchmarks import natural, natural_jobs
 from benchmarks.natural_data import Picture, paste
 from benchmarks.natural_licences import licence
 from benchmarks.natural_subject import CHANGES, RANDOM, Source, encoder_of, randomise, subject_of
-from benchmarks.natural_tables import differences, evidence, masks, methods, paired
+from benchmarks.natural_tables import differences, evidence, masks, methods, page, paired
 from runtime.errors import InputError
 from tests.benchmarks.test_quality import KEYS
 
@@ -126,6 +126,9 @@ def test_controls_and_tables(run):
     assert differences(result, "test_resnet").count("±") >= 8
     assert masks(result).count("nemu (our objective)") == 2
     assert "test_resnet" in evidence(result)
+    text = page(result)
+    assert "## Methods on test_resnet\n" in text
+    assert f"## Methods on test_resnet{RANDOM}" not in text, "only ours was run there"
 
 
 def test_a_package_that_is_not_there_is_named(run, monkeypatch, capsys):
