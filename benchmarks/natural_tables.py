@@ -188,8 +188,8 @@ def compact(result: Mapping[str, Any]) -> str:
     count = max(row["n_images"] for row in result["rows"])
     return (
         f"**Real encoders on {count} unseen composites**, `python -m train` with its defaults\n"
-        "(`python -m benchmarks.natural --json benchmarks/results/natural.json …`; every method and what was\n"
-        "measured: [docs/natural.md](docs/natural.md)).\n\n" + masks(result)
+        "(`python -m benchmarks.natural --json benchmarks/results/natural.json …`; every method and what\n"
+        "was measured: [docs/natural.md](docs/natural.md)).\n\n" + masks(result)
     )
 
 

@@ -132,7 +132,7 @@ def test_controls_and_tables(run):
 
 
 def test_a_package_that_is_not_there_is_named(run, monkeypatch, capsys):
-    monkeypatch.setitem(sys.modules, "captum", None)
+    monkeypatch.setitem(sys.modules, "captum.attr", None)
     code, result = run("baselines", methods=("saliency", "lafam"))
     assert code == 1
     assert [row["method"] for row in result["rows"]] == ["lafam"]
