@@ -33,7 +33,7 @@ OTHERS = (*BASELINES, EXPECTED, OPTIMISED)
 MASKS = (NEMU, OPTIMISED)
 """Whose level means something."""
 EG_SAMPLES = 50
-OPTIMISED_STEPS, OPTIMISED_RATE, OPTIMISED_STRIDE = 300, 0.1, 2
+OPTIMISED_STEPS, OPTIMISED_RATE, OPTIMISED_STRIDE = 300, 0.4, 2
 """Adam's; the stride is that of our decoder's finest level, so that no finer mask is possible for either."""
 
 Training = Mapping[str, str]
