@@ -1,5 +1,7 @@
 """Competing explanations of an embedding, each from its authors' package, behind one signature.
 
+A package is imported where it is called: without it only its own methods raise ModuleNotFoundError.
+
     BASELINES[name].explain(encoder, x, seed=0) -> Tensor
 
 takes normalised images float32 (N, 3, H, W) and gives float32 (N, H, W) on the CPU, higher = more
@@ -22,8 +24,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from captum.attr import GradientShap, IntegratedGradients, Occlusion, Saliency
-from relax_xai.relax import RELAX
 from torch import Tensor, nn
 
 from train.encoder import FrozenEncoder, weights_fingerprint
@@ -69,6 +69,8 @@ def u_relax(encoder: FrozenEncoder, x: Tensor, *, seed: int, batches: int = RELA
 
 def integrated_gradients(encoder: FrozenEncoder, x: Tensor, *, seed: int) -> Tensor:
     """Label-free IG: captum's on g_x, Σ_channels |attribution|."""
+    from captum.attr import IntegratedGradients
+
     attribution = IntegratedGradients(_product(encoder)).attribute(
         x.detach(),
         baselines=0,
@@ -81,6 +83,7 @@ def integrated_gradients(encoder: FrozenEncoder, x: Tensor, *, seed: int) -> Ten
 
 def gradient_shap(encoder: FrozenEncoder, x: Tensor, *, seed: int) -> Tensor:
     """Label-free GradientSHAP: captum's on g_x, Σ_channels |attribution|; image by image, as it is random."""
+    from captum.attr import GradientShap
 
     def one(image: Tensor) -> Tensor:
         return GradientShap(_product(encoder)).attribute(
@@ -100,6 +103,8 @@ def gradient_shap(encoder: FrozenEncoder, x: Tensor, *, seed: int) -> Tensor:
 
 def saliency(encoder: FrozenEncoder, x: Tensor, *, seed: int) -> Tensor:
     """Label-free saliency: Σ_channels |∂g_x/∂z| at z = x."""
+    from captum.attr import Saliency
+
     attribution = Saliency(_product(encoder)).attribute(
         x.detach().clone().requires_grad_(), abs=True, additional_forward_args=(_reference(encoder, x),)
     )
@@ -123,6 +128,8 @@ def lafam(encoder: FrozenEncoder, x: Tensor, *, seed: int) -> Tensor:
 @torch.no_grad()
 def occlusion(encoder: FrozenEncoder, x: Tensor, *, seed: int) -> Tensor:
     """1 − cos(f(x), f(z)), z = x with a window filled; mean over the windows on a pixel, negative → 0."""
+    from captum.attr import Occlusion
+
     attribution = Occlusion(_cosine(encoder)).attribute(
         x,
         sliding_window_shapes=(3, *(_scaled(WINDOW, side) for side in x.shape[2:])),
@@ -206,6 +213,8 @@ def _relax(encoder: FrozenEncoder, x: Tensor, *, seed: int, batches: int) -> Ite
 @torch.no_grad()
 def _run(encoder: FrozenEncoder, image: Tensor, *, batches: int) -> tuple[Tensor, Tensor]:
     """The package on one image (1, 3, H, W), at the encoder's own size (the package's examples: 224)."""
+    from relax_xai.relax import RELAX
+
     explanation = RELAX(image, _Embedding(encoder), batch_size=ROWS, num_batches=batches)
     explanation()
     return explanation.importance.cpu(), explanation.u_relax.cpu()

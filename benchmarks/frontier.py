@@ -29,7 +29,8 @@ from benchmarks.interleave import FEWEST_PAIRS, interleave, latency_row
 from benchmarks.onnx_sessions import encoder_graph, fused_graph, random_encoder, run, session
 from benchmarks.quality import STEPS, WORK
 from benchmarks.record import meta, write
-from benchmarks.scoring import CHUNK, Row, subject
+from benchmarks.scenes import subject
+from benchmarks.scoring import CHUNK, Row
 from benchmarks.settings import DECODERS
 from runtime.errors import NemuError
 

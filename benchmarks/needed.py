@@ -35,7 +35,7 @@ def needed(
     def cosines(cells: Tensor) -> Tensor:
         pixels = cells.repeat_interleave(cell, 1).repeat_interleave(cell, 2)[:, :height, :width]
         rows = [embed(occlude(x, part.to(x), fill)) for part in pixels.split(100)]
-        return centred_cosine(torch.cat(rows), whole, centre=centre)
+        return centred_cosine(torch.cat(rows), whole, centre=centre).cpu()
 
     while left.any():
         remaining = left.nonzero()

@@ -28,7 +28,8 @@ from benchmarks.explainers import encoder_of, explainer, settings, slug
 from benchmarks.needed import CELL, COARSE, needed
 from benchmarks.record import meta, write
 from benchmarks.robustness import randomised
-from benchmarks.scoring import Counts, Row, score, subject
+from benchmarks.scenes import subject
+from benchmarks.scoring import Counts, Row, score
 from benchmarks.settings import ABLATION, METHODS, SETTINGS, seeds_of
 from benchmarks.timing import seconds_per_image
 from benchmarks.world import KINDS

@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from benchmarks import encoders
 from benchmarks.explainers import encoder_of, explainer
-from benchmarks.scoring import FIRST_SCENE
+from benchmarks.scenes import FIRST_SCENE
 from benchmarks.world import Scene, scene
 from runtime.encode import save_png
 from runtime.overlay import grid, heat

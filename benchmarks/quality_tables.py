@@ -17,21 +17,24 @@ NONE = "–"
 
 METHODS = {
     "nemu": "nemu (our objective)",
+    "nemu_order": "nemu, by its logits",
     "ranking": "ranking objective",
     "authors": "NEM-U, the authors'",
     "relax": "RELAX",
     "u_relax": "U-RELAX",
     "integrated_gradients": "Integrated Gradients",
+    "expected_gradients": "Expected Gradients",
     "gradient_shap": "GradientSHAP",
     "saliency": "saliency",
     "lafam": "LaFAM",
     "occlusion": "occlusion",
     "centre": "centre (control)",
     "random": "random (control)",
+    "optimised": "a mask optimised for each image (limit)",
 }
 """In the order of the tables."""
-CONTROLS = ("centre", "random")
-"""They never look at the encoder, and are no candidates for the best of a column."""
+CONTROLS = ("centre", "random", "nemu_order", "optimised")
+"""No candidates for the best of a column: they never look at the encoder, or show ours or its limit again."""
 
 
 def milliseconds(value: float) -> str:

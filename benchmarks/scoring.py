@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,22 +13,19 @@ from torch import Tensor
 
 from benchmarks import localisation
 from benchmarks.complexity import complexity, sparseness
-from benchmarks.encoders import embed
 from benchmarks.estimate import estimate
 from benchmarks.faithfulness import cosine_kept, held_out_fill, insertion_deletion
 from benchmarks.robustness import average_sensitivity, mprt, mprt_floor
-from benchmarks.world import SIZE, photograph, scene
 from train.encoder import FrozenEncoder
 
 Explain = Callable[[FrozenEncoder, Tensor], Tensor]
 """An encoder and normalised images (N, 3, H, W) → maps (N, H, W) on the CPU."""
 Row = dict[str, Any]
+Values = Sequence[float] | np.ndarray
+"""One figure of every image that has it."""
 
-TOP_K = round(1000 * (SIZE / 224) ** 2)
-"""Quantus' default of 1000 pixels at 224, for scenes of SIZE."""
-FILL_PHOTOGRAPHS, CENTRE_SCENES = 64, 256
-FIRST_SCENE = 5000
-"""Test scenes below it chose the objective's defaults and scored the encoders; none of them is used here."""
+TOP_K = 1000 / 224**2
+"""Share of the pixels: Quantus' default of 1000 pixels at 224."""
 CHUNK = 20
 """Images that an explainer is given at once."""
 
@@ -52,9 +49,9 @@ class Subject:
 
     encoder: FrozenEncoder
     x: Tensor
-    """Normalised (N, 3, SIZE, SIZE)."""
+    """Normalised (N, 3, H, W)."""
     regions: np.ndarray
-    """bool (N, SIZE, SIZE): what the embedding depends on."""
+    """bool (N, H, W): what the embedding depends on."""
     centre: Tensor
     """Mean embedding of training scenes, (D,)."""
     photographs: Tensor
@@ -67,24 +64,6 @@ class Subject:
         """ρ for the first n scenes, the same for every method."""
         generator = torch.Generator().manual_seed(0)
         return held_out_fill(kind, self.x[:n], photographs=self.photographs, generator=generator)
-
-
-@lru_cache(maxsize=4)  # every method of an encoder is scored on the same one
-def subject(encoder: FrozenEncoder, truth: tuple[str, ...], *, kind: str, scenes: int) -> Subject:
-    """Test scenes of a kind, from FIRST_SCENE on; the region is the union of the factors of `truth`.
-
-    Without a truth the region is empty, and what is measured against it null.
-    """
-    tests = [scene(i, split="test", kind=kind) for i in range(FIRST_SCENE, FIRST_SCENE + scenes)]
-    training = np.stack([scene(i, split="train").image for i in range(CENTRE_SCENES)])
-    bare = np.stack([photograph(i, split="train") for i in range(FILL_PHOTOGRAPHS)])
-    return Subject(
-        encoder=encoder,
-        x=encoder.normalize(torch.from_numpy(np.stack([s.image for s in tests]))),
-        regions=np.stack([sum((s.regions[n] for n in truth), np.zeros((SIZE, SIZE), bool)) for s in tests]),
-        centre=embed(encoder, training).mean(dim=0).clone(),
-        photographs=encoder.normalize(torch.from_numpy(bare)),
-    )
 
 
 def score(
@@ -104,44 +83,84 @@ def score(
         seed: of the metrics' own randomness.
     """
 
-    def maps_of(encoder: FrozenEncoder, x: Tensor) -> Tensor:
-        return torch.cat([explain(encoder, part) for part in x.split(CHUNK)])
-
-    maps = maps_of(subject.encoder, subject.x[: counts.images])
+    maps = maps_of(explain, subject.encoder, subject.x[: counts.images])
+    values = measured(subject, maps, is_mask=is_mask, faithfulness=counts.faithfulness, seed=seed)
     return {
-        "n_images": len(maps),
-        **_localisation(maps.double().numpy(), subject.regions[: len(maps)], is_mask=is_mask),
-        **_faithfulness(subject, maps[: counts.faithfulness], seed=seed),
-        **(_kept(subject, maps) if is_mask else dict.fromkeys(KEPT)),
-        **_sensitivity(subject, maps_of, counts=counts, seed=seed),
-        **_mprt(subject, maps_of, maps, randomised=randomised[: counts.copies], n=counts.mprt),
+        **figures(subject, values),
+        **robustness(subject, explain, maps, counts=counts, randomised=randomised, seed=seed),
     }
 
 
-def _localisation(maps: np.ndarray, regions: np.ndarray, *, is_mask: bool) -> Row:
-    pairs = list(zip(maps, regions, strict=True))
+def maps_of(explain: Explain, encoder: FrozenEncoder, x: Tensor) -> Tensor:
+    """The maps of all images, a few at a time."""
+    return torch.cat([explain(encoder, part) for part in x.split(CHUNK)])
+
+
+def measured(
+    subject: Subject, maps: Tensor, *, is_mask: bool, faithfulness: int, seed: int
+) -> dict[str, Values]:
+    """Every figure that a map has by itself, image by image; nothing where it is not taken.
+
+    Args:
+        maps: (N, H, W) of the subject's first N images, on the CPU.
+        faithfulness: of how many of them what needs many passes is taken.
+    """
+    regions = subject.regions[: len(maps)]
+    return {
+        **_localisation(maps.double().numpy(), regions, is_mask=is_mask),
+        **_faithfulness(subject, maps[:faithfulness], seed=seed),
+        **(_kept(subject, maps) if is_mask else dict.fromkeys(KEPT, ())),
+    }
+
+
+def figures(subject: Subject, values: Mapping[str, Values]) -> Row:
+    """Means and standard errors of what `measured` gave."""
+    n = len(values["relevance_rank"])
+    row: Row = {"n_images": n, "n_faithfulness": len(values["insertion_auc"])}
+    for name, of in values.items():
+        row |= _figure(name, of)
+    return {**row, "region_area": float(subject.regions[:n].mean()) or None}
+
+
+def robustness(
+    subject: Subject,
+    explain: Explain,
+    maps: Tensor,
+    *,
+    counts: Counts,
+    randomised: Sequence[FrozenEncoder],
+    seed: int,
+) -> Row:
+    """What an explainer's maps do when the image hardly changes, and when the encoder is another."""
+    of = partial(maps_of, explain)
+    return {
+        **_sensitivity(subject, of, counts=counts, seed=seed),
+        **_mprt(subject, of, maps, randomised=randomised[: counts.copies], n=counts.mprt),
+    }
+
+
+def _localisation(maps: np.ndarray, regions: np.ndarray, *, is_mask: bool) -> dict[str, Values]:
+    top = max(1, round(TOP_K * maps[0].size))
     of = {
         "relevance_rank": localisation.relevance_rank,
         "rank_corrected": localisation.rank_corrected,
         "relevance_mass": localisation.relevance_mass,
         "pointing_game": localisation.pointing_game,
-        "top_k": lambda m, r: localisation.top_k(m, r, k=TOP_K),
+        "top_k": lambda m, r: localisation.top_k(m, r, k=top),
         "roc_auc": localisation.roc_auc,
     }
-    row: Row = {}
-    for name, metric in of.items():
-        row |= _figure(name, [metric(m, r) for m, r in pairs])
-    for name, inside in (
-        ("mask_inside", localisation.mask_inside),
-        ("mask_outside", localisation.mask_outside),
-    ):
-        row[name] = _number(np.mean([inside(m, r) for m, r in pairs])) if is_mask else None
-    row |= _figure("complexity", [complexity(m) for m in maps])
-    row |= _figure("sparseness", [sparseness(m) for m in maps])
-    return {**row, "region_area": float(regions.mean()) or None}
+    levels = {"mask_inside": localisation.mask_inside, "mask_outside": localisation.mask_outside}
+    values: dict[str, Values] = dict.fromkeys(levels, ())
+    for name, metric in (of | levels if is_mask else of).items():
+        values[name] = [metric(m, r) for m, r in zip(maps, regions, strict=True)]
+    return {
+        **values,
+        "complexity": [complexity(m) for m in maps],
+        "sparseness": [sparseness(m) for m in maps],
+    }
 
 
-def _faithfulness(subject: Subject, maps: Tensor, *, seed: int) -> Row:
+def _faithfulness(subject: Subject, maps: Tensor, *, seed: int) -> dict[str, Values]:
     fills = subject.fill("photograph", len(maps)) if len(maps) else maps
     areas = [
         insertion_deletion(
@@ -155,39 +174,50 @@ def _faithfulness(subject: Subject, maps: Tensor, *, seed: int) -> Row:
         for i in range(len(maps))
     ]
     inserted, deleted = zip(*areas, strict=True) if areas else ((), ())
-    difference = [i - d for i, d in areas]
     return {
-        "n_faithfulness": len(maps),
-        **_figure("insertion_auc", inserted),
-        **_figure("deletion_auc", deleted),
-        **_figure("insertion_minus_deletion", difference),
+        "insertion_auc": inserted,
+        "deletion_auc": deleted,
+        "insertion_minus_deletion": [i - d for i, d in areas],
     }
 
 
-KEPT = ("cosine_kept", "cosine_kept_error", "cosine_kept_mean_fill", "mask_area")
+KEPT = ("cosine_kept", "cosine_kept_moved", "cosine_kept_mean_fill", "mask_area", "mask_mean", "mask_grey")
+GREY = (0.2, 0.8)
+"""Levels between which a mask says neither yes nor no."""
 
 
-def _kept(subject: Subject, masks: Tensor) -> Row:
-    """What the mask at 0.5 keeps, in front of a photograph and in front of the image's mean colour."""
-    n, x = len(masks), subject.x[: len(masks)]
-    kept = {}
-    for fill in ("photograph", "mean"):
-        parts = zip(x.split(CHUNK), masks.split(CHUNK), subject.fill(fill, n).split(CHUNK), strict=True)
-        rows = [cosine_kept(subject.embed, *part, centre=subject.centre) for part in parts]
-        kept[fill] = torch.cat([cosine for cosine, _ in rows]).numpy()
-        area = torch.cat([area for _, area in rows])
+def _kept(subject: Subject, masks: Tensor) -> dict[str, Values]:
+    """What the mask at 0.5 keeps, in front of a photograph and in front of the image's mean colour.
+
+    `cosine_kept_moved` is what the same mask keeps half an image lower and further right (what leaves on
+    one side enters on the other), in front of the photograph; `mask_grey` the share of pixels in GREY.
+    """
+    height, width = masks.shape[1:]
+    moved = masks.roll((height // 2, width // 2), (1, 2))
+    kept, area = _cosine_kept(subject, masks, "photograph")
     return {
-        **_figure("cosine_kept", kept["photograph"]),
-        "cosine_kept_mean_fill": float(kept["mean"].mean()),
-        "mask_area": float(area.mean()),
+        "cosine_kept": kept,
+        "cosine_kept_moved": _cosine_kept(subject, moved, "photograph")[0],
+        "cosine_kept_mean_fill": _cosine_kept(subject, masks, "mean")[0],
+        "mask_area": area,
+        "mask_mean": masks.mean((1, 2)).numpy(),
+        "mask_grey": ((masks > GREY[0]) & (masks < GREY[1])).float().mean((1, 2)).numpy(),
     }
 
 
-def _sensitivity(subject: Subject, maps_of: Explain, *, counts: Counts, seed: int) -> Row:
+def _cosine_kept(subject: Subject, masks: Tensor, fill: str) -> tuple[np.ndarray, np.ndarray]:
+    n = len(masks)
+    parts = zip(*(t.split(CHUNK) for t in (subject.x[:n], masks, subject.fill(fill, n))), strict=True)
+    rows = [cosine_kept(subject.embed, *part, centre=subject.centre) for part in parts]
+    cosines, areas = (torch.cat(column).cpu().numpy() for column in zip(*rows, strict=True))
+    return cosines, areas
+
+
+def _sensitivity(subject: Subject, of: Explain, *, counts: Counts, seed: int) -> Row:
     values = np.empty(0)
     if counts.sensitivity:
         values = average_sensitivity(
-            lambda x: maps_of(subject.encoder, x),
+            lambda x: of(subject.encoder, x),
             subject.x[: counts.sensitivity],
             generator=torch.Generator().manual_seed(seed),
             draws=counts.draws,
@@ -195,13 +225,11 @@ def _sensitivity(subject: Subject, maps_of: Explain, *, counts: Counts, seed: in
     return {**_figure("sensitivity", values), "n_sensitivity": len(values), "sensitivity_draws": counts.draws}
 
 
-def _mprt(
-    subject: Subject, maps_of: Explain, maps: Tensor, *, randomised: Sequence[FrozenEncoder], n: int
-) -> Row:
+def _mprt(subject: Subject, of: Explain, maps: Tensor, *, randomised: Sequence[FrozenEncoder], n: int) -> Row:
     """Mean over images and copies; the error is over copies, if several, which differ more than images."""
     copies = len(randomised) if n else 0
     values = np.array(
-        [mprt(lambda _: maps[:n], partial(maps_of, copy), subject.x[:n]) for copy in randomised[:copies]]
+        [mprt(lambda _: maps[:n], partial(of, copy), subject.x[:n]) for copy in randomised[:copies]]
     )
     return {
         **_figure("mprt_abs_rho", np.nanmean(values, axis=1) if copies > 1 else values.flatten()),
@@ -211,7 +239,7 @@ def _mprt(
     }
 
 
-def _figure(name: str, values: Sequence[float] | np.ndarray) -> Row:
+def _figure(name: str, values: Values) -> Row:
     """Mean and standard error over images; null where there is none.  Undefined ones are counted."""
     figure = estimate(list(values))
     row = {name: _number(figure.mean), f"{name}_error": _number(figure.error)}

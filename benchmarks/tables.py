@@ -10,7 +10,7 @@ import statistics
 from pathlib import Path
 from typing import Any
 
-from benchmarks import latency_tables
+from benchmarks import latency_tables, natural_tables
 from benchmarks.markdown import table
 from benchmarks.quality_tables import compact
 
@@ -30,6 +30,8 @@ def figures() -> str:
         parts.insert(
             1, compact(_load("quality")) + "\nOurs was `--masker lateral-wide` when this was measured.\n"
         )
+    if (RESULTS / "natural.json").exists():
+        parts.insert(1, natural_tables.compact(_load("natural")))
     return "\n".join([*parts[:2], *_costs(), *parts[2:]])
 
 
