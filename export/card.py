@@ -18,7 +18,7 @@ _CUT = "; what is cut off never reaches the encoder, and the mask is 0 there"
 
 def model_card(manifest: Manifest, *, name: str) -> str:
     """Markdown for a reader who has nothing but the package."""
-    sections = (_intro, _inside, _data, _metrics, _parity, _use, _limits, _citation)
+    sections = (_intro, _inside, _data, _metrics, _level, _parity, _use, _limits, _citation)
     return "\n".join(section(manifest, name) for section in sections)
 
 
@@ -109,6 +109,31 @@ Read fidelity against the two rows below it.  A mask explains as far as it keeps
 same size elsewhere does; and where the embeddings of all images are alike, even keeping nothing scores
 high.  What is not kept is replaced by the encoder's mean colour.  ± is the spread from image to image.
 In float32, by onnxruntime on a CPU.
+"""
+
+
+def _level(m: Manifest, name: str) -> str:
+    k = m.level
+    if k is None:
+        return """## What a level of the mask means
+Not measured: the build had too few images that training did not see (`--evaluate FOLDER` names some).
+`Explanation.region` and `Explanation.kept_at` refuse.
+"""
+    rows = "\n".join(
+        f"| {c.asked:g} | {c.kept:.3f} | {c.low:.2f} to {c.high:.2f} | {c.moved:.3f} | {c.area:.0%} |"
+        for c in k.checks
+    )
+    return f"""## What a level of the mask means
+`explanation.region(keep=0.8)` is the region that keeps 0.8 of the embedding on average (centred cosine:
+1 the same, 0 as another image).  Measured on {k.n} images: {k.images}.
+
+| asked | kept | 10 to 90 % of the images | the same regions, moved | share of the pixels |
+|---|---|---|---|---|
+{rows}
+
+Each half of the images was asked by the curve of the other half.  Hidden pixels showed, in turn,
+{" and ".join(k.fills)}; what is kept is the mean.  Against a fill that adds something, such
+as noise or another photograph, a region keeps less.
 """
 
 

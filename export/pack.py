@@ -21,8 +21,10 @@ from export.calibrate import calibration_images
 from export.card import model_card
 from export.fuse import Fused
 from export.int8 import TRT, Calibration, write_int8
+from export.level import FEWEST, measure_level
+from export.level import IMAGES as LEVEL_IMAGES
 from export.metrics import IMAGES, measure
-from export.pictures import spread_over
+from export.pictures import fitted, spread_over
 from export.precision import GRAPHS, OPSETS
 from export.ranges import measure_ranges, named
 from export.standalone import write_beside
@@ -42,7 +44,7 @@ from runtime.verify import Reference
 from train.checkpoint import load_nem, read_config
 from train.config import TrainConfig
 from train.encoder import FrozenEncoder
-from train.folder import run_of
+from train.folder import apart_of, run_of
 from train.nem import NEM
 
 PHOTOGRAPHS = Path(__file__).parent / "photographs"
@@ -53,6 +55,7 @@ Step = Callable[[str], AbstractContextManager[None]]
 """Wraps each long step, for progress."""
 
 _Parity = dict[str, dict[str, Any]]
+_FEW = f"it needs {FEWEST} images that training did not see: train on 192 or more, or --evaluate FOLDER"
 _IN_FP16 = "its layers in fp16: "
 
 
@@ -92,6 +95,10 @@ def make_package(
         size = nem.encoder.input
         images = _reference_images(reference or PHOTOGRAPHS, size)
         judged, source = _judged(images, size, named=reference, evaluate=evaluate, trained_on=config.data)
+        unseen, unseen_source = (judged, source) if evaluate else _set_apart(masker, size)
+        if len(unseen) < FEWEST:
+            unseen = unseen[:0]
+            print(f"warning: what a level of the mask means is not measured: {_FEW}", file=sys.stderr)
     with step(f"torch reference on {len(images)} images"):
         expected = Reference(images, *run_torch(Fused(nem, precision="fp32"), images))
     job = _Job(folder, nem, expected, calibration, simplify, step)
@@ -101,6 +108,11 @@ def make_package(
     np.savez_compressed(folder / REFERENCE, **expected._asdict())
     with step(f"metrics on {len(judged)} images"):
         metrics = measure(folder / GRAPHS["fp32"], judged, mean=size.mean, source=source)
+    level = None
+    if len(unseen):
+        with step(f"the level's meaning on {len(unseen)} images"):
+            graphs = folder / GRAPHS["fp32"], folder / EMBEDDING_MODELS["fp32"]
+            level = measure_level(graphs, unseen, mean=size.mean, source=unseen_source)
     manifest = Manifest(
         schema=SCHEMA,
         nemu=runtime.__version__,
@@ -114,6 +126,7 @@ def make_package(
         files={},
         training=training,
         metrics=metrics,
+        level=level,
         refused=refused,
     )
     return seal(folder, manifest, name)
@@ -295,6 +308,13 @@ def _judged(
     seen = theirs.is_dir() and (ours.is_relative_to(theirs) or theirs.is_relative_to(ours))
     known = "among them or around them the folder that the masker's configuration names for training"
     return images, f"{source}; {known if seen else 'whether training saw them, nemu does not know'}"
+
+
+def _set_apart(masker: Path, size: InputRecord) -> tuple[np.ndarray, str]:
+    """uint8 (N, H, W, 3): what the masker's run set apart, and which these are, for people."""
+    files = apart_of(masker)[:LEVEL_IMAGES]
+    images = fitted(files, size) if files else np.empty((0, size.height, size.width, 3), np.uint8)
+    return images, f"{len(files)} images that training set apart of its folder"
 
 
 def _outputs(encoder: EncoderRecord, size: InputRecord) -> tuple[OutputRecord, ...]:

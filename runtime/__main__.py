@@ -15,6 +15,7 @@ from runtime import commands, console
 from runtime.backends import NAMES
 from runtime.diff import LEAST_COSINE, LEAST_RECALL
 from runtime.explain import MASKS, OVERLAYS
+from runtime.overlay import STYLES
 from runtime.parity import LIMITS
 from runtime.report import LOW_FIDELITY
 
@@ -78,6 +79,13 @@ def _explain(command: _Command) -> None:
     sub.add_argument(
         "--fidelity", action="store_true", help="also embed what each mask keeps, and say how near it is"
     )
+    sub.add_argument(
+        "--keep",
+        type=float,
+        metavar="Q",
+        help="draw only the region that keeps so much of the embedding on average, such as 0.9",
+    )
+    sub.add_argument("--style", choices=STYLES, default=STYLES[0], help="of overlays (%(default)s)")
     sub.add_argument(
         "--ray",
         type=_count,

@@ -33,6 +33,7 @@ def explain_with_ray(
     workers: int,
     masks: str = "npy",
     overlays: str = "jpg",
+    draw: dict[str, Any] | None = None,
     fidelity: bool = False,
     force: bool = False,
     quiet: bool = False,
@@ -56,7 +57,7 @@ def explain_with_ray(
         "backend": "onnxruntime" if explainer.backend.name == "onnxruntime" else "tensorrt",
         "precision": explainer.backend.precision,
         "folder": str(folder.resolve()),
-        "write": {"masks": masks, "overlays": overlays},
+        "write": {"masks": masks, "overlays": overlays, "draw": draw},
         "fidelity": fidelity,
     }
     with begun(explainer, pictures, folder, force=force, quiet=quiet) as (journal, bar, todo):

@@ -26,6 +26,7 @@ from runtime.explain import Outcome, explain_pictures, write_parquet
 from runtime.explainer import Explainer
 from runtime.info import describe, figures
 from runtime.journal import LINES, ROWS
+from runtime.level import curve_of, share_for
 from runtime.package import Package
 from runtime.report import write_report
 from runtime.sources import Picture, find_pictures
@@ -39,9 +40,17 @@ def explain(arguments: argparse.Namespace) -> int:
     videos = [source for source in arguments.sources if is_video(source)]
     others = [source for source in arguments.sources if not is_video(source)]
     pictures = find_pictures(others) if others else []
-    common = {"fidelity": arguments.fidelity, "force": arguments.force, "quiet": arguments.quiet}
+    draw = {"keep": arguments.keep, "style": arguments.style}
+    common = {
+        "fidelity": arguments.fidelity,
+        "force": arguments.force,
+        "quiet": arguments.quiet,
+        "draw": draw,
+    }
     lines = []
     with _explainer(arguments) as explainer:
+        if arguments.keep is not None:
+            share_for(curve_of(explainer.manifest.level), arguments.keep)  # refused now, not at each picture
         backend = explainer.backend
         facts = {"embedding_id": explainer.embedding_id, "backend": backend.name, "why": backend.why}
         outcome = Outcome([], 0, [])

@@ -46,6 +46,7 @@ def explain_pictures(
     *,
     masks: str = "npy",
     overlays: str = "jpg",
+    draw: dict[str, Any] | None = None,
     fidelity: bool = False,
     force: bool = False,
     quiet: bool = False,
@@ -59,6 +60,7 @@ def explain_pictures(
     Args:
         masks: of `MASKS`.
         overlays: of `OVERLAYS`.
+        draw: `keep` and `style` of `Explanation.overlay`.
         force: start anew: forget the journal, replace files.
         quiet: no progress bar.
 
@@ -84,7 +86,7 @@ def explain_pictures(
             picture = coming.popleft()
             bar.update()
             try:
-                line = write_files(explanation, picture, folder, masks=masks, overlays=overlays)
+                line = write_files(explanation, picture, folder, masks=masks, overlays=overlays, draw=draw)
             except InputError as error:
                 outcome.skipped.append(_skipped(picture, error))
                 continue
@@ -152,7 +154,13 @@ def write_parquet(folder: Path) -> Path:
 
 
 def write_files(
-    explanation: Explanation, picture: Picture, folder: Path, *, masks: str, overlays: str
+    explanation: Explanation,
+    picture: Picture,
+    folder: Path,
+    *,
+    masks: str,
+    overlays: str,
+    draw: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Write what one picture's explanation is asked for; returns its line for the journal.
 
@@ -164,7 +172,7 @@ def write_files(
         files["overlay"] = f"{picture.name}{OVERLAY}.{overlays}"
         encode = {"jpg": encode_jpeg, "png": encode_png}[overlays]
         with atomic_file(folder / files["overlay"]) as temporary:
-            temporary.write_bytes(encode(explanation.overlay()))
+            temporary.write_bytes(encode(explanation.overlay(**(draw or {}))))
     if masks != "none":
         files["mask"] = f"{picture.name}{MASK}.{masks}"
         with atomic_file(folder / files["mask"]) as temporary, temporary.open("wb") as file:

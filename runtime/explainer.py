@@ -318,6 +318,7 @@ class Explainer:
                 image=one.original,
                 embedding_id=self._embedding_id,
                 timing={"preprocess": one.milliseconds, **timing},
+                curve=self.manifest.level,
             )
             for i, one in enumerate(prepared)
         ]

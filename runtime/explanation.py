@@ -16,6 +16,8 @@ from runtime.atomic import atomic_file, refuse_existing
 from runtime.encode import encode_png
 from runtime.errors import BackendError, InputError
 from runtime.image import Box, Placement
+from runtime.level import curve_of, kept_by, level_for, share_above, share_for
+from runtime.manifest import LevelRecord
 from runtime.occlusion import cosine
 from runtime.overlay import overlay
 
@@ -63,6 +65,8 @@ class Explanation:
     backend is slower than it could be."""
     masked_embedding: np.ndarray | None = None
     """float32 (D,): the embedding of what the mask keeps (`runtime.occlusion`), if fidelity was asked for."""
+    curve: LevelRecord | None = None
+    """The package's: what a level of its masks means; None if it has none."""
 
     def __post_init__(self) -> None:
         _check("embedding", self.embedding, ndim=1)
@@ -105,9 +109,45 @@ class Explanation:
         """`empty` or `full`: the mask is nearly 0 or nearly 1 everywhere and shows nothing; else no text."""
         return what_is_degenerate(self.graph_mask)
 
-    def overlay(self, alpha: float = 0.7) -> np.ndarray:
-        """uint8 (H0, W0, 3): the mask as heat over the picture; see `runtime.overlay`."""
-        return overlay(self.image, self.mask, alpha=alpha, valid=self.valid)
+    def region(self, keep: float = 0.9) -> np.ndarray:
+        """bool (H0, W0): the smallest region that keeps so much of the embedding, False outside `valid`.
+
+        How large that is, the package's curve says: right on average, not for each picture; the range is in
+        the package's card.  `keep` is a centred cosine (`runtime.occlusion.kept`), above 0 and at most 1.
+
+        Raises:
+            InputError: `keep` out of range, or a package without a curve.
+        """
+        level = level_for(self.graph_mask, share_for(curve_of(self.curve), keep))
+        return self.placement.restore((self.graph_mask >= level).astype(np.float32)) > 0.5
+
+    def kept_at(self, level: float) -> float:
+        """What the pixels at or above this level of the mask keep, on average; see `region`.
+
+        Raises:
+            InputError: a level outside [0, 1], or a package without a curve.
+        """
+        if not 0 <= level <= 1:
+            raise InputError(f"level={level}", expected="0 to 1, as the mask", cure="kept_at(0.5)")
+        return kept_by(curve_of(self.curve), share_above(self.graph_mask, level))
+
+    def overlay(self, alpha: float = 0.7, *, keep: float | None = None, style: str = "heat") -> np.ndarray:
+        """uint8 (H0, W0, 3): the mask over the picture; see `runtime.overlay`.
+
+        Args:
+            alpha: opacity of the heat where the mask is 1.
+            keep: draw only the region that keeps so much: `heat` colours the mask inside it, `spotlight`
+                shows all of it.
+            style: of `runtime.overlay.STYLES`.
+
+        Raises:
+            InputError: as `region`; no such style.
+        """
+        mask = self.mask
+        if keep is not None:
+            region = self.region(keep)
+            mask = region.astype(np.float32) if style == "spotlight" else mask * region
+        return overlay(self.image, mask, alpha=alpha, valid=self.valid, style=style)
 
     def save(self, folder: str | Path, name: str, *, force: bool = False) -> SavedPaths:
         """Write NAME.overlay.png, NAME.mask.npy (float32, original pixels) and NAME.json.

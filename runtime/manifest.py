@@ -15,8 +15,9 @@ from typing import Any
 from runtime.errors import IntegrityError, SchemaError
 from runtime.typed_json import json_object, read
 
-SCHEMA = 3
-"""2 added `training` and `metrics`, 3 `refused` and `left_out`; older packages lack what came later."""
+SCHEMA = 4
+"""2 added `training` and `metrics`, 3 `refused` and `left_out`, 4 `level`; older packages lack what came
+later."""
 OUTPUTS = ("embedding", "mask")
 """Of every graph that explains, in this order."""
 
@@ -139,6 +140,40 @@ class MetricsRecord:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class LevelCheck:
+    """What was asked of the curve, and what images kept that it was not fitted on."""
+
+    asked: float
+    kept: float
+    """Mean over the images and fills, as are `moved` and `area`."""
+    low: float
+    """Of a tenth of the images it is lower: each image's mean over the fills."""
+    high: float
+    """Of a tenth of the images it is higher."""
+    moved: float
+    """What the same regions keep when they are moved to a random place."""
+    area: float
+    """Share of the pixels that the regions have."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LevelRecord:
+    """What a level of the mask means: fitted by `export.level`, read by `runtime.level`."""
+
+    images: str
+    """Which images, for people."""
+    n: int
+    fills: tuple[str, ...]
+    """What was shown in the place of hidden pixels: what is kept is the mean over these."""
+    share: tuple[float, ...]
+    """Of regions, ascending from 0 to 1; see `runtime.level.share_above`."""
+    kept: tuple[float, ...]
+    """What each keeps on average, ascending: the centred cosine, `runtime.occlusion.kept`."""
+    checks: tuple[LevelCheck, ...]
+    """Asked against kept: each half of the images asked by the curve of the other half."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Manifest:
     """`manifest.json`, typed.  Written once, when the package is born."""
 
@@ -163,6 +198,9 @@ class Manifest:
     """What the masks were worth at the build; None in a package of schema 1."""
     refused: dict[str, str] = dataclasses.field(default_factory=dict)
     """Precision that was tried → why the package has no graph of it."""
+    level: LevelRecord | None = None
+    """What a level of the mask means; None in a package of schema 3, or where the build had too few images
+    that training did not see."""
     left_out: dict[str, str] = dataclasses.field(default_factory=dict)
     """Engine that was asked for when the package was made → why there is none."""
 

@@ -11,13 +11,13 @@ from collections.abc import Sequence
 import numpy as np
 
 
-def occlude(image: np.ndarray, mask: np.ndarray, mean: Sequence[float]) -> np.ndarray:
+def occlude(image: np.ndarray, mask: np.ndarray, mean: Sequence[float] | np.ndarray) -> np.ndarray:
     """Keep the picture where the mask is 1, show the mean colour where it is 0.
 
     Args:
         image: uint8 (h, w, 3), RGB.
         mask: float32 (h, w) in [0, 1].
-        mean: the encoder's mean colour in 0..1, as in the manifest.
+        mean: the encoder's mean colour in 0..1, as in the manifest; or (h, w, 3), any other fill.
 
     Returns:
         uint8 (h, w, 3).
@@ -25,6 +25,16 @@ def occlude(image: np.ndarray, mask: np.ndarray, mean: Sequence[float]) -> np.nd
     fill = 255 * np.asarray(mean, np.float32)
     kept = np.clip(mask, 0, 1)[..., None]
     return (kept * image + (1 - kept) * fill + 0.5).astype(np.uint8)
+
+
+def kept(embedding: np.ndarray, shown: np.ndarray, centre: np.ndarray) -> float:
+    """How much of an embedding (D,) is left in that of what is shown (D,): the centred cosine, in [-1, 1].
+
+    Embeddings of one encoder share a direction, so that a plain cosine is near 1 whatever is hidden.
+    Around the mean embedding (D,) of many images, that of another image is 0 on average.
+    """
+    centre = centre.astype(np.float64)
+    return cosine(embedding - centre, shown - centre)
 
 
 def cosine(a: np.ndarray, b: np.ndarray) -> float:

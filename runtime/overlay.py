@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from runtime.decode import pillow
+from runtime.errors import InputError
 
 if TYPE_CHECKING:
     import PIL.Image
@@ -28,8 +29,12 @@ _STEPS = np.linspace(0, 1, 256)
 TABLE = np.stack([np.interp(_STEPS, np.linspace(0, 1, 10), channel) for channel in _ANCHORS.T], 1)
 """float64 (256, 3): the colour of importance i / 255, in 0..255."""
 
+STYLES = ("heat", "spotlight")
+"""`heat`: colours over a grey picture.  `spotlight`: the picture itself where the mask is 1, dimmed and grey
+where it is 0."""
 _DIM = 0.75  # brightness of the grey photograph under the heat
-_UNSEEN = 0.35  # and of what never reached the encoder
+_DARK = 0.3  # of the grey photograph around the spotlight
+_UNSEEN = 0.47  # what never reached the encoder, by the rest
 
 
 def overlay(
@@ -38,26 +43,37 @@ def overlay(
     *,
     alpha: float = 0.7,
     valid: tuple[int, int, int, int] | None = None,
+    style: str = "heat",
 ) -> np.ndarray:
-    """Heat over a grey copy of the picture: where there is colour, the mask put it there.
+    """The mask over a grey copy of the picture: where there is colour, the mask put it there.
 
-    What is not important stays the grey photograph; the heat's opacity is alpha times the mask.
+    `heat`: what is not important stays the grey photograph; the heat's opacity is alpha times the mask.
+    `spotlight`: the photograph's own colours, as far as the mask is 1; the rest is dimmed.
 
     Args:
         image: uint8 (H, W, 3), RGB.
         mask: float (H, W) in [0, 1]; the scale is fixed, never stretched to the picture.
-        alpha: opacity where the mask is 1, in [0, 1].
+        alpha: opacity of the heat where the mask is 1, in [0, 1].
         valid: left, top, right, bottom of what the encoder saw; the rest is drawn darker.
+        style: of STYLES.
 
     Returns:
         uint8 (H, W, 3).
+
+    Raises:
+        InputError: no such style.
     """
+    if style not in STYLES:
+        raise InputError(f"style {style!r}", expected=" or ".join(STYLES), cure=f"style={STYLES[0]!r}")
     pil = pillow()
     grey = pil.fromarray(image).convert("L")
-    under = grey.point(_times(_DIM if valid is None else _UNSEEN))
+    dim = _DIM if style == "heat" else _DARK
+    under = grey.point(_times(dim if valid is None else dim * _UNSEEN))
     if valid is not None:
-        under.paste(grey.crop(valid).point(_times(_DIM)), valid[:2])
+        under.paste(grey.crop(valid).point(_times(dim)), valid[:2])
     levels = pil.fromarray(_levels(mask))
+    if style == "spotlight":
+        return np.array(pil.composite(pil.fromarray(image), under.convert("RGB"), levels))
     opacity = levels.point(_times(alpha))
     return np.array(pil.composite(_painted(levels), under.convert("RGB"), opacity))
 

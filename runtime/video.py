@@ -51,6 +51,7 @@ def explain_video(
     source: str,
     folder: Path,
     *,
+    draw: dict[str, Any] | None = None,
     fidelity: bool = False,
     force: bool = False,
     quiet: bool = False,
@@ -63,6 +64,7 @@ def explain_video(
 
     Args:
         source: of a video file, or the number of a camera.
+        draw: `keep` and `style` of `Explanation.overlay`.
         most: end after so many frames.
 
     Raises:
@@ -91,7 +93,7 @@ def explain_video(
             explanations = explainer.stream(_frames(av, container, source, most), fidelity=fidelity)
             try:
                 for explanation in explanations:
-                    writer.write(explanation.overlay())
+                    writer.write(explanation.overlay(**(draw or {})))
                     journal.add({"name": str(count), **explanation.facts()}, explanation.embedding)
                     count += 1
                     bar.update()

@@ -20,6 +20,20 @@ from runtime.errors import InputError
 from runtime.image import Geometry, load_image
 from train.machine import PREFETCH
 
+APART = 64
+"""At most this many images are set apart: training does not see them, the build measures on them."""
+FEWEST_APART = 24
+"""Fewer say too little, so that none are set apart of a folder that would lose more than an eighth."""
+
+
+def set_apart(files: Sequence[Path]) -> tuple[list[Path], list[Path]]:
+    """What training sees, and what it does not: at most an eighth, spread evenly over the list."""
+    count = min(APART, len(files) // 8)
+    if count < FEWEST_APART:
+        return list(files), []
+    apart = {i * len(files) // count for i in range(count)}
+    return [f for i, f in enumerate(files) if i not in apart], [files[i] for i in sorted(apart)]
+
 
 class Photographs(Dataset[tuple[Tensor, list[int]]]):
     """Position in the stream → (image uint8 (H, W, 3), indices of the files skipped to get it).

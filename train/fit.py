@@ -29,8 +29,17 @@ from runtime.image import Geometry, find_images
 from runtime.manifest import TrainingRecord
 from train.checkpoint import save_masker
 from train.config import TrainConfig
-from train.data import Photographs, Steps, collate, load
-from train.folder import MASKER, SKIPPED, SUMMARY, claim, newest_checkpoint, read_summary, start_step
+from train.data import Photographs, Steps, collate, load, set_apart
+from train.folder import (
+    MASKER,
+    SKIPPED,
+    SUMMARY,
+    claim,
+    newest_checkpoint,
+    read_summary,
+    start_step,
+    write_apart,
+)
 from train.machine import check_precision, default_workers
 from train.nem import NEM
 from train.siblings import siblings
@@ -79,7 +88,7 @@ def fit(
     if resume and (out / MASKER).exists() and (out / SUMMARY).exists():
         return read_summary(out)
     check_precision(config.precision)
-    files = find_images(Path(config.data))
+    files, apart = set_apart(find_images(Path(config.data)))
     torch.manual_seed(config.seed)
     encoder = load_encoder(config.encoder)
     if config.encoder.weights and (others := siblings(encoder)):
@@ -120,6 +129,7 @@ def fit(
             raise KeyboardInterrupt from error
     summary = _summary(module, start=start, images=len(files), seconds=time.monotonic() - began)
     if trainer.is_global_zero:
+        write_apart(out, apart, Path(config.data))
         _write(out, module, summary, files)
     _part()
     return summary

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pickle
 import shutil
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -20,6 +21,8 @@ MASKER = "masker.safetensors"
 CONFIG = "config.json"
 SUMMARY = "summary.json"
 SKIPPED = "skipped.txt"
+APART = "apart.txt"
+"""Images of the folder that training did not see: a path a line, relative to the folder."""
 
 
 def read_summary(out: Path) -> TrainingRecord:
@@ -57,6 +60,34 @@ def run_of(masker: Path) -> TrainingRecord | None:
     return summary
 
 
+def write_apart(out: Path, files: Sequence[Path], data: Path) -> None:
+    """Note which images of the folder `data` training was not shown."""
+    with atomic_file(out / APART, force=True) as file:
+        names = "".join(f"{one.relative_to(data).as_posix()}\n" for one in files)
+        file.write_text(names, errors="surrogateescape")
+
+
+def apart_of(masker: Path) -> list[Path]:
+    """The images that the run of this masker set apart; none if it noted none.
+
+    Raises:
+        InputError: some are not where they were.
+    """
+    note = masker.with_name(APART)
+    if not note.is_file():
+        return []
+    data = Path(read_config(masker).data)
+    files = [data / name for name in note.read_text(errors="surrogateescape").splitlines()]
+    if gone := [file for file in files if not file.is_file()]:
+        raise InputError(
+            f"{len(gone)} of {len(files)} images that training set apart are not there, {gone[0]} the first",
+            expected=f"the images that {note} lists, below {data}",
+            cure="put them back, work in the folder that the training was started in, or name others, which "
+            "training did not see: --evaluate FOLDER",
+        )
+    return files
+
+
 def start_step(config: TrainConfig, out: Path, *, resume: bool, force: bool) -> int:
     """The step to start at.  Under torchrun the first process alone judges what lies in `out`.
 
@@ -88,7 +119,10 @@ def newest_checkpoint(out: Path) -> Path | None:
 def claim(config: TrainConfig, out: Path, *, start: int) -> None:
     """Write config.json; a run that starts afresh first removes what an earlier one left."""
     if start == 0:
-        for old in (out / MASKER, out / SUMMARY, out / SKIPPED, *out.glob("checkpoints/step-*.ckpt")):
+        for old in (
+            *(out / name for name in (MASKER, SUMMARY, SKIPPED, APART)),
+            *out.glob("checkpoints/step-*.ckpt"),
+        ):
             old.unlink(missing_ok=True)
         for metrics in out.glob("metrics/from-step-*"):
             shutil.rmtree(metrics)

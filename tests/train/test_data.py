@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 
 from runtime.errors import InputError
 from runtime.image import Geometry, find_images
-from train.data import Photographs, Steps, collate, load
+from train.data import Photographs, Steps, collate, load, set_apart
 
 GEOMETRY = Geometry(height=32, width=32, resize="crop")
 
@@ -115,3 +117,12 @@ def test_batches_are_the_geometrys_own_pixels(photographs):
 
     seen = {images[p][0].numpy().tobytes() for p in range(12)}
     assert seen == {np.ascontiguousarray(scene(i, split="train").image).tobytes() for i in range(12)}
+
+
+@pytest.mark.parametrize(("count", "apart"), [(12, 0), (191, 0), (192, 24), (600, 64), (2800, 64)])
+def test_an_eighth_at_most_is_set_apart_and_not_trained_on(count, apart):
+    files = [Path(f"{i:04d}.png") for i in range(count)]
+    seen, unseen = set_apart(files)
+    assert len(unseen) == apart
+    assert sorted([*seen, *unseen]) == files
+    assert set_apart(files) == (seen, unseen)

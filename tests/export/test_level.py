@@ -1,0 +1,86 @@
+"""The curve from level to what is kept, fitted at the build."""
+
+from __future__ import annotations
+
+import re
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from export import pack
+from export.build_engine import main
+from export.level import FEWEST, SHARES, curve, fit
+from runtime.package import Package
+from train.folder import APART
+
+
+def test_an_embedding_that_lives_in_the_mask_is_kept_by_it_and_not_by_the_moved_one():
+    """The embedding is the mean colour of a square; the mask is high there."""
+    random = np.random.default_rng(0)
+    images = random.integers(0, 256, (24, 1, 1, 3)) + random.integers(-20, 20, (24, 20, 20, 3))
+    images = images.clip(0, 255).astype(np.uint8)
+    mask = random.uniform(0, 0.2, (24, 20, 20)).astype(np.float32)
+    mask[:, :10, :10] += 0.7
+
+    def embed(image: np.ndarray) -> np.ndarray:
+        return image[:10, :10].mean((0, 1), dtype=np.float32)
+
+    embedding = np.stack([embed(image) for image in images])
+    found = fit(embed, images, embedding, mask, mean=(0.5, 0.5, 0.5), source="squares")
+    assert found.n == 24
+    at = {check.asked: check for check in found.checks}
+    assert at[0.95].area <= 0.25
+    assert at[0.95].kept > 0.9 > at[0.95].moved
+    assert at[0.5].kept <= at[0.95].kept
+    for check in found.checks:
+        assert check.low <= check.kept <= check.high
+
+
+def test_a_curve_ascends_and_ends_with_the_whole():
+    ups_and_downs = np.array([[0.1, 0.3, 0.2, 0.5, 1.02, 0.9, 0.7, 0.8, 0.85, 0.9, 0.95, 0.97, 1.0]])
+    share, kept = curve(ups_and_downs)
+    assert (share[0], share[-1], kept[-1]) == (0, 1, 1)
+    assert list(kept) == sorted(set(kept))
+    assert set(share) <= {*SHARES, 1.0}
+
+
+def test_the_build_fits_on_images_that_are_named(masker, tmp_path, capsys):
+    random = np.random.default_rng(0)
+    for i in range(FEWEST):
+        Image.fromarray(random.integers(0, 256, (64, 64, 3), dtype=np.uint8)).save(tmp_path / f"{i}.png")
+    shutil.copy(masker, tmp_path / "masker.safetensors")
+    arguments = ["--masker", str(tmp_path / "masker.safetensors"), "--quiet", "--precision", "fp32"]
+    out = tmp_path / "package" / "x.nemu"
+    assert main([*arguments, "--out", str(out), "--evaluate", str(tmp_path)]) == 0
+    assert "warning: what a level" not in capsys.readouterr().err
+    level = Package.open(out).manifest.level
+    assert level.n == FEWEST
+    card = (out / "README.md").read_text()
+    rows = re.findall(r"^\| (0\.\d+) \| (\d\.\d{3}) \|", card, re.MULTILINE)
+    assert [float(asked) for asked, _ in rows] == [check.asked for check in level.checks]
+    assert [float(kept) for _, kept in rows] == pytest.approx([c.kept for c in level.checks], abs=1e-3)
+
+
+def test_the_build_fits_on_what_the_run_set_apart(masker, photographs, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(pack, "FEWEST", 4)
+    shutil.copy(masker, tmp_path / "masker.safetensors")
+    names = [path.name for path in sorted(photographs.glob("*.png"))][:5]
+    (tmp_path / APART).write_text("".join(f"{name}\n" for name in names))
+    arguments = ["--masker", str(tmp_path / "masker.safetensors"), "--quiet", "--precision", "fp32"]
+    assert main([*arguments, "--out", str(tmp_path / "x.nemu")]) == 0
+    level = Package.open(tmp_path / "x.nemu").manifest.level
+    assert (level.n, level.images) == (5, "5 images that training set apart of its folder")
+    monkeypatch.setattr(pack, "FEWEST", 6)
+    assert main([*arguments, "--out", str(tmp_path / "few.nemu")]) == 0
+    assert Package.open(tmp_path / "few.nemu").manifest.level is None
+    assert "what a level of the mask means is not measured" in capsys.readouterr().err
+    (tmp_path / APART).write_text("gone.png\n")
+    assert main([*arguments, "--out", str(tmp_path / "y.nemu")]) == 1
+    assert "gone.png" in capsys.readouterr().err
+
+
+def test_without_such_images_the_card_says_so(package):
+    assert Package.open(package).manifest.level is None
+    assert "Not measured" in (package / "README.md").read_text()

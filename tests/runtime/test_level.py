@@ -1,0 +1,158 @@
+"""What a level of a mask means: regions, ties, the curve, and what refuses without one."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from runtime.__main__ import main
+from runtime.errors import InputError
+from runtime.explainer import Explainer
+from runtime.explanation import Explanation
+from runtime.image import Geometry
+from runtime.level import level_for, share_above, share_for
+from runtime.manifest import LevelCheck, LevelRecord, Manifest
+from runtime.package import MANIFEST, Package
+
+CURVE = LevelRecord(
+    images="some",
+    n=30,
+    fills=("mean colour",),
+    share=(0.0, 0.5, 1.0),
+    kept=(0.2, 0.8, 1.0),
+    checks=(LevelCheck(asked=0.8, kept=0.79, low=0.6, high=0.9, moved=0.4, area=0.3),),
+)
+IMAGE = np.random.default_rng(0).integers(0, 256, (30, 60, 3), dtype=np.uint8)
+
+
+@pytest.fixture
+def explanation() -> Explanation:
+    """A crop of a wide picture; the mask falls from the top row to the last."""
+    mask = np.repeat(np.linspace(0.95, 0.05, 10, dtype=np.float32)[:, None], 10, axis=1)
+    return Explanation(
+        embedding=np.ones(3, np.float32),
+        graph_mask=mask,
+        placement=Geometry(height=10, width=10, resize="crop").place(30, 60),
+        image=IMAGE,
+        embedding_id="tiny-fp32",
+        timing={},
+        curve=CURVE,
+    )
+
+
+@pytest.fixture
+def with_curve(package_path):
+    """The tiny package with a curve in its manifest."""
+    manifest = Package.open(package_path).manifest
+    (package_path / MANIFEST).write_text(dataclasses.replace(manifest, level=CURVE).to_json())
+    return package_path
+
+
+def test_the_share_is_the_mean_of_the_pixels_and_of_the_mask_in_them():
+    mask = np.array([[0.6, 0.2], [0.1, 0.1]], np.float32)
+    assert share_above(mask, 0.6) == pytest.approx(math.sqrt(1 / 4 * 0.6))
+    assert share_above(mask, 0.2) == pytest.approx(math.sqrt(2 / 4 * 0.8))
+    assert (share_above(mask, 0), share_above(mask, 0.7)) == (1, 0)
+    assert share_above(np.zeros((2, 2), np.float32), 0) == 1
+
+
+@given(seed=st.integers(0, 999), share=st.floats(0, 1))
+def test_a_level_gives_the_smallest_region_of_its_share(seed, share):
+    mask = np.random.default_rng(seed).integers(0, 9, (6, 7)).astype(np.float32) / 8  # ties
+    level = level_for(mask, share)
+    assert share_above(mask, level) >= share - 1e-9
+    higher = mask[mask > level]
+    assert not higher.size or share_above(mask, higher.min()) < share + 1e-9
+
+
+def test_tied_pixels_stay_together():
+    saturated = np.ones((4, 4), np.float32)
+    saturated[2:] = 0
+    assert (saturated >= level_for(saturated, 0.1)).sum() == 8
+
+
+def test_a_region_is_where_the_curve_says(explanation):
+    region = explanation.region(keep=0.8)
+    assert (region.dtype, region.shape) == (np.bool_, (30, 60))
+    assert not region[:, :15].any(), "what the encoder did not see keeps nothing"
+    rows = region[:, 15:45].mean(axis=1)
+    above = level_for(explanation.graph_mask, 0.5)
+    assert rows.sum() == pytest.approx(3 * (explanation.graph_mask[:, 0] >= above).sum(), abs=1)
+    assert explanation.kept_at(above) == pytest.approx(0.8, abs=0.06)
+    assert explanation.kept_at(above) >= 0.8
+    assert explanation.region(keep=1)[:, 15:45].all()
+    assert not explanation.region(keep=0.1).any(), "an image of the fill alone keeps more"
+
+
+def test_more_is_kept_by_a_larger_region_and_a_lower_level(explanation):
+    regions = [explanation.region(keep=keep) for keep in (0.3, 0.5, 0.7, 0.9)]
+    assert all((a <= b).all() and a.sum() < b.sum() for a, b in itertools.pairwise(regions))
+    levels = [explanation.kept_at(level) for level in (1, 0.7, 0.5, 0.3, 0)]
+    assert levels == sorted(levels)
+    assert (levels[0], levels[-1]) == (0.2, 1)
+
+
+@pytest.mark.parametrize("keep", [0, -0.1, 1.1, math.nan])
+def test_what_cannot_be_kept_is_refused(explanation, keep):
+    with pytest.raises(InputError, match="keep="):
+        explanation.region(keep=keep)
+    with pytest.raises(InputError, match="keep="):
+        share_for(CURVE, keep)
+
+
+def test_a_level_outside_the_masks_is_refused(explanation):
+    with pytest.raises(InputError, match=r"level=1\.5"):
+        explanation.kept_at(1.5)
+
+
+def test_a_package_without_a_curve_opens_and_says_what_is_missing(package_path, tmp_path, capsys):
+    with Explainer(package_path) as explainer:
+        found = explainer(IMAGE)
+    for ask in (found.region, lambda: found.kept_at(0.5), lambda: found.overlay(keep=0.9)):
+        with pytest.raises(InputError, match="does not say what a level"):
+            ask()
+    (tmp_path / "photo.png").write_bytes(b"")
+    command = ["explain", str(package_path), str(tmp_path / "photo.png"), "--out", str(tmp_path / "out")]
+    assert main([*command, "--keep", "0.9"]) == 1
+    assert "--evaluate" in capsys.readouterr().err
+
+
+def test_the_curve_is_read_back_and_reaches_the_explanation(with_curve):
+    assert Manifest.from_json((with_curve / MANIFEST).read_text(), source="test").level == CURVE
+    with Explainer(with_curve) as explainer:
+        assert explainer(IMAGE).curve == CURVE
+
+
+def test_the_command_line_draws_the_region(with_curve, tmp_path):
+    from PIL import Image
+
+    Image.fromarray(IMAGE).save(tmp_path / "photo.png")
+    command = ["explain", str(with_curve), str(tmp_path / "photo.png"), "--overlays", "png", "--quiet"]
+    options = ["--keep", "0.8", "--style", "spotlight"]
+    assert main([*command, *options, "--out", str(tmp_path / "out")]) == 0
+    drawn = np.asarray(Image.open(tmp_path / "out" / "photo.overlay.png"))
+    with Explainer(with_curve) as explainer:
+        found = explainer(IMAGE)
+    region = found.region(keep=0.8)
+    assert 0 < region.mean() < 1
+    assert (drawn[region] == IMAGE[region]).all()
+    assert (drawn[~region].max(axis=-1) <= 0.31 * 255).all()
+
+
+def test_heat_within_a_region_is_the_mask_and_outside_it_nothing(explanation):
+    region, plain = explanation.region(keep=0.8), explanation.overlay()
+    drawn = explanation.overlay(keep=0.8)
+    assert (drawn[region] == plain[region]).all()
+    grey = np.ptp(drawn[~region].astype(int), axis=-1)
+    assert grey.max() <= 1
+
+
+def test_another_style_is_refused(explanation):
+    with pytest.raises(InputError, match="heat or spotlight"):
+        explanation.overlay(style="rainbow")
