@@ -23,7 +23,6 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor
 
 from benchmarks import encoders, localisation
 from benchmarks.faithfulness import centred_cosine, held_out_fill, insertion_deletion
@@ -33,7 +32,7 @@ from runtime.image import Geometry, find_images, load_image
 from train.config import EncoderConfig, TrainConfig
 from train.data import Photographs, collate
 from train.nem import NEM
-from train.objective import OBJECTIVES, Batch
+from train.objective import AREA_PRICE, OBJECTIVES, Batch
 from train.occlusion import make_fill, occlude
 from train.training import MaskerTraining
 from train.zoo import load_encoder
@@ -41,7 +40,7 @@ from train.zoo import load_encoder
 RULES = ("=0.5", "0.8", "1", "1.25", "1.5", "2", "0.5-1.5")
 RUNS = ((0, 250), (1, 250), (2, 250), (0, 1000), (0, 3000))
 """(seed, steps)."""
-CENTRE_IMAGES, PRICED_IMAGES = 128, 128
+FIRST_IMAGES = 128
 SCENES, CURVES = 60, 24
 """Test images; those of them that the insertion and deletion curves are taken on."""
 FIRST_SCENE = 5000
@@ -95,7 +94,10 @@ def run(job: Job, work: Path) -> dict[str, Any]:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     module, empty_cost = train(job, device)
     row = {
-        **{"encoder": job.case.name, "rule": job.rule, "seed": job.seed, "steps": job.steps},
+        "encoder": job.case.name,
+        "rule": job.rule,
+        "seed": job.seed,
+        "steps": job.steps,
         "empty_cost": empty_cost,
         "weight": weight(job.rule, empty_cost, 1),
         **score(module, job.case, device, kept.with_suffix(".png")),
@@ -119,11 +121,12 @@ def train(job: Job, device: torch.device) -> tuple[MaskerTraining, float]:
         seed=job.seed,
         augment=config.augment,
     )
-    first = collate([stream[p] for p in range(CENTRE_IMAGES)])[0].to(device)
+    first = collate([stream[p] for p in range(FIRST_IMAGES)])[0].to(device)
     module.set_centre(first)
-    empty_cost = price_of_nothing(module, first[:PRICED_IMAGES])
-    optimizer, schedule = module.configure_optimizers().values()
-    step_of = schedule["scheduler"].step
+    module.price_area(first)
+    empty_cost = module.area_weight / AREA_PRICE
+    learning: Any = module.configure_optimizers()
+    optimizer, schedule = learning["optimizer"], learning["lr_scheduler"]["scheduler"]
     for step in range(job.steps):
         places = range(step * config.batch_size, (step + 1) * config.batch_size)
         images = collate([stream[p] for p in places])[0].to(device, non_blocking=True)
@@ -131,33 +134,10 @@ def train(job: Job, device: torch.device) -> tuple[MaskerTraining, float]:
         optimizer.zero_grad()
         module.terms(images, step=step).loss.backward()
         optimizer.step()
-        step_of()
+        schedule.step()
     module.nem.eval()
     module.area_weight = weight(job.rule, empty_cost, 1)
     return module, empty_cost
-
-
-@torch.no_grad()
-def price_of_nothing(module: MaskerTraining, images: Tensor) -> float:
-    """E: the objective of the empty mask, mean over images and fills."""
-    return float(np.mean([cost(module, part, -np.inf, weight=0.0) for part in images.split(32)]))
-
-
-@torch.no_grad()
-def cost(module: MaskerTraining, images: Tensor, logit: float, *, weight: float) -> float:
-    """The objective of a constant mask."""
-    x = module.frozen.normalize(images)
-    generator = torch.Generator(x.device).manual_seed(0)
-    batch = Batch(
-        x=x,
-        embedding=module.frozen(x)[0],
-        logits=torch.full((len(x), *x.shape[2:]), max(-1e4, min(1e4, logit)), device=x.device),
-        fill=make_fill(module.config.fill, x, generator=generator),
-        centre=module.centre,
-        generator=generator,
-    )
-    objective = OBJECTIVES[module.config.objective]
-    return float(objective(lambda v: module.frozen(v)[0], batch, area_weight=weight).loss)
 
 
 @torch.no_grad()
@@ -176,7 +156,9 @@ def score(module: MaskerTraining, case: Case, device: torch.device, picture: Pat
             generator=generator,
         )  # fmt: skip
         objective = OBJECTIVES[module.config.objective]
-        losses.append(float(objective(lambda v: module.frozen(v)[0], batch, area_weight=module.area_weight).loss))
+        losses.append(
+            float(objective(lambda v: module.frozen(v)[0], batch, area_weight=module.area_weight).loss)
+        )
     every = torch.cat(logits)
     masks = every.sigmoid()
     draw(picture, images, masks.cpu().numpy())
@@ -195,7 +177,9 @@ def score(module: MaskerTraining, case: Case, device: torch.device, picture: Pat
     moved = hard.roll((x.shape[2] // 2, x.shape[3] // 2), (1, 2))
     for name, mask in (("kept", hard), ("kept_moved", moved)):
         parts = zip(x.split(20), mask.split(20), fill.split(20), strict=True)
-        cosines = [centred_cosine(embed(occlude(a, m, f)), embed(a), centre=module.centre) for a, m, f in parts]
+        cosines = [
+            centred_cosine(embed(occlude(a, m, f)), embed(a), centre=module.centre) for a, m, f in parts
+        ]
         row[name] = torch.cat(cosines).mean().item()
     generator = torch.Generator().manual_seed(0)
     curves = [
@@ -245,7 +229,9 @@ def draw(path: Path, images: np.ndarray, masks: np.ndarray, *, shown: int = 10) 
     """Images above, masks below."""
     path.parent.mkdir(parents=True, exist_ok=True)
     grey = np.repeat((255 * masks[:shown, ..., None]).round().astype(np.uint8), 3, axis=3)
-    Image.fromarray(np.concatenate([np.concatenate(list(images[:shown]), 1), np.concatenate(list(grey), 1)])).save(path)
+    Image.fromarray(
+        np.concatenate([np.concatenate(list(images[:shown]), 1), np.concatenate(list(grey), 1)])
+    ).save(path)
 
 
 def cases(options: argparse.Namespace) -> Iterator[Case]:

@@ -16,6 +16,7 @@ import torch
 from benchmarks.record import meta, write
 from demo.__main__ import TEST_SCENES, TRAIN, on_and_off, write_scenes
 from demo.world import Scene
+from train.__main__ import WORTHLESS
 from train.__main__ import main as train
 from train.checkpoint import load_nem
 from train.folder import read_summary
@@ -24,7 +25,8 @@ from train.folder import read_summary
 def score(seed: int, scenes: list[Scene], out: Path, *, steps: int) -> dict[str, Any]:
     """Train with one seed, as the demo does, and score the test scenes with the torch module."""
     arguments = [*TRAIN, "--steps", str(steps), "--seed", str(seed), "--out", str(out), "--quiet"]
-    if code := train(arguments):
+    code = train(arguments)
+    if code not in (0, WORTHLESS):
         raise SystemExit(code)
     nem = load_nem(out / "masker.safetensors")
     images = np.stack([s.image for s in scenes])

@@ -21,7 +21,7 @@ from benchmarks.world import SIZE, scene
 from runtime.atomic import atomic_folder
 from runtime.encode import save_png
 from runtime.errors import InputError
-from train.__main__ import config_of, parser
+from train.__main__ import WORTHLESS, config_of, parser
 from train.__main__ import main as train
 from train.checkpoint import load_nem
 from train.encoder import FrozenEncoder
@@ -78,7 +78,8 @@ def train_masker(work: Path, name: str, method: str, *, seed: int, steps: int, q
     fingerprint = encoder_of(name, work).record.fingerprint
     digest = hashlib.sha256(" ".join([fingerprint, *arguments]).encode()).hexdigest()[:8]
     out = work / "runs" / slug(name, method, str(seed), digest)
-    if code := train([*arguments, "--out", str(out), "--quiet", "--resume", "auto"]):
+    code = train([*arguments, "--out", str(out), "--quiet", "--resume", "auto"])
+    if code not in (0, WORTHLESS):
         raise InputError(
             f"python -m train {' '.join(arguments)} ended with {code}",
             expected="a trained masker",

@@ -17,7 +17,7 @@ from benchmarks.baselines import BASELINES, GRADIENT_ROWS
 from benchmarks.natural_subject import TRAIN, Source, digest, encoder_of, subject_of
 from benchmarks.scoring import Explain
 from runtime.errors import InputError
-from train.__main__ import config_of, parser
+from train.__main__ import WORTHLESS, config_of, parser
 from train.__main__ import main as train
 from train.checkpoint import load_nem, read_config
 from train.encoder import FrozenEncoder
@@ -70,7 +70,7 @@ def explainer(
         return functools.partial(expected_gradients, photographs=seen.photographs, seed=seed), {}
     run = trained(source, work, name, seed=seed, options=options)
     config, summary = read_config(run / MASKER), read_summary(run)
-    price = config.area_weight or getattr(summary, "area_weight", None)
+    price = config.area_weight or summary.area_weight
     if price is None:
         raise InputError(
             f"{run} does not say what its area weight was",
@@ -105,7 +105,8 @@ def trained(source: Source, work: Path, name: str, *, seed: int, options: Traini
         return out
     where = ["--data", str((source.data / TRAIN).resolve()), "--out", str(out)]
     how = ["--workers", str(workers), "--quiet", "--resume", "auto"]
-    if code := train([*arguments, *where, *how]):
+    code = train([*arguments, *where, *how])
+    if code not in (0, WORTHLESS):
         raise InputError(
             f"python -m train {' '.join(arguments)} ended with {code}",
             expected="a trained masker",

@@ -7,7 +7,9 @@ from train.decoders import LATERALS
 NEMU = "nemu"
 """The default of `python -m train`."""
 
-_PLAIN = ("--objective", "plain", "--no-centred")
+_HALF = ("--area-weight", "0.5")
+"""The authors' weight."""
+_PLAIN = ("--objective", "plain", "--no-centred", *_HALF)
 _ZERO = ("--fill", "zero")
 
 SETTINGS: dict[str, tuple[str, ...]] = {
@@ -17,16 +19,16 @@ SETTINGS: dict[str, tuple[str, ...]] = {
     # steps are ours
     "authors": (
         *("--masker", "unet", "--image-skip", "--learning-rate", "2e-3"),
-        *("--objective", "contrastive", "--no-centred", *_ZERO),
+        *("--objective", "contrastive", "--no-centred", *_ZERO, *_HALF),
     ),
     # the grey mask, on our decoder, one remedy at a time, and all but the root
     "grey": (*_PLAIN, *_ZERO),
-    "grey + contrastive": ("--objective", "contrastive", "--no-centred", *_ZERO),
-    "grey + centred": ("--objective", "plain", *_ZERO),
+    "grey + contrastive": ("--objective", "contrastive", "--no-centred", *_ZERO, *_HALF),
+    "grey + centred": ("--objective", "plain", *_ZERO, *_HALF),
     "grey + noise": (*_PLAIN, "--fill", "noise"),
     "grey + mixed": (*_PLAIN, "--fill", "mixed"),
-    "grey + root": ("--objective", "sparse", "--no-centred", *_ZERO),
-    "grey + mixed, centred": ("--objective", "plain"),
+    "grey + root": ("--objective", "sparse", "--no-centred", *_ZERO, *_HALF),
+    "grey + mixed, centred": ("--objective", "plain", *_HALF),
 }
 """Ours, the ranking, the authors'; then the ablation."""
 

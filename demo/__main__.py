@@ -39,7 +39,7 @@ SHOWN = range(12)
 TRAIN = [
     *("--encoder", f"timm/{ARCHITECTURE}", "--weights", os.path.relpath(WEIGHTS)),
     *("--image-size", "96", "--resize", "squash"),
-    *("--data", str(OUT / "scenes/train"), "--out", str(OUT / "run"), "--area-weight", "1"),
+    *("--data", str(OUT / "scenes/train"), "--out", str(OUT / "run")),
 ]
 BUILD = [
     *("--masker", str(OUT / "run/masker.safetensors"), "--reference", str(OUT / "scenes/test")),

@@ -43,7 +43,8 @@ def _inside(m: Manifest, name: str) -> str:
     e, i, config = m.encoder, m.input, m.masker.config
     length = f"{e.dimension} numbers{', unit length' if e.l2_normalized else ''}"
     unknown = "not known to nemu: ask whoever gave you the weights before you pass the package on"
-    weight = f", area weight {config['area_weight']:g}" if config["area_weight"] else ""
+    price = config["area_weight"] or (m.training and m.training.area_weight)
+    weight = f", area weight {price:.3g}" if price else ""
     return f"""## Encoder and masker
 | | |
 |---|---|

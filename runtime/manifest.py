@@ -101,6 +101,12 @@ class TrainingRecord:
     """Of the last process's training loop."""
     versions: dict[str, str] = dataclasses.field(default_factory=dict)
     """What trained it: package → version.  Empty in a run that did not note them."""
+    area_weight: float | None = None
+    """λ that the masks were trained with, given or measured; None for a ranking."""
+    grey: float | None = None
+    """Share of the pixels between 0.2 and 0.8, on images that training did not see where there are some."""
+    fault: str | None = None
+    """Why nothing can be read from the masks; None where something can."""
 
     @classmethod
     def from_json(cls, text: str, *, source: str) -> TrainingRecord:

@@ -16,7 +16,6 @@ from runtime import console
 from runtime.image import RESIZES
 from runtime.manifest import TrainingRecord
 from train.config import (
-    AREA_WEIGHT,
     AUGMENTATIONS,
     EMBEDDINGS,
     FILLS,
@@ -34,6 +33,9 @@ EXAMPLE = """example:
 On several GPUs: torchrun --nproc-per-node 4 -m train … (the batch size stays the whole batch's, and so
 does what is learned, up to rounding).
 """
+
+WORTHLESS = 3
+"""Exit code of a run that ended, and whose masker is there, but grey, empty, full or no better than that."""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -70,7 +72,7 @@ def parser() -> argparse.ArgumentParser:
     t.add_argument("--masker", choices=MASKERS, default=d.masker, help="the decoder; unet is the authors'")
     t.add_argument("--image-skip", action="store_true", help="the image itself is a skip of the unet decoder")
     t.add_argument("--objective", choices=OBJECTIVES, default=d.objective)
-    t.add_argument("--area-weight", type=float, help=f"of the mask's size ({AREA_WEIGHT}; ranking has none)")
+    t.add_argument("--area-weight", type=float, help="of the mask's size (measured on the encoder)")
     t.add_argument(
         "--centred",
         action=argparse.BooleanOptionalAction,
@@ -102,7 +104,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run; returns the exit code: 0 ok, 1 error, 2 usage, 130 interrupted."""
+    """Run; returns the exit code: 0 ok, 1 error, 2 usage, 3 the masks are worth nothing, 130 interrupted."""
     p = parser()
     options = p.parse_args(argv)
     if len(options.image_size or ()) > 2:
@@ -139,11 +141,11 @@ def _run(options: argparse.Namespace) -> int:
         return 0
     masker = options.out / MASKER
     facts = {"masker": str(masker), **dataclasses.asdict(summary)}
-    if config.objective != "ranking" and not 0.005 < summary.area < 0.995:
-        said = "warning: the mask is nearly empty or full everywhere; try another --area-weight or --fill"
-        print(said, file=sys.stderr)
     console.answer(options, facts, "\n".join(_report(summary, masker)))
-    return 0
+    if summary.fault is None:
+        return 0
+    print(f"warning: {summary.fault}", file=sys.stderr)
+    return 0 if "RANK" in os.environ else WORTHLESS  # torchrun would call it a crash
 
 
 def _check(options: argparse.Namespace) -> int:

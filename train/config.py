@@ -16,7 +16,6 @@ EMBEDDINGS = ("pooled", "head", "cls")
 OBJECTIVES = ("sparse", "plain", "contrastive", "ranking", "class")
 FILLS = ("zero", "noise", "blur", "mixed")
 AUGMENTATIONS = ("none", "crop")
-AREA_WEIGHT = 0.5
 PRECISIONS = ("32-true", "16-mixed", "bf16-mixed")
 
 
@@ -72,8 +71,8 @@ class TrainConfig:
     objective: str = "sparse"
     """See `train.objective`."""
     area_weight: float | None = None
-    """Weight of the mask's size in the objective; None becomes the authors' 1/2, and stays None for
-    `ranking`, where size has no price."""
+    """λ, weight of the mask's size in the objective; None: `train.objective.AREA_PRICE` times what the empty
+    mask costs with this encoder, fill and data, measured before training; `ranking` has no weight."""
     centred: bool | None = None
     """Take the cosine around the mean embedding of some training images; None becomes True, and False
     for `class`, which has no cosine."""
@@ -98,8 +97,6 @@ class TrainConfig:
         _one_of("--precision", self.precision, PRECISIONS)
         if self.image_skip and self.masker != "unet":
             raise _bad("--image-skip with --masker", self.masker, "--masker unet, the decoder that has it")
-        if self.area_weight is None and self.objective != "ranking":
-            object.__setattr__(self, "area_weight", AREA_WEIGHT)
         if self.area_weight is not None and self.objective == "ranking":
             raise _bad("--objective ranking with --area-weight", self.area_weight, "none: size has no price")
         if self.centred is None:
@@ -117,11 +114,6 @@ class TrainConfig:
         for flag, weight in (("--area-weight", self.area_weight), ("--learning-rate", self.learning_rate)):
             if weight is not None and not 0 < weight < float("inf"):
                 raise _bad(flag, weight, "a positive number")
-
-    @property
-    def area_price(self) -> float:
-        """`area_weight` as a number: 0 where it is None."""
-        return self.area_weight or 0.0
 
     def to_json(self) -> str:
         """The text that `from_json` reads back."""

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning
+import numpy as np
 import timm
 import torch
 from lightning import LightningModule, Trainer
@@ -25,7 +26,7 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 import runtime
 from runtime.atomic import atomic_file
 from runtime.errors import InputError
-from runtime.image import Geometry, find_images
+from runtime.image import Geometry, find_images, load_image
 from runtime.manifest import TrainingRecord
 from train.checkpoint import save_masker
 from train.config import TrainConfig
@@ -44,12 +45,14 @@ from train.machine import check_precision, default_workers
 from train.nem import NEM
 from train.siblings import siblings
 from train.training import LOG_EVERY, MaskerTraining
+from train.verdict import Verdict
 from train.zoo import load_encoder
 
 log = logging.getLogger("nemu.train")
 
-CENTRE_IMAGES = 128
-"""Images whose mean embedding is the centre of a centred cosine."""
+FIRST_IMAGES = 128
+"""Images that are looked at before training: their mean embedding is the centre of a centred cosine, and what
+hiding them costs is the unit of the mask's price."""
 
 
 class _Bar(TQDMProgressBar):
@@ -106,10 +109,10 @@ def fit(
         seed=config.seed,
         augment=config.augment,
     )
+    first = collate([images[p] for p in range(FIRST_IMAGES)])[0]
     if config.centred:
-        module.set_centre(collate([images[p] for p in range(CENTRE_IMAGES)])[0])
-    if warning := module.check_collapse(collate([images[p] for p in range(config.batch_size)])[0]):
-        log.warning(warning)
+        module.set_centre(first)
+    module.price_area(first)
 
     began = time.monotonic()
     with hush():
@@ -127,7 +130,10 @@ def fit(
             )
         except SystemExit as error:  # what Lightning makes of Ctrl-C, after it has shut down
             raise KeyboardInterrupt from error
-    summary = _summary(module, start=start, images=len(files), seconds=time.monotonic() - began)
+    seconds = time.monotonic() - began
+    unseen = [images.geometry.fit(load_image(file))[0] for file in apart]
+    verdict = module.judge(torch.from_numpy(np.stack(unseen)) if unseen else first)
+    summary = _summary(module, verdict, start=start, images=len(files), seconds=seconds)
     if trainer.is_global_zero:
         write_apart(out, apart, Path(config.data))
         _write(out, module, summary, files)
@@ -234,7 +240,9 @@ def hush() -> Iterator[None]:
             logger.setLevel(level)
 
 
-def _summary(module: MaskerTraining, *, start: int, images: int, seconds: float) -> TrainingRecord:
+def _summary(
+    module: MaskerTraining, verdict: Verdict | None, *, start: int, images: int, seconds: float
+) -> TrainingRecord:
     others = (torch, timm, lightning)
     loss, distance, area = torch.stack(list(module.recent)).mean(dim=0).tolist()
     return TrainingRecord(
@@ -243,6 +251,9 @@ def _summary(module: MaskerTraining, *, start: int, images: int, seconds: float)
         loss=loss,
         distance=distance,
         area=area,
+        area_weight=module.area_weight or None,
+        grey=None if verdict is None else verdict.grey,
+        fault=None if verdict is None else verdict.fault(),
         processes=module.trainer.world_size,
         images=images,
         skipped=len(module.skipped),

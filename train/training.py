@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,14 +18,17 @@ from train.config import TrainConfig
 from train.encoder import FrozenEncoder
 from train.folding import folded
 from train.nem import NEM
-from train.objective import OBJECTIVES, Batch, Terms, check_collapse
+from train.objective import AREA_PRICE, OBJECTIVES, Batch, Terms, constant_mask_cost
 from train.occlusion import make_fill
-from train.share import Share
+from train.share import WHOLE, Share
+from train.verdict import Verdict
 
 log = logging.getLogger("nemu.train")
 
 TAIL = 50
 """Steps over which a summary's loss, distance and area are averaged."""
+LEAST_COST = 1e-4
+"""Of the empty mask: below it the encoder does not see that an image was hidden."""
 LOG_EVERY = 10
 """Steps from one line of metrics to the next."""
 ENCODERS = ("nem.encoder.", "frozen.")
@@ -51,7 +54,7 @@ class MaskerTraining(LightningModule):
         self.nem = nem
         self.config = config
         self.files = files
-        self.area_weight = config.area_price
+        self.area_weight = config.area_weight or 0.0
         self.skipped: set[int] = set()
         self.frozen = folded(nem.encoder) or _unfolded(nem)
         nem.masker.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -79,11 +82,15 @@ class MaskerTraining(LightningModule):
 
         Under torchrun they are this process's share of the batch.
         """
+        batch = self._batch(images, step=step, share=Share.here())
+        return OBJECTIVES[self.config.objective](self._embed, batch, area_weight=self.area_weight)
+
+    def _batch(self, images: Tensor, *, step: int, share: Share = WHOLE) -> Batch:
         x = self.frozen.normalize(images)
         with torch.no_grad():
             embedding, pyramid = self.frozen(x)
-        generator, share = self._generator(step), Share.here()
-        batch = Batch(
+        generator = self._generator(step)
+        return Batch(
             x=x,
             embedding=embedding,
             logits=self.nem.masker(pyramid, x).squeeze(1).float(),
@@ -92,7 +99,6 @@ class MaskerTraining(LightningModule):
             generator=generator,
             share=share,
         )
-        return OBJECTIVES[self.config.objective](self._embed, batch, area_weight=self.area_weight)
 
     @torch.no_grad()
     def set_centre(self, images: Tensor) -> None:
@@ -101,17 +107,54 @@ class MaskerTraining(LightningModule):
         embeddings = [self._embed(self.frozen.normalize(batch)).float() for batch in batches]
         self.centre = torch.cat(embeddings).mean(dim=0)
 
-    @torch.no_grad()
-    def check_collapse(self, images: Tensor) -> str | None:
-        """Before training: the warning of `train.objective.CollapseCheck` for a batch of uint8 images."""
-        if self.config.objective not in ("sparse", "plain", "contrastive"):
+    def price_area(self, images: Tensor) -> None:
+        """Before training: what the empty mask costs on these uint8 images (N, H, W, 3), mean over fills.
+
+        It sets `area_weight` where the configuration has none; see `train.objective.AREA_PRICE`.
+
+        Raises:
+            InputError: hiding a whole image changes nothing, so no mask is worth anything.
+        """
+        if self.config.objective == "ranking":
+            return
+        cost = self._mean(images, lambda batch: self._constant(batch, 0.0, area_weight=0.0))
+        if not cost > LEAST_COST:
+            raise InputError(
+                f"an image hidden behind --fill {self.config.fill} costs {cost:.1e} of the objective",
+                expected="an embedding that changes when the whole image is hidden",
+                cure="check --weights, --mean and --std, or choose another --fill",
+            )
+        if self.config.area_weight is None:
+            self.area_weight = AREA_PRICE * cost
+
+    def judge(self, images: Tensor) -> Verdict | None:
+        """After training: what the masks of these uint8 images (N, H, W, 3) are worth; None for a ranking."""
+        if self.config.objective == "ranking":
             return None
-        x = self.frozen.normalize(images)
-        fill = make_fill(self.config.fill, x, generator=self._generator(0))
-        weight = self.area_weight
-        return check_collapse(
-            self._embed, self._embed(x), fill, centre=self.centre, area_weight=weight
-        ).warning()
+        weight, level = self.area_weight, list[Tensor]()
+
+        def loss(batch: Batch) -> Tensor:
+            level.append(batch.logits.sigmoid())
+            return OBJECTIVES[self.config.objective](self._embed, batch, area_weight=weight).loss
+
+        own = self._mean(images, loss)
+        empty = self._mean(images, lambda batch: self._constant(batch, 0.0, area_weight=weight))
+        full = self._mean(images, lambda batch: self._constant(batch, 1.0, area_weight=weight))
+        return Verdict.of(torch.cat(level), loss=own, empty_cost=empty, full_cost=full)
+
+    def _constant(self, batch: Batch, value: float, *, area_weight: float) -> Tensor:
+        objective = self.config.objective
+        return constant_mask_cost(objective, self._embed, batch, value=value, area_weight=area_weight).loss
+
+    @torch.no_grad()
+    def _mean(self, images: Tensor, of: Callable[[Batch], Tensor]) -> float:
+        """Mean over images of what is taken on batches of them, with the fills of step 0."""
+        parts = images.to(self.device).split(self.config.batch_size)
+        training = self.nem.masker.training
+        self.nem.masker.eval()  # its statistics are of training alone
+        total = sum(len(part) * of(self._batch(part, step=0)).item() for part in parts)
+        self.nem.masker.train(training)
+        return total / len(images)
 
     def _embed(self, x: Tensor) -> Tensor:
         return self.frozen(x)[0]
@@ -141,6 +184,7 @@ class MaskerTraining(LightningModule):
         state = checkpoint["state_dict"]
         checkpoint["state_dict"] = {k: v for k, v in state.items() if not k.startswith(ENCODERS)}
         checkpoint["files"] = self.files
+        checkpoint["area_weight"] = self.area_weight
         checkpoint["skipped"] = sorted(self.skipped)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -156,6 +200,7 @@ class MaskerTraining(LightningModule):
                 cure="restore them, or start afresh with --force",
             )
         self.skipped.update(checkpoint["skipped"])
+        self.area_weight = checkpoint["area_weight"]  # another device measures it a little differently
         encoder = {k: v for k, v in self.state_dict().items() if k.startswith(ENCODERS)}
         checkpoint["state_dict"] = {**checkpoint["state_dict"], **encoder}
 

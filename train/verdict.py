@@ -1,0 +1,56 @@
+"""Is a mask worth anything?  What a trained masker gives, against showing nothing and showing everything."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+GREY = (0.2, 0.8)
+"""Values between are neither shown nor hidden."""
+MOST_GREY, EMPTY, FULL = 0.5, 0.02, 0.9
+"""Share of the pixels that are grey, and mean of the mask, past which nothing can be read from it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """Means over the images that were looked at."""
+
+    loss: float
+    """Of the masks, in evaluation mode."""
+    empty_cost: float
+    """Of the mask that is 0 everywhere."""
+    full_cost: float
+    """Of the mask that is 1 everywhere."""
+    area: float
+    """Mean of the mask, 0 to 1."""
+    grey: float
+    """Share of the pixels between the two values of GREY."""
+
+    @classmethod
+    def of(cls, masks: Tensor, *, loss: float, empty_cost: float, full_cost: float) -> Verdict:
+        """Of masks (N, H, W) in [0, 1] and their costs."""
+        low, high = GREY
+        grey = ((masks > low) & (masks < high)).float().mean().item()
+        return cls(loss=loss, empty_cost=empty_cost, full_cost=full_cost, area=masks.mean().item(), grey=grey)
+
+    def fault(self) -> str | None:
+        """What is wrong with the masks, with the numbers and the cure; None if nothing is."""
+        if self.area <= EMPTY:
+            return self._said("empty", f"their mean is {self.area:.3f}", "lower --area-weight")
+        if self.area >= FULL:
+            return self._said("full", f"their mean is {self.area:.3f}", "raise --area-weight")
+        trivial = min(self.empty_cost, self.full_cost)
+        if self.loss >= trivial:
+            nothing = "an empty" if self.empty_cost < self.full_cost else "a full"
+            why = f"they cost {self.loss:.3f}, {nothing} mask {trivial:.3f}"
+            return self._said("worth nothing", why, "train for more --steps, or on more photographs")
+        if self.grey > MOST_GREY:
+            low, high = GREY
+            why = f"{self.grey:.0%} of the pixels lie between {low} and {high}"
+            return self._said("grey", why, "train for more --steps, or raise --area-weight")
+        return None
+
+    @staticmethod
+    def _said(what: str, why: str, cure: str) -> str:
+        return f"the masks are {what}: {why} (cure: {cure})"
