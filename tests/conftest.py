@@ -63,10 +63,11 @@ def train_arguments(photographs: Path, weights: Path) -> list[str]:
 @pytest.fixture(scope="session")
 def masker(train_arguments: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A masker.safetensors after four steps."""
-    from train.__main__ import main
+    from train.__main__ import WORTHLESS, main
 
     out = tmp_path_factory.mktemp("run") / "masker"
-    assert main([*train_arguments, "--steps", "4", "--out", str(out)]) == 0
+    # four steps leave the mask grey, which the exit code says
+    assert main([*train_arguments, "--steps", "4", "--out", str(out)]) in (0, WORTHLESS)
     return out / "masker.safetensors"
 
 

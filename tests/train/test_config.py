@@ -9,7 +9,7 @@ import pytest
 
 from runtime.errors import InputError, SchemaError
 from train.__main__ import config_of, parser
-from train.config import AREA_WEIGHT, OBJECTIVES, EncoderConfig, TrainConfig
+from train.config import OBJECTIVES, EncoderConfig, TrainConfig
 
 HEAD = EncoderConfig(encoder="timm/test_resnet", embedding="head")
 
@@ -21,14 +21,13 @@ def config(**options):
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_a_default_is_what_the_objective_uses_and_is_written_down(objective):
     made = config(objective=objective)
-    assert made.area_weight == (None if objective == "ranking" else AREA_WEIGHT)
-    assert made.area_price == (0 if objective == "ranking" else AREA_WEIGHT)
+    assert made.area_weight is None
     assert made.centred is (objective != "class")
     assert TrainConfig.from_json(made.to_json(), source="test") == made
 
 
 def test_what_is_asked_for_is_kept():
-    assert config(area_weight=2.0).area_price == 2
+    assert config(area_weight=2.0).area_weight == 2
     assert config(centred=False).centred is False
 
 

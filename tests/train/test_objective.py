@@ -15,7 +15,7 @@ from train.objective import (
     OBJECTIVES,
     RANKS,
     Batch,
-    check_collapse,
+    constant_mask_cost,
     contrastive,
     cosine_distance,
     plain,
@@ -293,32 +293,19 @@ def test_ranking_does_not_depend_on_the_level_of_the_logits():
     )
 
 
-def test_collapse_is_announced_with_the_numbers():
+def test_a_constant_mask_costs_what_arithmetic_says():
     x = red_and_green()
     fill = torch.zeros_like(x)
     fill[0, 0] = 1.0  # f(fill) = (2, 0, 0): cos = 1/sqrt(2), the empty mask costs 4 * 0.1464
-    check = check_collapse(colour_sum, colour_sum(x), fill, centre=ORIGIN, area_weight=1.0)
-    assert check.empty_cost == pytest.approx(0.5858, abs=1e-4)
-    assert check.break_even_area == pytest.approx(0.5858, abs=1e-4)
-    assert "59%" in str(check.warning())
-    assert check_collapse(colour_sum, colour_sum(x), fill, centre=ORIGIN, area_weight=0.5).warning() is None
-    around = torch.tensor([0.0, 1, 0])  # (1, 0, 0) and (2, -1, 0): cos = 2/sqrt(5)
-    check = check_collapse(colour_sum, colour_sum(x), fill, centre=around, area_weight=1.0)
-    assert check.empty_cost == pytest.approx(2 * (1 - 2 / 5**0.5))
-
-
-def test_authors_threshold_is_a_cosine_of_three_quarters():
-    """With area weight 1/2 the empty mask wins where cos(f(x), f(ρ)) > 0.75."""
-    for cosine, collapses in ((0.74, False), (0.76, True)):
-        of_fill = torch.tensor([[cosine, (1 - cosine**2) ** 0.5]])
-        check = check_collapse(
-            lambda _, z=of_fill: z,
-            torch.tensor([[1.0, 0.0]]),
-            red_and_green(),
-            centre=torch.zeros(2),
-            area_weight=0.5,
-        )
-        assert (check.warning() is not None) is collapses
+    batch = shown(x, LEFT, fill)
+    costs = {
+        (value, weight): constant_mask_cost("sparse", colour_sum, batch, value=value, area_weight=weight).loss
+        for value in (0, 1)
+        for weight in (0.0, 0.7)
+    }
+    assert costs[0, 0.0] == costs[0, 0.7] == pytest.approx(0.5858, abs=1e-4)
+    assert costs[1, 0.0] == pytest.approx(0, abs=1e-6)
+    assert costs[1, 0.7] == pytest.approx(0.7)
 
 
 def test_occlusion_keeps_where_the_mask_is_one():

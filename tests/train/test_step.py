@@ -146,7 +146,7 @@ def plain_steps(module, steps):
             centre=module.centre, generator=generator,
         )  # fmt: skip
         loss = EQUATIONS[module.config.objective](
-            lambda x: encoder(x)[0], batch, area_weight=module.config.area_price
+            lambda x: encoder(x)[0], batch, area_weight=module.area_weight
         ).loss
         optimizer.zero_grad()
         loss.backward()
