@@ -104,7 +104,9 @@ def test_the_package_engines_give_rows_without_torch(
         name="image", height=8, width=8, mean=(0, 0, 0), std=(1, 1, 1), resize="squash", crop_pct=1,
         interpolation="bilinear",
     )  # fmt: skip
-    manifest = SimpleNamespace(input=record, embedding_id="toy", encoder=SimpleNamespace(id="timm/toy"))
+    manifest = SimpleNamespace(
+        input=record, embedding_id="toy", level=None, encoder=SimpleNamespace(id="timm/toy")
+    )
     package = Package(tmp_path, manifest, "0" * 64)
     engines = {"encoder": engine_of(bench), "fused": engine_of(bench)}
     report = Report(tmp_path / "engines.json", budget=60, seconds=0.1, gpu=False)
