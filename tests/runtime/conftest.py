@@ -184,7 +184,7 @@ def toy(tmp_path) -> Package:
         "interpolation": "bilinear",
     }
     record = InputRecord(name="image", height=4, width=6, **how)
-    manifest = SimpleNamespace(input=record, embedding_id="toy", files={})
+    manifest = SimpleNamespace(input=record, embedding_id="toy", files={}, level=None)
     (tmp_path / "toy.nemu").mkdir()
     return Package(tmp_path / "toy.nemu", manifest, "0" * 64)
 

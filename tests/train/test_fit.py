@@ -324,11 +324,14 @@ def test_a_weight_that_is_given_stays(module):
     assert module.area_weight == 100
 
 
-def test_an_encoder_that_does_not_see_the_fill_is_refused(module, monkeypatch):
-    monkeypatch.setattr(module, "_embed", lambda x: torch.ones(len(x), 3))
-    with pytest.raises(InputError, match="hidden behind --fill") as caught:
-        module.price_area(torch.zeros(4, 64, 64, 3, dtype=torch.uint8))
-    assert "--weights" in caught.value.cure
+def test_a_fill_that_hides_nothing_is_refused(train_arguments):
+    options = parser().parse_args([*train_arguments, "--out", "x"])
+    encoder = EncoderConfig(encoder=options.encoder, weights=options.weights, image_size=(64, 64))
+    config = TrainConfig(encoder=encoder, data=options.data, fill="blur")
+    module = MaskerTraining(NEM.untrained(load_encoder(encoder)), config, files="")
+    with pytest.raises(InputError, match="hidden behind --fill blur") as caught:
+        module.price_area(torch.full((4, 64, 64, 3), 90, dtype=torch.uint8))  # blurred, it is what it was
+    assert "another --fill" in caught.value.cure
 
 
 def test_a_run_whose_masks_are_worth_nothing_says_so_and_exits_with_3(train_arguments, tmp_path, capsys):

@@ -11,7 +11,7 @@ from lightning.pytorch.callbacks import Callback
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import train.fit
-from train.__main__ import main, parser
+from train.__main__ import WORTHLESS, main, parser
 from train.config import OBJECTIVES, EncoderConfig, TrainConfig
 from train.nem import NEM
 from train.objective import OBJECTIVES as EQUATIONS
@@ -98,7 +98,7 @@ def test_the_loop_reads_values_only_where_it_logs_them(train_arguments, tmp_path
     monkeypatch.setattr(train.fit, "make_trainer", watched)
     run = [*train_arguments, "--steps", "22", "--out", str(tmp_path / "run"), "--workers", "0"]
     with reads:
-        assert main(run) == 0
+        assert main(run) in (0, WORTHLESS)
     between = [b - a for a, b in pairwise(counts)]
     assert between == [step in (9, 19) for step in range(21)]
 

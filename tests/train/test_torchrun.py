@@ -115,7 +115,7 @@ def test_what_two_began_one_or_two_can_end(arguments, one, two, tmp_path, proces
     if processes == 2:
         torchrun("-m", "train", *resume)
     else:
-        assert main(resume) == 0
+        assert main(resume) in (0, WORTHLESS)
     assert read_summary(out).resumed_at == 4
     assert read_summary(out).processes == processes
     assert max(apart(out, one)) < TOLERANCE
