@@ -31,20 +31,20 @@ from benchmarks.world import SIZE, scene
 from runtime.image import Geometry, find_images, load_image
 from train.config import EncoderConfig, TrainConfig
 from train.data import Photographs, collate
+from train.fit import FIRST_IMAGES
 from train.nem import NEM
 from train.objective import AREA_PRICE, OBJECTIVES, Batch
 from train.occlusion import make_fill, occlude
 from train.training import MaskerTraining
+from train.verdict import GREY
 from train.zoo import load_encoder
 
 RULES = ("=0.5", "0.8", "1", "1.25", "1.5", "2", "0.5-1.5")
 RUNS = ((0, 250), (1, 250), (2, 250), (0, 1000), (0, 3000))
 """(seed, steps)."""
-FIRST_IMAGES = 128
 SCENES, CURVES = 60, 24
 """Test images; those of them that the insertion and deletion curves are taken on."""
 FIRST_SCENE = 5000
-GREY = (0.2, 0.8)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -35,6 +35,7 @@ from runtime.manifest import (
     SCHEMA,
     EncoderRecord,
     InputRecord,
+    LevelRecord,
     Manifest,
     MaskerRecord,
     OutputRecord,
@@ -108,11 +109,7 @@ def make_package(
     np.savez_compressed(folder / REFERENCE, **expected._asdict())
     with step(f"metrics on {len(judged)} images"):
         metrics = measure(folder / GRAPHS["fp32"], judged, mean=size.mean, source=source)
-    level = None
-    if len(unseen):
-        with step(f"the level's meaning on {len(unseen)} images"):
-            graphs = folder / GRAPHS["fp32"], folder / EMBEDDING_MODELS["fp32"]
-            level = measure_level(graphs, unseen, mean=size.mean, source=unseen_source)
+    level = _level(job, unseen, unseen_source) if len(unseen) else None
     manifest = Manifest(
         schema=SCHEMA,
         nemu=runtime.__version__,
@@ -130,6 +127,13 @@ def make_package(
         refused=refused,
     )
     return seal(folder, manifest, name)
+
+
+def _level(job: _Job, unseen: np.ndarray, source: str) -> LevelRecord:
+    """What a level of the mask keeps, measured with the graphs that were written."""
+    with job.step(f"the level's meaning on {len(unseen)} images"):
+        graphs = job.folder / GRAPHS["fp32"], job.folder / EMBEDDING_MODELS["fp32"]
+        return measure_level(graphs, unseen, mean=job.nem.encoder.input.mean, source=source)
 
 
 def embedding_id(encoder: FrozenEncoder) -> str:

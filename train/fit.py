@@ -29,8 +29,9 @@ from runtime.errors import InputError
 from runtime.image import Geometry, find_images, load_image
 from runtime.manifest import TrainingRecord
 from train.checkpoint import save_masker
-from train.config import TrainConfig
+from train.config import EncoderConfig, TrainConfig
 from train.data import Photographs, Steps, collate, load, set_apart
+from train.encoder import FrozenEncoder
 from train.folder import (
     MASKER,
     SKIPPED,
@@ -93,15 +94,7 @@ def fit(
     check_precision(config.precision)
     files, apart = set_apart(find_images(Path(config.data)))
     torch.manual_seed(config.seed)
-    encoder = load_encoder(config.encoder)
-    if config.encoder.weights and (others := siblings(encoder)):
-        log.warning(
-            "%s also fits %s, which computes something else with it; if it was made for that, say so with "
-            "--encoder; --check PHOTO shows what each makes of a photograph",
-            config.encoder.weights,
-            " and ".join(others),
-        )
-    nem = NEM.untrained(encoder, masker=config.masker, image_skip=config.image_skip)
+    nem = NEM.untrained(_encoder(config.encoder), masker=config.masker, image_skip=config.image_skip)
     module = MaskerTraining(nem, config, files=_list_id(files, Path(config.data)))
     images = Photographs(
         files,
@@ -131,14 +124,31 @@ def fit(
         except SystemExit as error:  # what Lightning makes of Ctrl-C, after it has shut down
             raise KeyboardInterrupt from error
     seconds = time.monotonic() - began
-    unseen = [images.geometry.fit(load_image(file))[0] for file in apart]
-    verdict = module.judge(torch.from_numpy(np.stack(unseen)) if unseen else first)
+    verdict = module.judge(_decoded(apart, images.geometry) if apart else first)
     summary = _summary(module, verdict, start=start, images=len(files), seconds=seconds)
     if trainer.is_global_zero:
         write_apart(out, apart, Path(config.data))
         _write(out, module, summary, files)
     _part()
     return summary
+
+
+def _encoder(config: EncoderConfig) -> FrozenEncoder:
+    """The encoder, with a warning where its weights also fit another model."""
+    encoder = load_encoder(config)
+    if config.weights and (others := siblings(encoder)):
+        log.warning(
+            "%s also fits %s, which computes something else with it; if it was made for that, say so with "
+            "--encoder; --check PHOTO shows what each makes of a photograph",
+            config.weights,
+            " and ".join(others),
+        )
+    return encoder
+
+
+def _decoded(files: list[Path], geometry: Geometry) -> torch.Tensor:
+    """uint8 (N, H, W, 3), as the encoder takes them."""
+    return torch.from_numpy(np.stack([geometry.fit(load_image(file))[0] for file in files]))
 
 
 def loading_workers(images: int, geometry: Geometry) -> int:
