@@ -1,4 +1,4 @@
-# make demo   the whole chain on the demo world, pictures in demo/out
+# make demo   the whole chain on photographs, then on a world whose truth is known; pictures in demo/out
 # make test   linter, type checker, tests
 VENV := .venv
 PYTHON := $(VENV)/bin/python
@@ -7,6 +7,7 @@ PYTHON := $(VENV)/bin/python
 
 demo: $(VENV)/installed
 	$(PYTHON) -m demo
+	$(PYTHON) -m demo.digits
 
 test: $(VENV)/installed
 	$(VENV)/bin/ruff check .

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from benchmarks.record import meta, write
-from demo.__main__ import TEST_SCENES, TRAIN, on_and_off, write_scenes
+from demo.digits import TEST_SCENES, TRAIN, on_and_off, write_scenes
 from demo.world import Scene
 from train.__main__ import WORTHLESS
 from train.__main__ import main as train

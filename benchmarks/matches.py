@@ -1,6 +1,6 @@
 """Why do two pictures match?  Pairs of demo scenes with one digit on two photographs, through `compare`.
 
-    python -m benchmarks.matches demo/out/demo.nemu --json benchmarks/results/matches.json
+    python -m benchmarks.matches demo/out/digits/digits.nemu --json benchmarks/results/matches.json
 
 Of each pair: the similarity, the same when only what the masks keep survives, and the masks on the digit and
 off it.  As a control, the same with the two masks exchanged: the other picture's mask keeps the wrong pixels.
@@ -16,7 +16,7 @@ import numpy as np
 
 from benchmarks.estimate import estimate
 from benchmarks.record import meta, write
-from demo.__main__ import on_and_off
+from demo.digits import on_and_off
 from demo.world import Scene, scene
 from runtime.explainer import Explainer
 from runtime.occlusion import cosine, occlude
@@ -25,7 +25,7 @@ from runtime.occlusion import cosine, occlude
 def main() -> int:
     """Measure, print, write; returns 0."""
     p = argparse.ArgumentParser(prog="python -m benchmarks.matches", description=__doc__.partition("\n")[0])
-    p.add_argument("package", type=Path, help="made by python -m demo")
+    p.add_argument("package", type=Path, help="made by python -m demo.digits")
     p.add_argument("--json", type=Path, required=True)
     p.add_argument("--pairs", type=int, default=200, help="(default: %(default)s)")
     o = p.parse_args()

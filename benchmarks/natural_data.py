@@ -30,6 +30,7 @@ from tqdm import tqdm
 
 from benchmarks.natural_licences import IN_PYTHON_PACKAGES, licence
 from benchmarks.natural_subject import CHANGES, MASKS, PLAIN, SWAPS, TEST, TRAIN
+from demo.photographs import paste
 from runtime.atomic import atomic_folder
 from runtime.errors import InputError, NemuError
 
@@ -66,6 +67,10 @@ class Picture:
     split: str
     package: str
     licence: str
+
+    def cutout(self) -> Image.Image:
+        """With its transparency, RGBA."""
+        return Image.open(self.path).convert("RGBA")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,7 +147,7 @@ def sources(debs: Path) -> Sources:
             title=Path(name).stem,
             split=split,
             package=STAMPS,
-            licence=licence(stamps / name, package=STAMPS, debs=debs),
+            licence=licence(stamps / name, package=STAMPS, debs=debs)[0],
         )
         for split, name in rows
     ]
@@ -158,31 +163,13 @@ def sources(debs: Path) -> Sources:
     )
 
 
-def paste(
-    ground: Image.Image, cutout: Picture, rng: np.random.Generator, *, low: float = 0.45, high: float = 0.85
-) -> tuple[Image.Image, Image.Image]:
-    """A cut-out of `low` to `high` of the side, somewhere on a photograph: the picture, and its alpha."""
-    cut = Image.open(cutout.path).convert("RGBA")
-    cut = cut.crop(cut.getchannel("A").getbbox())
-    scale = rng.uniform(low, high) * SIZE / max(cut.size)
-    size = (max(8, round(cut.width * scale)), max(8, round(cut.height * scale)))
-    cut = cut.resize(size, Image.Resampling.LANCZOS)
-    if rng.random() < 0.5:
-        cut = cut.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-    at = int(rng.integers(SIZE - cut.width + 1)), int(rng.integers(SIZE - cut.height + 1))
-    image, alpha = ground.copy(), Image.new("L", (SIZE, SIZE))
-    image.paste(cut, at, cut)
-    alpha.paste(cut.getchannel("A"), at)
-    return image, alpha
-
-
 def make_train(of: Sources, folder: Path, *, composites: int, crops: int) -> None:
     """Composites, then plain crops."""
     rng = np.random.default_rng(0)
     grounds, objects = of.photographs["train"], of.objects["train"]
     for i in tqdm(range(composites), desc="training composites"):
         ground = of.crop(_pick(grounds, rng), rng)
-        image, _ = paste(ground, _pick(objects, rng), rng, low=0.4, high=0.95)
+        image, _ = paste(ground, _pick(objects, rng).cutout(), rng, low=0.4, high=0.95)
         image.save(folder / f"c{i:04d}.jpg", quality=93)
     for i in tqdm(range(crops), desc="training crops"):
         of.crop(_pick(grounds, rng), rng).save(folder / f"{PLAIN}{i:04d}.jpg", quality=93)
@@ -198,7 +185,7 @@ def make_tests(of: Sources, out: Path, *, tests: int) -> None:
             break
         picture = held[k % len(held)]
         ground = of.crop(picture, rng)
-        image, alpha = paste(ground, cutout, rng)
+        image, alpha = paste(ground, cutout.cutout(), rng)
         if not AREA[0] < (np.asarray(alpha) > 127).mean() < AREA[1]:
             continue
         other = of.crop(held[(k + 1 + rng.integers(len(held) - 1)) % len(held)], rng)
@@ -206,7 +193,7 @@ def make_tests(of: Sources, out: Path, *, tests: int) -> None:
         moved = (share * np.asarray(image) + (1 - share) * np.asarray(other) + 0.5).astype(np.uint8)
         changed = {
             "photograph_swapped": Image.fromarray(moved),
-            "object_swapped": paste(ground, order[(k + 7) % len(order)], rng)[0],
+            "object_swapped": paste(ground, order[(k + 7) % len(order)].cutout(), rng)[0],
             "object_removed": ground,
         }
         name = f"{count:04d}_{cutout.title}_{picture.title}"
@@ -244,7 +231,7 @@ def _picture(path: Path, package: str, debs: Path) -> Picture:
         title=title,
         split=_split(title),
         package=package,
-        licence=licence(path, package=package, debs=debs),
+        licence=licence(path, package=package, debs=debs)[0],
     )
 
 

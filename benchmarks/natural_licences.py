@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+import re
 from pathlib import Path
 
 from runtime.errors import InputError
@@ -22,8 +23,11 @@ IN_PYTHON_PACKAGES = {
 """Of scikit-image and scikit-learn, as their documentation says."""
 
 
-def licence(path: Path, *, package: str, debs: Path) -> str:
-    """Of one file of a Debian package, from the `copyright` that the package carries.
+_PICTURE = re.compile(r"\.(jpe?g|png|webp)$")
+
+
+def licence(path: Path, *, package: str, debs: Path) -> tuple[str, str]:
+    """Licence and copyright holder of one file of a Debian package, from the `copyright` that it carries.
 
     Raises:
         InputError: the package's file is not there, or does not cover the file.
@@ -35,7 +39,7 @@ def licence(path: Path, *, package: str, debs: Path) -> str:
             expected=f"the package {package}, unpacked whole",
             cure=f"dpkg -x {package}_….deb {debs}",
         )
-    found = [name for patterns, name in _paragraphs(source.read_text()) if _covers(patterns, path)]
+    found = [terms for patterns, terms in _paragraphs(source.read_text()) if _covers(patterns, path)]
     if not found:
         raise InputError(
             f"{source} says nothing of {path.name}", expected="a licence of every file", cure="leave it out"
@@ -44,12 +48,21 @@ def licence(path: Path, *, package: str, debs: Path) -> str:
 
 
 def _covers(patterns: list[str], path: Path) -> bool:
-    """Patterns are of the source package, whose folders are not those it is installed in."""
-    return any(fnmatch.fnmatch(path.name, pattern.rpartition("/")[2]) for pattern in patterns)
+    """By the end of the path, or the name: patterns are of the source package, whose folders may differ.
+
+    Whether a picture is .jpg, .png or .webp does not count: packaging converts them.
+    """
+    end, name = (_PICTURE.sub("", text) for text in (path.as_posix(), path.name))
+    for pattern in (_PICTURE.sub("", pattern) for pattern in patterns):
+        if fnmatch.fnmatch(end, f"*{pattern}"):
+            return True
+        if not pattern.endswith("/*") and fnmatch.fnmatch(name, pattern.rpartition("/")[2]):
+            return True
+    return False
 
 
-def _paragraphs(text: str) -> list[tuple[list[str], str]]:
-    """Patterns and licence of every `Files:` paragraph, but the packaging's own."""
+def _paragraphs(text: str) -> list[tuple[list[str], tuple[str, str]]]:
+    """Patterns, licence and holder of every `Files:` paragraph, but the packaging's own."""
     found = []
     for paragraph in text.split("\n\n"):
         fields: dict[str, list[str]] = {}
@@ -62,5 +75,5 @@ def _paragraphs(text: str) -> list[tuple[list[str], str]]:
                 fields[name] = [value.strip()]
         patterns = " ".join(fields.get("Files", [])).split()
         if patterns and "License" in fields and not patterns[0].startswith("debian/"):
-            found.append((patterns, fields["License"][0]))
+            found.append((patterns, (fields["License"][0], "; ".join(fields.get("Copyright", [])))))
     return found

@@ -2,10 +2,10 @@
 
     python -m benchmarks.precision --json benchmarks/results/precision.json [--model timm/resnet50]
 
-Accuracy: the demo's encoder with its masker (`python -m demo` trains it), on test scenes that neither the
-training nor the calibration saw.  int8 in both forms, weights rounded to the nearest and such that they make
-up for their errors, of seven and of eight bits, as written and as this CPU's kernels compute it; at last
-with the layers in float that the gate asks for on these scenes.
+Accuracy: the digits' encoder with its masker (`python -m demo.digits` trains it), on test scenes that
+neither the training nor the calibration saw.  int8 in both forms, weights rounded to the nearest and such
+that they make up for their errors, of seven and of eight bits, as written and as this CPU's kernels compute
+it; at last with the layers in float that the gate asks for on these scenes.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ from train.__main__ import main as train
 from train.checkpoint import load_nem
 from train.nem import NEM
 
-DEMO = Path("demo/out")
+DEMO = Path("demo/out/digits")
 
 
 def accuracy(masker: Path, calibration: Path, held_out: Path, images: int) -> list[dict[str, Any]]:

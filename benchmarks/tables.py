@@ -125,7 +125,8 @@ def _matches(result: dict[str, Any]) -> str:
     (r,) = result["rows"]
     return (
         f"**Why two pictures match**, {r['n']} pairs of demo scenes with one digit on two photographs\n"
-        "(`python -m benchmarks.matches demo/out/demo.nemu --json benchmarks/results/matches.json`):\n"
+        "(`python -m benchmarks.matches demo/out/digits/digits.nemu\n"
+        "--json benchmarks/results/matches.json`):\n"
         f"similarity {r['similarity']:.3f}; of what the two masks keep {r['kept_similarity']:.3f}, at least\n"
         f"0.9 of the original in {r['pairs_at_least_0.9']:.0%} of the pairs; with the masks exchanged\n"
         f"{r['exchanged_similarity']:.3f} (this encoder's embeddings are all much alike).  Mean mask on the\n"

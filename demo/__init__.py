@@ -1,1 +1,1 @@
-"""The demo: a world whose truth is known, an encoder trained on it, and the whole chain run over it."""
+"""The demo: a real encoder and photographs (`demo`); a world whose truth is known (`demo.digits`)."""

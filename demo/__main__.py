@@ -1,77 +1,69 @@
-"""python -m demo: the whole chain on the demo world, with the commands a user would type.
+"""python -m demo: what does a real encoder look at, in photographs that the masker was not trained on?
 
-    scenes ──train──▶ masker.safetensors ──export──▶ demo.nemu ──runtime──▶ overlay.png, explained/
+    EfficientNet-Lite0 + masker.safetensors ──export──▶ demo.nemu ──runtime──▶ overlay.png, explained/
 
-Everything goes to demo/out; run again, it replaces what it made there and nothing else.
+The encoder comes from the package index; the masker ships here (`python -m benchmarks.demo_masker` trained
+it); the photographs are scikit-image's and scikit-learn's.  Everything goes to demo/out; run again, it
+replaces what it made there and nothing else.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import shlex
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
-from demo.train_encoder import ARCHITECTURE, WEIGHTS
-from demo.world import Scene, scene
+from demo.lite0 import write_weights
+from demo.photographs import MASKER, View, composites, photographs
 from export.build_engine import main as build
 from export.engine import validity
 from runtime import Explainer
 from runtime.__main__ import main as run
 from runtime.atomic import atomic_file, atomic_folder
 from runtime.encode import save_png
-from runtime.overlay import colour_bar, grid, heat
+from runtime.overlay import grid, overlay
 from runtime.package import Package
 from train.__main__ import main as train
 
 OUT = Path(os.path.relpath(Path(__file__).parent / "out"))
-PACKAGE = OUT / "demo.nemu"
-TRAIN_SCENES, TEST_SCENES = 2000, 200
-SHOWN = range(12)
-"""Test scenes in the picture: the first, not the best."""
+PACKAGE, WEIGHTS = OUT / "demo.nemu", OUT / "lite0.safetensors"
+COMPOSITES, SHOWN = 50, 5
+"""How many are scored, and how many of them, the first, are in the picture."""
+COLUMNS = 3
+"""Pairs of a picture and its overlay, side by side."""
 
-TRAIN = [
-    *("--encoder", f"timm/{ARCHITECTURE}", "--weights", os.path.relpath(WEIGHTS)),
-    *("--image-size", "96", "--resize", "squash"),
-    *("--data", str(OUT / "scenes/train"), "--out", str(OUT / "run")),
-]
 BUILD = [
-    *("--masker", str(OUT / "run/masker.safetensors"), "--reference", str(OUT / "scenes/test")),
-    *("--evaluate", str(OUT / "scenes/test"), "--precision", "fp16"),
-    *("--target", "rtx", "--out", str(PACKAGE)),
+    *("--masker", os.path.relpath(MASKER), "--weights", str(WEIGHTS), "--evaluate", str(OUT / "composites")),
+    *("--precision", "fp16", "--target", "rtx", "--out", str(PACKAGE)),
 ]
+COMMANDS = {"train": train, "export.build_engine": build, "runtime": run}
 
 
 def main() -> int:
     """Run it all; returns 0, or the exit code of the command that failed."""
-    parser = argparse.ArgumentParser(prog="python -m demo", description=__doc__.partition("\n")[0])
-    parser.add_argument("--steps", type=int, default=300, help="of masker training (%(default)s)")
-    options = parser.parse_args()
-
     began = time.monotonic()
-    scenes = write_scenes()
-    commands: tuple[tuple[str, Callable[[list[str]], int], list[str]], ...] = (
-        ("train", train, [*TRAIN, "--steps", str(options.steps), "--force"]),
-        ("export.build_engine", build, [*BUILD, "--force"]),
-        ("runtime verify", lambda a: run(["verify", *a]), [str(PACKAGE)]),
-        (
-            "runtime explain",
-            lambda a: run(["explain", *a]),
-            [str(PACKAGE), str(OUT / "scenes/shown"), "--out", str(OUT / "explained"), "--force"],
-        ),
+    print(f"writing the encoder to {WEIGHTS}, photographs to {OUT}", flush=True)
+    write_weights(WEIGHTS)
+    shown, scored = photographs(), composites(COMPOSITES)
+    for name, views in (("photographs", shown), ("composites", scored)):
+        with atomic_folder(OUT / name, force=True) as folder:
+            for view in views:
+                save_png(folder / f"{view.name}.png", view.image)
+    explain = ["explain", str(PACKAGE), str(OUT / "photographs"), "--out", str(OUT / "explained"), "--force"]
+    code = run_all(
+        ("export.build_engine", [*BUILD, "--force"]),
+        ("runtime", ["verify", str(PACKAGE)]),
+        ("runtime", explain),
     )
-    for module, command, arguments in commands:
-        print(f"\n$ python -m {module} {shlex.join(arguments)}", flush=True)
-        if code := command(arguments):
-            return code
-    check_engine()
-    score(scenes)
+    if code:
+        return code
+    check_engine(PACKAGE)
+    score(shown, scored)
     print(f"\nDone in {(time.monotonic() - began) / 60:.1f} minutes.  Look at {OUT / 'overlay.png'}")
     print("Try next: your own photographs and encoder:")
     print("  .venv/bin/python -m train --encoder timm/resnet50 --data PHOTOGRAPHS --out runs/mine")
@@ -80,23 +72,18 @@ def main() -> int:
     return 0
 
 
-def write_scenes() -> list[Scene]:
-    """The demo world as folders of PNG, for commands that take folders; returns the test scenes."""
-    print(f"writing {TRAIN_SCENES} training and {TEST_SCENES} test scenes to {OUT / 'scenes'}", flush=True)
-    test = [scene(i, split="test") for i in range(TEST_SCENES)]
-    with atomic_folder(OUT / "scenes", force=True) as folder:
-        for i in range(TRAIN_SCENES):
-            save_png(folder / f"train/{i:04d}.png", scene(i, split="train").image)
-        for i, one in enumerate(test):
-            save_png(folder / f"test/{i:04d}.png", one.image)
-        for i in SHOWN:
-            save_png(folder / f"shown/{i:04d}.png", test[i].image)
-    return test
+def run_all(*commands: tuple[str, list[str]]) -> int:
+    """Run commands in this process, each printed as a user would type it; returns the first non-zero code."""
+    for module, arguments in commands:
+        print(f"\n$ python -m {module} {shlex.join(arguments)}", flush=True)
+        if code := COMMANDS[module](arguments):
+            return code
+    return 0
 
 
-def check_engine() -> None:
+def check_engine(package: Path) -> None:
     """Show that TensorRT-RTX tells the engine it built from a corrupted copy."""
-    for engine in Package.open(PACKAGE).engines():
+    for engine in Package.open(package).engines():
         plan = engine.read()
         broken = bytearray(plan)
         broken[: len(broken) // 2] = bytes(len(broken) // 2)
@@ -105,33 +92,21 @@ def check_engine() -> None:
         print(f"  corrupted: {validity(bytes(broken)).meaning}")
 
 
-def score(scenes: list[Scene]) -> None:
-    """Mask on the digit against mask off it, over all test scenes; and the picture of some."""
+def score(shown: list[View], scored: list[View]) -> None:
+    """Mask inside the object against mask outside it, over all composites; and the picture."""
     with Explainer(PACKAGE) as explainer:
-        print(f"\nscoring {len(scenes)} test scenes on {explainer.backend.name}")
-        masks = [e.mask for e in explainer([s.image for s in scenes])]
-    on, off = on_and_off(scenes, masks)
-    print(f"mean mask on the digit {on:.3f}, off the digit {off:.3f}, difference {on - off:.3f}")
-    record = {"mask_on_digit": on, "mask_off_digit": off, "difference": on - off, "scenes": len(scenes)}
+        print(f"\nscoring {len(scored)} composites on {explainer.backend.name}")
+        explained = {view.name: explainer(view.image).mask for view in (*shown, *scored)}
+    inside = float(np.mean([explained[v.name][v.object].mean() for v in scored]))
+    outside = float(np.mean([explained[v.name][~v.object].mean() for v in scored]))
+    print(f"mean mask inside {inside:.3f}, outside {outside:.3f}, difference {inside - outside:.3f}")
+    record = {"inside": inside, "outside": outside, "difference": inside - outside, "composites": len(scored)}
     with atomic_file(OUT / "score.json") as file:
         file.write_text(json.dumps(record, indent=2) + "\n")
-    save_png(OUT / "overlay.png", picture([scenes[i] for i in SHOWN], [masks[i] for i in SHOWN]), force=True)
-
-
-def on_and_off(scenes: list[Scene], masks: list[np.ndarray]) -> tuple[float, float]:
-    """Mean mask on the digit and off it, averaged over scenes; masks float (SIZE, SIZE)."""
-    on = float(np.mean([m[s.mask].mean() for m, s in zip(masks, scenes, strict=True)]))
-    off = float(np.mean([m[~s.mask].mean() for m, s in zip(masks, scenes, strict=True)]))
-    return on, off
-
-
-def picture(scenes: list[Scene], masks: list[np.ndarray]) -> np.ndarray:
-    """Rows of (image, mask, image, mask, …), twice enlarged, and the scale: uint8 (H, W, 3)."""
-    pairs = [(s.image, heat(m)) for s, m in zip(scenes, masks, strict=True)]
-    cells = [np.kron(cell, np.ones((2, 2, 1), np.uint8)) for pair in pairs for cell in pair]
-    rows = [cells[i : i + 6] for i in range(0, len(cells), 6)]
-    body = grid(rows)
-    return np.concatenate([body, np.full((6, body.shape[1], 3), 255, np.uint8), colour_bar(body.shape[1])])
+    pictures = [(v.image, overlay(v.image, explained[v.name])) for v in (*shown, *scored[:SHOWN])]
+    cells = [cell for pair in pictures for cell in pair]
+    rows = [cells[i : i + 2 * COLUMNS] for i in range(0, len(cells), 2 * COLUMNS)]
+    save_png(OUT / "overlay.png", grid(rows), force=True)
 
 
 if __name__ == "__main__":

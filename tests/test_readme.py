@@ -15,10 +15,9 @@ README = (ROOT / "README.md").read_text()
 
 def test_the_snippet_runs(package, photographs, tmp_path):
     (snippet,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-    (tmp_path / "demo/out/scenes").mkdir(parents=True)
+    (tmp_path / "demo/out/photographs").mkdir(parents=True)
     (tmp_path / "demo/out/demo.nemu").symlink_to(package)
-    (tmp_path / "demo/out/scenes/test").mkdir()
-    (tmp_path / "demo/out/scenes/test/0000.png").write_bytes((photographs / "00.png").read_bytes())
+    (tmp_path / "demo/out/photographs/coffee.png").write_bytes((photographs / "00.png").read_bytes())
     run = subprocess.run(
         [sys.executable, "-c", snippet],
         cwd=tmp_path,

@@ -12,10 +12,10 @@ import torch
 from PIL import Image
 
 from benchmarks import natural, natural_jobs
-from benchmarks.natural_data import Picture, paste
 from benchmarks.natural_licences import licence
 from benchmarks.natural_subject import CHANGES, RANDOM, Source, encoder_of, randomise, subject_of
 from benchmarks.natural_tables import differences, evidence, masks, methods, page, paired
+from demo.photographs import paste
 from runtime.errors import InputError
 from tests.benchmarks.test_quality import KEYS
 
@@ -167,9 +167,8 @@ def test_a_randomised_encoder_learned_nothing_and_still_tells_pictures_apart(dat
 def test_an_object_is_where_its_mask_says(tmp_path):
     file = tmp_path / "cut.png"
     Image.new("RGBA", (30, 40), (255, 0, 0, 255)).save(file)
-    cut = Picture(path=file, title="cut", split="test", package="p", licence="CC0")
     ground = Image.new("RGB", (256, 256), (0, 0, 255))
-    image, alpha = paste(ground, cut, np.random.default_rng(0))
+    image, alpha = paste(ground, Image.open(file), np.random.default_rng(0))
     red, mask = np.asarray(image)[..., 0] > 127, np.asarray(alpha) > 127
     assert (red == mask).all()
     assert 0.05 < mask.mean() < 0.6
@@ -182,7 +181,7 @@ def test_a_licence_is_that_of_the_last_paragraph_that_names_the_file(tmp_path):
         "Format: 1.0\n\nFiles: *\nLicense: GPL-2\n\nFiles: old/sea.jpg\n       old/hill.jpg\nLicense: CC0\n"
     )
     where = {"package": "pictures", "debs": tmp_path}
-    assert licence(Path("backgrounds/hill.jpg"), **where) == "CC0"
-    assert licence(Path("backgrounds/tree.jpg"), **where) == "GPL-2"
+    assert licence(Path("backgrounds/hill.jpg"), **where)[0] == "CC0"
+    assert licence(Path("backgrounds/tree.jpg"), **where)[0] == "GPL-2"
     with pytest.raises(InputError, match="unpacked whole"):
         licence(Path("a.jpg"), package="others", debs=tmp_path)

@@ -1,0 +1,56 @@
+"""The demo's photographs and the masker that ships: outlines, composites, licences."""
+
+from __future__ import annotations
+
+import csv
+import json
+
+import numpy as np
+from PIL import Image
+
+from benchmarks.demo_masker import LOMIRI, PERMITTED, sources
+from demo.photographs import MASKER, OBJECTS, composites, cutout, photographs
+
+
+def test_an_outline_lies_in_its_photograph_and_in_the_square_that_is_shown():
+    for view in photographs():
+        left, _ = OBJECTS[view.name]
+        whole = np.asarray(cutout(view.name).getchannel("A")) > 0
+        height, width = whole.shape
+        assert left + height <= width
+        assert 0.02 < view.object.mean() < 0.9
+        assert whole[:, left : left + height].sum() > 0.75 * whole.sum()
+
+
+def test_a_composite_shows_its_object_where_it_says_it_is():
+    for view in composites(5):
+        inside, outside = view.image[view.object].mean(0), view.image[~view.object].mean(0)
+        assert view.object.any()
+        assert np.abs(inside - outside).max() > 10, view.name
+    assert [v.name for v in composites(3)] == [v.name for v in composites(5)][:3]
+    assert all((a.image == b.image).all() for a, b in zip(composites(3), composites(5), strict=False))
+
+
+def test_the_masker_that_ships_names_every_picture_it_was_trained_on():
+    card = json.loads(MASKER.with_suffix(".json").read_text())
+    with MASKER.with_suffix(".tsv").open(newline="") as file:
+        rows = list(csv.DictReader(file, delimiter="\t"))
+    assert len(rows) == card["photographs"] + card["drawings"]
+    assert all(PERMITTED.match(row["licence"]) for row in rows)
+    assert all(row["author"] and row["file"] for row in rows)
+    assert MASKER.stat().st_size < 1e6
+
+
+def test_licences_that_are_not_free_are_left_out(tmp_path):
+    folder = tmp_path / "usr/share/backgrounds"
+    folder.mkdir(parents=True)
+    for name in ("free", "copyleft", "unnamed"):
+        Image.new("RGB", (200, 200)).save(folder / f"{name}.jpg")
+    terms = tmp_path / "usr/share/doc" / LOMIRI / "copyright"
+    terms.parent.mkdir(parents=True)
+    terms.write_text(
+        "Format: 1.0\n\nFiles: *\nCopyright: A\nLicense: GPL-3\n\n"
+        "Files: 16.04/free.jpg\nCopyright: B\nLicense: CC-BY-4.0\n\n"
+        "Files: 16.04/copyleft.jpg\nCopyright: C\nLicense: CC-BY-NC-4.0\n"
+    )
+    assert [(s.file, s.author) for s, _ in sources(tmp_path)] == [("free.jpg", "B")]
