@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import hashlib
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,6 @@ from benchmarks.settings import SETTINGS
 from benchmarks.world import SIZE, scene
 from runtime.atomic import atomic_folder
 from runtime.encode import save_png
-from train.__main__ import config_of, parser
 from train.checkpoint import load_nem, read_config
 from train.encoder import FrozenEncoder
 from train.folder import MASKER, read_summary
@@ -55,11 +53,7 @@ def settings(work: Path, name: str, method: str, *, seed: int, steps: int) -> di
     """Everything that a method's map depends on, the defaults of today resolved."""
     if method in BASELINES:
         return BASELINES[method].settings
-    arguments = _arguments(work, name, method, seed=seed, steps=steps, data=work / "scenes")
-    options = parser().parse_args([*arguments, "--out", "-"])
-    config = asdict(config_of(options))
-    del config["data"], config["encoder"]["weights"]  # where they lie; the fingerprint says what they are
-    return config
+    return maskers.settings(_arguments(work, name, method, seed=seed, steps=steps, data=work / "scenes"))
 
 
 def train_masker(work: Path, name: str, method: str, *, seed: int, steps: int, quick: bool = False) -> Path:

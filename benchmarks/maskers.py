@@ -4,14 +4,23 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from runtime.errors import InputError
-from train.__main__ import WORTHLESS
+from train.__main__ import WORTHLESS, config_of, parser
 from train.__main__ import main as train
 from train.encoder import FrozenEncoder
+
+
+def settings(arguments: Sequence[str]) -> dict[str, Any]:
+    """All that `python -m train` would train with, its defaults resolved; not where data and weights lie."""
+    config = asdict(config_of(parser().parse_args([*arguments, "--data", "-", "--out", "-"])))
+    del config["data"], config["encoder"]["weights"]
+    return config
 
 
 def train_masker(arguments: Sequence[str]) -> None:

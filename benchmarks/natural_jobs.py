@@ -148,7 +148,6 @@ def result_of(options: Options, job: Job) -> dict[str, Any]:
         if job.kind == "train" or job.method in OWN:
             raise
         return {"missing": str(error.name).partition(".")[0]}
-    file.parent.mkdir(parents=True, exist_ok=True)
     write(file, content)
     return content
 

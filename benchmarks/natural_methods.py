@@ -6,7 +6,6 @@ import functools
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,6 @@ from benchmarks.baselines import BASELINES, GRADIENT_ROWS
 from benchmarks.natural_subject import TRAIN, Source, digest, encoder_of, subject_of
 from benchmarks.scoring import Explain
 from runtime.errors import InputError
-from train.__main__ import config_of, parser
 from train.checkpoint import load_nem, read_config
 from train.encoder import FrozenEncoder
 from train.folder import MASKER, SUMMARY, read_summary
@@ -46,9 +44,7 @@ def settings(source: Source, name: str, method: str, *, seed: int, options: Trai
         return BASELINES[method].settings
     if method == EXPECTED:
         return {"target": "<f(x), f(z)>", "baselines": "photographs", "samples": EG_SAMPLES}
-    arguments = [*_arguments(source, name, seed=seed, options=options), "--data", "-", "--out", "-"]
-    config = asdict(config_of(parser().parse_args(arguments)))
-    del config["data"], config["encoder"]["weights"]  # where they lie
+    config = maskers.settings(_arguments(source, name, seed=seed, options=options))
     if method == OPTIMISED:
         of = {"steps": OPTIMISED_STEPS, "rate": OPTIMISED_RATE, "stride": OPTIMISED_STRIDE}
         return {"optimiser": of, "masker": config}
