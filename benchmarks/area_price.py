@@ -28,7 +28,8 @@ from benchmarks import encoders, localisation
 from benchmarks.faithfulness import centred_cosine, held_out_fill, insertion_deletion
 from benchmarks.record import meta, write
 from benchmarks.world import SIZE, scene
-from runtime.image import Geometry, find_images, load_image
+from export.pictures import fitted
+from runtime.image import Geometry, find_images
 from train.config import EncoderConfig, TrainConfig
 from train.data import Photographs, collate
 from train.fit import FIRST_IMAGES
@@ -216,11 +217,11 @@ def tests(case: Case, module: MaskerTraining) -> tuple[np.ndarray, np.ndarray]:
         seen = [scene(i, split="test", kind="standard") for i in range(FIRST_SCENE, FIRST_SCENE + SCENES)]
         regions = [sum((s.regions[n] for n in truth), np.zeros((SIZE, SIZE), bool)) for s in seen]
         return np.stack([s.image for s in seen]), np.stack(regions)
-    geometry = Geometry.from_record(module.nem.encoder.input)
+    seen_as = module.nem.encoder.input
     files = find_images(Path(case.composites))
     files = files[:: max(1, len(files) // SCENES)][:SCENES]
-    images = np.stack([geometry.fit(load_image(file))[0] for file in files])
-    size = (geometry.width, geometry.height)
+    images = fitted(files, seen_as)
+    size = (seen_as.width, seen_as.height)
     masks = [Image.open(Path(case.masks) / f"{file.stem}.png").convert("L") for file in files]
     return images, np.stack([np.asarray(mask.resize(size, Image.Resampling.NEAREST)) > 127 for mask in masks])
 

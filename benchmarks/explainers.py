@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import json
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import torch
 from tqdm import tqdm
 
-from benchmarks import encoders
+from benchmarks import encoders, maskers
 from benchmarks.baselines import BASELINES
 from benchmarks.planting import TRAINING_PRECISION
 from benchmarks.scoring import Explain
@@ -20,12 +17,9 @@ from benchmarks.settings import SETTINGS
 from benchmarks.world import SIZE, scene
 from runtime.atomic import atomic_folder
 from runtime.encode import save_png
-from runtime.errors import InputError
-from train.__main__ import WORTHLESS, config_of, parser
-from train.__main__ import main as train
-from train.checkpoint import load_nem
+from train.checkpoint import load_nem, read_config
 from train.encoder import FrozenEncoder
-from train.folder import read_summary
+from train.folder import MASKER, read_summary
 
 TRAIN_SCENES, QUICK_SCENES = 4000, 64
 """That a masker is trained on; the second only to see that everything runs."""
@@ -48,27 +42,18 @@ def explainer(
     if method in BASELINES:
         return (lambda encoder, x: BASELINES[method].explain(encoder, x, seed=seed)), {}
     run = train_masker(work, name, method, seed=seed, steps=steps, quick=quick)
-    nem = load_nem(run / "masker.safetensors", encoder=encoder_of(name, work))
-
-    @torch.inference_mode()
-    def explain(encoder: FrozenEncoder, x: torch.Tensor) -> torch.Tensor:
-        return nem.masker(encoder(x)[1], x).squeeze(1).float().sigmoid()
-
-    config = json.loads((run / "config.json").read_text())
+    nem = load_nem(run / MASKER, encoder=encoder_of(name, work))
     summary = read_summary(run)
     seconds = None if summary.resumed_at else summary.seconds
-    return explain, {"objective": config["objective"], "train_seconds": seconds}
+    facts = {"objective": read_config(run / MASKER).objective, "train_seconds": seconds}
+    return functools.partial(maskers.mask, nem.masker), facts
 
 
 def settings(work: Path, name: str, method: str, *, seed: int, steps: int) -> dict[str, Any]:
     """Everything that a method's map depends on, the defaults of today resolved."""
     if method in BASELINES:
         return BASELINES[method].settings
-    arguments = _arguments(work, name, method, seed=seed, steps=steps, data=work / "scenes")
-    options = parser().parse_args([*arguments, "--out", "-"])
-    config = asdict(config_of(options))
-    del config["data"], config["encoder"]["weights"]  # where they lie; the fingerprint says what they are
-    return config
+    return maskers.settings(_arguments(work, name, method, seed=seed, steps=steps, data=work / "scenes"))
 
 
 def train_masker(work: Path, name: str, method: str, *, seed: int, steps: int, quick: bool = False) -> Path:
@@ -78,13 +63,7 @@ def train_masker(work: Path, name: str, method: str, *, seed: int, steps: int, q
     fingerprint = encoder_of(name, work).record.fingerprint
     digest = hashlib.sha256(" ".join([fingerprint, *arguments]).encode()).hexdigest()[:8]
     out = work / "runs" / slug(name, method, str(seed), digest)
-    code = train([*arguments, "--out", str(out), "--quiet", "--resume", "auto"])
-    if code not in (0, WORTHLESS):
-        raise InputError(
-            f"python -m train {' '.join(arguments)} ended with {code}",
-            expected="a trained masker",
-            cure="see its message above",
-        )
+    maskers.train_masker([*arguments, "--out", str(out), "--quiet", "--resume", "auto"])
     return out
 
 

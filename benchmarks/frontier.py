@@ -20,17 +20,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
-from benchmarks import encoders, localisation
+from benchmarks import encoders
 from benchmarks.explainers import encoder_of, explainer, settings, slug
-from benchmarks.faithfulness import insertion_deletion
 from benchmarks.interleave import FEWEST_PAIRS, interleave, latency_row
 from benchmarks.onnx_sessions import encoder_graph, fused_graph, random_encoder, run, session
 from benchmarks.quality import STEPS, WORK
 from benchmarks.record import meta, write
 from benchmarks.scenes import subject
-from benchmarks.scoring import CHUNK, Row
+from benchmarks.scoring import Row, maps_of, measured
 from benchmarks.settings import DECODERS
 from runtime.errors import NemuError
 
@@ -83,30 +81,16 @@ def scores(work: Path, encoder: str, decoder: str, seed: int, kind: str, *, step
         return known["row"]
     explain, training = explainer(work, encoder, DECODERS[decoder], seed=seed, steps=steps)
     scenes = subject(planted, encoders.ENCODERS[encoder].truth, kind=kind, scenes=SCENES)
-    maps = torch.cat([explain(planted, part) for part in scenes.x.split(CHUNK)])
-    ranks = [
-        localisation.relevance_rank(m, r) for m, r in zip(maps.double().numpy(), scenes.regions, strict=True)
-    ]
-    fills = scenes.fill("photograph", FAITHFULNESS_SCENES)
-    areas = [
-        insertion_deletion(
-            scenes.embed,
-            scenes.x[i],
-            maps[i],
-            fills[i],
-            centre=scenes.centre,
-            generator=torch.Generator().manual_seed(i),
-        )
-        for i in range(FAITHFULNESS_SCENES)
-    ]
+    maps = maps_of(explain, planted, scenes.x)
+    values = measured(scenes, maps, is_mask=False, faithfulness=FAITHFULNESS_SCENES, seed=0)
     row = {
         "encoder": encoder,
         "decoder": decoder,
         "seed": seed,
         "kind": kind,
         **training,
-        "relevance_rank": ranks,
-        "insertion_minus_deletion": [inserted - deleted for inserted, deleted in areas],
+        "relevance_rank": values["relevance_rank"],
+        "insertion_minus_deletion": values["insertion_minus_deletion"],
         "mask_area": float(maps.mean()),
     }
     write(kept, {"key": key, "row": row})

@@ -17,9 +17,9 @@ import torch
 from benchmarks.natural_methods import MASKS, NEMU, ORDER, OTHERS, OWN, explainer, settings, trained
 from benchmarks.natural_subject import RANDOM, Source, digest, encoder_of, evidence, subject_of
 from benchmarks.record import write
-from benchmarks.robustness import randomised
-from benchmarks.scoring import Counts, Row, Values, figures, maps_of, measured, robustness
-from benchmarks.timing import seconds_per_image
+from benchmarks.robustness import randomised_copies
+from benchmarks.scoring import ORDER_ONLY, Counts, Row, Values, figures, maps_of, measured, robustness
+from benchmarks.timing import TIMED_SEED, seconds_per_image
 from train.machine import MOST_WORKERS
 
 PARTS = ("train", "score", "baselines", "controls", "evidence", "timing")
@@ -34,10 +34,7 @@ DEAR = {
     "optimised": replace(CHEAP, sensitivity=0, draws=0, mprt=0, copies=0),
 }
 """How many composites each method is scored on; the rest: CHEAP."""
-TIMED, TIMED_SEED = 20, 1000
-RANDOMISED_SEEDS = (43, 44, 45, 46, 47)
-ORDER_ONLY = ("relevance_mass", "complexity", "sparseness")
-"""Null for an order without a level."""
+TIMED = 20
 FEWEST_MPRT = 3
 """Images: a floor needs as many."""
 DIGITS = 5
@@ -151,7 +148,6 @@ def result_of(options: Options, job: Job) -> dict[str, Any]:
         if job.kind == "train" or job.method in OWN:
             raise
         return {"missing": str(error.name).partition(".")[0]}
-    file.parent.mkdir(parents=True, exist_ok=True)
     write(file, content)
     return content
 
@@ -189,7 +185,7 @@ def _robustness(options: Options, job: Job) -> Row:
     counts, seen = options.counts(job.method), subject_of(options.source, job.encoder, options.images)
     x = seen.x[: counts.mprt]
     maps = maps_of(explain, seen.encoder, x) if len(x) else x[:, 0]
-    copies = _copies(options.source, job.encoder)
+    copies = randomised_copies(seen.encoder)
     return robustness(seen, explain, maps, counts=counts, randomised=copies, seed=job.seed)
 
 
@@ -201,11 +197,6 @@ def _timing(options: Options, job: Job) -> Row:
     slow = job.method in DEAR
     timed = seconds_per_image(functools.partial(explain, seen.encoder), seen.x[-TIMED:], slow=slow)
     return {**timed, "timed_on": device_name(options.source)}
-
-
-@functools.cache
-def _copies(source: Source, name: str) -> list[Any]:
-    return [randomised(encoder_of(source, name), seed=seed) for seed in RANDOMISED_SEEDS]
 
 
 def device_name(source: Source) -> str:

@@ -6,19 +6,17 @@ import functools
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from benchmarks import maskers
 from benchmarks.baselines import BASELINES, GRADIENT_ROWS
 from benchmarks.natural_subject import TRAIN, Source, digest, encoder_of, subject_of
 from benchmarks.scoring import Explain
 from runtime.errors import InputError
-from train.__main__ import WORTHLESS, config_of, parser
-from train.__main__ import main as train
 from train.checkpoint import load_nem, read_config
 from train.encoder import FrozenEncoder
 from train.folder import MASKER, SUMMARY, read_summary
@@ -46,9 +44,7 @@ def settings(source: Source, name: str, method: str, *, seed: int, options: Trai
         return BASELINES[method].settings
     if method == EXPECTED:
         return {"target": "<f(x), f(z)>", "baselines": "photographs", "samples": EG_SAMPLES}
-    arguments = [*_arguments(source, name, seed=seed, options=options), "--data", "-", "--out", "-"]
-    config = asdict(config_of(parser().parse_args(arguments)))
-    del config["data"], config["encoder"]["weights"]  # where they lie
+    config = maskers.settings(_arguments(source, name, seed=seed, options=options))
     if method == OPTIMISED:
         of = {"steps": OPTIMISED_STEPS, "rate": OPTIMISED_RATE, "stride": OPTIMISED_STRIDE}
         return {"optimiser": of, "masker": config}
@@ -84,7 +80,7 @@ def explainer(
     masker = load_nem(run / MASKER, encoder=encoder_of(source, name)).masker.to(source.device)
     seconds = None if summary.resumed_at else summary.seconds
     facts |= {"train_seconds": seconds, "train_steps": summary.steps, "train_loss": summary.loss}
-    return functools.partial(_masked, masker, order=method == ORDER), facts
+    return functools.partial(_order if method == ORDER else maskers.mask, masker), facts
 
 
 def trained(source: Source, work: Path, name: str, *, seed: int, options: Training, workers: int = 1) -> Path:
@@ -105,13 +101,7 @@ def trained(source: Source, work: Path, name: str, *, seed: int, options: Traini
         return out
     where = ["--data", str((source.data / TRAIN).resolve()), "--out", str(out)]
     how = ["--workers", str(workers), "--quiet", "--resume", "auto"]
-    code = train([*arguments, *where, *how])
-    if code not in (0, WORTHLESS):
-        raise InputError(
-            f"python -m train {' '.join(arguments)} ended with {code}",
-            expected="a trained masker",
-            cure="see its message above",
-        )
+    maskers.train_masker([*arguments, *where, *how])
     return out
 
 
@@ -180,12 +170,9 @@ def optimised(
         return logits().sigmoid().cpu()
 
 
-@torch.inference_mode()
-def _masked(masker: nn.Module, encoder: FrozenEncoder, x: Tensor, *, order: bool) -> Tensor:
-    logits = masker(encoder(x)[1], x).squeeze(1).float()
-    if not order:
-        return logits.sigmoid().cpu()
-    return (logits - logits.amin((1, 2), keepdim=True)).cpu()  # >= 0, as some figures want
+def _order(masker: nn.Module, encoder: FrozenEncoder, x: Tensor) -> Tensor:
+    logits = maskers.logits(masker, encoder, x)
+    return logits - logits.amin((1, 2), keepdim=True)  # >= 0, as some figures want
 
 
 def _arguments(source: Source, name: str, *, seed: int, options: Training) -> list[str]:

@@ -17,9 +17,10 @@ from torch import Tensor, nn
 from benchmarks.needed import needed
 from benchmarks.robustness import randomised
 from benchmarks.scoring import CHUNK, Subject
+from export.pictures import fitted
 from runtime.atomic import atomic_file
 from runtime.errors import InputError
-from runtime.image import Geometry, find_images, load_image
+from runtime.image import find_images
 from train.config import EncoderConfig
 from train.encoder import FrozenEncoder
 from train.zoo import load_encoder
@@ -95,12 +96,12 @@ def subject_of(source: Source, name: str, images: int) -> Subject:
             expected=f"files whose names begin with {PLAIN}",
             cure="make the data with python -m benchmarks.natural_data",
         )
-    regions = load(source, encoder, (source.data / MASKS / f"{p.stem}.png" for p in tests))
+    regions = fitted((source.data / MASKS / f"{p.stem}.png" for p in tests), encoder.input)
     return Subject(
         encoder=encoder,
         x=pixels_of(source, encoder, tests),
         regions=regions[..., 0] > 127,
-        centre=embeddings(encoder, load(source, encoder, _spread(train, CENTRE_IMAGES))).mean(0),
+        centre=embeddings(encoder, fitted(_spread(train, CENTRE_IMAGES), encoder.input)).mean(0),
         photographs=pixels_of(source, encoder, _spread(plain, FILL_IMAGES)),
     )
 
@@ -113,12 +114,12 @@ def evidence(source: Source, name: str, images: int, *, needed_images: int = NEE
     """
     encoder, seen = encoder_of(source, name), subject_of(source, name, images)
     tests = _tests(source)[:images]
-    z = embeddings(encoder, load(source, encoder, tests))
+    z = embeddings(encoder, fitted(tests, encoder.input))
     apart = nn.functional.pdist(z).median()
     moves = {}
     for change, ending in CHANGES.items():
         files = (source.data / SWAPS / f"{p.stem}__{ending}.png" for p in tests)
-        moves[change] = (embeddings(encoder, load(source, encoder, files)) - z).norm(dim=1) / apart
+        moves[change] = (embeddings(encoder, fitted(files, encoder.input)) - z).norm(dim=1) / apart
     n = min(needed_images, images)
     left = [
         needed(seen.embed, x, fill, centre=seen.centre, cell=NEEDED_CELL).cpu().numpy()
@@ -144,21 +145,15 @@ def randomise(source: Source, name: str, path: Path) -> None:
         norm.momentum = None  # the mean over all batches
         nn.Module.train(norm)
     files = _spread(find_images(source.data / TRAIN), CENTRE_IMAGES)
-    embeddings(encoder, load(source, encoder, files))
+    embeddings(encoder, fitted(files, encoder.input))
     timm_model: Any = encoder.model.model
     with atomic_file(path) as file:
         save_file({k: v.contiguous() for k, v in timm_model.state_dict().items()}, file)
 
 
-def load(source: Source, encoder: FrozenEncoder, files: Iterable[Path]) -> np.ndarray:
-    """uint8 (N, H, W, 3), as the encoder sees them."""
-    geometry = Geometry.from_record(encoder.input)
-    return np.stack([geometry.fit(load_image(file))[0] for file in files])
-
-
 def pixels_of(source: Source, encoder: FrozenEncoder, files: Iterable[Path]) -> Tensor:
     """Normalised (N, 3, H, W), on the device."""
-    return encoder.normalize(torch.from_numpy(load(source, encoder, files)).to(source.device))
+    return encoder.normalize(torch.from_numpy(fitted(files, encoder.input)).to(source.device))
 
 
 @torch.no_grad()

@@ -24,14 +24,16 @@ from tqdm import tqdm
 
 from benchmarks.baselines import BASELINES
 from benchmarks.markdown import table
-from benchmarks.quality import CHEAP, COUNTS, ORDER_ONLY, RANDOMISED_SEEDS, TIMED_SEED, few
+from benchmarks.maskers import mask
+from benchmarks.quality import CHEAP, COUNTS, few
 from benchmarks.quality_tables import COMPLEXITY, FULL, MASKS, METHODS, Column, comparison, scored
 from benchmarks.record import meta, write
-from benchmarks.robustness import randomised
-from benchmarks.scoring import CHUNK, Counts, Explain, Row, Subject, score
-from benchmarks.timing import seconds_per_image
+from benchmarks.robustness import randomised_copies
+from benchmarks.scoring import CHUNK, ORDER_ONLY, Counts, Explain, Row, Subject, score
+from benchmarks.timing import TIMED_SEED, seconds_per_image
+from export.pictures import fitted
 from runtime.errors import InputError, NemuError
-from runtime.image import Geometry, find_images, load_image
+from runtime.image import find_images
 from train.checkpoint import load_nem, read_config
 from train.encoder import FrozenEncoder
 from train.folder import MASKER
@@ -93,9 +95,7 @@ def subject_of(encoder: FrozenEncoder, images: Path, *, most: int) -> Subject:
             expected=f"at least {FEWEST}: half are explained, half fill what is hidden",
             cure="name a folder with more; a few hundred give figures that mean something",
         )
-    geometry = Geometry.from_record(encoder.input)
-    pixels = np.stack([geometry.fit(load_image(file))[0] for file in files])
-    x = encoder.normalize(torch.from_numpy(pixels))
+    x = encoder.normalize(torch.from_numpy(fitted(files, encoder.input)))
     explained, serving = x[::2], x[1::2]
     with torch.inference_mode():
         centre = torch.cat([encoder(part)[0] for part in serving.split(CHUNK)]).mean(0)
@@ -134,7 +134,7 @@ def methods_of(
     for name, maskers in runs.items():
         for path in maskers:
             config = read_config(path)
-            explain = partial(_mask, load_nem(path, encoder=encoder).masker)
+            explain = partial(mask, load_nem(path, encoder=encoder).masker)
             methods.append(
                 Method(
                     name=name, seed=config.seed, explain=explain, timed=explain, objective=config.objective
@@ -146,11 +146,12 @@ def methods_of(
     return encoder, methods
 
 
-def row_of(method: Method, subject: Subject, copies: Sequence[FrozenEncoder], *, quick: bool) -> Row:
+def row_of(method: Method, subject: Subject, *, quick: bool) -> Row:
     """Every figure of one method, and its seconds an image; what a region would be needed for is null."""
     full = COUNTS.get(method.name, CHEAP)
     counts = _at_most(few(full) if quick else full, len(subject.x))
     is_mask = method.objective not in (None, "ranking")
+    copies = randomised_copies(subject.encoder)
     figures = score(
         subject, method.explain, counts=counts, is_mask=is_mask, randomised=copies, seed=method.seed
     )
@@ -191,11 +192,6 @@ def _at_most(counts: Counts, images: int) -> Counts:
     return dataclasses.replace(counts, **{f: min(getattr(counts, f), images) for f in fields})
 
 
-@torch.inference_mode()
-def _mask(masker: Any, encoder: FrozenEncoder, x: torch.Tensor) -> torch.Tensor:
-    return masker(encoder(x)[1], x).squeeze(1).float().sigmoid()
-
-
 def _seeded(explain: Any, encoder: FrozenEncoder, x: torch.Tensor, *, seed: int) -> torch.Tensor:
     return explain(encoder, x, seed=seed)
 
@@ -214,9 +210,8 @@ def main() -> int:
     try:
         encoder, methods = methods_of(runs_of(o.runs), o.baselines, weights=o.weights)
         seen = subject_of(encoder, o.images, most=o.most)
-        copies = [randomised(encoder, seed=seed) for seed in RANDOMISED_SEEDS]
         o.json.parent.mkdir(parents=True, exist_ok=True)
-        rows = [row_of(method, seen, copies, quick=o.quick) for method in tqdm(methods, desc="own")]
+        rows = [row_of(method, seen, quick=o.quick) for method in tqdm(methods, desc="own")]
         result = {"meta": meta(), "encoder": dataclasses.asdict(encoder.record), "rows": rows}
         print(tables(result))
         write(o.json, result)

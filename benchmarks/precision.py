@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 import onnx
 
+from benchmarks.maskers import train_masker
 from benchmarks.record import meta, write
 from benchmarks.zoo import random_weights
 from export import graph
@@ -29,6 +30,7 @@ from export.calibrate import calibration_images, ranges
 from export.fuse import Fused
 from export.int8 import cpu_form, in_float, trt_form
 from export.pack import PHOTOGRAPHS
+from export.pictures import fitted
 from export.precision import OPSETS
 from export.quantize import insert_qdq
 from export.quantize_cpu import quantize_cpu
@@ -37,10 +39,9 @@ from export.sensitivity import fit
 from export.structure import Structure
 from export.verify import run_torch
 from export.widen import widened
-from runtime.image import Geometry, find_images, load_image
+from runtime.image import find_images
 from runtime.package import Package
 from runtime.verify import Reference
-from train.__main__ import main as train
 from train.checkpoint import load_nem
 from train.nem import NEM
 
@@ -51,8 +52,7 @@ def accuracy(masker: Path, calibration: Path, held_out: Path, images: int) -> li
     """A row for each precision, form, method and width of weights."""
     nem = load_nem(masker)
     size = nem.encoder.input
-    geometry = Geometry.from_record(size)
-    tests = np.stack([geometry.fit(load_image(f))[0] for f in find_images(held_out)[:images]])
+    tests = fitted(find_images(held_out)[:images], size)
     reference = Reference(tests, *run_torch(Fused(nem, precision="fp32"), tests))
     calibrated = calibration_images(calibration, size)
     rows = []
@@ -113,7 +113,7 @@ def weight_and_layers(model: str, scratch: Path) -> list[dict[str, Any]]:
     """Random weights: a package and an RTX engine in each precision; sizes, layers by type, speed."""
     weights, run = scratch / "weights.safetensors", scratch / "run"
     random_weights(model, weights)
-    train(
+    train_masker(
         [
             *("--encoder", model, "--weights", str(weights), "--image-size", "224", "--quiet"),
             *("--data", str(PHOTOGRAPHS), "--out", str(run), "--steps", "2", "--batch-size", "4"),

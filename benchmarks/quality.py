@@ -27,14 +27,13 @@ from benchmarks.baselines import BASELINES
 from benchmarks.explainers import encoder_of, explainer, settings, slug
 from benchmarks.needed import CELL, COARSE, needed
 from benchmarks.record import meta, write
-from benchmarks.robustness import randomised
+from benchmarks.robustness import randomised_copies
 from benchmarks.scenes import subject
-from benchmarks.scoring import Counts, Row, score
+from benchmarks.scoring import ORDER_ONLY, Counts, Row, score
 from benchmarks.settings import ABLATION, METHODS, SETTINGS, seeds_of
-from benchmarks.timing import seconds_per_image
+from benchmarks.timing import TIMED_SEED, seconds_per_image
 from benchmarks.world import KINDS
 from runtime.errors import NemuError
-from train.encoder import FrozenEncoder
 
 WORK = Path("benchmarks/out")
 STEPS = 300
@@ -49,12 +48,7 @@ COUNTS = {
 """How many scenes each method is scored on: a RELAX map alone costs 3001 passes.  The rest: CHEAP."""
 OTHER_KINDS = 100
 """Scenes of the kinds other than standard, for methods that are cheap."""
-ORDER_ONLY = ("relevance_mass", "complexity", "sparseness")
-"""Null for a ranking: only the order of its map means something."""
-RANDOMISED_SEEDS = (43, 44, 45, 46, 47)
 NEEDED_SCENES = 3
-TIMED_SEED = 1000
-"""Baselines are timed with seeds of their own, so that no run of RELAX is remembered."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,7 +123,7 @@ def _row(options: Options, name: str, method: str, seed: int, kind: str) -> Row:
         explain,
         counts=counts,
         is_mask=method in SETTINGS and method != "ranking",
-        randomised=_randomised(encoder),
+        randomised=randomised_copies(encoder),
         seed=seed,
     )
     if method == "ranking":
@@ -171,11 +165,6 @@ def facts(options: Options, name: str) -> Row:
         "command": f"python -m benchmarks.encoders {name}",
         **json.loads(kept.read_text())["row"],
     }
-
-
-@functools.cache
-def _randomised(encoder: FrozenEncoder) -> list[FrozenEncoder]:
-    return [randomised(encoder, seed=seed) for seed in RANDOMISED_SEEDS]
 
 
 def timed(options: Options, done: list[Row]) -> None:

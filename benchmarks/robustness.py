@@ -7,6 +7,7 @@ scale and no ranks: its figure is nan, which `estimate` counts.
 from __future__ import annotations
 
 import copy
+import functools
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -19,8 +20,10 @@ from benchmarks.estimate import Estimate
 from benchmarks.maps import flat
 from benchmarks.ranks import unit_ranks
 from runtime.errors import InputError
+from train.encoder import FrozenEncoder
 
 Module = TypeVar("Module", bound=nn.Module)
+RANDOMISED_SEEDS = (43, 44, 45, 46, 47)
 Explain = Callable[[Tensor], Tensor]
 """Normalised images (N, 3, H, W) → maps (N, H, W)."""
 
@@ -59,6 +62,12 @@ def randomised(model: Module, *, seed: int) -> Module:
                 shuffled = torch.randperm(parameter.numel()).to(parameter.device)
                 parameter.copy_(parameter.flatten()[shuffled].view_as(parameter))
     return model
+
+
+@functools.cache
+def randomised_copies(encoder: FrozenEncoder) -> list[FrozenEncoder]:
+    """One for each of RANDOMISED_SEEDS, made once."""
+    return [randomised(encoder, seed=seed) for seed in RANDOMISED_SEEDS]
 
 
 def mprt(explain: Explain, explain_randomised: Explain, x: Tensor) -> NDArray[np.float64]:

@@ -17,6 +17,7 @@ from benchmarks.estimate import estimate
 from benchmarks.faithfulness import cosine_kept, held_out_fill, insertion_deletion
 from benchmarks.robustness import average_sensitivity, mprt, mprt_floor
 from train.encoder import FrozenEncoder
+from train.verdict import GREY
 
 Explain = Callable[[FrozenEncoder, Tensor], Tensor]
 """An encoder and normalised images (N, 3, H, W) → maps (N, H, W) on the CPU."""
@@ -24,6 +25,8 @@ Row = dict[str, Any]
 Values = Sequence[float] | np.ndarray
 """One figure of every image that has it."""
 
+ORDER_ONLY = ("relevance_mass", "complexity", "sparseness")
+"""Null for a ranking: only the order of its map means something."""
 TOP_K = 1000 / 224**2
 """Share of the pixels: Quantus' default of 1000 pixels at 224."""
 CHUNK = 20
@@ -182,8 +185,6 @@ def _faithfulness(subject: Subject, maps: Tensor, *, seed: int) -> dict[str, Val
 
 
 KEPT = ("cosine_kept", "cosine_kept_moved", "cosine_kept_mean_fill", "mask_area", "mask_mean", "mask_grey")
-GREY = (0.2, 0.8)
-"""Levels between which a mask says neither yes nor no."""
 
 
 def _kept(subject: Subject, masks: Tensor) -> dict[str, Values]:

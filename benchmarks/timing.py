@@ -10,6 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+TIMED_SEED = 1000
+"""Baselines are timed with seeds of their own, so that no run of RELAX is remembered."""
+
 
 def seconds_per_image(
     explain: Callable[[Tensor], Tensor], x: Tensor, *, slow: bool, rounds: int = 5

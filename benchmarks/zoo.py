@@ -18,11 +18,12 @@ import timm
 import torch
 from safetensors.torch import save_file
 
+from benchmarks.maskers import train_masker
 from benchmarks.record import meta, write
 from export.build_engine import main as build
 from export.pack import PHOTOGRAPHS
+from runtime.errors import InputError
 from runtime.package import Package
-from train.__main__ import main as train
 
 ENCODERS = (
     "timm/resnet50",
@@ -55,9 +56,12 @@ def run(name: str, out: Path, scratch: Path) -> dict[str, Any]:
     ]
     package = out / f"{stem}.nemu"
     options = ["--masker", str(masker / "masker.safetensors"), "--target", "rtx", "--out", str(package)]
-    for command, arguments in ((train, steps), (build, [*options, "--force", "--quiet"])):
-        if code := command(arguments):
-            return {"encoder": name, "exit_code": code}
+    try:
+        train_masker(steps)
+    except InputError as error:
+        return {"encoder": name, "exit_code": error.exit_code}
+    if code := build([*options, "--force", "--quiet"]):
+        return {"encoder": name, "exit_code": code}
     opened = Package.open(package)
     record = opened.engines()[0].record
     return {

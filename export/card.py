@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from export.level_picture import LEVEL_PICTURE
 from runtime.explanation import NEARLY_NOTHING
 from runtime.manifest import Manifest
 
@@ -127,6 +128,8 @@ Not measured: the build had too few images that training did not see (`--evaluat
     return f"""## What a level of the mask means
 `explanation.region(keep=0.8)` is the region that keeps 0.8 of the embedding on average (centred cosine:
 1 the same, 0 as another image).  Measured on {k.n} images: {k.images}.
+
+![What was asked against what was kept; the table below has the numbers]({LEVEL_PICTURE})
 
 | asked | kept | 10 to 90 % of the images | the same regions, moved | share of the pixels |
 |---|---|---|---|---|

@@ -23,6 +23,7 @@ from export.fuse import Fused
 from export.int8 import TRT, Calibration, write_int8
 from export.level import FEWEST, measure_level
 from export.level import IMAGES as LEVEL_IMAGES
+from export.level_picture import LEVEL_PICTURE, level_picture
 from export.metrics import IMAGES, measure
 from export.pictures import fitted, spread_over
 from export.precision import GRAPHS, OPSETS
@@ -337,8 +338,10 @@ def _outputs(encoder: EncoderRecord, size: InputRecord) -> tuple[OutputRecord, .
 
 
 def seal(folder: Path, manifest: Manifest, name: str) -> Package:
-    """Write the card, then the manifest with every file's hash, and open the result."""
+    """Write the card and its picture, then the manifest with every file's hash, and open the result."""
     (folder / MANIFEST).unlink(missing_ok=True)  # of an earlier seal
+    if manifest.level is not None:
+        (folder / LEVEL_PICTURE).write_text(level_picture(manifest.level))
     (folder / "README.md").write_text(model_card(manifest, name=name))
     for _, file in files_in(folder):
         file.chmod(0o644)  # onnx leaves its weights readable by their owner only

@@ -79,13 +79,7 @@ def _explain(command: _Command) -> None:
     sub.add_argument(
         "--fidelity", action="store_true", help="also embed what each mask keeps, and say how near it is"
     )
-    sub.add_argument(
-        "--keep",
-        type=float,
-        metavar="Q",
-        help="draw only the region that keeps so much of the embedding on average, such as 0.9",
-    )
-    sub.add_argument("--style", choices=STYLES, default=STYLES[0], help="of overlays (%(default)s)")
+    _overlay_arguments(sub)
     sub.add_argument(
         "--ray",
         type=_count,
@@ -109,6 +103,7 @@ def _compare(command: _Command) -> None:
     sub.add_argument("a", type=Path, metavar="A", help="a picture")
     sub.add_argument("b", type=Path, metavar="B", help="another")
     sub.add_argument("--out", type=Path, required=True, metavar="DIR", help="where the files go")
+    _overlay_arguments(sub)
     sub.add_argument("--force", action="store_true", help="replace files of an earlier run")
     _backend_arguments(sub)
 
@@ -131,6 +126,7 @@ def _report(command: _Command) -> None:
         metavar="COSINE",
         help="flag what is below it, default: %(default)s",
     )
+    _overlay_arguments(sub)
     sub.add_argument("--force", action="store_true", help="replace the page of an earlier run")
     _backend_arguments(sub)
 
@@ -211,6 +207,16 @@ def _package_argument(parser: argparse.ArgumentParser) -> None:
 
 def _sources_argument(parser: argparse.ArgumentParser, text: str) -> None:
     parser.add_argument("sources", nargs="+", metavar="SOURCE", help=text)
+
+
+def _overlay_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--keep",
+        type=float,
+        metavar="Q",
+        help="draw only the region that keeps so much of the embedding on average, such as 0.9",
+    )
+    parser.add_argument("--style", choices=STYLES, default=STYLES[0], help="of overlays (%(default)s)")
 
 
 def _backend_arguments(parser: argparse.ArgumentParser) -> None:

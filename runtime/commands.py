@@ -40,17 +40,14 @@ def explain(arguments: argparse.Namespace) -> int:
     videos = [source for source in arguments.sources if is_video(source)]
     others = [source for source in arguments.sources if not is_video(source)]
     pictures = find_pictures(others) if others else []
-    draw = {"keep": arguments.keep, "style": arguments.style}
-    common = {
-        "fidelity": arguments.fidelity,
-        "force": arguments.force,
-        "quiet": arguments.quiet,
-        "draw": draw,
-    }
     lines = []
     with _explainer(arguments) as explainer:
-        if arguments.keep is not None:
-            share_for(curve_of(explainer.manifest.level), arguments.keep)  # refused now, not at each picture
+        common = {
+            "fidelity": arguments.fidelity,
+            "force": arguments.force,
+            "quiet": arguments.quiet,
+            "draw": _draw(arguments, explainer),
+        }
         backend = explainer.backend
         facts = {"embedding_id": explainer.embedding_id, "backend": backend.name, "why": backend.why}
         outcome = Outcome([], 0, [])
@@ -100,8 +97,9 @@ def compare(arguments: argparse.Namespace) -> int:
     for path in ComparisonPaths.of(arguments.out, name):
         refuse_existing(path, force=arguments.force)
     with _explainer(arguments) as explainer:
+        draw = _draw(arguments, explainer)
         comparison = explainer.compare(arguments.a, arguments.b)
-        paths = comparison.save(arguments.out, name, force=arguments.force)
+        paths = comparison.save(arguments.out, name, force=arguments.force, **draw)
     pairs = ((arguments.a, comparison.a), (arguments.b, comparison.b))
     lines = [
         f"{image}: fidelity {one.fidelity:.3f}"
@@ -131,6 +129,7 @@ def report(arguments: argparse.Namespace) -> int:
             low_fidelity=arguments.low_fidelity,
             force=arguments.force,
             quiet=arguments.quiet,
+            **_draw(arguments, explainer),
         )
     for one in report.skipped:
         print(f"skipped {one['error']}", file=sys.stderr)
@@ -242,6 +241,13 @@ def _explainer(arguments: argparse.Namespace, package: Package | None = None) ->
         device=arguments.device,
         precision=arguments.precision,
     )
+
+
+def _draw(arguments: argparse.Namespace, explainer: Explainer) -> dict[str, Any]:
+    """`keep` and `style` of `Explanation.overlay`; a `keep` that cannot be is refused before any work."""
+    if arguments.keep is not None:
+        share_for(curve_of(explainer.manifest.level), arguments.keep)
+    return {"keep": arguments.keep, "style": arguments.style}
 
 
 @contextmanager

@@ -70,15 +70,29 @@ class Comparison:
         one, other = self.a.masked_embedding, self.b.masked_embedding
         return 0.0 if one is None or other is None else cosine(one, other)
 
-    def overlay(self, alpha: float = 0.7) -> np.ndarray:
-        """uint8 (H, W, 3): the two overlays side by side, each in its picture's own size."""
-        return grid([[self.a.overlay(alpha), self.b.overlay(alpha)]])
+    def overlay(self, alpha: float = 0.7, *, keep: float | None = None, style: str = "heat") -> np.ndarray:
+        """uint8 (H, W, 3): the two overlays side by side, each in its picture's own size.
 
-    def save(self, folder: str | Path, name: str, *, force: bool = False) -> ComparisonPaths:
+        Arguments and errors are those of `Explanation.overlay`.
+        """
+        return grid([[one.overlay(alpha, keep=keep, style=style) for one in (self.a, self.b)]])
+
+    def save(
+        self,
+        folder: str | Path,
+        name: str,
+        *,
+        force: bool = False,
+        keep: float | None = None,
+        style: str = "heat",
+    ) -> ComparisonPaths:
         """Write NAME.compare.png and NAME.compare.json; both or, where something fails, neither.
 
+        Args:
+            keep, style: of `overlay`; the numbers are of the whole masks.
+
         Raises:
-            InputError: a name that is not a plain file name.
+            InputError: a name that is not a plain file name; as `overlay`.
             OutputExists: one of the files is there and `force` is not given.
         """
         check_name(name)
@@ -89,7 +103,7 @@ class Comparison:
             atomic_file(paths.record, force=force) as record,
             atomic_file(paths.picture, force=force) as picture,
         ):
-            picture.write_bytes(encode_png(self.overlay()))
+            picture.write_bytes(encode_png(self.overlay(keep=keep, style=style)))
             record.write_text(json.dumps(self.to_json(), indent=2) + "\n")
         return paths
 

@@ -9,6 +9,7 @@
                             their weights are in the .data of the whole graphs
     reference.npz           images and the outputs they must give
     README.md               the model card
+    level.svg               its picture of what a level of the mask keeps, if the manifest has `level`
     engines/NAME.engine     a plain plan, nothing prepended: other tools can load it
     engines/NAME.engine.json    EngineRecord, its sidecar
 

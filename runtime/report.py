@@ -44,6 +44,8 @@ def write_report(
     path: Path,
     *,
     low_fidelity: float = LOW_FIDELITY,
+    keep: float | None = None,
+    style: str = "heat",
     force: bool = False,
     quiet: bool = False,
 ) -> Report:
@@ -53,10 +55,11 @@ def write_report(
         images: pictures; their paths below the folder that all share become their names.
         path: of the HTML file.
         low_fidelity: what is below it is flagged.
+        keep, style: of `Explanation.overlay`; the numbers are of the whole masks.
         quiet: no progress bar.
 
     Raises:
-        InputError: none of the pictures could be read.
+        InputError: none of the pictures could be read; as `Explanation.overlay`.
         OutputExists: `path` is there and `force` is not given.
     """
     with atomic_file(path, force=force) as page, progress(len(images), quiet=quiet) as bar:
@@ -73,7 +76,8 @@ def write_report(
             finally:
                 bar.update()
             name = image.relative_to(root).as_posix()
-            pictures.append(_picture(name, explanation, low_fidelity))
+            overlay = explanation.overlay(keep=keep, style=style)
+            pictures.append(_picture(name, explanation, overlay, low_fidelity))
             embeddings.append(explanation.embedding)
         if not pictures:
             raise InputError(
@@ -85,12 +89,15 @@ def write_report(
         for picture, similarity in zip(pictures, _nearest(unit), strict=True):
             picture["nearest"] = similarity
         facts = _facts(explainer, package, pictures, skipped, low_fidelity)
-        page.write_text(_fill(f"{package.path.stem}: {len(pictures)} pictures", facts, pictures, unit))
+        region = "" if keep is None else f" of the region that keeps {keep:g} of the embedding on average"
+        facts["overlays"] = style + region
+        title = f"{package.path.stem}: {len(pictures)} pictures"
+        page.write_text(_fill(title, facts, pictures, unit, coloured=style == "heat"))
     flagged = [picture["name"] for picture in pictures if picture["flags"]]
     return Report(path, len(pictures), flagged, skipped)
 
 
-def _picture(name: str, explanation: Explanation, low_fidelity: float) -> dict[str, Any]:
+def _picture(name: str, explanation: Explanation, overlay: np.ndarray, low_fidelity: float) -> dict[str, Any]:
     fidelity = explanation.fidelity
     flags = [f"{explanation.degenerate} mask: it shows nothing"] if explanation.degenerate else []
     if fidelity is not None and fidelity < low_fidelity:
@@ -98,7 +105,7 @@ def _picture(name: str, explanation: Explanation, low_fidelity: float) -> dict[s
     return {
         "name": name,
         "image": _data("jpeg", encode_jpeg(explanation.image, longest=_THUMBNAIL)),
-        "overlay": _data("jpeg", encode_jpeg(explanation.overlay(), longest=_THUMBNAIL)),
+        "overlay": _data("jpeg", encode_jpeg(overlay, longest=_THUMBNAIL)),
         "area": round(float(explanation.graph_mask.mean()), 6),
         "fidelity": None if fidelity is None else round(fidelity, 6),
         "flags": flags,
@@ -126,7 +133,9 @@ def _facts(
     return facts
 
 
-def _fill(title: str, facts: dict[str, str], pictures: list[dict[str, Any]], unit: np.ndarray) -> str:
+def _fill(
+    title: str, facts: dict[str, str], pictures: list[dict[str, Any]], unit: np.ndarray, *, coloured: bool
+) -> str:
     data = {
         "facts": facts,
         "pictures": pictures,
@@ -135,7 +144,8 @@ def _fill(title: str, facts: dict[str, str], pictures: list[dict[str, Any]], uni
     }
     text = json.dumps(data).replace("<", "\\u003c")  # a name such as </script> stays a name
     bar = _data("png", encode_png(colour_bar(140)))
-    return Template(_PAGE.read_text()).substitute(title=html.escape(title), bar=bar, data=text)
+    scale = "" if coloured else "hidden"
+    return Template(_PAGE.read_text()).substitute(title=html.escape(title), scale=scale, bar=bar, data=text)
 
 
 def _unit(embeddings: np.ndarray) -> np.ndarray:

@@ -89,7 +89,7 @@ def test_values_average_to_what_is_reported_and_nothing_is_done_twice(run, monke
     assert order["relevance_rank"] == pytest.approx(ours["relevance_rank"], abs=1e-3), "the same order"
     assert order["relevance_mass"] is lafam["mask_inside"] is None
     monkeypatch.setattr(natural_jobs, "measured", lambda *_, **__: pytest.fail("scored again"))
-    monkeypatch.setattr("benchmarks.natural_methods.train", lambda *_: pytest.fail("trained again"))
+    monkeypatch.setattr("benchmarks.maskers.train", lambda *_: pytest.fail("trained again"))
     assert run("train", "score", methods=("lafam",), seeds=(0, 1))[1]["rows"] == first["rows"][:-1]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -12,6 +13,8 @@ from PIL import Image
 from export import pack
 from export.build_engine import main
 from export.level import FEWEST, SHARES, curve, fit
+from export.level_picture import LEVEL_PICTURE, level_picture
+from runtime.manifest import LevelCheck, LevelRecord
 from runtime.package import Package
 from train.folder import APART
 
@@ -46,6 +49,36 @@ def test_a_curve_ascends_and_ends_with_the_whole():
     assert set(share) <= {*SHARES, 1.0}
 
 
+def test_the_picture_draws_the_checks():
+    """Heights in it are the values, on the grid's own scale, which reaches below 0 where they do."""
+    table = {
+        "asked": [0.5, 0.7, 0.95],
+        "kept": [0.6, 0.72, 0.9],
+        "low": [0.1, 0.4, 0.8],
+        "high": [0.9, 0.95, 1.0],
+        "moved": [-0.3, 0.2, 0.5],
+        "area": [0.2, 0.4, 0.9],
+    }
+    rows = zip(*table.values(), strict=True)
+    checks = tuple(LevelCheck(**dict(zip(table, row, strict=True))) for row in rows)
+    record = LevelRecord(images="", n=3, fills=(), share=(0.0, 1.0), kept=(0.0, 1.0), checks=checks)
+    svg = ElementTree.fromstring(level_picture(record))
+
+    def drawn(name: str) -> np.ndarray:
+        (points,) = [e.get("points") for e in svg.iter() if e.get("class") == name and e.get("points")]
+        return np.array([pair.split(",") for pair in points.split()], float)
+
+    lines = {name: drawn(name) for name in ("asked", "kept", "moved")}
+    lines["low"], backwards = np.split(drawn("range"), 2)
+    lines["high"] = backwards[::-1]
+    heights = [float(re.search(r" (.+)H", e.get("d"))[1]) for e in svg.iter() if e.get("class") == "grid"]
+    assert len(heights) == 8, "from -0.4 to 1"
+    for name, line in lines.items():
+        values = np.interp(line[:, 1], heights[::-1], np.linspace(1, -0.4, 8))
+        assert values == pytest.approx(table[name], abs=1e-3), name
+        assert line[:, 0] == pytest.approx(np.interp(table["asked"], [0.5, 0.95], line[[0, -1], 0]), abs=0.1)
+
+
 def test_the_build_fits_on_images_that_are_named(masker, tmp_path, capsys):
     random = np.random.default_rng(0)
     for i in range(FEWEST):
@@ -55,9 +88,13 @@ def test_the_build_fits_on_images_that_are_named(masker, tmp_path, capsys):
     out = tmp_path / "package" / "x.nemu"
     assert main([*arguments, "--out", str(out), "--evaluate", str(tmp_path)]) == 0
     assert "warning: what a level" not in capsys.readouterr().err
-    level = Package.open(out).manifest.level
+    manifest = Package.open(out).manifest
+    level = manifest.level
     assert level.n == FEWEST
+    assert LEVEL_PICTURE in manifest.files
+    assert (out / LEVEL_PICTURE).read_text() == level_picture(level)
     card = (out / "README.md").read_text()
+    assert f"]({LEVEL_PICTURE})" in card
     rows = re.findall(r"^\| (0\.\d+) \| (\d\.\d{3}) \|", card, re.MULTILINE)
     assert [float(asked) for asked, _ in rows] == [check.asked for check in level.checks]
     assert [float(kept) for _, kept in rows] == pytest.approx([c.kept for c in level.checks], abs=1e-3)
@@ -83,4 +120,6 @@ def test_the_build_fits_on_what_the_run_set_apart(masker, photographs, tmp_path,
 
 def test_without_such_images_the_card_says_so(package):
     assert Package.open(package).manifest.level is None
+    assert not (package / LEVEL_PICTURE).exists()
+    assert LEVEL_PICTURE not in (package / "README.md").read_text()
     assert "Not measured" in (package / "README.md").read_text()

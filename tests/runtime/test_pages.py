@@ -1,7 +1,7 @@
 """The pages for people: every command and every Python block on them is run, in order, on a tiny package.
 
-Also in a fresh environment, with the page's own `pip install`; `.ci/pages` does that for the page that
-installs PyTorch, too.
+Also in a fresh environment, with the page's own `pip install`; `.ci/pages` does that for the pages that
+install PyTorch, too.
 """
 
 from __future__ import annotations
@@ -11,12 +11,18 @@ import re
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 from pages import LIMIT, ROOT, fresh, furnish, here, walk
+from PIL import Image
 
+from runtime.encode import save_png
+from runtime.image import find_images, load_image
 from runtime.package import Package
 
 WITHOUT_TORCH = ("inspection", "retrieval", "robotics")
+SHORT = "--image-size 64 --steps 5 --batch-size 4"
+"""Of a training whose page takes the defaults."""
 
 
 @pytest.fixture
@@ -40,6 +46,23 @@ def laboratory(photographs, tmp_path) -> Path:
     return folder
 
 
+@pytest.fixture
+def beginning(photographs, tmp_path) -> Path:
+    """The newcomer's: photographs to train on and others, a single one, and the encoder's weights."""
+    import timm
+    from safetensors.torch import save_file
+
+    folder = tmp_path / "beginning"
+    shutil.copytree(photographs, folder / "scenes")
+    scenes = [load_image(file) for file in find_images(folder / "scenes")]
+    for i in range(216):  # 192 to train on: so many are needed for some to be set apart
+        shifted = np.roll(scenes[i % 12], 5 * (i // 12), axis=1)
+        save_png(folder / f"{'photographs' if i < 192 else 'unseen'}/{i}.png", shifted)
+    Image.fromarray(scenes[0]).save(folder / "photo.jpg")
+    save_file(timm.create_model("mobilenetv2_100").state_dict(), folder / "encoder.safetensors")
+    return folder
+
+
 @pytest.mark.parametrize("page", WITHOUT_TORCH)
 def test_every_command_on_the_page_runs(page, place):
     assert walk(page, place, here(place)) < LIMIT
@@ -54,13 +77,16 @@ def test_every_command_of_the_researcher_runs(laboratory):
 
 
 @pytest.mark.slow
+def test_every_command_on_the_page_on_training_runs(beginning):
+    assert walk("training", beginning, here(beginning, short=SHORT)) < LIMIT
+    look_at_what_the_newcomer_has(beginning)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("page", WITHOUT_TORCH)
 def test_the_page_works_in_a_fresh_environment(page, place, package_index):
     """With the page's own `pip install`, in less than pages.LIMIT."""
-    environment = fresh(place)
-    seconds = walk(page, place, environment)
-    print(f"{page}: {seconds:.0f} s in a fresh environment")
-    assert seconds < LIMIT
+    assert walk(page, place, fresh(place)) < LIMIT
     packages = {p.name for p in (place / "nemu-env").glob("lib/python*/site-packages/*")}
     assert "onnxruntime" in packages
     assert "torch" not in packages
@@ -70,11 +96,26 @@ def test_the_page_works_in_a_fresh_environment(page, place, package_index):
 
 @pytest.mark.install
 def test_the_page_of_the_researcher_works_in_a_fresh_environment(laboratory, package_index):
-    environment = fresh(laboratory)
-    seconds = walk("research", laboratory, environment)
-    print(f"research: {seconds:.0f} s in a fresh environment")
-    assert seconds < LIMIT
+    assert walk("research", laboratory, fresh(laboratory)) < LIMIT
     look_at_what_the_researcher_has(laboratory)
+
+
+@pytest.mark.install
+def test_the_page_on_training_works_in_a_fresh_environment(beginning, package_index):
+    assert walk("training", beginning, fresh(beginning, short=SHORT)) < LIMIT
+    look_at_what_the_newcomer_has(beginning)
+
+
+def look_at_what_the_newcomer_has(place: Path) -> None:
+    package = Package.open(place / "first.nemu").manifest
+    assert package.encoder.id == "timm/mobilenetv2_100"
+    assert (package.training.images, package.metrics.n, package.level.n) == (168, 24, 24)
+    for folder in ("explained", "kept"):
+        assert len(list((place / folder).glob("*.overlay.jpg"))) == 24
+    card, page = (file.read_text() for file in (place / "first.nemu/README.md", ROOT / "docs/training.md"))
+    quoted = re.findall(r"^(\| .*) \| [\d.]+ ± [\d.]+ \| \d+ \|$", page, re.MULTILINE)
+    assert len(quoted) == 4
+    assert all(measure in card for measure in quoted)
 
 
 def look_at_what_the_robot_has(place: Path) -> None:

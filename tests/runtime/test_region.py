@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import dataclasses
 import itertools
 import math
@@ -12,10 +13,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runtime.__main__ import main
+from runtime.decode import pillow
+from runtime.encode import encode_jpeg
 from runtime.errors import InputError
 from runtime.explainer import Explainer
 from runtime.explanation import Explanation
-from runtime.image import Geometry
+from runtime.image import Geometry, load_image
 from runtime.level import level_for, share_above, share_for
 from runtime.manifest import LevelCheck, LevelRecord, Manifest
 from runtime.package import MANIFEST, Package
@@ -28,6 +31,7 @@ CURVE = LevelRecord(
     kept=(0.2, 0.8, 1.0),
     checks=(LevelCheck(asked=0.8, kept=0.79, low=0.6, high=0.9, moved=0.4, area=0.3),),
 )
+SPOTLIGHT = ["--keep", "0.8", "--style", "spotlight"]
 IMAGE = np.random.default_rng(0).integers(0, 256, (30, 60, 3), dtype=np.uint8)
 
 
@@ -47,11 +51,22 @@ def explanation() -> Explanation:
 
 
 @pytest.fixture
+def photo(tmp_path):
+    """IMAGE as a file."""
+    pillow().fromarray(IMAGE).save(tmp_path / "photo.png")
+    return tmp_path / "photo.png"
+
+
+@pytest.fixture
 def with_curve(package_path):
     """The tiny package with a curve in its manifest."""
+    add_curve(package_path)
+    return package_path
+
+
+def add_curve(package_path):
     manifest = Package.open(package_path).manifest
     (package_path / MANIFEST).write_text(dataclasses.replace(manifest, level=CURVE).to_json())
-    return package_path
 
 
 def test_the_share_is_the_mean_of_the_pixels_and_of_the_mask_in_them():
@@ -111,16 +126,24 @@ def test_a_level_outside_the_masks_is_refused(explanation):
         explanation.kept_at(1.5)
 
 
-def test_a_package_without_a_curve_opens_and_says_what_is_missing(package_path, tmp_path, capsys):
+def test_a_package_without_a_curve_opens_and_says_what_is_missing(package_path):
     with Explainer(package_path) as explainer:
         found = explainer(IMAGE)
     for ask in (found.region, lambda: found.kept_at(0.5), lambda: found.overlay(keep=0.9)):
         with pytest.raises(InputError, match="does not say what a level"):
             ask()
-    (tmp_path / "photo.png").write_bytes(b"")
-    command = ["explain", str(package_path), str(tmp_path / "photo.png"), "--out", str(tmp_path / "out")]
-    assert main([*command, "--keep", "0.9"]) == 1
+
+
+@pytest.mark.parametrize("command", ["explain", "compare", "report"])
+def test_a_command_refuses_what_it_cannot_keep(package_path, photo, tmp_path, capsys, command):
+    out = tmp_path / "out"
+    words = [command, str(package_path), *[str(photo)] * (1 + (command == "compare")), "--out", str(out)]
+    assert main([*words, "--keep", "0.9"]) == 1
     assert "--evaluate" in capsys.readouterr().err
+    add_curve(package_path)
+    assert main([*words, "--keep", "1.5"]) == 1
+    assert "keep=1.5" in capsys.readouterr().err
+    assert not out.exists()
 
 
 def test_the_curve_is_read_back_and_reaches_the_explanation(with_curve):
@@ -129,20 +152,31 @@ def test_the_curve_is_read_back_and_reaches_the_explanation(with_curve):
         assert explainer(IMAGE).curve == CURVE
 
 
-def test_the_command_line_draws_the_region(with_curve, tmp_path):
-    from PIL import Image
-
-    Image.fromarray(IMAGE).save(tmp_path / "photo.png")
-    command = ["explain", str(with_curve), str(tmp_path / "photo.png"), "--overlays", "png", "--quiet"]
-    options = ["--keep", "0.8", "--style", "spotlight"]
-    assert main([*command, *options, "--out", str(tmp_path / "out")]) == 0
-    drawn = np.asarray(Image.open(tmp_path / "out" / "photo.overlay.png"))
+def test_explain_draws_the_region(with_curve, photo, tmp_path):
+    command = ["explain", str(with_curve), str(photo), "--overlays", "png", "--quiet", *SPOTLIGHT]
+    assert main([*command, "--out", str(tmp_path / "out")]) == 0
+    drawn = load_image(tmp_path / "out" / "photo.overlay.png")
     with Explainer(with_curve) as explainer:
         found = explainer(IMAGE)
     region = found.region(keep=0.8)
     assert 0 < region.mean() < 1
     assert (drawn[region] == IMAGE[region]).all()
     assert (drawn[~region].max(axis=-1) <= 0.31 * 255).all()
+
+
+def test_compare_and_report_draw_what_explain_draws(with_curve, photo, tmp_path):
+    page = tmp_path / "page.html"
+    assert main(["compare", str(with_curve), str(photo), str(photo), "--out", str(tmp_path), *SPOTLIGHT]) == 0
+    assert main(["report", str(with_curve), str(photo), "--out", str(page), *SPOTLIGHT]) == 0
+    with Explainer(with_curve) as explainer:
+        expected = explainer(IMAGE).overlay(keep=0.8, style="spotlight")
+    drawn = load_image(tmp_path / "photo-photo.compare.png")
+    assert (drawn[:, :60] == expected).all()
+    assert (drawn[:, -60:] == expected).all()
+    text = page.read_text()
+    assert base64.b64encode(encode_jpeg(expected)).decode() in text
+    assert "spotlight of the region that keeps 0.8" in text
+    assert '<span class="bar" hidden>' in text, "a scale of colours that are not drawn"
 
 
 def test_heat_within_a_region_is_the_mask_and_outside_it_nothing(explanation):

@@ -1,9 +1,17 @@
 """A run judges its own masks."""
 
+import sys
+from types import SimpleNamespace
+
+import numpy as np
 import pytest
 import torch
+from PIL import Image
+from torch import nn
 
-from train.verdict import Verdict
+from train.__main__ import main
+from train.checkpoint import load_nem
+from train.verdict import GREY, Verdict
 
 HALF = torch.cat([torch.ones(2, 4, 4), torch.zeros(2, 4, 4)], dim=2)
 
@@ -45,3 +53,37 @@ def test_a_mask_that_costs_more_than_a_trivial_one_is_worth_nothing(empty, full,
     assert word in said
     assert "0.500" in said
     assert "0.400" in said
+
+
+class Red(nn.Module):
+    """Its embedding is where there is red, and nothing else."""
+
+    def forward(self, x):
+        red = (x[:, :1] - x[:, 1:].amax(1, keepdim=True) - 1).relu()
+        maps = [nn.functional.avg_pool2d(red, side) for side in (2, 4, 8)]
+        return maps[-1].flatten(1), maps
+
+
+def test_a_run_with_the_defaults_that_finds_what_the_encoder_sees_exits_with_0(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "red", SimpleNamespace(load=Red))
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (64, 32, 32, 1), np.uint8).repeat(3, axis=3)
+    red = np.zeros((64, 32, 32), bool)
+    (tmp_path / "data").mkdir()
+    for i, (y, x) in enumerate(rng.integers(0, 22, (64, 2))):
+        red[i, y : y + 10, x : x + 10] = True
+        images[i][red[i]] = (255, 0, 0)
+        Image.fromarray(images[i]).save(tmp_path / f"data/{i}.png")
+    encoder = ["--encoder", "red:load", "--image-size", "32", "--resize", "squash"]
+    encoder += ["--mean", "0.5", "0.5", "0.5", "--std", "0.25", "0.25", "0.25"]
+    short = ["--steps", "300", "--batch-size", "16", "--workers", "0", "--quiet"]
+    out = tmp_path / "run"
+    assert main([*encoder, *short, "--data", str(tmp_path / "data"), "--out", str(out)]) == 0
+    assert "warning" not in capsys.readouterr().err
+
+    nem = load_nem(out / "masker.safetensors")
+    with torch.inference_mode():
+        masks = nem(nem.encoder.normalize(torch.from_numpy(images)))[1].numpy()
+    hidden, shown = GREY
+    assert masks[red].mean() > shown
+    assert masks[~red].mean() < hidden
