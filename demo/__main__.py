@@ -16,10 +16,8 @@ import sys
 import time
 from pathlib import Path
 
-import numpy as np
-
 from demo.lite0 import write_weights
-from demo.photographs import MASKER, View, composites, photographs
+from demo.photographs import MASKER, View, composites, inside_and_outside, photographs
 from export.build_engine import main as build
 from export.engine import validity
 from runtime import Explainer
@@ -32,8 +30,8 @@ from train.__main__ import main as train
 
 OUT = Path(os.path.relpath(Path(__file__).parent / "out"))
 PACKAGE, WEIGHTS = OUT / "demo.nemu", OUT / "lite0.safetensors"
-COMPOSITES, SHOWN = 50, 5
-"""How many are scored, and how many of them, the first, are in the picture."""
+SHOWN = 4
+"""Composites in the picture: the first, not the best."""
 COLUMNS = 3
 """Pairs of a picture and its overlay, side by side."""
 
@@ -49,7 +47,7 @@ def main() -> int:
     began = time.monotonic()
     print(f"writing the encoder to {WEIGHTS}, photographs to {OUT}", flush=True)
     write_weights(WEIGHTS)
-    shown, scored = photographs(), composites(COMPOSITES)
+    shown, scored = photographs(), composites()
     for name, views in (("photographs", shown), ("composites", scored)):
         with atomic_folder(OUT / name, force=True) as folder:
             for view in views:
@@ -97,8 +95,7 @@ def score(shown: list[View], scored: list[View]) -> None:
     with Explainer(PACKAGE) as explainer:
         print(f"\nscoring {len(scored)} composites on {explainer.backend.name}")
         explained = {view.name: explainer(view.image).mask for view in (*shown, *scored)}
-    inside = float(np.mean([explained[v.name][v.object].mean() for v in scored]))
-    outside = float(np.mean([explained[v.name][~v.object].mean() for v in scored]))
+    inside, outside = inside_and_outside(scored, [explained[v.name] for v in scored])
     print(f"mean mask inside {inside:.3f}, outside {outside:.3f}, difference {inside - outside:.3f}")
     record = {"inside": inside, "outside": outside, "difference": inside - outside, "composites": len(scored)}
     with atomic_file(OUT / "score.json") as file:

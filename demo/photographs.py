@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -67,7 +68,7 @@ def photographs() -> list[View]:
     return views
 
 
-def composites(count: int, *, seed: int = 0) -> list[View]:
+def composites(count: int = 50, *, seed: int = 0) -> list[View]:
     """Objects in turn, at random places and sizes, on random squares of the other photographs."""
     rng = np.random.default_rng(seed)
     objects = [cutout(name) for name in OBJECTS]
@@ -79,6 +80,13 @@ def composites(count: int, *, seed: int = 0) -> list[View]:
         name = f"{i:02d}_{list(OBJECTS)[i % len(objects)]}_{GROUNDS[which]}"
         views.append(_view(name, *paste(ground, objects[i % len(objects)], rng)))
     return views
+
+
+def inside_and_outside(views: list[View], masks: Sequence[np.ndarray]) -> tuple[float, float]:
+    """Mean mask inside the object and outside, averaged over views; masks float (SIDE, SIDE)."""
+    inside = float(np.mean([mask[view.object].mean() for view, mask in zip(views, masks, strict=True)]))
+    outside = float(np.mean([mask[~view.object].mean() for view, mask in zip(views, masks, strict=True)]))
+    return inside, outside
 
 
 def _view(name: str, image: Image.Image, alpha: Image.Image) -> View:
