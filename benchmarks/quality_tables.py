@@ -97,6 +97,7 @@ MASKS = (
 )
 TRAINING = Column(key="train_seconds", title="training, s", form="{:.0f}".format)
 ABLATION = (RANK, MASS, *MASKS[:4], FAITHFUL)
+WEIGHT = (*ABLATION, TRAINING)
 
 
 def encoders_of(result: Result) -> list[str]:

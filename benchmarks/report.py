@@ -21,6 +21,7 @@ from benchmarks.quality_picture import COLUMNS, MASKERS, SHOWN, draw
 from benchmarks.tables import RESULTS, ROOT
 from runtime.atomic import atomic_file
 from runtime.errors import NemuError
+from train.objective import AREA_PRICE
 
 PICTURE = "quality.png"
 
@@ -103,6 +104,14 @@ are of the mask above 0.5.  Not tried: an area weight that a target fidelity set
 areas.
 """
 
+WEIGHT = """\
+## The weight of the mask's size
+
+The default decoder, `lateral`, and standard scenes (`{command}`).
+*nemu* takes the weight from the encoder, {price:g} times the cost of the empty mask; *weight 0.5* was the
+default before that.
+"""
+
 
 def quality_page(result: tables.Result, *, picture: bool, ablation: bool) -> str:
     """docs/quality.md."""
@@ -127,22 +136,35 @@ def quality_page(result: tables.Result, *, picture: bool, ablation: bool) -> str
     return "\n".join([*parts, provenance(result["meta"])])
 
 
-def ablation_page(result: tables.Result) -> str:
-    """docs/ablation.md."""
+def ablation_page(result: tables.Result, weight: tables.Result | None) -> str:
+    """docs/ablation.md.
+
+    Args:
+        weight: of the methods `nemu` and `nemu, weight 0.5`.
+    """
     names = tables.encoders_of(result)
     encoder = "digits" if "digits" in names or not names else names[0]
-    parts = (ABLATION.format(encoder=encoder), tables.ablation(result, encoder), provenance(result["meta"]))
-    return "\n".join(parts)
+    parts = [ABLATION.format(encoder=encoder), tables.ablation(result, encoder)]
+    if weight:
+        parts.append(WEIGHT.format(price=AREA_PRICE, command=command_of(weight["meta"])))
+        for name in tables.encoders_of(weight):
+            rows = tables.scored(weight, name)
+            parts += [f"### Encoder `{name}`\n", tables.comparison(rows, tables.WEIGHT)]
+    return "\n".join([*parts, provenance(result["meta"])])
+
+
+def command_of(meta: Mapping[str, Any]) -> str:
+    """As it is typed."""
+    return str(meta.get("command", "")).replace("quality.py", "python -m benchmarks.quality", 1)
 
 
 def provenance(meta: Mapping[str, Any]) -> str:
     """Command, versions, device and commit."""
-    command = str(meta.get("command", "")).replace("quality.py", "python -m benchmarks.quality", 1)
     versions = ", ".join(f"{name} {v}" for name, v in (meta.get("versions") or {}).items() if v)
     device = str(meta.get("device", "unknown")).partition("; no GPU")
     return (
         "## How it was made\n\n"
-        f"```\npython -m benchmarks.encoders\n{command}\n```\n\n"
+        f"```\npython -m benchmarks.encoders\n{command_of(meta)}\n```\n\n"
         f"- versions: {versions or 'unknown'}\n"
         f"- device: {device[0]}{device[1]}\n"
         f"- commit: {meta.get('commit', 'unknown')}\n"
@@ -165,7 +187,9 @@ def write_reports(o: argparse.Namespace) -> list[Path]:
     """Everything that there are results for; the pages' paths."""
     written: list[Path] = []
     if o.ablation.exists():
-        written.append(_page(o.out / "ablation.md", ablation_page(json.loads(o.ablation.read_text()))))
+        weight = json.loads(o.weight.read_text()) if o.weight.exists() else None
+        page = ablation_page(json.loads(o.ablation.read_text()), weight)
+        written.append(_page(o.out / "ablation.md", page))
     if o.json.exists():
         result = json.loads(o.json.read_text())
         if not o.no_picture:
@@ -195,6 +219,7 @@ def main() -> int:
     p = argparse.ArgumentParser(prog="python -m benchmarks.report", description=__doc__.partition("\n")[0])
     p.add_argument("--json", type=Path, default=RESULTS / "quality.json")
     p.add_argument("--ablation", type=Path, default=RESULTS / "ablation.json")
+    p.add_argument("--weight", type=Path, default=RESULTS / "quality_weight.json")
     p.add_argument("--out", type=Path, default=ROOT / "docs", help="folder of the pages")
     p.add_argument("--no-picture", action="store_true", help="keep the picture that is there, if any")
     p.add_argument("--work", type=Path, default=WORK, help="of benchmarks.quality (%(default)s)")

@@ -191,7 +191,7 @@ def test_pages_of_partial_runs(result):
     nothing = {"meta": {}, "encoders": {}, "settings": {}, "rows": []}
     bare = report.quality_page(nothing, picture=False, ablation=False)
     assert "](quality.png)" not in bare
-    assert "ablation" in report.ablation_page(nothing).lower()
+    assert "ablation" in report.ablation_page(nothing, None).lower()
     assert quality_tables.compact(nothing) == ""
 
 
@@ -216,11 +216,18 @@ def test_readme_has_the_table_only_when_there_are_results(result, tmp_path, monk
 
 def test_what_is_not_there_is_left_out(result, tmp_path):
     missing = tmp_path / "missing.json"
-    options = {"no_picture": False, "out": tmp_path / "docs", "work": tmp_path, "steps": 1}
-    assert report.write_reports(argparse.Namespace(json=missing, ablation=missing, **options)) == []
+    options = {
+        "no_picture": False,
+        "ablation": missing,
+        "weight": missing,
+        "out": tmp_path / "docs",
+        "work": tmp_path,
+        "steps": 1,
+    }
+    assert report.write_reports(argparse.Namespace(json=missing, **options)) == []
     there = tmp_path / "quality.json"
     there.write_text(json.dumps(result))
-    written = report.write_reports(argparse.Namespace(json=there, ablation=missing, **options))
+    written = report.write_reports(argparse.Namespace(json=there, **options))
     assert written == [tmp_path / "docs/quality.md"]
     assert not (tmp_path / "docs/quality.png").exists(), "the encoders are not there"
 
