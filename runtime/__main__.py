@@ -216,7 +216,13 @@ def _overlay_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="Q",
         help="draw only the region that keeps so much of the embedding on average, such as 0.9",
     )
-    parser.add_argument("--style", choices=STYLES, default=STYLES[0], help="of overlays (%(default)s)")
+    parser.add_argument(
+        "--style",
+        choices=STYLES,
+        default=STYLES[0],
+        help="of overlays: spotlight dims all but what is marked, heat draws the mask in colours over a grey "
+        "picture (%(default)s)",
+    )
 
 
 def _backend_arguments(parser: argparse.ArgumentParser) -> None:

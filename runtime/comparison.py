@@ -14,7 +14,7 @@ from runtime.encode import encode_png
 from runtime.errors import InputError
 from runtime.explanation import Explanation, check_name
 from runtime.occlusion import cosine
-from runtime.overlay import grid
+from runtime.overlay import STYLES, grid
 
 
 class ComparisonPaths(NamedTuple):
@@ -70,12 +70,12 @@ class Comparison:
         one, other = self.a.masked_embedding, self.b.masked_embedding
         return 0.0 if one is None or other is None else cosine(one, other)
 
-    def overlay(self, alpha: float = 0.7, *, keep: float | None = None, style: str = "heat") -> np.ndarray:
+    def overlay(self, *, keep: float | None = None, style: str = STYLES[0]) -> np.ndarray:
         """uint8 (H, W, 3): the two overlays side by side, each in its picture's own size.
 
         Arguments and errors are those of `Explanation.overlay`.
         """
-        return grid([[one.overlay(alpha, keep=keep, style=style) for one in (self.a, self.b)]])
+        return grid([[one.overlay(keep=keep, style=style) for one in (self.a, self.b)]])
 
     def save(
         self,
@@ -84,7 +84,7 @@ class Comparison:
         *,
         force: bool = False,
         keep: float | None = None,
-        style: str = "heat",
+        style: str = STYLES[0],
     ) -> ComparisonPaths:
         """Write NAME.compare.png and NAME.compare.json; both or, where something fails, neither.
 

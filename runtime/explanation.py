@@ -19,7 +19,7 @@ from runtime.image import Box, Placement
 from runtime.level import curve_of, kept_by, level_for, share_above, share_for
 from runtime.manifest import LevelRecord
 from runtime.occlusion import cosine
-from runtime.overlay import overlay
+from runtime.overlay import STYLES, overlay
 
 NEARLY_NOTHING = 0.01
 """A mask of a mean below this, or above 1 minus this, says nothing about where."""
@@ -131,13 +131,12 @@ class Explanation:
             raise InputError(f"level={level}", expected="0 to 1, as the mask", cure="kept_at(0.5)")
         return kept_by(curve_of(self.curve), share_above(self.graph_mask, level))
 
-    def overlay(self, alpha: float = 0.7, *, keep: float | None = None, style: str = "heat") -> np.ndarray:
+    def overlay(self, *, keep: float | None = None, style: str = STYLES[0]) -> np.ndarray:
         """uint8 (H0, W0, 3): the mask over the picture; see `runtime.overlay`.
 
         Args:
-            alpha: opacity of the heat where the mask is 1.
-            keep: draw only the region that keeps so much: `heat` colours the mask inside it, `spotlight`
-                shows all of it.
+            keep: draw only the region that keeps so much: `spotlight` shows all of it, with the line around
+                it, `heat` colours the mask inside it.
             style: of `runtime.overlay.STYLES`.
 
         Raises:
@@ -147,7 +146,7 @@ class Explanation:
         if keep is not None:
             region = self.region(keep)
             mask = region.astype(np.float32) if style == "spotlight" else mask * region
-        return overlay(self.image, mask, alpha=alpha, valid=self.valid, style=style)
+        return overlay(self.image, mask, valid=self.valid, style=style)
 
     def save(self, folder: str | Path, name: str, *, force: bool = False) -> SavedPaths:
         """Write NAME.overlay.png, NAME.mask.npy (float32, original pixels) and NAME.json.

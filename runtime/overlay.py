@@ -1,4 +1,4 @@
-"""The mask as a heat map over its picture, on a fixed scale: 0 is 0 and 1 is 1 in every picture.
+"""The mask drawn over its picture, on a fixed scale: 0 is 0 and 1 is 1 in every picture.
 
 Stretching each mask to its own range would paint a hot spot on a mask that says "nothing here".
 """
@@ -29,31 +29,32 @@ _STEPS = np.linspace(0, 1, 256)
 TABLE = np.stack([np.interp(_STEPS, np.linspace(0, 1, 10), channel) for channel in _ANCHORS.T], 1)
 """float64 (256, 3): the colour of importance i / 255, in 0..255."""
 
-STYLES = ("heat", "spotlight")
-"""`heat`: colours over a grey picture.  `spotlight`: the picture itself where the mask is 1, dimmed and grey
-where it is 0."""
+STYLES = ("spotlight", "heat")
+"""`spotlight`, the default: the picture where the mask is 1, dimmed and grey where it is 0, and a line
+around the pixels at 1/2 or above.  `heat`: colours over a grey picture."""
+_OPACITY = 0.7  # of the heat where the mask is 1
 _DIM = 0.75  # brightness of the grey photograph under the heat
 _DARK = 0.3  # of the grey photograph around the spotlight
 _UNSEEN = 0.47  # what never reached the encoder, by the rest
+_LINE = (0, 255, 255)  # around the spotlight: cyan, rare in photographs and lighter than any dimmed grey
 
 
 def overlay(
     image: np.ndarray,
     mask: np.ndarray,
     *,
-    alpha: float = 0.7,
     valid: tuple[int, int, int, int] | None = None,
-    style: str = "heat",
+    style: str = STYLES[0],
 ) -> np.ndarray:
     """The mask over a grey copy of the picture: where there is colour, the mask put it there.
 
-    `heat`: what is not important stays the grey photograph; the heat's opacity is alpha times the mask.
-    `spotlight`: the photograph's own colours, as far as the mask is 1; the rest is dimmed.
+    `spotlight`: the photograph's own colours, as far as the mask is 1; the rest is dimmed.  A cyan line
+    just outside the pixels at 1/2 or above shows which of the black, white and grey things are marked.
+    `heat`: the mask's colours, with 0.7 times the mask as opacity; what is not important stays grey.
 
     Args:
         image: uint8 (H, W, 3), RGB.
         mask: float (H, W) in [0, 1]; the scale is fixed, never stretched to the picture.
-        alpha: opacity of the heat where the mask is 1, in [0, 1].
         valid: left, top, right, bottom of what the encoder saw; the rest is drawn darker.
         style: of STYLES.
 
@@ -72,10 +73,23 @@ def overlay(
     if valid is not None:
         under.paste(grey.crop(valid).point(_times(dim)), valid[:2])
     levels = pil.fromarray(_levels(mask))
-    if style == "spotlight":
-        return np.array(pil.composite(pil.fromarray(image), under.convert("RGB"), levels))
-    opacity = levels.point(_times(alpha))
-    return np.array(pil.composite(_painted(levels), under.convert("RGB"), opacity))
+    if style == "heat":
+        return np.array(pil.composite(_painted(levels), under.convert("RGB"), levels.point(_times(_OPACITY))))
+    drawn = under.convert("RGB")
+    drawn.paste(pil.fromarray(image), mask=levels)
+    drawn.paste(_LINE, mask=_outline(levels))
+    return np.array(drawn)
+
+
+def _outline(levels: PIL.Image.Image) -> PIL.Image.Image:
+    """1 on a line just outside the levels that stand for 1/2 or more, else 0; a lone pixel gets no line."""
+    from PIL import ImageChops, ImageFilter
+
+    marked = levels.point([0] * 128 + [255] * 128)
+    width = max(1, round(min(levels.size) / 250))  # 2 for a picture of 500 pixels
+    # 32 / 255 is an eighth of the square around a pixel: more than one pixel of it is marked.
+    near = marked.filter(ImageFilter.BoxBlur(width)).point([0] * 32 + [1] * 224, "1")
+    return ImageChops.logical_and(near, levels.point([1] * 128 + [0] * 128, "1"))
 
 
 def heat(mask: np.ndarray) -> np.ndarray:

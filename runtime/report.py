@@ -17,7 +17,7 @@ from runtime.encode import encode_jpeg, encode_png
 from runtime.errors import InputError
 from runtime.explainer import Explainer
 from runtime.explanation import Explanation
-from runtime.overlay import colour_bar
+from runtime.overlay import STYLES, colour_bar
 from runtime.package import Package
 from runtime.progress import progress
 
@@ -45,7 +45,7 @@ def write_report(
     *,
     low_fidelity: float = LOW_FIDELITY,
     keep: float | None = None,
-    style: str = "heat",
+    style: str = STYLES[0],
     force: bool = False,
     quiet: bool = False,
 ) -> Report:
@@ -89,8 +89,7 @@ def write_report(
         for picture, similarity in zip(pictures, _nearest(unit), strict=True):
             picture["nearest"] = similarity
         facts = _facts(explainer, package, pictures, skipped, low_fidelity)
-        region = "" if keep is None else f" of the region that keeps {keep:g} of the embedding on average"
-        facts["overlays"] = style + region
+        facts["overlays"] = _legend(keep, style)
         title = f"{package.path.stem}: {len(pictures)} pictures"
         page.write_text(_fill(title, facts, pictures, unit, coloured=style == "heat"))
     flagged = [picture["name"] for picture in pictures if picture["flags"]]
@@ -131,6 +130,15 @@ def _facts(
     if skipped:
         facts["skipped"] = "; ".join(one["error"] for one in skipped)
     return facts
+
+
+def _legend(keep: float | None, style: str) -> str:
+    """What is drawn, and how to read it; the colours of `heat` have their scale on the page."""
+    region = "" if keep is None else f" of the region that keeps {keep:g} of the embedding on average"
+    if style == "heat":
+        return style + region
+    line = "where the mask is 1/2" if keep is None else "around the region"
+    return f"{style}{region}: what matters has its own colours, the rest is dark and grey; the line is {line}"
 
 
 def _fill(

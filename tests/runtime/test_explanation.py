@@ -14,7 +14,7 @@ from PIL import Image
 from runtime.errors import BackendError, InputError, OutputExists
 from runtime.explanation import Explanation
 from runtime.image import Geometry
-from runtime.overlay import TABLE, colour_bar, grid, heat, overlay
+from runtime.overlay import STYLES, TABLE, colour_bar, grid, heat, overlay
 
 IMAGE = np.random.default_rng(0).integers(0, 256, (30, 60, 3), dtype=np.uint8)
 
@@ -127,24 +127,26 @@ def test_the_table_rises_in_lightness_so_that_brighter_is_more_important():
     assert (np.diff(luma) > 0).all()
 
 
-def test_overlay_scale_is_fixed_never_stretched():
+@pytest.mark.parametrize("style", STYLES)
+def test_overlay_scale_is_fixed_never_stretched(style):
     """A faint mask stays faint: the same value gives the same colour whatever the rest of the mask is."""
-    image = np.full((2, 2, 3), 100, np.uint8)
-    faint = np.full((2, 2), 0.1, np.float32)
-    strong = np.array([[0.1, 1], [0, 0.5]], np.float32)
-    assert np.array_equal(overlay(image, faint)[0, 0], overlay(image, strong)[0, 0])
+    image = np.full((2, 4, 3), (90, 100, 110), np.uint8)
+    faint = np.full((2, 4), 0.1, np.float32)
+    strong = np.array([[0.1, 0.3, 0.2, 1], [0, 0, 0, 0.5]], np.float32)
+    assert np.array_equal(overlay(image, faint, style=style)[0, 0], overlay(image, strong, style=style)[0, 0])
 
 
-def test_nothing_important_is_a_grey_photograph_and_the_unseen_is_darker(explanation):
-    plain = overlay(IMAGE, np.zeros((30, 60), np.float32))
+@pytest.mark.parametrize("style", STYLES)
+def test_nothing_important_is_a_grey_photograph_and_the_unseen_is_darker(explanation, style):
+    plain = overlay(IMAGE, np.zeros((30, 60), np.float32), style=style)
     assert (plain == plain[..., :1]).all(), "no colour without a mask"
     luma = IMAGE @ np.array([0.299, 0.587, 0.114])
     assert np.corrcoef(plain[..., 0].ravel(), luma.ravel())[0, 1] > 0.999
-    drawn = explanation.overlay()
+    drawn = explanation.overlay(style=style)
     assert drawn.shape == IMAGE.shape
     assert drawn.dtype == np.uint8
-    assert (drawn[:, :15, 0] < plain[:, :15, 0] + 1).all()
-    assert drawn[:, :15].mean() < 0.6 * plain[:, :15].mean()
+    assert (drawn[20:, :15] <= plain[20:, :15]).all()
+    assert drawn[20:, :15].mean() < 0.6 * plain[20:, :15].mean()
     assert np.array_equal(drawn[20:, 20:40], plain[20:, 20:40])
 
 
@@ -153,12 +155,36 @@ def test_heat_is_the_table(value):
     assert np.abs(heat(np.array([[value]], np.float32))[0, 0] - TABLE[round(value * 255)]).max() <= 6
 
 
-def test_full_alpha_shows_the_colour_itself():
+def test_the_heat_of_one_is_its_colour_over_a_little_of_the_picture():
     image = np.full((1, 1, 3), 50, np.uint8)
     one = np.ones((1, 1), np.float32)
-    assert np.array_equal(overlay(image, one, alpha=1.0), heat(one))
+    assert overlay(image, one, style="heat") == pytest.approx(0.7 * heat(one) + 0.3 * 0.75 * image, abs=1)
     assert np.array_equal(colour_bar(64)[0, -1], heat(one)[0, 0])
     assert np.array_equal(colour_bar(64, 5)[:, 0], np.tile(heat(one * 0)[0, 0], (5, 1)))
+
+
+@pytest.mark.parametrize(("size", "width"), [(100, 1), (500, 2)])
+def test_an_outline_shows_which_black_pixels_are_marked(size, width):
+    """Black is black in a spotlight and out of it: the line alone tells which is which."""
+    mask = np.full((size, size), 0.49, np.float32)
+    top, bottom, left, right = 20, 40, 30, 70
+    mask[top:bottom, left:right] = 0.5
+    mask[5, 5] = 1  # too small for a line
+    drawn = overlay(np.zeros((size, size, 3), np.uint8), mask)
+    line = (drawn == (0, 255, 255)).all(axis=-1)
+    assert not drawn[~line].any()
+    ring = np.zeros_like(line)
+    ring[top - width : bottom + width, left - width : right + width] = True
+    ring[top:bottom, left:right] = False
+    assert not line[~ring].any()
+    assert line[top - width : top, left + width : right - width].all()
+    assert line[top + width : bottom - width, right : right + width].all()
+
+
+@pytest.mark.parametrize("value", [0, 0.49, 0.5, 1])
+def test_a_mask_of_one_value_has_no_outline(value):
+    drawn = overlay(np.zeros((9, 9, 3), np.uint8), np.full((9, 9), value, np.float32))
+    assert not drawn.any()
 
 
 def test_grid_places_pictures_on_white():

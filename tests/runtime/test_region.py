@@ -14,14 +14,16 @@ from hypothesis import strategies as st
 
 from runtime.__main__ import main
 from runtime.decode import pillow
-from runtime.encode import encode_jpeg
+from runtime.encode import encode_jpeg, save_png
 from runtime.errors import InputError
 from runtime.explainer import Explainer
 from runtime.explanation import Explanation
 from runtime.image import Geometry, load_image
 from runtime.level import level_for, share_above, share_for
 from runtime.manifest import LevelCheck, LevelRecord, Manifest
+from runtime.overlay import overlay
 from runtime.package import MANIFEST, Package
+from runtime.report import write_report
 
 CURVE = LevelRecord(
     images="some",
@@ -31,7 +33,6 @@ CURVE = LevelRecord(
     kept=(0.2, 0.8, 1.0),
     checks=(LevelCheck(asked=0.8, kept=0.79, low=0.6, high=0.9, moved=0.4, area=0.3),),
 )
-SPOTLIGHT = ["--keep", "0.8", "--style", "spotlight"]
 IMAGE = np.random.default_rng(0).integers(0, 256, (30, 60, 3), dtype=np.uint8)
 
 
@@ -153,7 +154,7 @@ def test_the_curve_is_read_back_and_reaches_the_explanation(with_curve):
 
 
 def test_explain_draws_the_region(with_curve, photo, tmp_path):
-    command = ["explain", str(with_curve), str(photo), "--overlays", "png", "--quiet", *SPOTLIGHT]
+    command = ["explain", str(with_curve), str(photo), "--overlays", "png", "--quiet", "--keep", "0.8"]
     assert main([*command, "--out", str(tmp_path / "out")]) == 0
     drawn = load_image(tmp_path / "out" / "photo.overlay.png")
     with Explainer(with_curve) as explainer:
@@ -161,32 +162,62 @@ def test_explain_draws_the_region(with_curve, photo, tmp_path):
     region = found.region(keep=0.8)
     assert 0 < region.mean() < 1
     assert (drawn[region] == IMAGE[region]).all()
-    assert (drawn[~region].max(axis=-1) <= 0.31 * 255).all()
+    line = (drawn == (0, 255, 255)).all(axis=-1)
+    assert line.any()
+    assert (drawn[~region & ~line].max(axis=-1) <= 0.31 * 255).all()
 
 
-def test_compare_and_report_draw_what_explain_draws(with_curve, photo, tmp_path):
-    page = tmp_path / "page.html"
-    assert main(["compare", str(with_curve), str(photo), str(photo), "--out", str(tmp_path), *SPOTLIGHT]) == 0
-    assert main(["report", str(with_curve), str(photo), "--out", str(page), *SPOTLIGHT]) == 0
+DRAWN = [
+    ([], {"style": "spotlight"}, "spotlight: what matters has its own colours"),
+    (["--keep", "0.8"], {"style": "spotlight", "keep": 0.8}, "spotlight of the region that keeps 0.8"),
+    (["--style", "heat"], {"style": "heat"}, '"overlays": "heat"'),
+]
+
+
+@pytest.mark.parametrize(("words", "options", "said"), DRAWN)
+def test_every_command_draws_the_same(with_curve, photo, tmp_path, words, options, said):
+    page, picture = tmp_path / "page.html", str(photo)
+    draw = ["--overlays", "png", "--quiet", *words]
+    assert main(["explain", str(with_curve), picture, "--out", str(tmp_path / "out"), *draw]) == 0
+    assert main(["compare", str(with_curve), picture, picture, "--out", str(tmp_path), *words]) == 0
+    assert main(["report", str(with_curve), picture, "--out", str(page), *words]) == 0
     with Explainer(with_curve) as explainer:
-        expected = explainer(IMAGE).overlay(keep=0.8, style="spotlight")
+        expected = explainer(IMAGE).overlay(**options)
+    assert (load_image(tmp_path / "out" / "photo.overlay.png") == expected).all()
     drawn = load_image(tmp_path / "photo-photo.compare.png")
     assert (drawn[:, :60] == expected).all()
     assert (drawn[:, -60:] == expected).all()
     text = page.read_text()
     assert base64.b64encode(encode_jpeg(expected)).decode() in text
-    assert "spotlight of the region that keeps 0.8" in text
-    assert '<span class="bar" hidden>' in text, "a scale of colours that are not drawn"
+    assert said in text
+    assert ('<span class="bar" hidden>' in text) == ("heat" not in words), "a scale of colours not drawn"
+
+
+def test_every_function_draws_the_spotlight_unless_told(with_curve, tmp_path):
+    with Explainer(with_curve) as explainer:
+        found, pair = explainer(IMAGE), explainer.compare(IMAGE, IMAGE)
+        write_report(
+            explainer, Package.open(with_curve), [save_png(tmp_path / "a.png", IMAGE)], tmp_path / "p"
+        )
+    expected = found.overlay(style="spotlight")
+    assert (found.overlay() == expected).all()
+    assert (overlay(found.image, found.mask, valid=found.valid) == expected).all()
+    assert (load_image(found.save(tmp_path, "one").overlay) == expected).all()
+    both = pair.overlay()
+    assert (both == pair.overlay(style="spotlight")).all()
+    assert (both[:, :60] == expected).all()
+    assert (load_image(pair.save(tmp_path, "two").picture) == both).all()
+    assert base64.b64encode(encode_jpeg(expected)).decode() in (tmp_path / "p").read_text()
 
 
 def test_heat_within_a_region_is_the_mask_and_outside_it_nothing(explanation):
-    region, plain = explanation.region(keep=0.8), explanation.overlay()
-    drawn = explanation.overlay(keep=0.8)
+    region, plain = explanation.region(keep=0.8), explanation.overlay(style="heat")
+    drawn = explanation.overlay(keep=0.8, style="heat")
     assert (drawn[region] == plain[region]).all()
     grey = np.ptp(drawn[~region].astype(int), axis=-1)
     assert grey.max() <= 1
 
 
 def test_another_style_is_refused(explanation):
-    with pytest.raises(InputError, match="heat or spotlight"):
+    with pytest.raises(InputError, match="spotlight or heat"):
         explanation.overlay(style="rainbow")
