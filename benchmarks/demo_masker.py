@@ -121,7 +121,9 @@ def qt_resources(data: bytes) -> Iterator[tuple[str, bytes]]:
 
 def write_pictures(debs: Path, folder: Path) -> list[Source]:
     """The training pictures; returns what they are made of."""
-    used, photographs, drawings = [], [], []
+    used: list[Source] = []
+    photographs: list[Image.Image] = []
+    drawings: list[Image.Image] = []
     for source, image in sources(debs):
         if min(image.size) < SHORTEST:
             continue
@@ -183,7 +185,7 @@ def ship(run: Path, used: list[Source], options: list[str]) -> None:
     views = composites()
     x = encoder.normalize(torch.from_numpy(np.stack([view.image for view in views])))
     masks = mask(load_nem(MASKER, encoder=encoder).masker, encoder, x)
-    inside, outside = inside_and_outside(views, masks.numpy())
+    inside, outside = inside_and_outside(views, list(masks.numpy()))
     drawings = sum(DRAWINGS in source.file for source in used)
     card = {
         "command": "python -m train --weights lite0.safetensors " + " ".join(options[:2] + options[4:]),

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib.resources
 from pathlib import Path
+from typing import Any
 
 import timm
 import torch
@@ -38,7 +39,7 @@ def write_weights(path: Path) -> None:
     (file,) = (f for f in package.iterdir() if f.name.endswith(".pth"))
     with importlib.resources.as_file(file) as local:
         weights = torch.load(local, map_location="cpu", weights_only=True)
-    model = timm.create_model(ARCHITECTURE, pretrained=False)
+    model: Any = timm.create_model(ARCHITECTURE, pretrained=False)
     blocks = [(stage, i) for stage, of in enumerate(model.blocks) for i in range(len(of))]
     named = {}
     for name, value in weights.items():
