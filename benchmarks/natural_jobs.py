@@ -28,10 +28,10 @@ CHEAP = Counts(images=120, faithfulness=120, sensitivity=20, draws=10, mprt=20, 
 DEAR = {
     "relax": Counts(images=12, faithfulness=12, sensitivity=0, draws=0, mprt=3, copies=1),
     "u_relax": Counts(images=12, faithfulness=12, sensitivity=0, draws=0, mprt=3, copies=1),
-    "occlusion": replace(CHEAP, sensitivity=0, draws=0, mprt=6, copies=1),
+    "occlusion": Counts(images=24, faithfulness=24, sensitivity=0, draws=0, mprt=6, copies=1),
     "integrated_gradients": replace(CHEAP, sensitivity=2, mprt=10, copies=3),
     "expected_gradients": replace(CHEAP, sensitivity=2, mprt=10, copies=3),
-    "optimised": replace(CHEAP, sensitivity=0, draws=0, mprt=0, copies=0),
+    "optimised": Counts(images=24, faithfulness=24, sensitivity=0, draws=0, mprt=0, copies=0),
 }
 """How many composites each method is scored on; the rest: CHEAP."""
 TIMED = 20
@@ -62,8 +62,8 @@ class Options:
         full = DEAR.get(method, CHEAP)
         return replace(
             full,
-            images=most,
-            faithfulness=most,
+            images=min(full.images, most),
+            faithfulness=min(full.faithfulness, most),
             sensitivity=min(full.sensitivity, most),
             mprt=min(full.mprt, most) if most >= FEWEST_MPRT else 0,
         )
