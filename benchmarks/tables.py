@@ -106,8 +106,8 @@ def _shipped() -> str:
     return (
         f"**The masker that ships**, EfficientNet-Lite0, {of['n']} composites of five unseen photographs\n"
         f"(`{card['command']}`,\n"
-        f"{card['run']['seconds'] / 60:.0f} minutes on one CPU core; {card['photographs']} photographs,"
-        f" {card['drawings']} drawings).\n\n" + table(("", ""), cells)
+        f"{card['run']['seconds'] / 60:.0f} minutes on {card['meta']['device'].partition(';')[0]}; "
+        f"{card['photographs']} photographs, {card['drawings']} drawings).\n\n" + table(("", ""), cells)
     )
 
 

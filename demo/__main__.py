@@ -9,6 +9,7 @@ replaces what it made there and nothing else.
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import shlex
@@ -44,6 +45,7 @@ COMMANDS = {"train": train, "export.build_engine": build, "runtime": run}
 
 def main() -> int:
     """Run it all; returns 0, or the exit code of the command that failed."""
+    argparse.ArgumentParser(prog="python -m demo", description=__doc__.partition("\n")[0]).parse_args()
     began = time.monotonic()
     print(f"writing the encoder to {WEIGHTS}, photographs to {OUT}", flush=True)
     write_weights(WEIGHTS)

@@ -59,6 +59,7 @@ def main() -> int:
         return code
     check_engine(PACKAGE)
     score(scenes)
+    print(f"\nDone.  Look at {OUT / 'overlay.png'}")
     return 0
 
 

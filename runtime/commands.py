@@ -55,6 +55,8 @@ def explain(arguments: argparse.Namespace) -> int:
             outcome = _explain_pictures(arguments, explainer, pictures, common)
             done, known, skipped = len(outcome.written), outcome.known, len(outcome.skipped)
             lines.append(f"{done} explained, {known} known already, {skipped} skipped")
+            if known:
+                lines.append("those known keep their overlays and masks as they are; --force makes all anew")
         frames = {
             video_name(video): explain_video(explainer, video, arguments.out, most=arguments.frames, **common)
             for video in videos

@@ -178,10 +178,11 @@ def test_a_licence_is_that_of_the_last_paragraph_that_names_the_file(tmp_path):
     source = tmp_path / "usr/share/doc/pictures/copyright"
     source.parent.mkdir(parents=True)
     source.write_text(
-        "Format: 1.0\n\nFiles: *\nLicense: GPL-2\n\nFiles: old/sea.jpg\n       old/hill.jpg\nLicense: CC0\n"
+        "Format: 1.0\n\nFiles: *\nLicense: GPL-2\n\nFiles: moon.jpg\n       old/hill.jpg\nLicense: CC0\n"
     )
     where = {"package": "pictures", "debs": tmp_path}
     assert licence(Path("backgrounds/hill.jpg"), **where)[0] == "CC0"
     assert licence(Path("backgrounds/tree.jpg"), **where)[0] == "GPL-2"
+    assert licence(Path("half_moon.jpg"), **where)[0] == "GPL-2"
     with pytest.raises(InputError, match="unpacked whole"):
         licence(Path("a.jpg"), package="others", debs=tmp_path)

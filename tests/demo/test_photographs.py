@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import csv
 import json
+from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 from benchmarks.demo_masker import LOMIRI, PERMITTED, sources
 from demo.photographs import MASKER, OBJECTS, composites, cutout, photographs
+from train.checkpoint import read_config
 
 
 def test_an_outline_lies_in_its_photograph_and_in_the_square_that_is_shown():
@@ -39,6 +41,11 @@ def test_the_masker_that_ships_names_every_picture_it_was_trained_on():
     assert all(PERMITTED.match(row["licence"]) for row in rows)
     assert all(row["author"] and row["file"] for row in rows)
     assert MASKER.stat().st_size < 1e6
+
+
+def test_the_masker_that_ships_names_no_folder_of_its_maker():
+    config = read_config(MASKER)
+    assert {Path(path).parent for path in (config.data, config.encoder.weights)} == {Path("/")}
 
 
 def test_licences_that_are_not_free_are_left_out(tmp_path):

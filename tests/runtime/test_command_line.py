@@ -125,7 +125,9 @@ def test_a_second_run_does_only_what_is_new_and_force_starts_anew(package_path, 
     assert explain(package_path, photos / "b.png", "--out", out) == 0
     (out / "b.overlay.jpg").write_text("mine")
     assert explain(package_path, photos / "sub", photos / "b.png", "--out", out) == 0
-    assert "1 explained, 1 known already" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "1 explained, 1 known already" in printed
+    assert "--force makes all anew" in printed
     assert [line["name"] for line in lines(out)] == ["b", "a"]
     assert (out / "b.overlay.jpg").read_text() == "mine"
     assert explain(package_path, photos / "b.png", "--out", out, "--force") == 0
