@@ -7,40 +7,36 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageOps
 
 MASKER = Path(__file__).with_name("masker.safetensors")
 """Trained by `python -m benchmarks.demo_masker`; masker.json beside it says how, masker.tsv on what."""
 SIDE = 224
 """Pixels of a view."""
 
-OBJECTS: dict[str, tuple[int, str]] = {
+OBJECTS: dict[str, str] = {
     "chelsea": (
-        75,
         "0,300 0,240 15,215 38,190 40,140 45,95 32,60 40,30 62,0 320,0 330,25 355,5 395,0 395,20 "
-        "370,60 345,95 362,112 350,150 345,175 330,215 320,250 300,275 262,280 245,300",
+        "370,60 345,95 362,112 350,150 345,175 330,215 320,250 300,275 262,280 245,300"
     ),
     "coffee": (
-        78,
         "77,215 80,170 95,130 120,100 150,78 178,70 195,40 235,22 285,17 340,25 380,50 400,72 415,68 "
         "423,75 412,105 440,130 465,165 476,205 470,255 450,300 415,340 370,365 310,383 250,380 "
-        "190,365 140,335 100,290 82,250",
+        "190,365 140,335 100,290 82,250"
     ),
     "astronaut": (
-        0,
         "150,75 165,45 200,22 240,16 275,28 298,60 300,95 285,125 265,150 262,175 295,205 305,245 "
         "340,270 362,340 395,345 430,345 480,375 500,430 511,450 511,511 20,511 15,440 30,390 25,330 "
-        "45,285 80,250 115,210 112,180 140,155 185,150 180,130 155,110",
+        "45,285 80,250 115,210 112,180 140,155 185,150 180,130 155,110"
     ),
-    "rocket": (110, "323,127 332,140 335,178 334,402 308,402 310,178 312,145"),
+    "rocket": "323,127 332,140 335,178 334,402 308,402 310,178 312,145",
     "flower": (
-        88,
         "315,85 345,93 385,100 410,118 428,145 436,180 445,215 440,255 428,290 415,315 390,335 "
         "360,345 325,352 300,360 265,348 230,343 205,322 190,295 175,265 168,225 172,185 188,150 "
-        "205,118 240,102 280,98",
+        "205,118 240,102 280,98"
     ),
 }
-"""Photographs with one clear object: left edge of the square that is shown; the outline, x,y in pixels."""
+"""Photographs with one clear object, and its outline, x,y in pixels."""
 GROUNDS = ("grass", "china", "brick", "gravel", "hubble_deep_field")
 """What the objects are pasted on."""
 
@@ -57,14 +53,11 @@ class View:
 
 
 def photographs() -> list[View]:
-    """The whole photographs, as high as they are and as wide as high."""
+    """The whole photographs, on black."""
     views = []
-    for name, (left, _) in OBJECTS.items():
-        cut = cutout(name)
-        box = (left, 0, left + cut.height, cut.height)
-        views.append(
-            _view(name, *(part.resize((SIDE, SIDE), box=box) for part in (load(name), cut.getchannel("A"))))
-        )
+    for name in OBJECTS:
+        parts = load(name), cutout(name).getchannel("A")
+        views.append(_view(name, *(ImageOps.pad(part, (SIDE, SIDE)) for part in parts)))
     return views
 
 
@@ -97,7 +90,7 @@ def cutout(name: str) -> Image.Image:
     """A photograph of OBJECTS with everything but its object transparent, RGBA."""
     image = load(name)
     alpha = Image.new("L", image.size)
-    outline = [tuple(map(int, point.split(","))) for point in OBJECTS[name][1].split()]
+    outline = [tuple(map(int, point.split(","))) for point in OBJECTS[name].split()]
     ImageDraw.Draw(alpha).polygon(outline, fill=255)
     image.putalpha(alpha)
     return image
