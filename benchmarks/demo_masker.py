@@ -9,8 +9,8 @@ It takes the photographs of these Debian packages whose licence is CC0, CC-BY, C
 no other.  Training pictures are random crops of them, half of them with one of GCompris's drawings (CC-BY-SA)
 pasted in.  No photograph of scikit-image or scikit-learn is used: the demo shows those.
 
-Writes `demo/masker.safetensors`, `demo/masker.json` (command, versions, what the run found) and
-`demo/masker.tsv` (every picture that was used, with its licence and author).
+Writes `demo/masker/`: the run's masker, configuration and summary, `card.json` (command, versions, what the
+masks are worth) and `sources.tsv` (every picture that was used, with its licence and author).
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ import argparse
 import csv
 import dataclasses
 import io
-import json
 import re
+import shutil
 import struct
 import sys
 import zlib
@@ -41,8 +41,8 @@ from demo.photographs import MASKER, composites, inside_and_outside, paste, squa
 from runtime.atomic import atomic_file, atomic_folder
 from runtime.errors import InputError, NemuError
 from train.checkpoint import load_nem, read_config, save_masker
+from train.folder import CONFIG, SUMMARY
 from train.folder import MASKER as TRAINED
-from train.folder import SUMMARY
 
 GCOMPRIS, LOMIRI = "gcompris-qt-data", "lomiri-wallpapers-16.04"
 PERMITTED = re.compile(r"CC0|CC-BY(-SA)?-\d|public-domain")
@@ -175,8 +175,12 @@ def ship(run: Path, used: list[Source], options: list[str]) -> None:
     """
     nem, config = load_nem(run / TRAINED), read_config(run / TRAINED)
     encoder = dataclasses.replace(config.encoder, weights=f"/{Path(config.encoder.weights or '').name}")
-    save_masker(MASKER, nem, dataclasses.replace(config, data=f"/{Path(config.data).name}", encoder=encoder))
-    with atomic_file(MASKER.with_suffix(".tsv")) as path, path.open("w", newline="") as file:
+    config = dataclasses.replace(config, data=f"/{Path(config.data).name}", encoder=encoder)
+    save_masker(MASKER, nem, config)
+    with atomic_file(MASKER.with_name(CONFIG)) as file:
+        file.write_text(config.to_json())
+    shutil.copyfile(run / SUMMARY, MASKER.with_name(SUMMARY))
+    with atomic_file(MASKER.with_name("sources.tsv")) as path, path.open("w", newline="") as file:
         table = csv.writer(file, delimiter="\t", lineterminator="\n")
         table.writerow(field.name for field in dataclasses.fields(Source))
         table.writerows(map(dataclasses.astuple, used))
@@ -192,12 +196,10 @@ def ship(run: Path, used: list[Source], options: list[str]) -> None:
         "pictures": PICTURES,
         "photographs": len(used) - drawings,
         "drawings": drawings,
-        "sources": "demo/masker.tsv",
         "composites": {"n": len(views), "inside": inside, "outside": outside},
-        "run": json.loads((run / SUMMARY).read_text()),
         "meta": meta(),
     }
-    write(MASKER.with_suffix(".json"), card)
+    write(MASKER.with_name("card.json"), card)
 
 
 if __name__ == "__main__":

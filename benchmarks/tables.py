@@ -100,13 +100,13 @@ def _load(name: str) -> dict[str, Any]:
 
 
 def _shipped() -> str:
-    card = json.loads((ROOT / "demo/masker.json").read_text())
+    card, run = (json.loads((ROOT / f"demo/masker/{name}.json").read_text()) for name in ("card", "summary"))
     of = card["composites"]
     cells = [(f"mean mask {side} the object", f"{of[side]:.3f}") for side in ("inside", "outside")]
     return (
         f"**The masker that ships**, EfficientNet-Lite0, {of['n']} composites of five unseen photographs\n"
         f"(`{card['command']}`,\n"
-        f"{card['run']['seconds'] / 60:.0f} minutes on {card['meta']['device'].partition(';')[0]}; "
+        f"{run['seconds'] / 60:.0f} minutes on {card['meta']['device'].partition(';')[0]}; "
         f"{card['photographs']} photographs, {card['drawings']} drawings).\n\n" + table(("", ""), cells)
     )
 

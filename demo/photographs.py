@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageOps
 
-MASKER = Path(__file__).with_name("masker.safetensors")
-"""Trained by `python -m benchmarks.demo_masker`; masker.json beside it says how, masker.tsv on what."""
+MASKER = Path(__file__).with_name("masker") / "masker.safetensors"
+"""Trained by `python -m benchmarks.demo_masker`; card.json beside it says how, sources.tsv on what."""
 SIDE = 224
 """Pixels of a view."""
 

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import csv
 import json
+import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from benchmarks.demo_masker import LOMIRI, PERMITTED, sources
+from benchmarks.demo_masker import LOMIRI, PERMITTED, qt_resources, sources
 from demo.photographs import MASKER, composites, cutout, photographs
 from train.checkpoint import read_config
+from train.folder import run_of
 
 
 def test_an_outline_lies_in_its_photograph():
@@ -33,8 +36,8 @@ def test_a_composite_shows_its_object_where_it_says_it_is():
 
 
 def test_the_masker_that_ships_names_every_picture_it_was_trained_on():
-    card = json.loads(MASKER.with_suffix(".json").read_text())
-    with MASKER.with_suffix(".tsv").open(newline="") as file:
+    card = json.loads(MASKER.with_name("card.json").read_text())
+    with MASKER.with_name("sources.tsv").open(newline="") as file:
         rows = list(csv.DictReader(file, delimiter="\t"))
     assert len(rows) == card["photographs"] + card["drawings"]
     assert all(PERMITTED.match(row["licence"]) for row in rows)
@@ -44,6 +47,7 @@ def test_the_masker_that_ships_names_every_picture_it_was_trained_on():
 
 def test_the_masker_that_ships_names_no_folder_of_its_maker():
     config = read_config(MASKER)
+    assert run_of(MASKER).fault is None
     assert {Path(path).parent for path in (config.data, config.encoder.weights)} == {Path("/")}
 
 
@@ -60,3 +64,21 @@ def test_licences_that_are_not_free_are_left_out(tmp_path):
         "Files: 16.04/copyleft.jpg\nCopyright: C\nLicense: CC-BY-NC-4.0\n"
     )
     assert [(s.file, s.author) for s, _ in sources(tmp_path)] == [("free.jpg", "B")]
+
+
+def test_a_qt_archive_gives_its_files_but_those_compressed_with_zstd():
+    names = ["", "pictures", "a.png", "b.svg", "c.bin"]
+    at, table = [], b""
+    for name in names:
+        at.append(len(table))
+        table += struct.pack(">HI", len(name), 0) + name.encode("utf-16-be")
+    plain, packed = b"as it is", b"\0\0\0\5" + zlib.compress(b"small")
+    data = struct.pack(">I", len(plain)) + plain + struct.pack(">I", len(packed)) + packed
+    second = 4 + len(plain)
+    tree = struct.pack(">IHIIQ", at[0], 2, 1, 1, 0) + struct.pack(">IHIIQ", at[1], 2, 3, 2, 0)
+    tree += struct.pack(">IHIIQ", at[2], 0, 0, 0, 0) + struct.pack(">IHIIQ", at[3], 1, 0, second, 0)
+    tree += struct.pack(">IHIIQ", at[4], 4, 0, 0, 0)
+    start = 20
+    header = struct.pack(">4s4I", b"qres", 2, start, start + len(tree), start + len(tree) + len(data))
+    found = dict(qt_resources(header + tree + data + table))
+    assert found == {"pictures/a.png": b"as it is", "pictures/b.svg": b"small"}
