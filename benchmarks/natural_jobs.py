@@ -28,10 +28,10 @@ CHEAP = Counts(images=120, faithfulness=120, sensitivity=20, draws=10, mprt=20, 
 DEAR = {
     "relax": Counts(images=12, faithfulness=12, sensitivity=0, draws=0, mprt=3, copies=1),
     "u_relax": Counts(images=12, faithfulness=12, sensitivity=0, draws=0, mprt=3, copies=1),
-    "occlusion": Counts(images=24, faithfulness=24, sensitivity=0, draws=0, mprt=6, copies=1),
-    "integrated_gradients": replace(CHEAP, sensitivity=2, mprt=10, copies=3),
+    "occlusion": Counts(images=12, faithfulness=12, sensitivity=0, draws=0, mprt=6, copies=1),
+    "integrated_gradients": Counts(images=24, faithfulness=24, sensitivity=2, draws=10, mprt=10, copies=3),
     "expected_gradients": replace(CHEAP, sensitivity=2, mprt=10, copies=3),
-    "optimised": Counts(images=24, faithfulness=24, sensitivity=0, draws=0, mprt=0, copies=0),
+    "optimised": Counts(images=12, faithfulness=12, sensitivity=0, draws=0, mprt=0, copies=0),
 }
 """How many composites each method is scored on; the rest: CHEAP."""
 TIMED = 20
