@@ -31,6 +31,7 @@ Row = Mapping[str, Any]
 
 OURS = "nemu"
 KIND = "composites"
+GPU = "benchmarks/results/gpu/nvidia-h200/natural.json"
 PAIRED = ("relevance_rank", "relevance_mass", "pointing_game", "roc_auc", "insertion_minus_deletion")
 COLUMNS = (
     RANK,
@@ -161,15 +162,32 @@ and not in this repository.
 """
 
 
-def page(result: Mapping[str, Any]) -> str:
-    """docs/natural.md."""
+def rows_of(parts: Sequence[Row]) -> dict[str, list[Row]]:
+    """Rows of the files that `benchmarks.natural` keeps under --work/parts, each with its name as `part`."""
+    rows = []
+    for part in parts:
+        start, method, seed = part["part"].rsplit("-", 2)
+        kind, encoder = start.split("-", 1)
+        if kind == "row":
+            rows.append({**part, "encoder": encoder, "method": method, "seed": int(seed), "kind": KIND})
+    return {"rows": rows}
+
+
+def page(result: Mapping[str, Any], longer: Mapping[str, Any]) -> str:
+    """docs/natural.md.
+
+    Args:
+        longer: of a longer training, as `rows_of` gives it.
+    """
     names = [name for name in encoders_of(result) if any(row["encoder"] == name for row in result["paired"])]
     parts = [
         INTRODUCTION,
         "## What moves an embedding\n\nIn units of the median distance between different pictures.\n",
         evidence(result),
-        "## Masks\n",
+        f"## Masks\n\nAfter {steps_of(result)} steps of 16 images.\n",
         masks(result),
+        f"After {steps_of(longer)} steps, on an NVIDIA H200, 120 composites ({GPU}).\n",
+        masks(longer),
     ]
     for name in names:
         parts += [
@@ -187,13 +205,20 @@ def compact(result: Mapping[str, Any]) -> str:
     """README's part."""
     count = max(row["n_images"] for row in result["rows"])
     return (
-        f"**Real encoders on {count} unseen composites**, `python -m train` with its defaults\n"
-        "(`python -m benchmarks.natural --json benchmarks/results/natural.json …`; every method and what\n"
-        "was measured: [docs/natural.md](docs/natural.md)).\n\n" + masks(result)
+        f"**Real encoders on {count} unseen composites**, `python -m train` with its default objective,\n"
+        f"decoder and weight, {steps_of(result)} steps of 16 images ([every method](docs/natural.md),\n"
+        "`python -m benchmarks.natural --json benchmarks/results/natural.json …`).\n\n" + masks(result)
     )
+
+
+def steps_of(result: Mapping[str, Any]) -> int:
+    """Of the maskers' training."""
+    return next(row["train_steps"] for row in result["rows"] if row["method"] == OURS)
 
 
 if __name__ == "__main__":
     root = Path(__file__).parents[1]
-    found = json.loads((root / "benchmarks/results/natural.json").read_text())
-    (root / "docs/natural.md").write_text(page(found))
+    found, parts = (
+        json.loads((root / name).read_text()) for name in ("benchmarks/results/natural.json", GPU)
+    )
+    (root / "docs/natural.md").write_text(page(found, rows_of(parts["parts"])))
