@@ -164,7 +164,7 @@ and not in this repository.
 
 def rows_of(parts: Sequence[Row]) -> dict[str, list[Row]]:
     """Rows of the files that `benchmarks.natural` keeps under --work/parts, each with its name as `part`."""
-    rows = []
+    rows: list[Row] = []
     for part in parts:
         start, method, seed = part["part"].rsplit("-", 2)
         kind, encoder = start.split("-", 1)
