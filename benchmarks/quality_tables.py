@@ -90,14 +90,14 @@ FULL = (
 SHORT = (RANK, MASS, COMPLEXITY, FAITHFUL, TIME)
 MASKS = (
     Column(key="mask_inside", title="mask inside"),
-    Column(key="mask_outside", title="mask outside"),
+    Column(key="mask_outside", title="mask outside", lower=True),
     Column(key="area_ratio", title="area / region's", form="{:.2f}".format),
     Column(key="cosine_kept", title="cosine kept, photograph"),
     Column(key="cosine_kept_mean_fill", title="cosine kept, mean colour"),
 )
 TRAINING = Column(key="train_seconds", title="training, s", form="{:.0f}".format)
 ABLATION = (RANK, MASS, *MASKS[:4], FAITHFUL)
-WEIGHT = (*ABLATION, TRAINING)
+WEIGHT = (RANK, MASS, *MASKS[:2], MASKS[3], FAITHFUL)
 
 
 def encoders_of(result: Result) -> list[str]:
