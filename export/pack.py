@@ -20,12 +20,11 @@ from export import graph
 from export.calibrate import calibration_images
 from export.card import model_card
 from export.fuse import Fused
+from export.images import PHOTOGRAPHS, judged_images, reference_images, set_apart
 from export.int8 import TRT, Calibration, write_int8
 from export.level import FEWEST, measure_level
-from export.level import IMAGES as LEVEL_IMAGES
 from export.level_picture import LEVEL_PICTURE, level_picture
-from export.metrics import IMAGES, measure
-from export.pictures import fitted, spread_over
+from export.metrics import measure
 from export.precision import GRAPHS, OPSETS
 from export.ranges import measure_ranges, named
 from export.standalone import write_beside
@@ -46,12 +45,8 @@ from runtime.verify import Reference
 from train.checkpoint import load_nem, read_config
 from train.config import TrainConfig
 from train.encoder import FrozenEncoder
-from train.folder import apart_of, run_of
+from train.folder import run_of
 from train.nem import NEM
-
-PHOTOGRAPHS = Path(__file__).parent / "photographs"
-REFERENCES = 16
-"""At most this many reference images are taken from a folder."""
 
 Step = Callable[[str], AbstractContextManager[None]]
 """Wraps each long step, for progress."""
@@ -95,9 +90,11 @@ def make_package(
         nem = load_nem(masker, weights=weights)
         config, training = read_config(masker), run_of(masker)
         size = nem.encoder.input
-        images = _reference_images(reference or PHOTOGRAPHS, size)
-        judged, source = _judged(images, size, named=reference, evaluate=evaluate, trained_on=config.data)
-        unseen, unseen_source = (judged, source) if evaluate else _set_apart(masker, size)
+        images = reference_images(reference or PHOTOGRAPHS, size)
+        judged, source = judged_images(
+            images, size, named=reference, evaluate=evaluate, trained_on=config.data
+        )
+        unseen, unseen_source = (judged, source) if evaluate else set_apart(masker, size)
         if len(unseen) < FEWEST:
             unseen = unseen[:0]
             print(f"warning: what a level of the mask means is not measured: {_FEW}", file=sys.stderr)
@@ -282,44 +279,6 @@ def _calibration(folder: Path | None, reference: np.ndarray, size: InputRecord) 
     said = f"CALIBRATED ON THE {len(reference)} REFERENCE IMAGES: give yours with --calibration FOLDER"
     print(said, file=sys.stderr)
     return Calibration(images=reference, source=said)
-
-
-def _reference_images(folder: Path, size: InputRecord) -> np.ndarray:
-    """uint8 (N, H, W, 3): images spread over the folder, as the encoder would see them."""
-    like = "different ones"
-    return spread_over(folder, size, option="--reference", most=REFERENCES, expected=like)[0]
-
-
-def _judged(
-    reference: np.ndarray, size: InputRecord, *, named: Path | None, evaluate: Path | None, trained_on: str
-) -> tuple[np.ndarray, str]:
-    """The images that metrics are measured on, and which they are, for people.
-
-    Args:
-        reference: the reference images.
-        named: the folder they are from; None if they are the project's own.
-        evaluate: another folder to take, instead of them.
-    """
-    images, folder = reference, evaluate or named
-    if folder is None:
-        return images, f"the {len(images)} photographs that nemu comes with, which are a sample of nothing"
-    name = folder.resolve().name
-    source = f"{len(images)} images of the folder `{name}`, which are in {REFERENCE}"
-    if evaluate is not None:
-        like = "like those the device will see, and not trained on"
-        images, held = spread_over(evaluate, size, option="--evaluate", most=IMAGES, expected=like)
-        source = f"{len(images)} of the {held} images in the folder `{name}`"
-    ours, theirs = folder.resolve(), Path(trained_on).resolve()
-    seen = theirs.is_dir() and (ours.is_relative_to(theirs) or theirs.is_relative_to(ours))
-    known = "among them or around them the folder that the masker's configuration names for training"
-    return images, f"{source}; {known if seen else 'whether training saw them, nemu does not know'}"
-
-
-def _set_apart(masker: Path, size: InputRecord) -> tuple[np.ndarray, str]:
-    """uint8 (N, H, W, 3): what the masker's run set apart, and which these are, for people."""
-    files = apart_of(masker)[:LEVEL_IMAGES]
-    images = fitted(files, size) if files else np.empty((0, size.height, size.width, 3), np.uint8)
-    return images, f"{len(files)} images that training set apart of its folder"
 
 
 def _outputs(encoder: EncoderRecord, size: InputRecord) -> tuple[OutputRecord, ...]:

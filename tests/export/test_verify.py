@@ -19,9 +19,9 @@ def nem(masker):
 
 @pytest.fixture(scope="module")
 def reference(nem, photographs):
-    from export.pack import _reference_images
+    from export.images import reference_images
 
-    images = _reference_images(photographs, nem.encoder.input)
+    images = reference_images(photographs, nem.encoder.input)
     return Reference(images, *run_torch(Fused(nem, precision="fp32"), images))
 
 
