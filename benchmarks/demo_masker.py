@@ -187,7 +187,7 @@ def ship(run: Path, used: list[Source], options: list[str]) -> None:
     views = composites()
     x = nem.encoder.normalize(torch.from_numpy(np.stack([view.image for view in views])))
     masks = mask(nem.masker, nem.encoder, x)
-    inside, outside = inside_and_outside(views, list(masks.numpy()))
+    inside, outside = inside_and_outside([view.region for view in views], list(masks.numpy()))
     drawings = sum(DRAWINGS in source.file for source in used)
     card = {
         "command": "python -m train --weights lite0.safetensors --data pictures --out run "

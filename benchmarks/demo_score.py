@@ -15,7 +15,8 @@ import torch
 
 from benchmarks.maskers import train_masker
 from benchmarks.record import meta, write
-from demo.digits import TEST_SCENES, TRAIN, on_and_off, write_scenes
+from demo.digits import TEST_SCENES, TRAIN, write_scenes
+from demo.photographs import inside_and_outside
 from demo.world import Scene
 from train.checkpoint import load_nem
 from train.folder import read_summary
@@ -33,7 +34,7 @@ def score(seed: int, scenes: list[Scene], out: Path, *, steps: int) -> dict[str,
             for batch in torch.from_numpy(images).split(50)
             for m in nem(nem.encoder.normalize(batch))[1]
         ]
-    on, off = on_and_off(scenes, masks)
+    on, off = inside_and_outside([s.mask for s in scenes], masks)
     summary = read_summary(out)
     return {
         "seed": seed,

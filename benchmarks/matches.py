@@ -16,7 +16,7 @@ import numpy as np
 
 from benchmarks.estimate import estimate
 from benchmarks.record import meta, write
-from demo.digits import on_and_off
+from demo.photographs import inside_and_outside
 from demo.world import Scene, scene
 from runtime.explainer import Explainer
 from runtime.occlusion import cosine, occlude
@@ -69,7 +69,7 @@ def pairs(count: int) -> list[tuple[Scene, Scene]]:
 def measure(explainer: Explainer, a: Scene, b: Scene) -> dict[str, float]:
     """One pair."""
     found = explainer.compare(a.image, b.image)
-    on, off = on_and_off([a, b], [found.a.mask, found.b.mask])
+    on, off = inside_and_outside([a.mask, b.mask], [found.a.mask, found.b.mask])
     mean = explainer.manifest.input.mean
     exchanged = explainer(
         [occlude(a.image, found.b.graph_mask, mean), occlude(b.image, found.a.graph_mask, mean)]

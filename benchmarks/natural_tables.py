@@ -162,31 +162,21 @@ and not in this repository.
 """
 
 
-def rows_of(parts: Sequence[Row]) -> dict[str, list[Row]]:
-    """Rows of the files that `benchmarks.natural` keeps under --work/parts, each with its name as `part`."""
-    rows: list[Row] = []
-    for part in parts:
-        start, method, seed = part["part"].rsplit("-", 2)
-        kind, encoder = start.split("-", 1)
-        if kind == "row":
-            rows.append({**part, "encoder": encoder, "method": method, "seed": int(seed), "kind": KIND})
-    return {"rows": rows}
-
-
 def page(result: Mapping[str, Any], longer: Mapping[str, Any]) -> str:
     """docs/natural.md.
 
     Args:
-        longer: of a longer training, as `rows_of` gives it.
+        longer: rows of a longer training.
     """
     names = [name for name in encoders_of(result) if any(row["encoder"] == name for row in result["paired"])]
     parts = [
         INTRODUCTION,
         "## What moves an embedding\n\nIn units of the median distance between different pictures.\n",
         evidence(result),
-        f"## Masks\n\nAfter {steps_of(result)} steps of 16 images.\n",
+        f"## Masks\n\nAfter {steps_of(result)} steps (`{command_of(result)}`).\n",
         masks(result),
-        f"After {steps_of(longer)} steps, on an NVIDIA H200, 120 composites ({GPU}).\n",
+        f"After {steps_of(longer)} steps, on {longer['meta']['device']} ([results](../{GPU}))"
+        f"\n(`{command_of(longer)}`).\n",
         masks(longer),
     ]
     for name in names:
@@ -206,9 +196,14 @@ def compact(result: Mapping[str, Any]) -> str:
     count = max(row["n_images"] for row in result["rows"])
     return (
         f"**Real encoders on {count} unseen composites**, `python -m train` with its default objective,\n"
-        f"decoder and weight, {steps_of(result)} steps of 16 images ([every method](docs/natural.md),\n"
+        f"decoder and weight, {steps_of(result)} steps ([every method](docs/natural.md),\n"
         "`python -m benchmarks.natural --json benchmarks/results/natural.json …`).\n\n" + masks(result)
     )
+
+
+def command_of(result: Mapping[str, Any]) -> str:
+    """As it is typed."""
+    return str(result["meta"]["command"]).replace("natural.py", "python -m benchmarks.natural", 1)
 
 
 def steps_of(result: Mapping[str, Any]) -> int:
@@ -218,7 +213,7 @@ def steps_of(result: Mapping[str, Any]) -> int:
 
 if __name__ == "__main__":
     root = Path(__file__).parents[1]
-    found, parts = (
+    found, longer = (
         json.loads((root / name).read_text()) for name in ("benchmarks/results/natural.json", GPU)
     )
-    (root / "docs/natural.md").write_text(page(found, rows_of(parts["parts"])))
+    (root / "docs/natural.md").write_text(page(found, longer))

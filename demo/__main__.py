@@ -97,7 +97,7 @@ def score(shown: list[View], scored: list[View]) -> None:
     with Explainer(PACKAGE) as explainer:
         print(f"\nscoring {len(scored)} composites on {explainer.backend.name}")
         explained = {view.name: explainer(view.image).mask for view in (*shown, *scored)}
-    inside, outside = inside_and_outside(scored, [explained[v.name] for v in scored])
+    inside, outside = inside_and_outside([v.region for v in scored], [explained[v.name] for v in scored])
     print(f"mean mask inside {inside:.3f}, outside {outside:.3f}, difference {inside - outside:.3f}")
     record = {"inside": inside, "outside": outside, "difference": inside - outside, "composites": len(scored)}
     with atomic_file(OUT / "score.json") as file:

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from demo.__main__ import check_engine, run_all
+from demo.photographs import inside_and_outside
 from demo.train_encoder import ARCHITECTURE, WEIGHTS
 from demo.world import Scene, scene
 from runtime import Explainer
@@ -82,19 +83,12 @@ def score(scenes: list[Scene]) -> None:
     with Explainer(PACKAGE) as explainer:
         print(f"\nscoring {len(scenes)} test scenes on {explainer.backend.name}")
         masks = [e.mask for e in explainer([s.image for s in scenes])]
-    on, off = on_and_off(scenes, masks)
+    on, off = inside_and_outside([s.mask for s in scenes], masks)
     print(f"mean mask on the digit {on:.3f}, off the digit {off:.3f}, difference {on - off:.3f}")
     record = {"mask_on_digit": on, "mask_off_digit": off, "difference": on - off, "scenes": len(scenes)}
     with atomic_file(OUT / "score.json") as file:
         file.write_text(json.dumps(record, indent=2) + "\n")
     save_png(OUT / "overlay.png", picture([scenes[i] for i in SHOWN], [masks[i] for i in SHOWN]), force=True)
-
-
-def on_and_off(scenes: list[Scene], masks: list[np.ndarray]) -> tuple[float, float]:
-    """Mean mask on the digit and off it, averaged over scenes; masks float (SIZE, SIZE)."""
-    on = float(np.mean([m[s.mask].mean() for m, s in zip(masks, scenes, strict=True)]))
-    off = float(np.mean([m[~s.mask].mean() for m, s in zip(masks, scenes, strict=True)]))
-    return on, off
 
 
 def picture(scenes: list[Scene], masks: list[np.ndarray]) -> np.ndarray:

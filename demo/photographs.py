@@ -43,13 +43,13 @@ GROUNDS = ("grass", "china", "brick", "gravel", "hubble_deep_field")
 
 @dataclass(frozen=True)
 class View:
-    """A square picture, and where its object is."""
+    """A square picture with one object."""
 
     name: str
     image: np.ndarray
     """uint8 (SIDE, SIDE, 3), RGB."""
-    object: np.ndarray
-    """bool (SIDE, SIDE)."""
+    region: np.ndarray
+    """bool (SIDE, SIDE): the pixels of its object."""
 
 
 def photographs() -> list[View]:
@@ -75,10 +75,16 @@ def composites(count: int = 50, *, seed: int = 0) -> list[View]:
     return views
 
 
-def inside_and_outside(views: list[View], masks: Sequence[np.ndarray]) -> tuple[float, float]:
-    """Mean mask inside the object and outside, averaged over views; masks float (SIDE, SIDE)."""
-    inside = float(np.mean([mask[view.object].mean() for view, mask in zip(views, masks, strict=True)]))
-    outside = float(np.mean([mask[~view.object].mean() for view, mask in zip(views, masks, strict=True)]))
+def inside_and_outside(regions: Sequence[np.ndarray], masks: Sequence[np.ndarray]) -> tuple[float, float]:
+    """Mean mask inside the region and outside, averaged over pictures.
+
+    Args:
+        regions: bool (H, W) each.
+        masks: float (H, W) each.
+    """
+    pairs = list(zip(regions, masks, strict=True))
+    inside = float(np.mean([mask[region].mean() for region, mask in pairs]))
+    outside = float(np.mean([mask[~region].mean() for region, mask in pairs]))
     return inside, outside
 
 

@@ -22,14 +22,14 @@ def test_an_outline_lies_in_its_photograph():
     for view in photographs():
         share = (np.asarray(cutout(view.name).getchannel("A")) > 0).mean()
         width, height = cutout(view.name).size
-        assert 0.01 < view.object.mean() < 0.9
-        assert view.object.mean() == pytest.approx(share * min(width, height) / max(width, height), rel=0.05)
+        assert 0.01 < view.region.mean() < 0.9
+        assert view.region.mean() == pytest.approx(share * min(width, height) / max(width, height), rel=0.05)
 
 
 def test_a_composite_shows_its_object_where_it_says_it_is():
     for view in composites(5):
-        inside, outside = view.image[view.object].mean(0), view.image[~view.object].mean(0)
-        assert view.object.any()
+        inside, outside = view.image[view.region].mean(0), view.image[~view.region].mean(0)
+        assert view.region.any()
         assert np.abs(inside - outside).max() > 10, view.name
     assert [v.name for v in composites(3)] == [v.name for v in composites(5)][:3]
     assert all((a.image == b.image).all() for a, b in zip(composites(3), composites(5), strict=False))
