@@ -70,7 +70,7 @@ def _costs() -> list[str]:
             latency_tables.runtime_cost,
         ),
         "throughput": (
-            "**Many pictures and a video**, ResNet-50, 640 × 480 pixels, overlay and mask written\n"
+            "**Many pictures and a video**, ResNet-50, 640 × 480 pixels, overlay (as heat) and mask written\n"
             "(`python -m benchmarks.throughput resnet50.nemu "
             "--json benchmarks/results/throughput.json`).\n\n",
             latency_tables.throughput,
