@@ -26,7 +26,7 @@ from benchmarks.interleave import FEWEST_PAIRS, Call, interleave, latency_row, r
 from benchmarks.onnx_sessions import encoder_graph, fused_graph, random_encoder, run, session
 from benchmarks.peers import openvino_call, relax_milliseconds, torch_peers
 from benchmarks.record import device_name, meta, write
-from export.pack import PHOTOGRAPHS
+from export.images import PHOTOGRAPHS
 from runtime import Explainer
 from runtime.backends import choose
 from runtime.backends.onnxruntime import MODELS

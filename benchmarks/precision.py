@@ -28,8 +28,8 @@ from export import graph
 from export.build_engine import main as build
 from export.calibrate import calibration_images, ranges
 from export.fuse import Fused
+from export.images import PHOTOGRAPHS
 from export.int8 import cpu_form, in_float, trt_form
-from export.pack import PHOTOGRAPHS
 from export.pictures import fitted
 from export.precision import OPSETS
 from export.quantize import insert_qdq

@@ -21,7 +21,7 @@ from safetensors.torch import save_file
 from benchmarks.maskers import train_masker
 from benchmarks.record import meta, write
 from export.build_engine import main as build
-from export.pack import PHOTOGRAPHS
+from export.images import PHOTOGRAPHS
 from runtime.errors import InputError
 from runtime.package import Package
 

@@ -11,6 +11,7 @@ import pytest
 from export import pack
 from export.build_engine import main
 from export.engine import validity
+from export.images import PHOTOGRAPHS
 from runtime import Embedder, Explainer
 from runtime.__main__ import main as runtime
 from runtime.errors import IntegrityError, ParityError
@@ -252,7 +253,7 @@ def test_force_replaces_packages_and_nothing_else(masker, tmp_path, capsys):
 
 def test_reference_images_are_the_users_only_if_named(package, masker, photographs, tmp_path):
     with np.load(package / "reference.npz") as arrays:
-        assert len(arrays["images"]) == len(list(pack.PHOTOGRAPHS.glob("*.jpg")))
+        assert len(arrays["images"]) == len(list(PHOTOGRAPHS.glob("*.jpg")))
     out = tmp_path / "x.nemu"
     arguments = ["--masker", str(masker), "--out", str(out), "--reference", str(photographs), "--quiet"]
     assert main([*arguments, "--precision", "fp32"]) == 0
