@@ -25,6 +25,7 @@ from runtime import Explainer
 from runtime.__main__ import main as run
 from runtime.atomic import atomic_file, atomic_folder
 from runtime.encode import save_png
+from runtime.errors import NemuError
 from runtime.overlay import grid, overlay
 from runtime.package import Package
 from train.__main__ import main as train
@@ -48,7 +49,11 @@ def main() -> int:
     argparse.ArgumentParser(prog="python -m demo", description=__doc__.partition("\n")[0]).parse_args()
     began = time.monotonic()
     print(f"writing the encoder to {WEIGHTS}, photographs to {OUT}", flush=True)
-    write_weights(WEIGHTS)
+    try:
+        write_weights(WEIGHTS)
+    except NemuError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
     shown, scored = photographs(), composites()
     for name, views in (("photographs", shown), ("composites", scored)):
         with atomic_folder(OUT / name, force=True) as folder:

