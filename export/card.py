@@ -79,6 +79,8 @@ from a masker without the summary of its run.  """
             "at its end": f"embedding distance of the masked images {run.distance:.3f}, "
             f"mask area {run.area:.3f}",
         }
+        if run.fault:
+            rows["verdict"] = f"**{run.fault}**"
     table = "\n".join(f"| {what} | {value} |" for what, value in rows.items())
     return f"""## Data the masker was trained on
 | | |

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import numpy as np
 
+from export.level import FEWEST
 from export.level import IMAGES as LEVEL_IMAGES
 from export.metrics import IMAGES
-from export.pictures import fitted, spread_over
+from export.pictures import readable, spread_over
 from runtime.manifest import InputRecord
 from runtime.package import REFERENCE
 from train.folder import apart_of
@@ -47,14 +49,51 @@ def judged_images(
         like = "like those the device will see, and not trained on"
         images, held = spread_over(evaluate, size, option="--evaluate", most=IMAGES, expected=like)
         source = f"{len(images)} of the {held} images in the folder `{name}`"
-    ours, theirs = folder.resolve(), Path(trained_on).resolve()
-    seen = theirs.is_dir() and (ours.is_relative_to(theirs) or theirs.is_relative_to(ours))
     known = "among them or around them the folder that the masker's configuration names for training"
+    seen = overlap(folder, trained_on)
     return images, f"{source}; {known if seen else 'whether training saw them, nemu does not know'}"
+
+
+def overlap(folder: Path, trained_on: str) -> bool:
+    """Whether one of the two folders lies in the other, or is the other."""
+    ours, theirs = folder.resolve(), Path(trained_on).resolve()
+    return theirs.is_dir() and (ours.is_relative_to(theirs) or theirs.is_relative_to(ours))
+
+
+def level_images(
+    judged: tuple[np.ndarray, str], size: InputRecord, *, evaluate: Path | None, masker: Path, trained_on: str
+) -> tuple[np.ndarray, str]:
+    """The images that the level is measured on: none that training saw, and none if they are too few.
+
+    Args:
+        judged: of `judged_images`; they are taken if `evaluate` gave enough of them.
+
+    Returns:
+        uint8 (N, H, W, 3), N 0 or at least FEWEST; which they are, for people.
+    """
+    why = []
+    if evaluate is not None:
+        if overlap(evaluate, trained_on):
+            why.append(f"{evaluate} overlaps with the folder of the training")
+        elif len(judged[0]) < FEWEST:
+            why.append(f"{evaluate} gave {len(judged[0])} images")
+        else:
+            return judged
+    images, source = set_apart(masker, size)
+    if few := len(images) < FEWEST:
+        images = images[:0]
+        why.append(f"of {source} {FEWEST} are needed")
+    if why:
+        measured = "not measured" if few else f"measured on {source}"
+        cure = f"--evaluate with a folder of {FEWEST} images or more that training did not see"
+        print(
+            f"warning: what a level of the mask means is {measured}: {'; '.join(why)} (cure: {cure})",
+            file=sys.stderr,
+        )
+    return images, source
 
 
 def set_apart(masker: Path, size: InputRecord) -> tuple[np.ndarray, str]:
     """uint8 (N, H, W, 3): what the masker's run set apart, and which these are, for people."""
-    files = apart_of(masker)[:LEVEL_IMAGES]
-    images = fitted(files, size) if files else np.empty((0, size.height, size.width, 3), np.uint8)
-    return images, f"{len(files)} images that training set apart of its folder"
+    images = readable(apart_of(masker)[:LEVEL_IMAGES], size)
+    return images, f"{len(images)} images that training set apart of its folder"

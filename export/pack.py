@@ -20,9 +20,9 @@ from export import graph
 from export.calibrate import calibration_images
 from export.card import model_card
 from export.fuse import Fused
-from export.images import PHOTOGRAPHS, judged_images, reference_images, set_apart
+from export.images import PHOTOGRAPHS, judged_images, level_images, reference_images
 from export.int8 import TRT, Calibration, write_int8
-from export.level import FEWEST, measure_level
+from export.level import measure_level
 from export.level_picture import LEVEL_PICTURE, level_picture
 from export.metrics import measure
 from export.precision import GRAPHS, OPSETS
@@ -52,7 +52,6 @@ Step = Callable[[str], AbstractContextManager[None]]
 """Wraps each long step, for progress."""
 
 _Parity = dict[str, dict[str, Any]]
-_FEW = f"it needs {FEWEST} images that training did not see: train on 192 or more, or --evaluate FOLDER"
 _IN_FP16 = "its layers in fp16: "
 
 
@@ -91,13 +90,10 @@ def make_package(
         config, training = read_config(masker), run_of(masker)
         size = nem.encoder.input
         images = reference_images(reference or PHOTOGRAPHS, size)
-        judged, source = judged_images(
-            images, size, named=reference, evaluate=evaluate, trained_on=config.data
-        )
-        unseen, unseen_source = (judged, source) if evaluate else set_apart(masker, size)
-        if len(unseen) < FEWEST:
-            unseen = unseen[:0]
-            print(f"warning: what a level of the mask means is not measured: {_FEW}", file=sys.stderr)
+        judged = judged_images(images, size, named=reference, evaluate=evaluate, trained_on=config.data)
+        unseen = level_images(judged, size, evaluate=evaluate, masker=masker, trained_on=config.data)
+        if training is not None and training.fault:
+            print(f"warning: {training.fault}", file=sys.stderr)
     with step(f"torch reference on {len(images)} images"):
         expected = Reference(images, *run_torch(Fused(nem, precision="fp32"), images))
     job = _Job(folder, nem, expected, calibration, simplify, step)
@@ -105,9 +101,9 @@ def make_package(
     write_beside(folder / MODELS["fp32"], EMBEDDING_MODELS["fp32"], expected, precision="fp32")
     others, refused = _write_others(job, precision)
     np.savez_compressed(folder / REFERENCE, **expected._asdict())
-    with step(f"metrics on {len(judged)} images"):
-        metrics = measure(folder / GRAPHS["fp32"], judged, mean=size.mean, source=source)
-    level = _level(job, unseen, unseen_source) if len(unseen) else None
+    with step(f"metrics on {len(judged[0])} images"):
+        metrics = measure(folder / GRAPHS["fp32"], judged[0], mean=size.mean, source=judged[1])
+    level = _level(job, *unseen) if len(unseen[0]) else None
     manifest = Manifest(
         schema=SCHEMA,
         nemu=runtime.__version__,

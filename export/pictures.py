@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import sys
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +11,11 @@ import numpy as np
 from runtime.errors import InputError
 from runtime.image import Geometry, find_images, load_image
 from runtime.manifest import InputRecord
+from train.data import decoded
 
 FEWEST = 4
+NAMED = 3
+"""Files that a warning names."""
 
 
 def spread_over(
@@ -27,16 +31,26 @@ def spread_over(
         uint8 (N, H, W, 3) as the encoder would see them; the number of files.
 
     Raises:
-        InputError: too few, or one that cannot be read.
+        InputError: too few that can be read.
     """
     files = find_images(folder)
-    if len(files) < FEWEST:
+    images = readable(files[:: max(1, -(-len(files) // most))], size)
+    if len(images) < FEWEST:
         raise InputError(
-            f"{option} {folder} holds {len(files)} images",
+            f"{option} {folder} holds {len(files)} images, of which {len(images)} were read",
             expected=f"at least {FEWEST}, better {most}, {expected}",
             cure=f"add photographs, or leave {option} out to use the reference images",
         )
-    return fitted(files[:: max(1, -(-len(files) // most))], size), len(files)
+    return images, len(files)
+
+
+def readable(files: Sequence[Path], size: InputRecord) -> np.ndarray:
+    """uint8 (N, H, W, 3): those that can be read; a warning counts and names the others."""
+    images, others = decoded(files, Geometry.from_record(size))
+    if others:
+        names = ", ".join(str(path) for path in others[:NAMED]) + (", …" if len(others) > NAMED else "")
+        print(f"warning: left out, as they cannot be read: {names}: {len(others)} images", file=sys.stderr)
+    return images
 
 
 def fitted(files: Iterable[Path], size: InputRecord) -> np.ndarray:

@@ -219,9 +219,8 @@ def _overlay_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--style",
         choices=STYLES,
-        default=STYLES[0],
         help="of overlays: spotlight dims all but what is marked, heat draws the mask in colours over a grey "
-        "picture (%(default)s)",
+        f"picture ({STYLES[0]})",
     )
 
 

@@ -27,6 +27,7 @@ from runtime.explainer import Explainer
 from runtime.info import describe, figures
 from runtime.journal import LINES, ROWS
 from runtime.level import curve_of, share_for
+from runtime.overlay import STYLES
 from runtime.package import Package
 from runtime.report import write_report
 from runtime.sources import Picture, find_pictures
@@ -39,6 +40,13 @@ def explain(arguments: argparse.Namespace) -> int:
     """Pictures, videos and cameras → overlays, masks, embeddings, a journal."""
     videos = [source for source in arguments.sources if is_video(source)]
     others = [source for source in arguments.sources if not is_video(source)]
+    drawn = [f"--{name}" for name in ("keep", "style") if getattr(arguments, name) is not None]
+    if drawn and arguments.overlays == "none" and not videos:
+        raise InputError(
+            f"{' and '.join(drawn)} with --overlays none",
+            expected="overlays to draw so",
+            cure=f"leave out --overlays none, or {' and '.join(drawn)}",
+        )
     pictures = find_pictures(others) if others else []
     lines = []
     with _explainer(arguments) as explainer:
@@ -249,7 +257,7 @@ def _draw(arguments: argparse.Namespace, explainer: Explainer) -> dict[str, Any]
     """`keep` and `style` of `Explanation.overlay`; a `keep` that cannot be is refused before any work."""
     if arguments.keep is not None:
         share_for(curve_of(explainer.manifest.level), arguments.keep)
-    return {"keep": arguments.keep, "style": arguments.style}
+    return {"keep": arguments.keep, "style": arguments.style or STYLES[0]}
 
 
 @contextmanager

@@ -37,6 +37,12 @@ does what is learned, up to rounding).
 WORTHLESS = 3
 """Exit code of a run that ended, and whose masker is there, but grey, empty, full or no better than that."""
 
+CHECKED = {
+    *("encoder", "weights", "embedding", "l2_normalize", "image_size", "resize", "mean", "std", "taps"),
+    *("check", "json", "quiet"),
+}
+"""Options that --check looks at."""
+
 
 def parser() -> argparse.ArgumentParser:
     """The command line; each option's default is the dataclass's."""
@@ -113,12 +119,20 @@ def main(argv: list[str] | None = None) -> int:
         p.error("--workers is 0 or more, --checkpoint-every at least 1")
     if not options.check and not (options.data and options.out):
         p.error("--data and --out are needed, unless it is to --check a PHOTO")
+    if options.check and (unused := _given(p, options) - CHECKED):
+        names = ", ".join(f"--{name.replace('_', '-')}" for name in sorted(unused))
+        p.error(f"--check trains nothing: leave out {names}")
     logging.basicConfig(format="%(levelname)s: %(message)s")
     return console.exit_code(
         lambda: _check(options) if options.check else _run(options),
         stopped="go on with the same command and --resume auto",
         failures=(OSError, SafetensorError),
     )
+
+
+def _given(p: argparse.ArgumentParser, options: argparse.Namespace) -> set[str]:
+    """Options that are not their defaults."""
+    return {name for name, value in vars(options).items() if value != p.get_default(name)}
 
 
 def _run(options: argparse.Namespace) -> int:
@@ -172,7 +186,8 @@ def _report(summary: TrainingRecord, masker: Path) -> Iterator[str]:
         f"{f', resumed at step {summary.resumed_at}' if summary.resumed_at else ''}; "
         f"loss {summary.loss:.3f}, embedding distance {summary.distance:.3f}, mask area {summary.area:.1%}"
     )
-    yield f"next: python -m export.build_engine --masker {masker} --out {masker.parent.name}.nemu"
+    if summary.fault is None:
+        yield f"next: python -m export.build_engine --masker {masker} --out {masker.parent.name}.nemu"
 
 
 def encoder_of(options: argparse.Namespace) -> EncoderConfig:

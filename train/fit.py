@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import lightning
-import numpy as np
 import timm
 import torch
 from lightning import LightningModule, Trainer
@@ -26,11 +25,11 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 import runtime
 from runtime.atomic import atomic_file
 from runtime.errors import InputError
-from runtime.image import Geometry, find_images, load_image
+from runtime.image import Geometry, find_images
 from runtime.manifest import TrainingRecord
 from train.checkpoint import save_masker
 from train.config import EncoderConfig, TrainConfig
-from train.data import Photographs, Steps, collate, load, set_apart
+from train.data import Photographs, Steps, collate, decoded, load, set_apart
 from train.encoder import FrozenEncoder
 from train.folder import (
     MASKER,
@@ -103,14 +102,14 @@ def fit(
         augment=config.augment,
     )
     first = collate([images[p] for p in range(FIRST_IMAGES)])[0]
-    if config.centred:
-        module.set_centre(first)
-    module.price_area(first)
-
-    began = time.monotonic()
     with hush():
         trainer = make_trainer(config, out, start=start, checkpoint_every=checkpoint_every, progress=progress)
         _check_share(config.batch_size, trainer.world_size)
+        module.to(trainer.strategy.root_device)
+        if config.centred:
+            module.set_centre(first)
+        module.price_area(first)
+        began = time.monotonic()
         if trainer.is_global_zero:
             claim(config, out, start=start)
         batches = Steps(start, config.steps, config.batch_size, trainer.global_rank, trainer.world_size)
@@ -124,11 +123,14 @@ def fit(
         except SystemExit as error:  # what Lightning makes of Ctrl-C, after it has shut down
             raise KeyboardInterrupt from error
     seconds = time.monotonic() - began
-    verdict = module.judge(_decoded(apart, images.geometry) if apart else first)
-    summary = _summary(module, verdict, start=start, images=len(files), seconds=seconds)
+    unseen, unreadable = decoded(apart, images.geometry)
+    module.to(trainer.strategy.root_device)  # Lightning leaves it on the CPU
+    verdict = module.judge(torch.from_numpy(unseen) if len(unseen) else first)
+    skipped = [*(files[i] for i in sorted(module.skipped)), *unreadable]
+    summary = _summary(module, verdict, start=start, images=len(files), skipped=len(skipped), seconds=seconds)
     if trainer.is_global_zero:
-        write_apart(out, apart, Path(config.data))
-        _write(out, module, summary, files)
+        write_apart(out, [file for file in apart if file not in unreadable], Path(config.data))
+        _write(out, module, summary, skipped)
     _part()
     return summary
 
@@ -144,11 +146,6 @@ def _encoder(config: EncoderConfig) -> FrozenEncoder:
             " and ".join(others),
         )
     return encoder
-
-
-def _decoded(files: list[Path], geometry: Geometry) -> torch.Tensor:
-    """uint8 (N, H, W, 3), as the encoder takes them."""
-    return torch.from_numpy(np.stack([geometry.fit(load_image(file))[0] for file in files]))
 
 
 def loading_workers(images: int, geometry: Geometry) -> int:
@@ -251,7 +248,13 @@ def hush() -> Iterator[None]:
 
 
 def _summary(
-    module: MaskerTraining, verdict: Verdict | None, *, start: int, images: int, seconds: float
+    module: MaskerTraining,
+    verdict: Verdict | None,
+    *,
+    start: int,
+    images: int,
+    skipped: int,
+    seconds: float,
 ) -> TrainingRecord:
     others = (torch, timm, lightning)
     loss, distance, area = torch.stack(list(module.recent)).mean(dim=0).tolist()
@@ -266,22 +269,22 @@ def _summary(
         fault=None if verdict is None else verdict.fault(),
         processes=module.trainer.world_size,
         images=images,
-        skipped=len(module.skipped),
+        skipped=skipped,
         seconds=seconds,
         versions={"nemu": runtime.__version__, **{m.__name__: str(m.__version__) for m in others}},
     )
 
 
-def _write(out: Path, module: MaskerTraining, summary: TrainingRecord, files: list[Path]) -> None:
+def _write(out: Path, module: MaskerTraining, summary: TrainingRecord, skipped: list[Path]) -> None:
     if not all(torch.isfinite(t).all() for t in module.nem.masker.state_dict().values()):
         raise InputError(
             f"training diverged: the masker holds values that are not finite (loss {summary.loss})",
             expected="finite weights",
             cure="lower --learning-rate, check --mean and --std, or use --precision 32-true",
         )
-    if module.skipped:
+    if skipped:
         with atomic_file(out / SKIPPED) as file:
-            file.write_text("".join(f"{files[i]}\n" for i in sorted(module.skipped)))
+            file.write_text("".join(f"{path}\n" for path in skipped))
     with atomic_file(out / SUMMARY) as file:
         file.write_text(json.dumps(asdict(summary), indent=2) + "\n")
     save_masker(out / MASKER, module.nem, module.config)

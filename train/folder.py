@@ -68,24 +68,12 @@ def write_apart(out: Path, files: Sequence[Path], data: Path) -> None:
 
 
 def apart_of(masker: Path) -> list[Path]:
-    """The images that the run of this masker set apart; none if it noted none.
-
-    Raises:
-        InputError: some are not where they were.
-    """
+    """The images that the run of this masker set apart, where they lay; none if it noted none."""
     note = masker.with_name(APART)
     if not note.is_file():
         return []
     data = Path(read_config(masker).data)
-    files = [data / name for name in note.read_text(errors="surrogateescape").splitlines()]
-    if gone := [file for file in files if not file.is_file()]:
-        raise InputError(
-            f"{len(gone)} of {len(files)} images that training set apart are not there, {gone[0]} the first",
-            expected=f"the images that {note} lists, below {data}",
-            cure="put them back, work in the folder that the training was started in, or name others, which "
-            "training did not see: --evaluate FOLDER",
-        )
-    return files
+    return [data / name for name in note.read_text(errors="surrogateescape").splitlines()]
 
 
 def start_step(config: TrainConfig, out: Path, *, resume: bool, force: bool) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import ssl
 import urllib.error
 import urllib.request
@@ -12,6 +13,9 @@ from huggingface_hub import constants
 
 SECONDS = 5.0
 """How long the hub may take to answer before it counts as out of reach."""
+
+LATER = (429, 500, 502, 503, 504)
+"""HTTP status: too many requests, or no answer from behind."""
 
 
 @contextmanager
@@ -31,11 +35,17 @@ def without_retries() -> Iterator[None]:
 
 
 def _reachable(url: str) -> bool:
-    """Whether anything answers: a refusal is an answer, and so is a certificate that is not trusted here."""
+    """Whether the hub answers: a refusal is an answer, and so is a certificate that is not trusted here.
+
+    An answer that asks to come back later is none, be it the hub's or that of a proxy without it: the
+    hub's library would do so, again and again.
+    """
     try:
         urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=SECONDS).close()
-    except urllib.error.HTTPError:
-        return True
+    except urllib.error.HTTPError as error:
+        return error.code not in LATER
+    except http.client.HTTPException:
+        return False
     except OSError as error:
         return isinstance(getattr(error, "reason", error), ssl.SSLError)
     return True

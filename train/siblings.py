@@ -14,8 +14,11 @@ import torch
 
 from train.encoder import FrozenEncoder
 
-_WITHOUT_WEIGHTS = re.compile(r"\btf_|_tf(?=_)|_quickgelu|(?<=resnet)(aa|blur)(?=\d)|(?<=resnext)aa(?=\d)")
-"""Parts of timm's names for what has no tensors: padding, activation, anti-aliasing."""
+_WITHOUT_WEIGHTS = re.compile(
+    r"\btf_|_tf(?=_)|_jx$|_quickgelu|_par(?=_gap)|_window\d+(to\d+)?_\d+(to\d+)?$"
+    r"|(?<=resnet)(aa|blur)(?=\d)|(?<=resnext)aa(?=\d)|(?<=_conv)_(aa|blur)|_blur(?=_b\d)"
+)
+"""Parts of timm's names for what has no tensors: padding, activation, windows, anti-aliasing and so on."""
 
 
 def siblings(encoder: FrozenEncoder) -> list[str]:

@@ -55,6 +55,7 @@ class MaskerTraining(LightningModule):
         self.config = config
         self.files = files
         self.area_weight = config.area_weight or 0.0
+        self.measured_weight = 0.0
         self.skipped: set[int] = set()
         self.frozen = folded(nem.encoder) or _unfolded(nem)
         nem.masker.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -67,7 +68,7 @@ class MaskerTraining(LightningModule):
         self.skipped.update(skipped)
         terms = self.terms(images, step=self.global_step)
         self.recent.append(torch.stack([terms.loss, terms.distance, terms.area]).detach())
-        if (self.global_step + 1) % LOG_EVERY == 0:
+        if (self.global_step + 1) % LOG_EVERY == 0 or self.global_step + 1 == self.config.steps:
             self._log()
         return terms.loss
 
@@ -103,7 +104,7 @@ class MaskerTraining(LightningModule):
     @torch.no_grad()
     def set_centre(self, images: Tensor) -> None:
         """Before training: the mean embedding of these uint8 images is the centre of the cosine."""
-        batches = images.split(self.config.batch_size)
+        batches = images.to(self.device).split(self.config.batch_size)
         embeddings = [self._embed(self.frozen.normalize(batch)).float() for batch in batches]
         self.centre = torch.cat(embeddings).mean(dim=0)
 
@@ -124,8 +125,9 @@ class MaskerTraining(LightningModule):
                 expected="an embedding that changes when the whole image is hidden",
                 cure="check --weights, --mean and --std, or choose another --fill",
             )
+        self.measured_weight = AREA_PRICE * cost
         if self.config.area_weight is None:
-            self.area_weight = AREA_PRICE * cost
+            self.area_weight = self.measured_weight
 
     def judge(self, images: Tensor) -> Verdict | None:
         """After training: what the masks of these uint8 images (N, H, W, 3) are worth; None for a ranking."""
@@ -140,7 +142,14 @@ class MaskerTraining(LightningModule):
         own = self._mean(images, loss)
         empty = self._mean(images, lambda batch: self._constant(batch, 0.0, area_weight=weight))
         full = self._mean(images, lambda batch: self._constant(batch, 1.0, area_weight=weight))
-        return Verdict.of(torch.cat(level), loss=own, empty_cost=empty, full_cost=full)
+        return Verdict.of(
+            torch.cat(level),
+            loss=own,
+            empty_cost=empty,
+            full_cost=full,
+            area_weight=weight,
+            measured_weight=None if self.config.area_weight is None else self.measured_weight,
+        )
 
     def _constant(self, batch: Batch, value: float, *, area_weight: float) -> Tensor:
         objective = self.config.objective
@@ -200,7 +209,8 @@ class MaskerTraining(LightningModule):
                 cure="restore them, or start afresh with --force",
             )
         self.skipped.update(checkpoint["skipped"])
-        self.area_weight = checkpoint["area_weight"]  # another device measures it a little differently
+        # Another device measures it a little differently; checkpoints had none while it was never measured.
+        self.area_weight = checkpoint.get("area_weight", self.area_weight)
         encoder = {k: v for k, v in self.state_dict().items() if k.startswith(ENCODERS)}
         checkpoint["state_dict"] = {**checkpoint["state_dict"], **encoder}
 

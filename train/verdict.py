@@ -26,30 +26,58 @@ class Verdict:
     """Mean of the mask, 0 to 1."""
     grey: float
     """Share of the pixels between the two values of GREY."""
+    area_weight: float
+    """That the masks were trained with."""
+    measured_weight: float | None
+    """That is taken where none is given; None: it was."""
 
     @classmethod
-    def of(cls, masks: Tensor, *, loss: float, empty_cost: float, full_cost: float) -> Verdict:
+    def of(
+        cls,
+        masks: Tensor,
+        *,
+        loss: float,
+        empty_cost: float,
+        full_cost: float,
+        area_weight: float,
+        measured_weight: float | None,
+    ) -> Verdict:
         """Of masks (N, H, W) in [0, 1] and their costs."""
         low, high = GREY
-        grey = ((masks > low) & (masks < high)).float().mean().item()
-        return cls(loss=loss, empty_cost=empty_cost, full_cost=full_cost, area=masks.mean().item(), grey=grey)
+        return cls(
+            loss=loss,
+            empty_cost=empty_cost,
+            full_cost=full_cost,
+            area=masks.mean().item(),
+            grey=((masks > low) & (masks < high)).float().mean().item(),
+            area_weight=area_weight,
+            measured_weight=measured_weight,
+        )
 
     def fault(self) -> str | None:
         """What is wrong with the masks, with the numbers and the cure; None if nothing is."""
         if self.area <= EMPTY:
-            return self._said("empty", f"their mean is {self.area:.3f}", "lower --area-weight")
+            return self._said("empty", f"their mean is {self.area:.3f}", f"an {self._weight('below')}")
         if self.area >= FULL:
-            return self._said("full", f"their mean is {self.area:.3f}", "raise --area-weight")
+            return self._said("full", f"their mean is {self.area:.3f}", f"an {self._weight('above')}")
         trivial = min(self.empty_cost, self.full_cost)
-        if self.loss >= trivial:
+        if not self.loss < trivial:  # also where it is not a number
             nothing = "an empty" if self.empty_cost < self.full_cost else "a full"
             why = f"they cost {self.loss:.3f}, {nothing} mask {trivial:.3f}"
-            return self._said("worth nothing", why, "train for more --steps, or on more photographs")
+            cure = "train for more --steps, or on more photographs"
+            cure += "" if self.measured_weight is None else f", or with an {self._weight('of')}"
+            return self._said("worth nothing", why, cure)
         if self.grey > MOST_GREY:
             low, high = GREY
             why = f"{self.grey:.0%} of the pixels lie between {low} and {high}"
-            return self._said("grey", why, "train for more --steps, or raise --area-weight")
+            return self._said("grey", why, f"train for more --steps, or with an {self._weight('above')}")
         return None
+
+    def _weight(self, how: str) -> str:
+        """The area weight to try next: the measured one, if it was not that, else one above or below it."""
+        if self.measured_weight is None:
+            return f"--area-weight {how} {self.area_weight:.3g}, which was measured"
+        return f"--area-weight of {self.measured_weight:.3g}, which is measured where none is given"
 
     @staticmethod
     def _said(what: str, why: str, cure: str) -> str:

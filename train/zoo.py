@@ -145,7 +145,9 @@ def _create(name: str, weights: str | None) -> Any:
 
 def _how_to_convert(weights: str) -> str:
     """How to make a safetensors file: of a file that torch wrote, or else of a model in Python."""
-    if Path(weights).suffix not in (".pth", ".pt", ".bin", ".ckpt", ".tar"):
+    with open(weights, "rb") as file:
+        start = file.read(2)
+    if start not in (b"PK", b"\x80\x02"):  # torch.save's zip, and the pickle that it wrote before
         return "write one: safetensors.torch.save_file(model.state_dict(), 'encoder.safetensors')"
     return f"""convert it, in Python (a key other than state_dict, such as model, may hold the tensors):
     import torch, safetensors.torch
@@ -159,7 +161,7 @@ def _classes(model: Any, tensors: Mapping[str, Tensor]) -> int:
     """How many classes the head in a state dict has; 0 where there is none."""
     classifier = model.pretrained_cfg.get("classifier") or ""
     name = classifier if isinstance(classifier, str) else classifier[0]
-    heads = [v for k, v in tensors.items() if name and k.startswith(f"{name}.") and v.ndim == 2]
+    heads = [v for k, v in tensors.items() if name and k.startswith(f"{name}.") and v.ndim in (2, 4)]
     return heads[-1].shape[0] if heads else 0
 
 

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import re
 import shutil
+from types import SimpleNamespace
 from xml.etree import ElementTree
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from export import pack
+import export.images
 from export.build_engine import main
+from export.images import level_images
 from export.level import FEWEST, SHARES, curve, fit
 from export.level_picture import LEVEL_PICTURE, level_picture
-from runtime.manifest import LevelCheck, LevelRecord
+from runtime.manifest import InputRecord, LevelCheck, LevelRecord
 from runtime.package import Package
 from train.folder import APART
 
@@ -101,7 +103,7 @@ def test_the_build_fits_on_images_that_are_named(masker, tmp_path, capsys):
 
 
 def test_the_build_fits_on_what_the_run_set_apart(masker, photographs, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(pack, "FEWEST", 4)
+    monkeypatch.setattr(export.images, "FEWEST", 4)
     shutil.copy(masker, tmp_path / "masker.safetensors")
     names = [path.name for path in sorted(photographs.glob("*.png"))][:5]
     (tmp_path / APART).write_text("".join(f"{name}\n" for name in names))
@@ -109,13 +111,60 @@ def test_the_build_fits_on_what_the_run_set_apart(masker, photographs, tmp_path,
     assert main([*arguments, "--out", str(tmp_path / "x.nemu")]) == 0
     level = Package.open(tmp_path / "x.nemu").manifest.level
     assert (level.n, level.images) == (5, "5 images that training set apart of its folder")
-    monkeypatch.setattr(pack, "FEWEST", 6)
+    monkeypatch.setattr(export.images, "FEWEST", 6)
     assert main([*arguments, "--out", str(tmp_path / "few.nemu")]) == 0
     assert Package.open(tmp_path / "few.nemu").manifest.level is None
     assert "what a level of the mask means is not measured" in capsys.readouterr().err
-    (tmp_path / APART).write_text("gone.png\n")
-    assert main([*arguments, "--out", str(tmp_path / "y.nemu")]) == 1
-    assert "gone.png" in capsys.readouterr().err
+
+
+def test_images_set_apart_that_are_gone_or_broken_are_left_out_with_a_word(
+    masker, photographs, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setattr(export.images, "FEWEST", 4)
+    shutil.copy(masker, tmp_path / "masker.safetensors")
+    data = tmp_path / "data"
+    data.mkdir()
+    for path in sorted(photographs.glob("*.png"))[:5]:
+        shutil.copy(path, data)
+    (data / "broken.png").write_text("no image")
+    monkeypatch.setattr("train.folder.read_config", lambda _: SimpleNamespace(data=str(data)))
+    names = [*sorted(path.name for path in data.iterdir()), "gone.png"]
+    (tmp_path / APART).write_text("".join(f"{name}\n" for name in names))
+    arguments = ["--masker", str(tmp_path / "masker.safetensors"), "--quiet", "--precision", "fp32"]
+    assert main([*arguments, "--out", str(tmp_path / "x.nemu")]) == 0
+    said = capsys.readouterr().err
+    assert "broken.png" in said
+    assert "gone.png: 2 images" in said
+    assert Package.open(tmp_path / "x.nemu").manifest.level.n == 5
+
+
+def test_a_level_is_measured_on_what_was_set_apart_where_evaluate_is_too_small_or_was_trained_on(
+    masker, photographs, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setattr(export.images, "FEWEST", 5)
+    monkeypatch.setattr(export.images, "apart_of", lambda _: sorted(photographs.glob("*.png"))[:5])
+    size = InputRecord(
+        name="image", height=32, width=32, mean=(0.5,) * 3, std=(0.5,) * 3, resize="squash", crop_pct=1.0,
+        interpolation="bilinear",
+    )  # fmt: skip
+    for i in range(5):
+        Image.new("RGB", (32, 32), (i, 0, 0)).save(tmp_path / f"{i}.png")
+    few, enough = ((np.zeros((n, 32, 32, 3), np.uint8), f"{n} of them") for n in (4, 5))
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    for judged, trained_on, word in (
+        (few, elsewhere, f"{tmp_path / 'few'} gave 4 images"),
+        (enough, tmp_path, "overlaps with the folder of the training"),
+    ):
+        (tmp_path / "few").mkdir(exist_ok=True)
+        images, source = level_images(
+            judged, size, evaluate=tmp_path / "few", masker=masker, trained_on=str(trained_on)
+        )
+        assert (len(images), source) == (5, "5 images that training set apart of its folder")
+        assert word in capsys.readouterr().err
+    taken = level_images(enough, size, evaluate=tmp_path / "few", masker=masker, trained_on=str(elsewhere))
+    assert taken is enough
+    assert not capsys.readouterr().err
 
 
 def test_without_such_images_the_card_says_so(package):

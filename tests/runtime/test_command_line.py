@@ -88,6 +88,13 @@ def test_what_is_written_is_the_users_choice(package_path, photos, tmp_path, cap
     assert np.array_equal(np.float32(table["embedding"]), np.load(out / ROWS))
 
 
+def test_how_to_draw_what_is_not_drawn_is_refused(package_path, photos, tmp_path, capsys):
+    options = ("--overlays", "none", "--style", "heat", "--keep", "0.9")
+    assert explain(package_path, photos / "b.png", "--out", tmp_path / "out", *options) == 1
+    assert "--keep and --style with --overlays none" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_list_on_standard_input_and_a_pattern(package_path, photos, tmp_path, monkeypatch):
     monkeypatch.setattr("sys.stdin", io.StringIO(f"{photos / 'b.png'}\n\n{photos / 'a.jpg'}\n"))
     assert explain(package_path, "-", "--out", tmp_path / "list") == 0

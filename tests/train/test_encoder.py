@@ -12,7 +12,7 @@ from torch import nn
 
 from runtime.errors import InputError
 from train.config import EncoderConfig
-from train.zoo import load_encoder
+from train.zoo import _classes, load_encoder
 
 
 def saved(tmp_path, name, **kwargs):
@@ -149,6 +149,18 @@ def test_weights_of_another_model_are_refused(tmp_path):
     assert "of 320 tensors 198 missing (layer1.0.conv3.weight, " in str(caught.value)
     assert "of another shape (layer1.0.conv1.weight (64, 64, 3, 3) for (64, 64, 1, 1), " in str(caught.value)
     assert len(str(caught.value)) < 1000
+
+
+def test_a_head_that_is_a_convolution_may_name_other_classes(tmp_path):
+    model = timm.create_model("test_resnet", num_classes=3)
+    assert _classes(model, {"fc.weight": torch.zeros(7, 4, 1, 1), "fc.bias": torch.zeros(7)}) == 7
+
+
+def test_what_torch_wrote_is_known_by_its_content(tmp_path):
+    for name, zipped in (("zip.safetensors", True), ("pickle.PTH", False)):
+        torch.save({"a": torch.zeros(1)}, tmp_path / name, _use_new_zipfile_serialization=zipped)
+        with pytest.raises(InputError, match=r"torch\.load"):
+            load_encoder(EncoderConfig(encoder="timm/test_resnet", weights=str(tmp_path / name)))
 
 
 def test_a_pth_is_refused_with_code_that_converts_it(tmp_path, monkeypatch):

@@ -36,10 +36,15 @@ def test_what_was_downloaded_before_is_still_found(monkeypatch):
     assert not constants.HF_HUB_OFFLINE
 
 
-@pytest.mark.parametrize("status", [200, 403, 503])
-def test_any_answer_leaves_the_library_to_itself(monkeypatch, status):
+@pytest.mark.parametrize(
+    ("status", "offline"), [(200, False), (403, False), (404, False), (429, True), (503, True), (None, True)]
+)
+def test_an_answer_leaves_the_library_to_itself_unless_it_says_later(monkeypatch, status, offline):
     class Answer(http.server.BaseHTTPRequestHandler):
         def do_HEAD(self):
+            if status is None:
+                self.wfile.write(b"not HTTP\r\n")
+                return
             self.send_response(status)
             self.end_headers()
 
@@ -50,7 +55,7 @@ def test_any_answer_leaves_the_library_to_itself(monkeypatch, status):
     threading.Thread(target=server.serve_forever, daemon=True).start()
     monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{server.server_port}")
     with hub.without_retries():
-        assert not constants.HF_HUB_OFFLINE
+        assert constants.HF_HUB_OFFLINE is offline
     server.shutdown()
     server.server_close()
 

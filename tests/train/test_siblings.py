@@ -30,6 +30,7 @@ def lite(tmp_path_factory):
         ("efficientnet_lite0", ["timm/tf_efficientnet_lite0"]),
         ("tf_efficientnet_lite0", ["timm/efficientnet_lite0"]),
         ("resnet18", ["timm/resnetblur18"]),
+        ("efficientnet_blur_b0", ["timm/efficientnet_b0", "timm/tf_efficientnet_b0"]),
         ("test_resnet", []),
     ],
 )
@@ -71,6 +72,13 @@ def test_check_prints_classes_for_both_and_trains_nothing(lite, photographs, tmp
     assert main(check) == 0
     assert own[0][0] in capsys.readouterr().out
     assert not list(tmp_path.iterdir())
+
+
+def test_check_refuses_what_only_training_uses(photographs, tmp_path, capsys):
+    check = ["--encoder", "timm/test_resnet", "--check", str(photographs / "00.png")]
+    with pytest.raises(SystemExit, match="2"):
+        main([*check, "--out", str(tmp_path / "run"), "--area-weight", "3"])
+    assert "leave out --area-weight, --out" in capsys.readouterr().err
 
 
 def test_check_says_where_there_are_no_classes(photographs, weights, tmp_path, capsys):

@@ -17,7 +17,13 @@ HALF = torch.cat([torch.ones(2, 4, 4), torch.zeros(2, 4, 4)], dim=2)
 
 
 def fault(masks, *, loss=0.5):
-    return Verdict.of(masks, loss=loss, empty_cost=1.0, full_cost=1.25).fault()
+    return verdict(masks, loss=loss).fault()
+
+
+def verdict(masks, *, loss=0.5, empty=1.0, full=1.25, measured=None):
+    return Verdict.of(
+        masks, loss=loss, empty_cost=empty, full_cost=full, area_weight=2.0, measured_weight=measured
+    )
 
 
 @pytest.mark.parametrize(
@@ -49,10 +55,22 @@ def test_half_of_the_pixels_may_be_grey_and_no_more():
 
 @pytest.mark.parametrize(("empty", "full", "word"), [(0.4, 1.0, "an empty"), (1.0, 0.4, "a full")])
 def test_a_mask_that_costs_more_than_a_trivial_one_is_worth_nothing(empty, full, word):
-    said = Verdict.of(HALF, loss=0.5, empty_cost=empty, full_cost=full).fault()
+    said = verdict(HALF, empty=empty, full=full).fault()
     assert word in said
     assert "0.500" in said
     assert "0.400" in said
+
+
+def test_the_cure_names_the_weight_that_was_measured():
+    assert "--area-weight below 2, which was measured" in verdict(torch.zeros(2, 4, 4)).fault()
+    assert "--area-weight above 2, which was measured" in verdict(torch.ones(2, 4, 4)).fault()
+    by_hand = "--area-weight of 1.25, which is measured where none is given"
+    for masks, loss in ((torch.zeros(2, 4, 4), 0.5), (torch.ones(2, 4, 4), 0.5), (HALF, 3.0)):
+        assert by_hand in verdict(masks, loss=loss, measured=1.25).fault()
+
+
+def test_a_loss_that_is_not_a_number_is_worth_nothing():
+    assert "worth nothing" in fault(HALF, loss=float("nan"))
 
 
 class Red(nn.Module):
