@@ -49,8 +49,7 @@ from benchmarks.natural_jobs import (
 from benchmarks.natural_methods import OTHERS, OWN, settings
 from benchmarks.natural_subject import RANDOM, SIZE, Source, digest, encoder_of, randomise
 from benchmarks.natural_tables import KIND, paired
-from benchmarks.record import meta
-from runtime.atomic import atomic_file
+from benchmarks.record import meta, write_compact
 from runtime.errors import InputError, NemuError
 
 TRAINING = ("steps", "area-weight", "batch-size", "precision")
@@ -119,19 +118,6 @@ def _there(options: Options, job: Job) -> dict[str, Any]:
     """A job's result, empty if there is none."""
     file = kept(options, job)
     return json.loads(file.read_text()) if file.exists() else {}
-
-
-def write_compact(path: Path, content: dict[str, Any]) -> None:
-    """JSON with a line for each key, and for each row: lists of numbers would be a line a number."""
-    lines = []
-    for name, value in content.items():
-        if isinstance(value, list):
-            inner = ",\n".join(f"  {json.dumps(one)}" for one in value)
-            lines.append(f"{json.dumps(name)}: [\n{inner}\n]")
-        else:
-            lines.append(f"{json.dumps(name)}: {json.dumps(value)}")
-    with atomic_file(path) as temporary:
-        temporary.write_text("{\n" + ",\n".join(lines) + "\n}\n")
 
 
 def parsed() -> argparse.Namespace:

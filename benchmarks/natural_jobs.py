@@ -6,7 +6,7 @@ import functools
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,17 @@ from benchmarks.natural_methods import MASKS, NEMU, ORDER, OTHERS, OWN, explaine
 from benchmarks.natural_subject import RANDOM, Source, digest, encoder_of, evidence, subject_of
 from benchmarks.record import write
 from benchmarks.robustness import randomised_copies
-from benchmarks.scoring import ORDER_ONLY, Counts, Row, Values, figures, maps_of, measured, robustness
+from benchmarks.scoring import (
+    ORDER_ONLY,
+    Counts,
+    Row,
+    Subject,
+    Values,
+    figures,
+    maps_of,
+    measured,
+    robustness,
+)
 from benchmarks.timing import TIMED_SEED, seconds_per_image
 from train.machine import MOST_WORKERS
 
@@ -168,11 +178,13 @@ def _row(options: Options, job: Job) -> Row:
     )
     if job.method == ORDER:
         values |= dict.fromkeys(ORDER_ONLY, ())
-    return {
-        **facts,
-        **figures(seen, values),
-        "values": {n: _rounded(of) for n, of in values.items() if len(of)},
-    }
+    return {**facts, **row_of(seen, values)}
+
+
+def row_of(seen: Subject, values: Mapping[str, Values]) -> Row:
+    """The figures, and those of every image."""
+    each = {name: _rounded(of) for name, of in values.items() if len(of)}
+    return {**figures(seen, values), "values": each}
 
 
 def _rounded(values: Values) -> list[float | None]:

@@ -75,34 +75,38 @@ def digest(data: Path) -> str:
 
 @functools.cache
 def subject_of(source: Source, name: str, images: int) -> Subject:
+    """See `subject`."""
+    return subject(encoder_of(source, name), source.data, images)
+
+
+def subject(encoder: FrozenEncoder, data: Path, images: int) -> Subject:
     """The first `images` composites and their objects; fill and centre are training photographs.
 
     Raises:
         InputError: no data there, or fewer composites.
     """
-    encoder = encoder_of(source, name)
-    tests = _tests(source)[:images]
+    tests = find_images(data / TEST)[:images]
     if len(tests) < images:
         raise InputError(
-            f"{len(tests)} composites in {source.data / TEST}",
+            f"{len(tests)} composites in {data / TEST}",
             expected=f"{images}",
             cure="make more with python -m benchmarks.natural_data, or ask for fewer with --images",
         )
-    train = find_images(source.data / TRAIN)
+    train = find_images(data / TRAIN)
     plain = [p for p in train if p.name.startswith(PLAIN)]
     if not plain:
         raise InputError(
-            f"no photograph without an object in {source.data / TRAIN}",
+            f"no photograph without an object in {data / TRAIN}",
             expected=f"files whose names begin with {PLAIN}",
             cure="make the data with python -m benchmarks.natural_data",
         )
-    regions = fitted((source.data / MASKS / f"{p.stem}.png" for p in tests), encoder.input)
+    regions = fitted((data / MASKS / f"{p.stem}.png" for p in tests), encoder.input)
     return Subject(
         encoder=encoder,
-        x=pixels_of(source, encoder, tests),
+        x=pixels_of(encoder, tests),
         regions=regions[..., 0] > 127,
         centre=embeddings(encoder, fitted(_spread(train, CENTRE_IMAGES), encoder.input)).mean(0),
-        photographs=pixels_of(source, encoder, _spread(plain, FILL_IMAGES)),
+        photographs=pixels_of(encoder, _spread(plain, FILL_IMAGES)),
     )
 
 
@@ -113,7 +117,7 @@ def evidence(source: Source, name: str, images: int, *, needed_images: int = NEE
     `moves` are means, `moves_values` image by image.
     """
     encoder, seen = encoder_of(source, name), subject_of(source, name, images)
-    tests = _tests(source)[:images]
+    tests = find_images(source.data / TEST)[:images]
     z = embeddings(encoder, fitted(tests, encoder.input))
     apart = nn.functional.pdist(z).median()
     moves = {}
@@ -151,9 +155,9 @@ def randomise(source: Source, name: str, path: Path) -> None:
         save_file({k: v.contiguous() for k, v in timm_model.state_dict().items()}, file)
 
 
-def pixels_of(source: Source, encoder: FrozenEncoder, files: Iterable[Path]) -> Tensor:
-    """Normalised (N, 3, H, W), on the device."""
-    return encoder.normalize(torch.from_numpy(fitted(files, encoder.input)).to(source.device))
+def pixels_of(encoder: FrozenEncoder, files: Iterable[Path]) -> Tensor:
+    """Normalised (N, 3, H, W), on the encoder's device."""
+    return encoder.normalize(torch.from_numpy(fitted(files, encoder.input)).to(encoder.mean.device))
 
 
 @torch.no_grad()
@@ -161,10 +165,6 @@ def embeddings(encoder: FrozenEncoder, images: np.ndarray) -> Tensor:
     """uint8 (N, H, W, 3) → (N, D), on the encoder's device."""
     parts = torch.from_numpy(images).split(CHUNK)
     return torch.cat([encoder(encoder.normalize(part.to(encoder.mean.device)))[0].float() for part in parts])
-
-
-def _tests(source: Source) -> list[Path]:
-    return find_images(source.data / TEST)
 
 
 def _spread(files: list[Path], most: int) -> list[Path]:

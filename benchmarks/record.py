@@ -49,6 +49,19 @@ def write(path: Path, content: dict[str, Any]) -> None:
         temporary.write_text(json.dumps(content, indent=2) + "\n")
 
 
+def write_compact(path: Path, content: dict[str, Any]) -> None:
+    """JSON with a line for each key, and for each row: lists of numbers would be a line a number."""
+    lines = []
+    for name, value in content.items():
+        if isinstance(value, list):
+            inner = ",\n".join(f"  {json.dumps(one)}" for one in value)
+            lines.append(f"{json.dumps(name)}: [\n{inner}\n]")
+        else:
+            lines.append(f"{json.dumps(name)}: {json.dumps(value)}")
+    with atomic_file(path) as temporary:
+        temporary.write_text("{\n" + ",\n".join(lines) + "\n}\n")
+
+
 def _version(name: str) -> str | None:
     try:
         return version(name)

@@ -9,9 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from runtime.errors import InputError
-from runtime.image import Geometry, find_images, load_image
+from runtime.image import Geometry, decoded, find_images, load_image
 from runtime.manifest import InputRecord
-from train.data import decoded
 
 FEWEST = 4
 NAMED = 3

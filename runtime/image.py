@@ -12,6 +12,7 @@ from __future__ import annotations
 import functools
 import math
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -283,3 +284,15 @@ def find_images(path: Path) -> list[Path]:
             cure="check the path",
         )
     return pictures
+
+
+def decoded(files: Iterable[Path], geometry: Geometry) -> tuple[np.ndarray, list[Path]]:
+    """The images that can be read, uint8 (N, H, W, 3) as the encoder takes them; the files that cannot."""
+    images, unreadable = [], []
+    for file in files:
+        try:
+            images.append(geometry.fit(load_image(file))[0])
+        except InputError:
+            unreadable.append(file)
+    empty = np.empty((0, geometry.height, geometry.width, 3), np.uint8)
+    return (np.stack(images) if images else empty), unreadable

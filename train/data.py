@@ -7,7 +7,7 @@ that is resumed at any step sees what an undisturbed run would have seen.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,18 +33,6 @@ def set_apart(files: Sequence[Path]) -> tuple[list[Path], list[Path]]:
         return list(files), []
     apart = {i * len(files) // count for i in range(count)}
     return [f for i, f in enumerate(files) if i not in apart], [files[i] for i in sorted(apart)]
-
-
-def decoded(files: Iterable[Path], geometry: Geometry) -> tuple[np.ndarray, list[Path]]:
-    """The images that can be read, uint8 (N, H, W, 3) as the encoder takes them; the files that cannot."""
-    images, unreadable = [], []
-    for file in files:
-        try:
-            images.append(geometry.fit(load_image(file))[0])
-        except InputError:
-            unreadable.append(file)
-    empty = np.empty((0, geometry.height, geometry.width, 3), np.uint8)
-    return (np.stack(images) if images else empty), unreadable
 
 
 class Photographs(Dataset[tuple[Tensor, list[int]]]):

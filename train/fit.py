@@ -25,11 +25,11 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 import runtime
 from runtime.atomic import atomic_file
 from runtime.errors import InputError
-from runtime.image import Geometry, find_images
+from runtime.image import Geometry, decoded, find_images
 from runtime.manifest import TrainingRecord
 from train.checkpoint import save_masker
 from train.config import EncoderConfig, TrainConfig
-from train.data import Photographs, Steps, collate, decoded, load, set_apart
+from train.data import Photographs, Steps, collate, load, set_apart
 from train.encoder import FrozenEncoder
 from train.folder import (
     MASKER,

@@ -86,7 +86,8 @@ def _nemu(command: str, short: str) -> str:
     """The masks of a training that was made short are worth nothing, which its exit code says."""
     if not short:
         return f'exec {command} "$@"'
-    return f'[ "$1" = train ] || exec {command} "$@"\n{command} "$@" {short} || [ $? = 3 ]'
+    trains = 'case "$*" in "train "*" --check "*) false;; "train "*) ;; *) false;; esac'
+    return f'{trains} || exec {command} "$@"\n{command} "$@" {short} || [ $? = 3 ]'
 
 
 def _environment(place: Path, commands: dict[str, str], path: str, *modules: str) -> dict[str, str]:

@@ -1,0 +1,53 @@
+"""Score one masker on the composites of `benchmarks.natural`, as it was trained: sizes, crop and all.
+
+python -m benchmarks.natural_masker --masker RUN/masker.safetensors --data DATA --json FILE
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import sys
+from pathlib import Path
+
+from benchmarks import maskers
+from benchmarks.natural_jobs import row_of
+from benchmarks.natural_methods import NEMU
+from benchmarks.natural_subject import digest, subject
+from benchmarks.natural_tables import KIND
+from benchmarks.record import meta, write_compact
+from benchmarks.scoring import maps_of, measured
+from runtime.errors import NemuError
+from train.checkpoint import load_nem, read_config
+from train.folder import run_of
+
+
+def main() -> int:
+    """Returns 0; 1 with a message."""
+    p = argparse.ArgumentParser(prog="python -m benchmarks.natural_masker", description=__doc__)
+    p.add_argument("--masker", type=Path, required=True, help="in its run's folder")
+    p.add_argument("--data", type=Path, required=True, help="what python -m benchmarks.natural_data made")
+    p.add_argument("--images", type=int, default=100, help="composites (%(default)s)")
+    p.add_argument("--json", type=Path, required=True)
+    o = p.parse_args()
+    try:
+        nem, config, run = load_nem(o.masker), read_config(o.masker), run_of(o.masker)
+        seen = subject(nem.encoder, o.data, o.images)
+        explain = functools.partial(maskers.mask, nem.masker)
+        values = measured(
+            seen, maps_of(explain, nem.encoder, seen.x), is_mask=True, faithfulness=o.images, seed=config.seed
+        )
+    except NemuError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    name = config.encoder.encoder.removeprefix("timm/")
+    facts = {"encoder": name, "method": NEMU, "seed": config.seed, "kind": KIND, "truth": "object"}
+    if run is not None:
+        facts |= {"area_weight": run.area_weight, "train_steps": run.steps, "train_seconds": run.seconds}
+    row = {**facts, "batch_size": config.batch_size, **row_of(seen, values)}
+    write_compact(o.json, {"meta": {**meta(), "data": digest(o.data)}, "rows": [row]})
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
