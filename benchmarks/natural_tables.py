@@ -32,6 +32,7 @@ Row = Mapping[str, Any]
 OURS = "nemu"
 KIND = "composites"
 GPU = "benchmarks/results/gpu/nvidia-h200/natural.json"
+DEFAULTS = "benchmarks/results/natural_default.json"
 PAIRED = ("relevance_rank", "relevance_mass", "pointing_game", "roc_auc", "insertion_minus_deletion")
 COLUMNS = (
     RANK,
@@ -162,11 +163,12 @@ and not in this repository.
 """
 
 
-def page(result: Mapping[str, Any], longer: Mapping[str, Any]) -> str:
+def page(result: Mapping[str, Any], longer: Mapping[str, Any], defaults: Mapping[str, Any]) -> str:
     """docs/natural.md.
 
     Args:
         longer: rows of a longer training.
+        defaults: of a training without an option.
     """
     names = [name for name in encoders_of(result) if any(row["encoder"] == name for row in result["paired"])]
     parts = [
@@ -178,6 +180,10 @@ def page(result: Mapping[str, Any], longer: Mapping[str, Any]) -> str:
         f"After {steps_of(longer)} steps, on {longer['meta']['device']} ([results](../{GPU}))"
         f"\n(`{command_of(longer)}`).\n",
         masks(longer),
+        f"With every default, as in [training.md](training.md): {steps_of(defaults)} steps of "
+        f"{defaults['rows'][0]['batch_size']}, and the encoder's own crop ([results](../{DEFAULTS}))\n"
+        f"(`{command_of(defaults)}`).\n",
+        masks(defaults),
     ]
     for name in names:
         parts += [
@@ -203,7 +209,8 @@ def compact(result: Mapping[str, Any]) -> str:
 
 def command_of(result: Mapping[str, Any]) -> str:
     """As it is typed."""
-    return str(result["meta"]["command"]).replace("natural.py", "python -m benchmarks.natural", 1)
+    name, _, arguments = str(result["meta"]["command"]).partition(".py ")
+    return f"python -m benchmarks.{name} {arguments}" if arguments else name
 
 
 def steps_of(result: Mapping[str, Any]) -> int:
@@ -213,7 +220,7 @@ def steps_of(result: Mapping[str, Any]) -> int:
 
 if __name__ == "__main__":
     root = Path(__file__).parents[1]
-    found, longer = (
-        json.loads((root / name).read_text()) for name in ("benchmarks/results/natural.json", GPU)
+    results = (
+        json.loads((root / name).read_text()) for name in ("benchmarks/results/natural.json", GPU, DEFAULTS)
     )
-    (root / "docs/natural.md").write_text(page(found, longer))
+    (root / "docs/natural.md").write_text(page(*results))

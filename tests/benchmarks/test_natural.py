@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from benchmarks import natural, natural_jobs
+from benchmarks import natural, natural_jobs, natural_masker
 from benchmarks.natural_licences import licence
 from benchmarks.natural_subject import CHANGES, RANDOM, Source, encoder_of, randomise, subject_of
 from benchmarks.natural_tables import differences, evidence, masks, methods, page, paired
@@ -93,6 +93,28 @@ def test_values_average_to_what_is_reported_and_nothing_is_done_twice(run, monke
     assert run("train", "score", methods=("lafam",), seeds=(0, 1))[1]["rows"] == first["rows"][:-1]
 
 
+def test_a_masker_by_itself_is_scored_as_in_the_benchmark(run, data, tmp_path, monkeypatch):
+    (row, _) = run("train", "score")[1]["rows"]
+    (folder,) = (tmp_path / "work/runs").iterdir()
+    out = tmp_path / "one.json"
+    command = [
+        "x",
+        "--masker",
+        folder / "masker.safetensors",
+        "--data",
+        data,
+        "--images",
+        IMAGES,
+        "--json",
+        out,
+    ]
+    monkeypatch.setattr(sys, "argv", list(map(str, command)))
+    assert natural_masker.main() == 0
+    (alone,) = json.loads(out.read_text())["rows"]
+    assert alone["values"] == row["values"]
+    assert (alone["encoder"], alone["train_steps"], alone["batch_size"]) == ("test_resnet", 2, 4)
+
+
 def test_a_map_that_is_the_object_has_the_best_figures(run, monkeypatch):
     def truth(source, work, name, method, *, images, **_):
         seen = subject_of(source, name, images)
@@ -126,7 +148,7 @@ def test_controls_and_tables(run):
     assert differences(result, "test_resnet").count("±") >= 8
     assert masks(result).count("nemu (our objective)") == 2
     assert "test_resnet" in evidence(result)
-    text = page(result, result)
+    text = page(result, result, {**result, "rows": [{**result["rows"][0], "batch_size": 4}]})
     assert "## Methods on test_resnet\n" in text
     assert f"## Methods on test_resnet{RANDOM}" not in text, "only ours was run there"
 
