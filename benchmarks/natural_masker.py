@@ -1,6 +1,6 @@
-"""Score one masker on the composites of `benchmarks.natural`, as it was trained: sizes, crop and all.
+"""Score maskers on the composites of `benchmarks.natural`, as they were trained: sizes, crop and all.
 
-python -m benchmarks.natural_masker --masker RUN/masker.safetensors --data DATA --json FILE
+python -m benchmarks.natural_masker --masker RUN/masker.safetensors … --data DATA --json FILE
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from benchmarks.natural_methods import NEMU
 from benchmarks.natural_subject import digest, subject
 from benchmarks.natural_tables import KIND
 from benchmarks.record import meta, write_compact
-from benchmarks.scoring import maps_of, measured
+from benchmarks.scoring import Row, maps_of, measured
 from runtime.errors import NemuError
 from train.checkpoint import load_nem, read_config
 from train.folder import run_of
@@ -25,28 +25,31 @@ from train.folder import run_of
 def main() -> int:
     """Returns 0; 1 with a message."""
     p = argparse.ArgumentParser(prog="python -m benchmarks.natural_masker", description=__doc__)
-    p.add_argument("--masker", type=Path, required=True, help="in its run's folder")
+    p.add_argument("--masker", type=Path, nargs="+", required=True, help="each in its run's folder")
     p.add_argument("--data", type=Path, required=True, help="what python -m benchmarks.natural_data made")
     p.add_argument("--images", type=int, default=100, help="composites (%(default)s)")
     p.add_argument("--json", type=Path, required=True)
     o = p.parse_args()
     try:
-        nem, config, run = load_nem(o.masker), read_config(o.masker), run_of(o.masker)
-        seen = subject(nem.encoder, o.data, o.images)
-        explain = functools.partial(maskers.mask, nem.masker)
-        values = measured(
-            seen, maps_of(explain, nem.encoder, seen.x), is_mask=True, faithfulness=o.images, seed=config.seed
-        )
+        rows = [row(masker, o.data, o.images) for masker in o.masker]
+        write_compact(o.json, {"meta": {**meta(), "data": digest(o.data)}, "rows": rows})
     except NemuError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
+    return 0
+
+
+def row(masker: Path, data: Path, images: int) -> Row:
+    """With the keys of `benchmarks.natural`."""
+    nem, config, run = load_nem(masker), read_config(masker), run_of(masker)
+    seen = subject(nem.encoder, data, images)
+    maps = maps_of(functools.partial(maskers.mask, nem.masker), nem.encoder, seen.x)
+    values = measured(seen, maps, is_mask=True, faithfulness=images, seed=config.seed)
     name = config.encoder.encoder.removeprefix("timm/")
     facts = {"encoder": name, "method": NEMU, "seed": config.seed, "kind": KIND, "truth": "object"}
     if run is not None:
         facts |= {"area_weight": run.area_weight, "train_steps": run.steps, "train_seconds": run.seconds}
-    row = {**facts, "batch_size": config.batch_size, **row_of(seen, values)}
-    write_compact(o.json, {"meta": {**meta(), "data": digest(o.data)}, "rows": [row]})
-    return 0
+    return {**facts, "batch_size": config.batch_size, **row_of(seen, values)}
 
 
 if __name__ == "__main__":

@@ -197,13 +197,14 @@ def page(result: Mapping[str, Any], longer: Mapping[str, Any], defaults: Mapping
     return "\n".join(parts)
 
 
-def compact(result: Mapping[str, Any]) -> str:
+def compact(defaults: Mapping[str, Any]) -> str:
     """README's part."""
-    count = max(row["n_images"] for row in result["rows"])
+    row = defaults["rows"][0]
     return (
-        f"**Real encoders on {count} unseen composites**, `python -m train` with its default objective,\n"
-        f"decoder and weight, {steps_of(result)} steps ([every method](docs/natural.md),\n"
-        "`python -m benchmarks.natural --json benchmarks/results/natural.json …`).\n\n" + masks(result)
+        f"**Real encoders on {row['n_images']} unseen composites**, `python -m train` without an option:\n"
+        f"{row['train_steps']} steps of {row['batch_size']}; several seeds and other methods are in "
+        "[docs/natural.md](docs/natural.md)\n"
+        f"(`{command_of(defaults)}`).\n\n" + masks(defaults)
     )
 
 

@@ -30,8 +30,8 @@ def figures() -> str:
         parts.insert(
             1, compact(_load("quality")) + "\nOurs was `--masker lateral-wide` when this was measured.\n"
         )
-    if (RESULTS / "natural.json").exists():
-        parts.insert(1, natural_tables.compact(_load("natural")))
+    if (RESULTS / "natural_default.json").exists():
+        parts.insert(1, natural_tables.compact(_load("natural_default")))
     return "\n".join([*parts[:2], *_costs(), *parts[2:]])
 
 
