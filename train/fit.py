@@ -105,10 +105,7 @@ def fit(
     with hush():
         trainer = make_trainer(config, out, start=start, checkpoint_every=checkpoint_every, progress=progress)
         _check_share(config.batch_size, trainer.world_size)
-        module.to(trainer.strategy.root_device)
-        if config.centred:
-            module.set_centre(first)
-        module.price_area(first)
+        module.to(trainer.strategy.root_device).prepare(first)
         began = time.monotonic()
         if trainer.is_global_zero:
             claim(config, out, start=start)

@@ -101,6 +101,12 @@ class MaskerTraining(LightningModule):
             share=share,
         )
 
+    def prepare(self, images: Tensor) -> None:
+        """Before training: the centre and the price of the area, from these uint8 images (N, H, W, 3)."""
+        if self.config.centred:
+            self.set_centre(images)
+        self.price_area(images)
+
     @torch.no_grad()
     def set_centre(self, images: Tensor) -> None:
         """Before training: the mean embedding of these uint8 images is the centre of the cosine."""
