@@ -148,7 +148,7 @@ def comparison(rows: Mapping[str, Sequence[Row]], columns: Sequence[Column], *, 
     if images:
         titles += ["seeds", "images"]
         for name, seeds in rows.items():
-            cells[name] += [str(len(seeds)), _counts(seeds[0])]
+            cells[name] += [str(len(seeds)), _counts(seeds)]
     return table(titles, cells.values())
 
 
@@ -259,9 +259,9 @@ def _ordered(names: Mapping[str, Any]) -> list[str]:
     return [n for n in METHODS if n in names] + [n for n in names if n not in METHODS]
 
 
-def _counts(row: Row) -> str:
+def _counts(seeds: Sequence[Row]) -> str:
     keys = ("n_images", "n_faithfulness", "n_sensitivity", "n_mprt")
-    return " / ".join(str(row.get(key, NONE)) for key in keys)
+    return " / ".join(str(max(row.get(key) or 0 for row in seeds) or NONE) for key in keys)
 
 
 def _scenes(rows: Mapping[str, Sequence[Row]]) -> str:
