@@ -95,7 +95,7 @@ def test_the_best_is_bold_and_what_is_within_noise_of_it_marked(result):
     assert lines["RELAX"][:2] == ["≈ 0.850 ± 0.010", "≈ 8.15 ± 0.01"]
     assert lines["occlusion"][0] == "0.600 ± 0.010"
     assert lines["random (control)"][0] == "0.990 ± 0.010", "a control does not compete"
-    assert lines["nemu (our objective)"][2:] == ["3", "200 / 40 / 20 / 0"]
+    assert lines["nemu (our objective)"][2:] == ["3", "200 / 40 / 20 / –"]
 
 
 def test_what_was_not_run_stays_a_dash(result):
