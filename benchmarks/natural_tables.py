@@ -175,6 +175,7 @@ def page(result: Mapping[str, Any], longer: Mapping[str, Any], defaults: Mapping
         INTRODUCTION,
         "## What moves an embedding\n\nIn units of the median distance between different pictures.\n",
         evidence(result),
+        *([f"{result['note']}\n"] if "note" in result else []),
         f"## Masks\n\nAfter {steps_of(result)} steps (`{command_of(result)}`).\n",
         masks(result),
         f"After {steps_of(longer)} steps, on {longer['meta']['device']} ([results](../{GPU}))"

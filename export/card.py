@@ -73,7 +73,7 @@ from a masker without the summary of its run.  """
         since = f" since step {run.resumed_at}, where it was resumed" if run.resumed_at else ""
         versions = ", ".join(f"{package} {version}" for package, version in run.versions.items())
         rows |= {
-            "images": f"{run.images}, of which {run.skipped} could not be read; {passes:.3g} passes",
+            "images": f"{run.images}; files that could not be read: {run.skipped}; {passes:.3g} passes",
             "run": f"{run.seconds:.0f} s{since}; processes: {run.processes}; seed {config['seed']}",
             "versions": versions or "not noted by that run",
             "at its end": f"embedding distance of the masked images {run.distance:.3f}, "

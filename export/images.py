@@ -80,9 +80,10 @@ def level_images(
         else:
             return judged
     images, source = set_apart(masker, size)
-    if few := len(images) < FEWEST:
+    found = len(images)
+    if few := found < FEWEST:
         images = images[:0]
-        why.append(f"of {source} {FEWEST} are needed")
+        why.append(f"{FEWEST} are needed, and training set apart {found} that can be read")
     if why:
         measured = "not measured" if few else f"measured on {source}"
         cure = f"--evaluate with a folder of {FEWEST} images or more that training did not see"

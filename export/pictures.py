@@ -48,7 +48,7 @@ def readable(files: Sequence[Path], size: InputRecord) -> np.ndarray:
     images, others = decoded(files, Geometry.from_record(size))
     if others:
         names = ", ".join(str(path) for path in others[:NAMED]) + (", …" if len(others) > NAMED else "")
-        print(f"warning: left out, as they cannot be read: {names}: {len(others)} images", file=sys.stderr)
+        print(f"warning: {len(others)} images cannot be read and are left out: {names}", file=sys.stderr)
     return images
 
 

@@ -37,10 +37,7 @@ does what is learned, up to rounding).
 WORTHLESS = 3
 """Exit code of a run that ended, and whose masker is there, but grey, empty, full or no better than that."""
 
-CHECKED = {
-    *("encoder", "weights", "embedding", "l2_normalize", "image_size", "resize", "mean", "std", "taps"),
-    *("check", "json", "quiet"),
-}
+CHECKED = {*(field.name for field in dataclasses.fields(EncoderConfig)), "check", "json", "quiet"}
 """Options that --check looks at."""
 
 

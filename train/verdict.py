@@ -27,9 +27,9 @@ class Verdict:
     grey: float
     """Share of the pixels between the two values of GREY."""
     area_weight: float
-    """That the masks were trained with."""
+    """What the masks were trained with."""
     measured_weight: float | None
-    """That is taken where none is given; None: it was."""
+    """What is taken where none is given; None if it was taken."""
 
     @classmethod
     def of(
@@ -57,27 +57,28 @@ class Verdict:
     def fault(self) -> str | None:
         """What is wrong with the masks, with the numbers and the cure; None if nothing is."""
         if self.area <= EMPTY:
-            return self._said("empty", f"their mean is {self.area:.3f}", f"an {self._weight('below')}")
+            return self._said("empty", f"their mean is {self.area:.3f}", self._weight("below"))
         if self.area >= FULL:
-            return self._said("full", f"their mean is {self.area:.3f}", f"an {self._weight('above')}")
+            return self._said("full", f"their mean is {self.area:.3f}", self._weight("above"))
         trivial = min(self.empty_cost, self.full_cost)
         if not self.loss < trivial:  # also where it is not a number
             nothing = "an empty" if self.empty_cost < self.full_cost else "a full"
             why = f"they cost {self.loss:.3f}, {nothing} mask {trivial:.3f}"
             cure = "train for more --steps, or on more photographs"
-            cure += "" if self.measured_weight is None else f", or with an {self._weight('of')}"
+            if self.measured_weight is not None:
+                cure += f", or {self._weight()}"
             return self._said("worth nothing", why, cure)
         if self.grey > MOST_GREY:
             low, high = GREY
             why = f"{self.grey:.0%} of the pixels lie between {low} and {high}"
-            return self._said("grey", why, f"train for more --steps, or with an {self._weight('above')}")
+            return self._said("grey", why, f"train for more --steps, or {self._weight('above')}")
         return None
 
-    def _weight(self, how: str) -> str:
-        """The area weight to try next: the measured one, if it was not that, else one above or below it."""
+    def _weight(self, how: str = "") -> str:
+        """What to do about the weight: take the measured one or, if it was that, one `how` it."""
         if self.measured_weight is None:
-            return f"--area-weight {how} {self.area_weight:.3g}, which was measured"
-        return f"--area-weight of {self.measured_weight:.3g}, which is measured where none is given"
+            return f"give an --area-weight {how} {self.area_weight:.3g}, which was measured"
+        return f"leave out --area-weight: measured on this encoder it is {self.measured_weight:.3g}"
 
     @staticmethod
     def _said(what: str, why: str, cure: str) -> str:

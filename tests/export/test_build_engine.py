@@ -160,6 +160,7 @@ def test_a_failed_gate_writes_nothing_and_auto_goes_on(masker, tmp_path, monkeyp
     build = ["--masker", str(masker), "--out", str(out), "--quiet"]
     assert main([*build, "--precision", "fp16"]) == 3
     error = capsys.readouterr().err
+    assert json.loads((masker.parent / "summary.json").read_text())["fault"] in error, "said at the build too"
     assert "torch fp16: embedding error" in error
     assert "--precision fp32" in error
     assert list(tmp_path.iterdir()) == []

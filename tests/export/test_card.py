@@ -51,8 +51,9 @@ def test_data_is_what_the_run_noted(package, masker, card):
     noted = json.loads((masker.parent / "summary.json").read_text())
     assert dataclasses.asdict(Package.open(package).manifest.training) == noted
     assert row(card, "folder")[0].startswith("`photographs")
-    read = f"{noted['images']}, of which {noted['skipped']} could not be read; 1.33 passes"
+    read = f"{noted['images']}; files that could not be read: {noted['skipped']}; 1.33 passes"
     assert row(card, "images") == [read]
+    assert row(card, "verdict") == [f"**{noted['fault']}**"], "4 steps are too few"
     assert row(card, "shown") == ["4 steps of 4 images; augmentation none"]
     assert row(card, "run") == [f"{noted['seconds']:.0f} s; processes: 1; seed 0"]
     assert f"torch {noted['versions']['torch']}" in row(card, "versions")[0]

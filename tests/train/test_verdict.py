@@ -64,7 +64,7 @@ def test_a_mask_that_costs_more_than_a_trivial_one_is_worth_nothing(empty, full,
 def test_the_cure_names_the_weight_that_was_measured():
     assert "--area-weight below 2, which was measured" in verdict(torch.zeros(2, 4, 4)).fault()
     assert "--area-weight above 2, which was measured" in verdict(torch.ones(2, 4, 4)).fault()
-    by_hand = "--area-weight of 1.25, which is measured where none is given"
+    by_hand = "leave out --area-weight: measured on this encoder it is 1.25"
     for masks, loss in ((torch.zeros(2, 4, 4), 0.5), (torch.ones(2, 4, 4), 0.5), (HALF, 3.0)):
         assert by_hand in verdict(masks, loss=loss, measured=1.25).fault()
 
