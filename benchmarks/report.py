@@ -29,8 +29,9 @@ INTRODUCTION = """\
 # Do explanations find what an embedding depends on?
 
 Made by `python -m benchmarks.report`; do not edit.
-Our maskers were trained with `--masker lateral-wide`, the default decoder of the time; what the default of
-today changes is in README's table of decoders.
+Our maskers were trained with `--masker lateral-wide --area-weight 0.5`, the defaults of the time.  What
+today's decoder changes is in README's table of decoders, what today's weight changes is in
+[ablation.md](ablation.md).
 
 Scenes are synthetic (`benchmarks/world.py`): a photograph, a textured patch, clutter, a red and a blue
 handwritten digit.  Each encoder was trained to see one or two of these and to ignore the rest, so the
