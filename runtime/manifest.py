@@ -15,11 +15,13 @@ from typing import Any
 from runtime.errors import IntegrityError, SchemaError
 from runtime.typed_json import json_object, read
 
-SCHEMA = 4
-"""2 added `training` and `metrics`, 3 `refused` and `left_out`, 4 `level`; older packages lack what came
-later."""
+SCHEMA = 5
+"""2 added `training` and `metrics`, 3 `refused` and `left_out`, 4 `level`, 5 `target`; older packages lack
+what came later."""
 OUTPUTS = ("embedding", "mask")
 """Of every graph that explains, in this order."""
+TOWARD = "toward"
+"""Second input of a graph that takes targets: float32 (N, D); a row of zeros is the image itself."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -180,6 +182,33 @@ class LevelRecord:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class TargetRecord:
+    """What masks toward a target are worth, on mixtures of two images by a region that is known.
+
+    A share is that of a mask's sum which lies in the region; see `export.target`.
+    """
+
+    images: str
+    """Which images were mixed, for people."""
+    n: int
+    """Mixtures."""
+    region: float
+    """Mean area of the regions: the share that a mask has which ignores them."""
+    shown: Spread
+    """Share, toward the image that the region shows."""
+    around: Spread
+    """Share, toward the image that lies around it."""
+    plain: Spread
+    """Share, of the mask without a target."""
+    absent: Spread
+    """Mean of the mask toward an image that is not in the mixture; in one of these it is nearly nothing."""
+    present: Spread
+    """Mean of the mask toward the image that the region shows."""
+    level: LevelRecord
+    """What a level of such a mask means: `kept` is a share of the most that any region of it keeps."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Manifest:
     """`manifest.json`, typed.  Written once, when the package is born."""
 
@@ -207,6 +236,9 @@ class Manifest:
     level: LevelRecord | None = None
     """What a level of the mask means; None in a package of schema 3, or where the build had too few images
     that training did not see."""
+    target: TargetRecord | None = None
+    """What masks toward a target are worth; None if the masker takes none, or where the build had too few
+    images that training did not see."""
     left_out: dict[str, str] = dataclasses.field(default_factory=dict)
     """Engine that was asked for when the package was made → why there is none."""
 

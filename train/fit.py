@@ -44,15 +44,11 @@ from train.folder import (
 from train.machine import check_precision, default_workers
 from train.nem import NEM
 from train.siblings import siblings
-from train.training import LOG_EVERY, MaskerTraining
+from train.training import FIRST_IMAGES, LOG_EVERY, TARGET_IMAGES, MaskerTraining
 from train.verdict import Verdict
 from train.zoo import load_encoder
 
 log = logging.getLogger("nemu.train")
-
-FIRST_IMAGES = 128
-"""Images that are looked at before training: their mean embedding is the centre of a centred cosine, and what
-hiding them costs is the unit of the mask's price."""
 
 
 class _Bar(TQDMProgressBar):
@@ -93,7 +89,12 @@ def fit(
     check_precision(config.precision)
     files, apart = set_apart(find_images(Path(config.data)))
     torch.manual_seed(config.seed)
-    nem = NEM.untrained(_encoder(config.encoder), masker=config.masker, image_skip=config.image_skip)
+    nem = NEM.untrained(
+        _encoder(config.encoder),
+        masker=config.masker,
+        image_skip=config.image_skip,
+        toward=bool(config.toward),
+    )
     module = MaskerTraining(nem, config, files=_list_id(files, Path(config.data)))
     images = Photographs(
         files,
@@ -101,7 +102,7 @@ def fit(
         seed=config.seed,
         augment=config.augment,
     )
-    first = collate([images[p] for p in range(FIRST_IMAGES)])[0]
+    first = collate([images[p] for p in range(TARGET_IMAGES if config.toward else FIRST_IMAGES)])[0]
     with hush():
         trainer = make_trainer(config, out, start=start, checkpoint_every=checkpoint_every, progress=progress)
         _check_share(config.batch_size, trainer.world_size)

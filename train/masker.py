@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from train.batchnorm import BatchNorm
 from train.decoders import Lateral
+from train.target import Target
 
 WIDTHS = (256, 128, 64, 32, 16)
 """Output channels of the authors' blocks, deep to shallow; the last is at full resolution."""
@@ -34,6 +35,7 @@ class LateralMasker(nn.Module):
         sizes: (h_i, w_i) of it.
         image_size: (H, W) of the image, and of the mask.
         spec: which taps, how wide, how fine.  One tap is always read, the deepest if there is no other.
+        dimension: D of the embeddings, if it takes one as its target.
     """
 
     def __init__(
@@ -43,6 +45,7 @@ class LateralMasker(nn.Module):
         sizes: Sequence[tuple[int, int]],
         image_size: tuple[int, int],
         spec: Lateral,
+        dimension: int | None = None,
     ) -> None:
         super().__init__()
         deepest = len(sizes) - 1
@@ -69,20 +72,44 @@ class LateralMasker(nn.Module):
         fits = all(s * spec.subpixel <= whole for s, whole in zip(levels[-1], image_size, strict=True))
         self.subpixel = spec.subpixel if fits else 1
         self.logit = nn.Conv2d(widths[-1], self.subpixel**2, kernel_size=1)
+        read = len(self.taps)
+        self.target = dimension and Target(
+            dimension=dimension, channels=[channels[i] for i in self.taps], widths=widths[:read]
+        )
 
-    def forward(self, pyramid: Sequence[Tensor], image: Tensor) -> Tensor:
-        """Pyramid [(N, C_i, h_i, w_i)], image (not used) → logits (N, 1, H, W)."""
-        x = self.lateral[0](pyramid[self.taps[0]])  # (N, widths[0], *sizes[0])
+    def forward(self, pyramid: Sequence[Tensor], image: Tensor, toward: Tensor | None = None) -> Tensor:
+        """Pyramid [(N, C_i, h_i, w_i)], image (not used), targets (N, D) → logits (N, 1, H, W).
+
+        Without targets, or where one is all zero, the target is the image's own embedding.
+        """
+        return self.with_likeness(pyramid, toward)[0]
+
+    def with_likeness(self, pyramid: Sequence[Tensor], toward: Tensor | None) -> tuple[Tensor, list[Tensor]]:
+        """The logits; and how like the target the cells of some levels are, see `Target.level`."""
+        direction = None if toward is None else self.target.direction(toward).to(pyramid[0].dtype)
+        alike: list[Tensor] = []
+        x = self._level(0, pyramid, direction, alike)  # (N, widths[0], *sizes[0])
         for i, (smooth, size) in enumerate(zip(self.smooth, self.sizes, strict=True)):
             if i:
                 x = _resize(x, size)
                 if i < len(self.taps):
-                    x = x + self.lateral[i](pyramid[self.taps[i]])
+                    x = x + self._level(i, pyramid, direction, alike)
             x = smooth(x)
         logit = self.logit(x)
         if self.subpixel > 1:
             logit = nn.functional.pixel_shuffle(logit, self.subpixel)
-        return _resize(logit, self.image_size, mode="bilinear")
+        return _resize(logit, self.image_size, mode="bilinear"), alike
+
+    def _level(
+        self, i: int, pyramid: Sequence[Tensor], direction: Tensor | None, alike: list[Tensor]
+    ) -> Tensor:
+        feature = pyramid[self.taps[i]]
+        lateral = self.lateral[i](feature)
+        if direction is None:
+            return lateral
+        level, likeness = self.target.level(i, feature, lateral, direction)
+        alike += [] if likeness is None else [likeness]
+        return level
 
 
 class UNetMasker(nn.Module):

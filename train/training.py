@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -18,15 +19,31 @@ from train.config import TrainConfig
 from train.encoder import FrozenEncoder
 from train.folding import folded
 from train.nem import NEM
-from train.objective import AREA_PRICE, OBJECTIVES, Batch, Terms, constant_mask_cost
+from train.objective import (
+    AREA_PRICE,
+    OBJECTIVES,
+    TARGET_PRICE,
+    WRONG_PRICE,
+    Batch,
+    Terms,
+    constant_mask_cost,
+    region_worth,
+)
 from train.occlusion import make_fill
+from train.pairs import mixed, regions
 from train.share import WHOLE, Share
+from train.target import Target, level_means, likeness_loss
 from train.verdict import Verdict
 
 log = logging.getLogger("nemu.train")
 
 TAIL = 50
 """Steps over which a summary's loss, distance and area are averaged."""
+FIRST_IMAGES = 128
+"""Images that are looked at before training: their mean embedding is the centre of a centred cosine, and what
+hiding them costs is the unit of the mask's price."""
+TARGET_IMAGES = 512
+"""Images that a masker with a target is prepared with."""
 LEAST_COST = 1e-4
 """Of the empty mask: below it the encoder does not see that an image was hidden."""
 LOG_EVERY = 10
@@ -56,6 +73,7 @@ class MaskerTraining(LightningModule):
         self.files = files
         self.area_weight = config.area_weight or 0.0
         self.measured_weight = 0.0
+        self.target_price = 1.0  # of a pixel toward a target, in units of the area weight
         self.skipped: set[int] = set()
         self.frozen = folded(nem.encoder) or _unfolded(nem)
         nem.masker.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -83,8 +101,13 @@ class MaskerTraining(LightningModule):
 
         Under torchrun they are this process's share of the batch.
         """
-        batch = self._batch(images, step=step, share=Share.here())
-        return OBJECTIVES[self.config.objective](self._embed, batch, area_weight=self.area_weight)
+        objective = OBJECTIVES[self.config.objective]
+        if not self.config.toward:
+            batch = self._batch(images, step=step, share=Share.here())
+            return objective(self._embed, batch, area_weight=self.area_weight)
+        batch, likeness = self._with_targets(images, step=step, share=Share.here())
+        terms = objective(self._embed, batch, area_weight=self.area_weight)
+        return replace(terms, loss=terms.loss + likeness)
 
     def _batch(self, images: Tensor, *, step: int, share: Share = WHOLE) -> Batch:
         x = self.frozen.normalize(images)
@@ -101,11 +124,72 @@ class MaskerTraining(LightningModule):
             share=share,
         )
 
+    def _with_targets(self, images: Tensor, *, step: int, share: Share) -> tuple[Batch, Tensor]:
+        """Half the images as they are, the others as pairs; and what the likeness is wrong by."""
+        x = self.frozen.normalize(images)
+        generator = self._generator(step)
+        plain = len(x) // 2
+        pairs = mixed(x, generator=generator, share=share)
+        x = torch.cat([x[:plain], pairs.x[plain:]])
+        asked = torch.arange(len(x), device=x.device) >= plain
+        with torch.no_grad():
+            own, pyramid = self.frozen(x)
+            embedding = torch.cat([own[:plain], self._embed(pairs.target[plain:])])
+        logits, alike = self.nem.masker.with_likeness(pyramid, embedding * asked[:, None])
+        price = torch.where(asked[:, None, None], self.target_price * (1 + WRONG_PRICE * pairs.wrong), 1.0)
+        batch = Batch(
+            x=x,
+            embedding=embedding,
+            logits=logits.squeeze(1).float(),
+            fill=make_fill(self.config.fill, x, generator=generator, share=share),
+            centre=self.centre,
+            generator=generator,
+            share=share,
+            price=price,
+        )
+        return batch, likeness_loss(alike, 1 - pairs.wrong, asked & pairs.known)
+
     def prepare(self, images: Tensor) -> None:
-        """Before training: the centre and the price of the area, from these uint8 images (N, H, W, 3)."""
+        """Before training: the centre, the price of the area and what a target is compared with.
+
+        Args:
+            images: uint8 (N, H, W, 3); the first FIRST_IMAGES give the centre and the price.
+        """
+        first = images[:FIRST_IMAGES]
         if self.config.centred:
-            self.set_centre(images)
-        self.price_area(images)
+            self.set_centre(first)
+        self.price_area(first)
+        if self.config.toward:
+            target: Target = self.nem.masker.target
+            target.centre.copy_(self.centre)
+            parts = images.to(self.device).split(self.config.batch_size)
+            target.fit(*level_means(self.frozen, self.nem.masker, parts))
+            objective = self.config.objective
+            worth = np.mean([region_worth(objective, self._embed, *one) for one in self._mixtures(first)])
+            self.target_price = TARGET_PRICE * max(float(worth), LEAST_COST) / self.measured_weight
+
+    def _mixtures(self, images: Tensor) -> Iterator[tuple[Batch, Tensor]]:
+        """These uint8 images, each mixed over another and asked for; and the regions that it has."""
+        for part in images.to(self.device).split(self.config.batch_size):
+            if len(part) > 1:
+                yield self._mixture(self.frozen.normalize(part))
+
+    def _mixture(self, u: Tensor) -> tuple[Batch, Tensor]:
+        generator = self._generator(0)
+        region = regions(len(u), u.shape[2:], generator=generator).to(u)
+        x = region * u + (1 - region) * u.roll(1, 0)
+        with torch.no_grad():
+            embedding = self._embed(u)
+            logits = self.nem.masker(self.frozen(x)[1], x, embedding)
+        batch = Batch(
+            x=x,
+            embedding=embedding,
+            logits=logits.squeeze(1).float(),
+            fill=make_fill(self.config.fill, x, generator=generator),
+            centre=self.centre,
+            generator=generator,
+        )
+        return batch, region[:, 0]
 
     @torch.no_grad()
     def set_centre(self, images: Tensor) -> None:
@@ -200,6 +284,7 @@ class MaskerTraining(LightningModule):
         checkpoint["state_dict"] = {k: v for k, v in state.items() if not k.startswith(ENCODERS)}
         checkpoint["files"] = self.files
         checkpoint["area_weight"] = self.area_weight
+        checkpoint["target_price"] = self.target_price
         checkpoint["skipped"] = sorted(self.skipped)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -217,6 +302,7 @@ class MaskerTraining(LightningModule):
         self.skipped.update(checkpoint["skipped"])
         # Another device measures it a little differently; checkpoints had none while it was never measured.
         self.area_weight = checkpoint.get("area_weight", self.area_weight)
+        self.target_price = checkpoint.get("target_price", self.target_price)
         encoder = {k: v for k, v in self.state_dict().items() if k.startswith(ENCODERS)}
         checkpoint["state_dict"] = {**checkpoint["state_dict"], **encoder}
 

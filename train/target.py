@@ -1,0 +1,142 @@
+"""The part of a masker that takes a target: an embedding q, in place of the image's own.
+
+q enters by few products: a 1×1 convolution of the deepest maps times a projection of q says where the image
+is like q, and a scale and shift of each level (FiLM, Perez et al., AAAI 2018) says what to look for.  All of
+them are zero where q is, and a masker without target is what is left.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+if TYPE_CHECKING:
+    from train.encoder import FrozenEncoder
+    from train.masker import LateralMasker
+
+WIDTH = 64
+"""Numbers that a target is projected to."""
+MATCHED = 2
+"""Levels, from the deepest on, where the map is compared with the target."""
+
+RIDGE = 3.0
+"""Of the regression, in units of the mean variance of the map's channels."""
+LIKENESS_WEIGHT = 0.5
+"""Of the loss that says where a mixture is like its target."""
+UNLIKE = 1.0
+"""Likeness of a cell that is as like as not; a logit."""
+SPREAD = 0.6
+"""Standard deviation, before training, of how like the target another photograph's map is; a logit."""
+
+
+class Target(nn.Module):
+    """What a target adds to the levels of a `train.masker.LateralMasker`.
+
+    Args:
+        dimension: D of the embeddings.
+        channels: C of the feature map that each level reads, deep to shallow.
+        widths: channels of these levels.
+    """
+
+    centre: Tensor
+
+    def __init__(self, *, dimension: int, channels: Sequence[int], widths: Sequence[int]) -> None:
+        super().__init__()
+        matched = min(MATCHED, len(channels))
+        self.register_buffer("centre", torch.zeros(dimension))  # μ, (D,), as of the objective's cosine
+        self.hidden = nn.Linear(dimension, WIDTH, bias=False)
+        self.film = nn.ModuleList(nn.Linear(WIDTH, 2 * width, bias=False) for width in widths)
+        self.query = nn.ModuleList(nn.Linear(dimension, WIDTH, bias=False) for _ in range(matched))
+        self.key = nn.ModuleList(nn.Conv2d(c, WIDTH, 1) for c in channels[:matched])
+        self.match = nn.ModuleList(nn.Conv2d(WIDTH + 1, width, 1, bias=False) for width in widths[:matched])
+        for film in self.film:
+            nn.init.normal_(film.weight, std=0.06)
+
+    @torch.no_grad()
+    def fit(self, means: Sequence[Tensor], embeddings: Tensor) -> None:
+        """Before training: let the product of map and target be the cosine that the map predicts.
+
+        Ridge regression of the embedding's direction on the mean of a map: its largest singular directions
+        are the map's and the target's projections.
+
+        Args:
+            means: (N, C) of each compared level, the mean over the map's cells.
+            embeddings: (N, D), of the same images.
+        """
+        direction = self.direction(embeddings)
+        for mean, key, query in zip(means, self.key, self.query, strict=True):
+            middle = mean.mean(dim=0)
+            x = mean - middle
+            gram = x.T @ x
+            ridge = RIDGE * gram.diagonal().mean() * torch.eye(len(gram), device=gram.device)
+            weights = torch.linalg.solve(gram + ridge, x.T @ direction)  # (C, D)
+            left, values, right = torch.linalg.svd(weights, full_matrices=False)
+            rank = min(WIDTH, len(values))
+            to_key, to_query = (v[:, :rank] * values[:rank].sqrt() for v in (left, right.T))
+            others = ((x @ to_key) * (direction.roll(1, 0) @ to_query)).sum(dim=1)
+            scale = (SPREAD * math.sqrt(WIDTH) / others.std().clamp(min=1e-12)).sqrt()
+            for weight, values in ((key.weight[:, :, 0, 0], to_key.T), (query.weight, to_query.T)):
+                weight.zero_()[:rank] = scale * values
+            key.bias.zero_()[:rank] = -scale * (middle @ to_key)
+
+    def direction(self, toward: Tensor) -> Tensor:
+        """Targets (N, D) → float32 (N, D): around the mean embedding, of length √D / 4; zeros stay zero."""
+        toward = toward.float()
+        given = toward.abs().amax(dim=1, keepdim=True).sign()
+        unit = nn.functional.normalize(toward - self.centre.float(), dim=1)
+        return given * (math.sqrt(toward.shape[1]) / 4) * unit
+
+    def level(
+        self, i: int, feature: Tensor, lateral: Tensor, direction: Tensor
+    ) -> tuple[Tensor, Tensor | None]:
+        """Level i, which read `feature` (N, C, h, w), with the target in it.
+
+        Returns:
+            the level (N, width, h, w); and, where it is compared with the target, how like that each cell
+            is, a logit (N, 1, h, w).
+        """
+        scale, shift = self.film[i](self.hidden(direction).relu())[..., None, None].chunk(2, dim=1)
+        level = lateral * (1 + scale) + shift
+        if i >= len(self.key):
+            return level, None
+        product = self.key[i](feature) * self.query[i](direction)[..., None, None]
+        likeness = product.sum(dim=1, keepdim=True) / math.sqrt(WIDTH)
+        return level + self.match[i](torch.cat([product, likeness], dim=1)), likeness
+
+
+@torch.no_grad()
+def level_means(
+    encoder: FrozenEncoder, masker: LateralMasker, parts: Iterable[Tensor]
+) -> tuple[list[Tensor], Tensor]:
+    """What `Target.fit` takes, of batches of uint8 images (N, H, W, 3)."""
+    embeddings, means = list[Tensor](), list[list[Tensor]]()
+    for part in parts:
+        embedding, pyramid = encoder(encoder.normalize(part))
+        embeddings.append(embedding.float())
+        means.append([pyramid[i].float().mean(dim=(2, 3)) for i in masker.taps[: len(masker.target.key)]])
+    return [torch.cat(level) for level in zip(*means, strict=True)], torch.cat(embeddings)
+
+
+def likeness_loss(alike: Sequence[Tensor], right: Tensor, rows: Tensor) -> Tensor:
+    """Binary cross-entropy of how like the target the cells are, and of whether they show what it shows.
+
+    Args:
+        alike: logits (N, 1, h, w) of some levels.
+        right: (N, H, W): 1 where a pixel may be of what the target shows.
+        rows: bool (N,): those that count.
+    """
+    if not rows.any():
+        return right.new_zeros(())
+    truth = right[rows, None]
+    losses = [
+        functional.binary_cross_entropy_with_logits(
+            level[rows].float() - UNLIKE, functional.adaptive_avg_pool2d(truth, level.shape[2:])
+        )
+        for level in alike
+    ]
+    return LIKENESS_WEIGHT * torch.stack(losses).sum()
