@@ -42,7 +42,7 @@ class RawEngine:
         self._graph: Graph | None = None
         try:
             self._context = self._engine.context(
-                shape, lambda nbytes: self._keep(DeviceBuffer(self._cuda, nbytes)).handle
+                {"image": shape}, lambda nbytes: self._keep(DeviceBuffer(self._cuda, nbytes)).handle
             )
             images = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
             self._input = self._keep(DeviceBuffer(self._cuda, images.nbytes))

@@ -100,7 +100,7 @@ def make_package(
     parity = _write_graph(job, "fp32", _graph(job, "fp32"))
     write_beside(folder / MODELS["fp32"], EMBEDDING_MODELS["fp32"], expected, precision="fp32")
     others, refused = _write_others(job, precision)
-    np.savez_compressed(folder / REFERENCE, **expected._asdict())
+    np.savez_compressed(folder / REFERENCE, **expected.arrays())
     with step(f"metrics on {len(judged[0])} images"):
         metrics = measure(folder / GRAPHS["fp32"], judged[0], mean=size.mean, source=judged[1])
     level = _level(job, *unseen) if len(unseen[0]) else None

@@ -10,7 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from runtime.atomic import refuse_existing
-from runtime.backends import Backend, EmbeddingBackend, choose, without_mask
+from runtime.backends import (
+    Backend,
+    EmbeddingBackend,
+    choose,
+    takes_targets,
+    toward_backend,
+    without_mask,
+)
 from runtime.bench import bench as bench_package
 from runtime.bench import conditions
 from runtime.bench import table as bench_table
@@ -21,7 +28,7 @@ from runtime.console import answer
 from runtime.diff import compare_packages
 from runtime.doctor import report as doctor_report
 from runtime.doctor import text as doctor_text
-from runtime.errors import InputError, ParityError
+from runtime.errors import EngineMismatch, InputError, ParityError
 from runtime.explain import Outcome, explain_pictures, write_parquet
 from runtime.explainer import Explainer
 from runtime.info import describe, figures
@@ -31,8 +38,8 @@ from runtime.overlay import STYLES
 from runtime.package import Package
 from runtime.report import write_report
 from runtime.sources import Picture, find_pictures
+from runtime.verify import load_reference, verify_embedding, verify_toward
 from runtime.verify import verify as verify_package
-from runtime.verify import verify_embedding
 from runtime.video import explain_video, is_video, video_name
 
 
@@ -222,6 +229,7 @@ def verify(arguments: argparse.Namespace) -> int:
         backend.close()
     with _without_mask(package, backend, arguments.device) as alone:
         embedding = None if alone is None else verify_embedding(package, alone).embedding_to_json()
+    toward, unverified = _verify_targets(package, backend, arguments.device)
     facts = {"backend": backend.name, "why": backend.why, "precision": backend.precision}
     lines = [
         f"{files} files are as they were written",
@@ -229,11 +237,27 @@ def verify(arguments: argparse.Namespace) -> int:
         f"  {figures(parity)}",
     ]
     lines += [f"the embedding alone:\n  {figures(embedding)}"] if embedding else []
+    lines += [f"toward the reference targets:\n  {figures(toward)}"] if toward else []
+    lines += [f"what takes targets was not run: {unverified}"] if unverified else []
     lines.append(_explain_next(package.path))
-    answer(
-        arguments, {**facts, "files": files, "parity": parity, "embedding_only": embedding}, "\n".join(lines)
-    )
+    found = {"parity": parity, "embedding_only": embedding, "toward": toward, "toward_not_run": unverified}
+    answer(arguments, {**facts, "files": files, **found}, "\n".join(lines))
     return 0
+
+
+def _verify_targets(package: Package, beside: Backend, device: int) -> tuple[dict[str, Any] | None, str]:
+    """Figures of what takes targets on the library of a backend; or None, and why that was not run."""
+    if not takes_targets(package):
+        return None, ""
+    try:
+        backend = toward_backend(package, beside, device)
+    except EngineMismatch as error:
+        return None, f"{error.came}; {error.cure}"
+    try:
+        parity = verify_toward(package, backend).to_json()
+    finally:
+        backend.close()
+    return {**parity, "target_effect": load_reference(package).target_effect()}, ""
 
 
 def doctor(arguments: argparse.Namespace) -> int:

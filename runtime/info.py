@@ -41,6 +41,7 @@ def describe(package: Package) -> tuple[dict[str, Any], str]:
         *(
             f"engine     {e.path.name}: {e.record.precision}, batch {':'.join(map(str, e.record.batch))}, "
             + "embedding only, " * e.record.embedding_only
+            + "takes a target, " * e.record.takes_target
             + f"needs {e.record.needs()}"
             for e in engines
         ),

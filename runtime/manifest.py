@@ -304,11 +304,18 @@ class EngineRecord:
     """Of the `.engine` file."""
     outputs: tuple[str, ...] = OUTPUTS
     """`("embedding",)` for one that indexes and cannot explain; sidecars without the field have both."""
+    inputs: tuple[str, ...] = ("image",)
+    """`("image", "toward")` for one that takes a target; sidecars without the field take none."""
 
     @property
     def embedding_only(self) -> bool:
         """Whether it gives no mask."""
         return self.outputs != OUTPUTS
+
+    @property
+    def takes_target(self) -> bool:
+        """Whether it runs on images and a target for each, and on nothing else."""
+        return TOWARD in self.inputs
 
     def needs(self) -> str:
         """What a machine must have to load it, for people."""
@@ -322,10 +329,13 @@ class EngineRecord:
         return dataclasses.replace(self, parity=figures)
 
     def to_json(self) -> str:
-        """The text of the sidecar.  An engine that explains is written as it was before others could not."""
+        """The text of the sidecar.  One that explains an image by itself is written as it was before others
+        came."""
         fields = dataclasses.asdict(self)
         if not self.embedding_only:
             del fields["outputs"]
+        if not self.takes_target:
+            del fields["inputs"]
         return json.dumps(fields, indent=2) + "\n"
 
     @classmethod

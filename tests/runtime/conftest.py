@@ -14,7 +14,7 @@ import onnx
 import pytest
 from fake_cuda import FakeDriver
 from fake_gpu import Gpu
-from fake_tensorrt import EMBEDDING, fake_tensorrt
+from fake_tensorrt import EMBEDDING, TARGETS, fake_tensorrt
 from onnx import TensorProto, helper, numpy_helper
 
 from runtime.backends import cuda
@@ -194,7 +194,7 @@ def add():
     """Add an engine to a package: `add(package, name, **changes)` of the sidecar, and of the plan."""
 
     def add_engine(package: Package, name: str, *, plan: bytes = b"a plan", **changes) -> None:
-        plan = plan if "outputs" not in changes else EMBEDDING
+        plan = EMBEDDING if "outputs" in changes else TARGETS if "inputs" in changes else plan
         record = EngineRecord(
             flavour="tensorrt",
             version="10.3.0.30",
