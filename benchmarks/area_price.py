@@ -32,11 +32,10 @@ from export.pictures import fitted
 from runtime.image import Geometry, find_images
 from train.config import EncoderConfig, TrainConfig
 from train.data import Photographs, collate
-from train.fit import FIRST_IMAGES
 from train.nem import NEM
 from train.objective import AREA_PRICE, OBJECTIVES, Batch
 from train.occlusion import make_fill, occlude
-from train.training import MaskerTraining
+from train.training import FIRST_IMAGES, MaskerTraining
 from train.verdict import GREY
 from train.zoo import load_encoder
 

@@ -181,7 +181,7 @@ def _outputs(model: onnx.ModelProto) -> list[np.ndarray]:
 
     rng = np.random.default_rng(0)
     shapes = {i.name: [d.dim_value or 1 for d in i.type.tensor_type.shape.dim] for i in model.graph.input}
-    given = {INPUT: rng.integers(0, 256, shapes[INPUT], dtype=np.uint8)}
+    given: dict[str, np.ndarray] = {INPUT: rng.integers(0, 256, shapes[INPUT], dtype=np.uint8)}
     if TOWARD in shapes:
         given[TOWARD] = rng.standard_normal(shapes[TOWARD], dtype=np.float32)
     options = onnxruntime.SessionOptions()

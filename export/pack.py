@@ -16,7 +16,7 @@ import numpy as np
 import onnx
 
 import runtime
-from export import graph
+from export import external, graph
 from export.calibrate import calibration_images
 from export.card import model_card
 from export.fuse import Fused
@@ -25,9 +25,10 @@ from export.int8 import TRT, Calibration, write_int8
 from export.level import measure_level
 from export.level_picture import LEVEL_PICTURE, level_picture
 from export.metrics import measure
-from export.precision import GRAPHS, OPSETS
+from export.precision import GRAPHS, OPSETS, TOWARD_GRAPHS
 from export.ranges import measure_ranges, named
 from export.standalone import write_beside
+from export.target import measure_target
 from export.verify import gate, run_onnx, run_torch
 from runtime.backends.onnxruntime import EMBEDDING_MODELS, MODELS
 from runtime.errors import ExportError, ParityError
@@ -39,6 +40,7 @@ from runtime.manifest import (
     Manifest,
     MaskerRecord,
     OutputRecord,
+    TargetRecord,
 )
 from runtime.package import MANIFEST, REFERENCE, Package, files_in, sha256_file
 from runtime.verify import Reference
@@ -95,7 +97,7 @@ def make_package(
         if training is not None and training.fault:
             print(f"warning: {training.fault}", file=sys.stderr)
     with step(f"torch reference on {len(images)} images"):
-        expected = Reference(images, *run_torch(Fused(nem, precision="fp32"), images))
+        expected = _reference(nem, images)
     job = _Job(folder, nem, expected, calibration, simplify, step)
     parity = _write_graph(job, "fp32", _graph(job, "fp32"))
     write_beside(folder / MODELS["fp32"], EMBEDDING_MODELS["fp32"], expected, precision="fp32")
@@ -103,7 +105,9 @@ def make_package(
     np.savez_compressed(folder / REFERENCE, **expected.arrays())
     with step(f"metrics on {len(judged[0])} images"):
         metrics = measure(folder / GRAPHS["fp32"], judged[0], mean=size.mean, source=judged[1])
-    level = _level(job, *unseen) if len(unseen[0]) else None
+    if expected.toward is not None:
+        others |= _write_toward(job)
+    level, target = _levels(job, *unseen) if len(unseen[0]) else (None, None)
     manifest = Manifest(
         schema=SCHEMA,
         nemu=runtime.__version__,
@@ -118,16 +122,38 @@ def make_package(
         training=training,
         metrics=metrics,
         level=level,
+        target=target,
         refused=refused,
     )
     return seal(folder, manifest, name)
 
 
-def _level(job: _Job, unseen: np.ndarray, source: str) -> LevelRecord:
-    """What a level of the mask keeps, measured with the graphs that were written."""
+def _reference(nem: NEM, images: np.ndarray) -> Reference:
+    """What torch gives for the images; and, if the masker takes them, toward targets.
+
+    The targets are every second image's own embedding and, for the others, that of the next image.
+    """
+    fused = Fused(nem, precision="fp32")
+    plain = Reference(images, *run_torch(fused, images))
+    if not nem.takes_target:
+        return plain
+    others = np.arange(len(images))[:, None] % 2 == 1
+    toward = np.where(others, np.roll(plain.embedding, -1, axis=0), plain.embedding)
+    return plain._replace(toward=toward, toward_mask=run_torch(fused, images, toward)[1])
+
+
+def _levels(job: _Job, unseen: np.ndarray, source: str) -> tuple[LevelRecord, TargetRecord | None]:
+    """What a level of the mask means, and what masks toward a target are worth, by the written graphs."""
+    whole, alone, asked = (
+        job.folder / name for name in (GRAPHS["fp32"], EMBEDDING_MODELS["fp32"], TOWARD_GRAPHS["fp32"])
+    )
+    mean = job.nem.encoder.input.mean
     with job.step(f"the level's meaning on {len(unseen)} images"):
-        graphs = job.folder / GRAPHS["fp32"], job.folder / EMBEDDING_MODELS["fp32"]
-        return measure_level(graphs, unseen, mean=job.nem.encoder.input.mean, source=source)
+        level = measure_level((whole, alone), unseen, mean=mean, source=source)
+    if not asked.exists():
+        return level, None
+    with job.step("masks toward targets, on mixtures of them"):
+        return level, measure_target((asked, alone), unseen, mean=mean, source=source)
 
 
 def embedding_id(encoder: FrozenEncoder) -> str:
@@ -233,6 +259,29 @@ def _write_int8(job: _Job) -> tuple[_Parity, dict[str, str]]:
     return parity | written, refused
 
 
+def _write_toward(job: _Job) -> _Parity:
+    """Write the graph that takes targets beside each float graph; its parity through onnxruntime, in halves
+    also in torch's own arithmetic."""
+    parity = _Parity()
+    toward, expected = job.expected.targets()
+    for precision, name in TOWARD_GRAPHS.items():
+        whole = job.folder / GRAPHS[precision]
+        if not whole.exists():
+            continue
+        model, how = _graph(job, precision, toward=True)
+        file = job.folder / name
+        external.save_beside(model, file, whole)
+        with job.step(f"{precision}: parity toward targets"):
+            outputs = run_onnx(file, expected.images, toward)
+            found = {f"onnx {precision} toward": gate(expected, file.name, *outputs, precision=precision)}
+            if precision != "fp32":
+                outputs = run_torch(Fused(job.nem, precision=precision), expected.images, toward)
+                torch = f"torch {precision} toward"
+                found[torch] = gate(expected, torch, *outputs, precision=precision)
+        parity |= {name: {**figures.to_json(), "graph": how} for name, figures in found.items()}
+    return parity
+
+
 def _check_half(job: _Job, half: str, model: onnx.ModelProto, *, careful: bool) -> _Parity:
     """Whether half precision can hold what the graph computes, and parity in torch's own half precision.
 
@@ -258,14 +307,15 @@ def _images_for_ranges(job: _Job) -> Iterator[np.ndarray]:
         yield calibration_images(job.calibration, job.nem.encoder.input)
 
 
-def _graph(job: _Job, precision: str) -> tuple[onnx.ModelProto, str]:
+def _graph(job: _Job, precision: str, *, toward: bool = False) -> tuple[onnx.ModelProto, str]:
     """Export, simplify, lint; the graph and what the simplifier did."""
+    file = TOWARD_GRAPHS[precision] if toward else GRAPHS[precision]
     size, opset = job.nem.encoder.input, OPSETS[precision]
-    with job.step(f"{precision}: exporting {GRAPHS[precision]}"):
+    with job.step(f"{precision}: exporting {file}"):
         fused = Fused(job.nem, precision=precision)
-        model = graph.export_onnx(fused, height=size.height, width=size.width, opset=opset)
+        model = graph.export_onnx(fused, height=size.height, width=size.width, opset=opset, toward=toward)
         model, how = graph.simplify(model) if job.simplify else (model, "not simplified: --no-simplify")
-        graph.lint(model, opset=opset)
+        graph.lint(model, opset=opset, toward=toward)
     return model, how
 
 

@@ -13,6 +13,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
+from runtime.errors import InputError
 from train.batchnorm import BatchNorm
 from train.decoders import Lateral
 from train.target import Target
@@ -73,9 +74,11 @@ class LateralMasker(nn.Module):
         self.subpixel = spec.subpixel if fits else 1
         self.logit = nn.Conv2d(widths[-1], self.subpixel**2, kernel_size=1)
         read = len(self.taps)
-        self.target = dimension and Target(
-            dimension=dimension, channels=[channels[i] for i in self.taps], widths=widths[:read]
-        )
+        self.target: Target | None = None
+        if dimension is not None:
+            self.target = Target(
+                dimension=dimension, channels=[channels[i] for i in self.taps], widths=widths[:read]
+            )
 
     def forward(self, pyramid: Sequence[Tensor], image: Tensor, toward: Tensor | None = None) -> Tensor:
         """Pyramid [(N, C_i, h_i, w_i)], image (not used), targets (N, D) → logits (N, 1, H, W).
@@ -86,30 +89,28 @@ class LateralMasker(nn.Module):
 
     def with_likeness(self, pyramid: Sequence[Tensor], toward: Tensor | None) -> tuple[Tensor, list[Tensor]]:
         """The logits; and how like the target the cells of some levels are, see `Target.level`."""
-        direction = None if toward is None else self.target.direction(toward).to(pyramid[0].dtype)
+        features = [pyramid[i] for i in self.taps]
+        levels = [lateral(feature) for lateral, feature in zip(self.lateral, features, strict=False)]
         alike: list[Tensor] = []
-        x = self._level(0, pyramid, direction, alike)  # (N, widths[0], *sizes[0])
+        if toward is not None:
+            if self.target is None:
+                raise InputError(
+                    "a target, to a masker that takes none",
+                    expected="a masker that was trained with targets",
+                    cure="python -m train --toward",
+                )
+            levels, alike = self.target(features, levels, toward)
+        x = levels[0]  # (N, widths[0], *sizes[0])
         for i, (smooth, size) in enumerate(zip(self.smooth, self.sizes, strict=True)):
             if i:
                 x = _resize(x, size)
-                if i < len(self.taps):
-                    x = x + self._level(i, pyramid, direction, alike)
+                if i < len(levels):
+                    x = x + levels[i]
             x = smooth(x)
         logit = self.logit(x)
         if self.subpixel > 1:
             logit = nn.functional.pixel_shuffle(logit, self.subpixel)
         return _resize(logit, self.image_size, mode="bilinear"), alike
-
-    def _level(
-        self, i: int, pyramid: Sequence[Tensor], direction: Tensor | None, alike: list[Tensor]
-    ) -> Tensor:
-        feature = pyramid[self.taps[i]]
-        lateral = self.lateral[i](feature)
-        if direction is None:
-            return lateral
-        level, likeness = self.target.level(i, feature, lateral, direction)
-        alike += [] if likeness is None else [likeness]
-        return level
 
 
 class UNetMasker(nn.Module):

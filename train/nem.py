@@ -48,6 +48,11 @@ class NEM(nn.Module):
         unet = UNetMasker(channels=channels, sizes=sizes, image_size=image_size, image_skip=image_skip)
         return cls(encoder, unet)
 
+    @property
+    def takes_target(self) -> bool:
+        """Whether the masker takes a target."""
+        return getattr(self.masker, "target", None) is not None
+
     def forward(self, x: Tensor, toward: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Normalised images (N, 3, H, W) → embedding (N, D), mask float32 (N, H, W) in [0, 1].
 

@@ -68,7 +68,7 @@ def mixed(photographs: Tensor, *, generator: torch.Generator, share: Share = WHO
     """
     n, device = len(photographs), photographs.device
     u, v, w = photographs, photographs.roll(1, 0), photographs.roll(2, 0)
-    r, s = (regions(n, u.shape[2:], generator=generator, share=share).to(u) for _ in range(2))
+    r, s = (regions(n, (u.shape[2], u.shape[3]), generator=generator, share=share).to(u) for _ in range(2))
     draw = share.draw(torch.rand, (n, 2), generator=generator).to(device)
     bounds = torch.tensor(list(KINDS.values()), device=device).cumsum(0)[:-1]
     kind = torch.bucketize(draw[:, 0].contiguous(), bounds)

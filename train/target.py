@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +17,6 @@ from torch.nn import functional
 
 if TYPE_CHECKING:
     from train.encoder import FrozenEncoder
-    from train.masker import LateralMasker
 
 WIDTH = 64
 """Numbers that a target is projected to."""
@@ -54,8 +53,8 @@ class Target(nn.Module):
         self.query = nn.ModuleList(nn.Linear(dimension, WIDTH, bias=False) for _ in range(matched))
         self.key = nn.ModuleList(nn.Conv2d(c, WIDTH, 1) for c in channels[:matched])
         self.match = nn.ModuleList(nn.Conv2d(WIDTH + 1, width, 1, bias=False) for width in widths[:matched])
-        for film in self.film:
-            nn.init.normal_(film.weight, std=0.06)
+        for weight in self.film.parameters():
+            nn.init.normal_(weight, std=0.06)
 
     @torch.no_grad()
     def fit(self, means: Sequence[Tensor], embeddings: Tensor) -> None:
@@ -69,6 +68,8 @@ class Target(nn.Module):
             embeddings: (N, D), of the same images.
         """
         direction = self.direction(embeddings)
+        key: Any
+        query: Any
         for mean, key, query in zip(means, self.key, self.query, strict=True):
             middle = mean.mean(dim=0)
             x = mean - middle
@@ -91,34 +92,39 @@ class Target(nn.Module):
         unit = nn.functional.normalize(toward - self.centre.float(), dim=1)
         return given * (math.sqrt(toward.shape[1]) / 4) * unit
 
-    def level(
-        self, i: int, feature: Tensor, lateral: Tensor, direction: Tensor
-    ) -> tuple[Tensor, Tensor | None]:
-        """Level i, which read `feature` (N, C, h, w), with the target in it.
+    def forward(
+        self, features: Sequence[Tensor], levels: Sequence[Tensor], toward: Tensor
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        """Features (N, C, h, w), the levels (N, width, h, w) made of them, deep to shallow; targets (N, D).
 
         Returns:
-            the level (N, width, h, w); and, where it is compared with the target, how like that each cell
-            is, a logit (N, 1, h, w).
+            the levels, with the targets in them; and, of those that are compared with the targets, how like
+            them each cell is, logits (N, 1, h, w).
         """
-        scale, shift = self.film[i](self.hidden(direction).relu())[..., None, None].chunk(2, dim=1)
-        level = lateral * (1 + scale) + shift
-        if i >= len(self.key):
-            return level, None
-        product = self.key[i](feature) * self.query[i](direction)[..., None, None]
-        likeness = product.sum(dim=1, keepdim=True) / math.sqrt(WIDTH)
-        return level + self.match[i](torch.cat([product, likeness], dim=1)), likeness
+        direction = self.direction(toward).to(levels[0].dtype)
+        hidden = self.hidden(direction).relu()
+        found, alike = list[Tensor](), list[Tensor]()
+        for i, (feature, level) in enumerate(zip(features, levels, strict=True)):
+            scale, shift = self.film[i](hidden)[..., None, None].chunk(2, dim=1)
+            level = level * (1 + scale) + shift
+            if i < len(self.key):
+                product = self.key[i](feature) * self.query[i](direction)[..., None, None]
+                alike.append(product.sum(dim=1, keepdim=True) / math.sqrt(WIDTH))
+                level = level + self.match[i](torch.cat([product, alike[-1]], dim=1))
+            found.append(level)
+        return found, alike
 
 
 @torch.no_grad()
 def level_means(
-    encoder: FrozenEncoder, masker: LateralMasker, parts: Iterable[Tensor]
+    encoder: FrozenEncoder, taps: Sequence[int], parts: Iterable[Tensor]
 ) -> tuple[list[Tensor], Tensor]:
-    """What `Target.fit` takes, of batches of uint8 images (N, H, W, 3)."""
+    """What `Target.fit` takes, of batches of uint8 images (N, H, W, 3); taps: which feature maps."""
     embeddings, means = list[Tensor](), list[list[Tensor]]()
     for part in parts:
         embedding, pyramid = encoder(encoder.normalize(part))
         embeddings.append(embedding.float())
-        means.append([pyramid[i].float().mean(dim=(2, 3)) for i in masker.taps[: len(masker.target.key)]])
+        means.append([pyramid[i].float().mean(dim=(2, 3)) for i in taps])
     return [torch.cat(level) for level in zip(*means, strict=True)], torch.cat(embeddings)
 
 
@@ -135,7 +141,8 @@ def likeness_loss(alike: Sequence[Tensor], right: Tensor, rows: Tensor) -> Tenso
     truth = right[rows, None]
     losses = [
         functional.binary_cross_entropy_with_logits(
-            level[rows].float() - UNLIKE, functional.adaptive_avg_pool2d(truth, level.shape[2:])
+            level[rows].float() - UNLIKE,
+            functional.adaptive_avg_pool2d(truth, (level.shape[2], level.shape[3])),
         )
         for level in alike
     ]

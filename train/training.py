@@ -18,6 +18,7 @@ from runtime.errors import InputError
 from train.config import TrainConfig
 from train.encoder import FrozenEncoder
 from train.folding import folded
+from train.masker import LateralMasker
 from train.nem import NEM
 from train.objective import (
     AREA_PRICE,
@@ -135,7 +136,7 @@ class MaskerTraining(LightningModule):
         with torch.no_grad():
             own, pyramid = self.frozen(x)
             embedding = torch.cat([own[:plain], self._embed(pairs.target[plain:])])
-        logits, alike = self.nem.masker.with_likeness(pyramid, embedding * asked[:, None])
+        logits, alike = self._asked()[0].with_likeness(pyramid, embedding * asked[:, None])
         price = torch.where(asked[:, None, None], self.target_price * (1 + WRONG_PRICE * pairs.wrong), 1.0)
         batch = Batch(
             x=x,
@@ -160,13 +161,18 @@ class MaskerTraining(LightningModule):
             self.set_centre(first)
         self.price_area(first)
         if self.config.toward:
-            target: Target = self.nem.masker.target
+            masker, target = self._asked()
             target.centre.copy_(self.centre)
             parts = images.to(self.device).split(self.config.batch_size)
-            target.fit(*level_means(self.frozen, self.nem.masker, parts))
+            target.fit(*level_means(self.frozen, masker.taps[: len(target.key)], parts))
             objective = self.config.objective
             worth = np.mean([region_worth(objective, self._embed, *one) for one in self._mixtures(first)])
             self.target_price = TARGET_PRICE * max(float(worth), LEAST_COST) / self.measured_weight
+
+    def _asked(self) -> tuple[LateralMasker, Target]:
+        """The masker and its part that takes a target."""
+        masker: Any = self.nem.masker
+        return masker, masker.target
 
     def _mixtures(self, images: Tensor) -> Iterator[tuple[Batch, Tensor]]:
         """These uint8 images, each mixed over another and asked for; and the regions that it has."""
@@ -176,7 +182,7 @@ class MaskerTraining(LightningModule):
 
     def _mixture(self, u: Tensor) -> tuple[Batch, Tensor]:
         generator = self._generator(0)
-        region = regions(len(u), u.shape[2:], generator=generator).to(u)
+        region = regions(len(u), (u.shape[2], u.shape[3]), generator=generator).to(u)
         x = region * u + (1 - region) * u.roll(1, 0)
         with torch.no_grad():
             embedding = self._embed(u)
