@@ -18,6 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from toward_graph import add_targets, reseal, strength
 
+from export import attach
 from runtime import Embedder, Explainer, commands
 from runtime.__main__ import main
 from runtime.backends import choose, choose_embedding, takes_targets, tensorrt, toward_backend
@@ -363,6 +364,28 @@ def test_a_reference_without_targets_is_read_and_proves_nothing_about_them(targe
         pytest.raises(PackageError, match="holds no targets"),
     ):
         verify_toward(package, backend)
+
+
+def test_a_new_engine_is_held_against_the_targets_masks(toy: Package, add, gpu: Gpu) -> None:
+    """The gate of `export.attach`: figures for the sidecar, or an error."""
+    images, toward = photographs(3), targets(3)
+    mask = images[..., 0] / np.float32(255)
+    asked = mask * np.where(toward.any(1), toward.mean(1), 1)[:, None, None]
+    arrays = {"images": images, "embedding": images.mean((1, 2)).astype(np.float32), "mask": mask}
+    toy.manifest.files[REFERENCE] = "0"
+    add(toy, "toy", inputs=BOTH)
+    (engine,) = toy.engines()
+    np.savez(toy.path / REFERENCE, **arrays, toward=toward, toward_mask=asked)
+    figures = attach._gate(toy, engine.read(), engine.record)
+    assert max(figures["mask_error"], figures["embedding_error"]) < 1e-6
+    assert figures["target_effect"] == pytest.approx(np.abs(asked - mask).mean())
+    np.savez(toy.path / REFERENCE, **arrays, toward=np.roll(toward, 1, axis=0), toward_mask=asked)
+    with pytest.raises(ParityError, match="tensorrt fp16 engine for targets: .*mask error"):
+        attach._gate(toy, engine.read(), engine.record)
+    np.savez(toy.path / REFERENCE, **arrays)
+    with pytest.raises(PackageError, match="holds no targets"):
+        attach._gate(toy, engine.read(), engine.record)
+    assert not gpu.live()
 
 
 def test_verify_says_why_no_engine_takes_targets(targeted: Package, add, gpu: Gpu) -> None:
