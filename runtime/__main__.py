@@ -79,6 +79,12 @@ def _explain(command: _Command) -> None:
     sub.add_argument(
         "--fidelity", action="store_true", help="also embed what each mask keeps, and say how near it is"
     )
+    sub.add_argument(
+        "--toward",
+        type=Path,
+        metavar="PICTURE|VECTOR.npy",
+        help="show what in each picture is like this, instead of what made its embedding",
+    )
     _overlay_arguments(sub)
     sub.add_argument(
         "--ray",
@@ -95,8 +101,9 @@ def _compare(command: _Command) -> None:
     sub = command(
         "compare",
         commands.compare,
-        "Why do two pictures match? Two overlays side by side, the cosine of their embeddings, and the same "
-        "when only what the masks keep survives: A-B.compare.png and A-B.compare.json.",
+        "Why do two pictures match? Two overlays side by side, each showing what is like the other; the "
+        "cosine of their embeddings, the same when only what the masks keep survives, and with the two "
+        "masks exchanged: A-B.compare.png and A-B.compare.json.",
         "compare demo.nemu query.jpg match.jpg --out compared",
     )
     _package_argument(sub)

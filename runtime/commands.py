@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from runtime.atomic import refuse_existing
 from runtime.backends import (
     Backend,
@@ -58,6 +60,7 @@ def explain(arguments: argparse.Namespace) -> int:
     lines = []
     with _explainer(arguments) as explainer:
         common = {
+            "toward": _target(arguments, explainer),
             "fidelity": arguments.fidelity,
             "force": arguments.force,
             "quiet": arguments.quiet,
@@ -121,10 +124,12 @@ def compare(arguments: argparse.Namespace) -> int:
     lines = [
         f"{image}: fidelity {one.fidelity:.3f}"
         + (f", but its mask is {one.degenerate}: it shows nothing" if one.degenerate else "")
+        + (", and it has nothing of the other" if one.absent else "")
         for image, one in pairs
     ]
     lines += [
-        f"similarity {comparison.similarity:.3f}; of what the masks keep {comparison.kept_similarity:.3f}",
+        f"similarity {comparison.similarity:.3f}; of what the masks keep {comparison.kept_similarity:.3f}, "
+        f"with the masks exchanged {comparison.exchanged_similarity:.3f}",
         f"next: look at {paths.picture}; the numbers are in {paths.record.name}",
     ]
     files = {kind: str(path) for kind, path in paths._asdict().items()}
@@ -275,6 +280,30 @@ def _explainer(arguments: argparse.Namespace, package: Package | None = None) ->
         device=arguments.device,
         precision=arguments.precision,
     )
+
+
+def _target(arguments: argparse.Namespace, explainer: Explainer) -> np.ndarray | None:
+    """float32 (D,): the embedding that --toward names, a picture's or that of a .npy file."""
+    if arguments.toward is None:
+        return None
+    if arguments.toward.suffix != ".npy":
+        return explainer(arguments.toward).embedding
+    try:
+        vector = np.load(arguments.toward, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise InputError(
+            f"--toward {arguments.toward} cannot be read ({error})",
+            expected="a picture, or an embedding that numpy.save wrote",
+            cure="check the file",
+        ) from error
+    dimension = explainer.manifest.encoder.dimension
+    if vector.shape != (dimension,) or vector.dtype.kind != "f":
+        raise InputError(
+            f"--toward {arguments.toward}: {vector.dtype} {vector.shape}",
+            expected=f"float32 ({dimension},): an embedding of this package",
+            cure="save one row: numpy.save(FILE, embedding)",
+        )
+    return vector.astype(np.float32)
 
 
 def _draw(arguments: argparse.Namespace, explainer: Explainer) -> dict[str, Any]:

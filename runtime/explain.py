@@ -16,7 +16,7 @@ from runtime.atomic import atomic_file
 from runtime.encode import encode_jpeg, encode_png
 from runtime.errors import InputError
 from runtime.explainer import Explainer
-from runtime.explanation import Explanation
+from runtime.explanation import Explanation, vector_id
 from runtime.image import load_image
 from runtime.journal import LINES, ROWS, Journal
 from runtime.progress import progress
@@ -47,6 +47,7 @@ def explain_pictures(
     masks: str = "npy",
     overlays: str = "jpg",
     draw: dict[str, Any] | None = None,
+    toward: np.ndarray | None = None,
     fidelity: bool = False,
     force: bool = False,
     quiet: bool = False,
@@ -61,6 +62,7 @@ def explain_pictures(
         masks: of `MASKS`.
         overlays: of `OVERLAYS`.
         draw: `keep` and `style` of `Explanation.overlay`.
+        toward: a target, float32 (D,), of all pictures.
         force: start anew: forget the journal, replace files.
         quiet: no progress bar.
 
@@ -68,7 +70,7 @@ def explain_pictures(
         InputError: the folder holds results of another embedding id.
     """
     outcome = Outcome([], 0, [])
-    with begun(explainer, pictures, folder, force=force, quiet=quiet) as (journal, bar, todo):
+    with begun(explainer, pictures, folder, toward=toward, force=force, quiet=quiet) as (journal, bar, todo):
         coming: deque[Picture] = deque()
 
         def frames() -> Iterator[np.ndarray]:
@@ -82,7 +84,7 @@ def explain_pictures(
                 coming.append(picture)
                 yield image
 
-        for explanation in explainer.stream(frames(), fidelity=fidelity):
+        for explanation in explainer.stream(frames(), toward=toward, fidelity=fidelity):
             picture = coming.popleft()
             bar.update()
             try:
@@ -97,7 +99,13 @@ def explain_pictures(
 
 @contextmanager
 def begun(
-    explainer: Explainer, pictures: list[Picture], folder: Path, *, force: bool, quiet: bool
+    explainer: Explainer,
+    pictures: list[Picture],
+    folder: Path,
+    *,
+    toward: np.ndarray | None,
+    force: bool,
+    quiet: bool,
 ) -> Iterator[tuple[Journal, Any, list[Picture]]]:
     """The journal of `folder`, a progress bar, and the pictures that the journal does not have yet.
 
@@ -108,7 +116,13 @@ def begun(
         _remove_earlier(folder, {picture.name for picture in pictures})
     dimension = explainer.manifest.encoder.dimension
     with (
-        Journal(folder, embedding_id=explainer.embedding_id, dimension=dimension, force=force) as journal,
+        Journal(
+            folder,
+            embedding_id=explainer.embedding_id,
+            dimension=dimension,
+            target=None if toward is None else vector_id(toward),
+            force=force,
+        ) as journal,
         progress(len(pictures), quiet=quiet) as bar,
     ):
         todo = [picture for picture in pictures if picture.name not in journal.done]

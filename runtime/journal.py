@@ -31,18 +31,27 @@ class Journal:
         folder: is made if it is not there.
         embedding_id: what this run computes.
         dimension: D of its embeddings.
+        target: identifies what all pictures are asked for; None where that is their own embedding.
         force: forget what an earlier run noted.
 
     Raises:
-        InputError: the folder has results of another embedding id, or a journal that is none.
+        InputError: the folder has results of another embedding id or target, or a journal that is none.
     """
 
-    def __init__(self, folder: Path, *, embedding_id: str, dimension: int, force: bool = False) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        embedding_id: str,
+        dimension: int,
+        target: str | None = None,
+        force: bool = False,
+    ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.lines_path, self.rows_path = folder / LINES, folder / ROWS
         self._row = 4 * dimension
         self._dimension = dimension
-        names, size = ([], 0) if force else self._read(embedding_id)
+        names, size = ([], 0) if force else self._read(embedding_id, target)
         self.done = set(names)
         """Names of the pictures that are noted."""
         self._count = len(names)
@@ -80,7 +89,7 @@ class Journal:
         self._rows.write(b"\x93NUMPY\x01\x00" + struct.pack("<H", len(text)) + text.encode())
         self._rows.flush()
 
-    def _read(self, embedding_id: str) -> tuple[list[str], int]:
+    def _read(self, embedding_id: str, target: str | None) -> tuple[list[str], int]:
         """Names of the lines whose row is there too, and the bytes those lines take."""
         if not self.lines_path.exists():
             return [], 0
@@ -90,12 +99,15 @@ class Journal:
         try:
             lines = [json.loads(line) for line in whole]
             names, ids = [line["name"] for line in lines], {line["embedding_id"] for line in lines}
+            targets = {line["toward"]["target"] if "toward" in line else None for line in lines}
         except (ValueError, KeyError, TypeError) as error:
             raise self._unusable(
                 f"is no journal ({type(error).__name__}: {error})", "lines of its own"
             ) from error
         if ids - {embedding_id}:
             raise self._unusable(f"holds embeddings {', '.join(sorted(ids))}", embedding_id)
+        if targets - {target}:
+            raise self._unusable("holds masks toward another target", target or "masks without a target")
         return names, sum(len(line) + 1 for line in whole)
 
     def _unusable(self, what: str, expected: str) -> InputError:
