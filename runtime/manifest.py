@@ -109,6 +109,8 @@ class TrainingRecord:
     """Share of the pixels between 0.2 and 0.8, on images that training did not see where there are some."""
     fault: str | None = None
     """Why nothing can be read from the masks; None where something can."""
+    follows: float | None = None
+    """How far masks follow a target, 0 to 1, as `train.mixtures.follow` measures it; None without targets."""
 
     @classmethod
     def from_json(cls, text: str, *, source: str) -> TrainingRecord:

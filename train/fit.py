@@ -42,6 +42,7 @@ from train.folder import (
     write_apart,
 )
 from train.machine import check_precision, default_workers
+from train.mixtures import IGNORED, follow
 from train.nem import NEM
 from train.siblings import siblings
 from train.training import FIRST_IMAGES, LOG_EVERY, TARGET_IMAGES, MaskerTraining
@@ -123,9 +124,25 @@ def fit(
     seconds = time.monotonic() - began
     unseen, unreadable = decoded(apart, images.geometry)
     module.to(trainer.strategy.root_device)  # Lightning leaves it on the CPU
-    verdict = module.judge(torch.from_numpy(unseen) if len(unseen) else first)
+    looked_at = torch.from_numpy(unseen) if len(unseen) else first
+    verdict = module.judge(looked_at)
+    followed = follow(module, looked_at) if config.toward else None
+    if followed is not None and followed < IGNORED:
+        log.warning(
+            "the masks hardly follow their targets (%.2f; 1 is entirely): train for more --steps or on more "
+            "photographs, and do not ask them why two pictures match",
+            followed,
+        )
     skipped = [*(files[i] for i in sorted(module.skipped)), *unreadable]
-    summary = _summary(module, verdict, start=start, images=len(files), skipped=len(skipped), seconds=seconds)
+    summary = _summary(
+        module,
+        verdict,
+        followed,
+        start=start,
+        images=len(files),
+        skipped=len(skipped),
+        seconds=seconds,
+    )
     if trainer.is_global_zero:
         write_apart(out, [file for file in apart if file not in unreadable], Path(config.data))
         _write(out, module, summary, skipped)
@@ -248,6 +265,7 @@ def hush() -> Iterator[None]:
 def _summary(
     module: MaskerTraining,
     verdict: Verdict | None,
+    followed: float | None,
     *,
     start: int,
     images: int,
@@ -265,6 +283,7 @@ def _summary(
         area_weight=module.area_weight or None,
         grey=None if verdict is None else verdict.grey,
         fault=None if verdict is None else verdict.fault(),
+        follows=followed,
         processes=module.trainer.world_size,
         images=images,
         skipped=skipped,

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 WIDTH = 64
 """Numbers that a target is projected to."""
-MATCHED = 2
+MATCHED = 3
 """Levels, from the deepest on, where the map is compared with the target."""
 
 RIDGE = 3.0
@@ -85,6 +85,10 @@ class Target(nn.Module):
                 weight.zero_()[:rank] = scale * values
             key.bias.zero_()[:rank] = -scale * (middle @ to_key)
 
+    def fitted(self) -> list[nn.Parameter]:
+        """What `fit` sets, in a fixed order."""
+        return [*self.key.parameters(), *self.query.parameters()]
+
     def direction(self, toward: Tensor) -> Tensor:
         """Targets (N, D) → float32 (N, D): around the mean embedding, of length √D / 4; zeros stay zero."""
         toward = toward.float()
@@ -136,14 +140,13 @@ def likeness_loss(alike: Sequence[Tensor], right: Tensor, rows: Tensor) -> Tenso
         right: (N, H, W): 1 where a pixel may be of what the target shows.
         rows: bool (N,): those that count.
     """
-    if not rows.any():
-        return right.new_zeros(())
-    truth = right[rows, None]
+    weight = rows.float() / rows.sum().clamp(min=1)
     losses = [
         functional.binary_cross_entropy_with_logits(
-            level[rows].float() - UNLIKE,
-            functional.adaptive_avg_pool2d(truth, (level.shape[2], level.shape[3])),
-        )
+            level.float() - UNLIKE,
+            functional.adaptive_avg_pool2d(right[:, None], (level.shape[2], level.shape[3])),
+            reduction="none",
+        ).mean(dim=(1, 2, 3))
         for level in alike
     ]
-    return LIKENESS_WEIGHT * torch.stack(losses).sum()
+    return LIKENESS_WEIGHT * (weight * torch.stack(losses).sum(dim=0)).sum()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -12,13 +12,14 @@ import numpy as np
 import torch
 from lightning import LightningModule
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
-from torch import Tensor
+from torch import Tensor, nn
 
 from runtime.errors import InputError
 from train.config import TrainConfig
 from train.encoder import FrozenEncoder
 from train.folding import folded
 from train.masker import LateralMasker
+from train.mixtures import worth
 from train.nem import NEM
 from train.objective import (
     AREA_PRICE,
@@ -28,10 +29,9 @@ from train.objective import (
     Batch,
     Terms,
     constant_mask_cost,
-    region_worth,
 )
 from train.occlusion import make_fill
-from train.pairs import mixed, regions
+from train.pairs import mixed
 from train.share import WHOLE, Share
 from train.target import Target, level_means, likeness_loss
 from train.verdict import Verdict
@@ -49,6 +49,8 @@ LEAST_COST = 1e-4
 """Of the empty mask: below it the encoder does not see that an image was hidden."""
 LOG_EVERY = 10
 """Steps from one line of metrics to the next."""
+SLOWER = 0.2
+"""Learning rate of what was fitted before training, in units of that of the rest."""
 ENCODERS = ("nem.encoder.", "frozen.")
 """What the names of the encoder's tensors begin with."""
 
@@ -105,16 +107,16 @@ class MaskerTraining(LightningModule):
         objective = OBJECTIVES[self.config.objective]
         if not self.config.toward:
             batch = self._batch(images, step=step, share=Share.here())
-            return objective(self._embed, batch, area_weight=self.area_weight)
+            return objective(self.embed, batch, area_weight=self.area_weight)
         batch, likeness = self._with_targets(images, step=step, share=Share.here())
-        terms = objective(self._embed, batch, area_weight=self.area_weight)
+        terms = objective(self.embed, batch, area_weight=self.area_weight)
         return replace(terms, loss=terms.loss + likeness)
 
     def _batch(self, images: Tensor, *, step: int, share: Share = WHOLE) -> Batch:
         x = self.frozen.normalize(images)
         with torch.no_grad():
             embedding, pyramid = self.frozen(x)
-        generator = self._generator(step)
+        generator = self.generator(step)
         return Batch(
             x=x,
             embedding=embedding,
@@ -128,14 +130,14 @@ class MaskerTraining(LightningModule):
     def _with_targets(self, images: Tensor, *, step: int, share: Share) -> tuple[Batch, Tensor]:
         """Half the images as they are, the others as pairs; and what the likeness is wrong by."""
         x = self.frozen.normalize(images)
-        generator = self._generator(step)
+        generator = self.generator(step)
         plain = len(x) // 2
         pairs = mixed(x, generator=generator, share=share)
         x = torch.cat([x[:plain], pairs.x[plain:]])
         asked = torch.arange(len(x), device=x.device) >= plain
         with torch.no_grad():
             own, pyramid = self.frozen(x)
-            embedding = torch.cat([own[:plain], self._embed(pairs.target[plain:])])
+            embedding = torch.cat([own[:plain], self.embed(pairs.target[plain:])])
         logits, alike = self._asked()[0].with_likeness(pyramid, embedding * asked[:, None])
         price = torch.where(asked[:, None, None], self.target_price * (1 + WRONG_PRICE * pairs.wrong), 1.0)
         batch = Batch(
@@ -165,43 +167,18 @@ class MaskerTraining(LightningModule):
             target.centre.copy_(self.centre)
             parts = images.to(self.device).split(self.config.batch_size)
             target.fit(*level_means(self.frozen, masker.taps[: len(target.key)], parts))
-            objective = self.config.objective
-            worth = np.mean([region_worth(objective, self._embed, *one) for one in self._mixtures(first)])
-            self.target_price = TARGET_PRICE * max(float(worth), LEAST_COST) / self.measured_weight
+            self.target_price = TARGET_PRICE * max(worth(self, first), LEAST_COST) / self.measured_weight
 
     def _asked(self) -> tuple[LateralMasker, Target]:
         """The masker and its part that takes a target."""
         masker: Any = self.nem.masker
         return masker, masker.target
 
-    def _mixtures(self, images: Tensor) -> Iterator[tuple[Batch, Tensor]]:
-        """These uint8 images, each mixed over another and asked for; and the regions that it has."""
-        for part in images.to(self.device).split(self.config.batch_size):
-            if len(part) > 1:
-                yield self._mixture(self.frozen.normalize(part))
-
-    def _mixture(self, u: Tensor) -> tuple[Batch, Tensor]:
-        generator = self._generator(0)
-        region = regions(len(u), (u.shape[2], u.shape[3]), generator=generator).to(u)
-        x = region * u + (1 - region) * u.roll(1, 0)
-        with torch.no_grad():
-            embedding = self._embed(u)
-            logits = self.nem.masker(self.frozen(x)[1], x, embedding)
-        batch = Batch(
-            x=x,
-            embedding=embedding,
-            logits=logits.squeeze(1).float(),
-            fill=make_fill(self.config.fill, x, generator=generator),
-            centre=self.centre,
-            generator=generator,
-        )
-        return batch, region[:, 0]
-
     @torch.no_grad()
     def set_centre(self, images: Tensor) -> None:
         """Before training: the mean embedding of these uint8 images is the centre of the cosine."""
         batches = images.to(self.device).split(self.config.batch_size)
-        embeddings = [self._embed(self.frozen.normalize(batch)).float() for batch in batches]
+        embeddings = [self.embed(self.frozen.normalize(batch)).float() for batch in batches]
         self.centre = torch.cat(embeddings).mean(dim=0)
 
     def price_area(self, images: Tensor) -> None:
@@ -233,7 +210,7 @@ class MaskerTraining(LightningModule):
 
         def loss(batch: Batch) -> Tensor:
             level.append(batch.logits.sigmoid())
-            return OBJECTIVES[self.config.objective](self._embed, batch, area_weight=weight).loss
+            return OBJECTIVES[self.config.objective](self.embed, batch, area_weight=weight).loss
 
         own = self._mean(images, loss)
         empty = self._mean(images, lambda batch: self._constant(batch, 0.0, area_weight=weight))
@@ -249,7 +226,7 @@ class MaskerTraining(LightningModule):
 
     def _constant(self, batch: Batch, value: float, *, area_weight: float) -> Tensor:
         objective = self.config.objective
-        return constant_mask_cost(objective, self._embed, batch, value=value, area_weight=area_weight).loss
+        return constant_mask_cost(objective, self.embed, batch, value=value, area_weight=area_weight).loss
 
     @torch.no_grad()
     def _mean(self, images: Tensor, of: Callable[[Batch], Tensor]) -> float:
@@ -261,7 +238,8 @@ class MaskerTraining(LightningModule):
         self.nem.masker.train(training)
         return total / len(images)
 
-    def _embed(self, x: Tensor) -> Tensor:
+    def embed(self, x: Tensor) -> Tensor:
+        """Normalised images (N, 3, H, W) → embeddings (N, D), by the encoder that is trained through."""
         return self.frozen(x)[0]
 
     def on_train_end(self) -> None:
@@ -272,15 +250,16 @@ class MaskerTraining(LightningModule):
             self.skipped = set().union(*everyone)
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
-        optimizer = torch.optim.AdamW(
-            self.nem.masker.parameters(),
-            lr=self.config.learning_rate,
-            weight_decay=self.config.weight_decay,
-            fused=True,
-        )
-        steps = self.config.steps
+        rate = self.config.learning_rate
+        slow: list[nn.Parameter] = self._asked()[1].fitted() if self.config.toward else []
+        rest = [p for p in self.nem.masker.parameters() if all(p is not q for q in slow)]
+        groups = [{"params": part} for part in (rest, slow) if part]
+        optimizer = torch.optim.AdamW(groups, lr=rate, weight_decay=self.config.weight_decay, fused=True)
         schedule = torch.optim.lr_scheduler.OneCycleLR(
-            optimizer, max_lr=self.config.learning_rate, total_steps=steps + 1, pct_start=0.1
+            optimizer,
+            max_lr=[rate, SLOWER * rate][: len(groups)],
+            total_steps=self.config.steps + 1,
+            pct_start=0.1,
         )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
@@ -312,7 +291,8 @@ class MaskerTraining(LightningModule):
         encoder = {k: v for k, v in self.state_dict().items() if k.startswith(ENCODERS)}
         checkpoint["state_dict"] = {**checkpoint["state_dict"], **encoder}
 
-    def _generator(self, step: int) -> torch.Generator:
+    def generator(self, step: int) -> torch.Generator:
+        """The source of a step's randomness."""
         seed = np.random.SeedSequence([self.config.seed, step]).generate_state(1, np.uint64)
         return torch.Generator(self.device).manual_seed(int(seed[0]))
 
