@@ -15,6 +15,7 @@ from runtime.atomic import refuse_existing
 from runtime.backends import (
     Backend,
     EmbeddingBackend,
+    TargetBackend,
     choose,
     takes_targets,
     toward_backend,
@@ -199,11 +200,13 @@ def bench(arguments: argparse.Namespace) -> int:
     with (
         _explainer(arguments, package) as explainer,
         _without_mask(package, explainer.backend, arguments.device) as alone,
+        _for_targets(package, explainer.backend, arguments.device) as (asks, untimed),
     ):
-        rows = bench_package(explainer, alone, seconds=arguments.seconds)
+        rows = bench_package(explainer, alone, asks, seconds=arguments.seconds)
         backend = explainer.backend
     said = f"{arguments.package}, {backend.precision}, on {backend.name}: {backend.why}"
     said += f"\nslower than it could be: {backend.degraded}" if backend.degraded else ""
+    said += f"\nwhat takes targets was not run: {untimed}" if untimed else ""
     facts = {"backend": backend.name, "why": backend.why, "precision": backend.precision}
     answer(
         arguments,
@@ -234,7 +237,10 @@ def verify(arguments: argparse.Namespace) -> int:
         backend.close()
     with _without_mask(package, backend, arguments.device) as alone:
         embedding = None if alone is None else verify_embedding(package, alone).embedding_to_json()
-    toward, unverified = _verify_targets(package, backend, arguments.device)
+    with _for_targets(package, backend, arguments.device) as (asks, unverified):
+        toward = None if asks is None else verify_toward(package, asks).to_json()
+    if toward:
+        toward["target_effect"] = load_reference(package).target_effect()
     facts = {"backend": backend.name, "why": backend.why, "precision": backend.precision}
     lines = [
         f"{files} files are as they were written",
@@ -248,21 +254,6 @@ def verify(arguments: argparse.Namespace) -> int:
     found = {"parity": parity, "embedding_only": embedding, "toward": toward, "toward_not_run": unverified}
     answer(arguments, {**facts, "files": files, **found}, "\n".join(lines))
     return 0
-
-
-def _verify_targets(package: Package, beside: Backend, device: int) -> tuple[dict[str, Any] | None, str]:
-    """Figures of what takes targets on the library of a backend; or None, and why that was not run."""
-    if not takes_targets(package):
-        return None, ""
-    try:
-        backend = toward_backend(package, beside, device)
-    except EngineMismatch as error:
-        return None, f"{error.came}; {error.cure}"
-    try:
-        parity = verify_toward(package, backend).to_json()
-    finally:
-        backend.close()
-    return {**parity, "target_effect": load_reference(package).target_effect()}, ""
 
 
 def doctor(arguments: argparse.Namespace) -> int:
@@ -321,6 +312,25 @@ def _without_mask(package: Package, beside: Backend, device: int) -> Iterator[Em
     finally:
         if backend is not None:
             backend.close()
+
+
+@contextmanager
+def _for_targets(
+    package: Package, beside: Backend, device: int
+) -> Iterator[tuple[TargetBackend | None, str]]:
+    """What takes targets on the library of a backend; or None, and why not, if the package takes any."""
+    if not takes_targets(package):
+        yield None, ""
+        return
+    try:
+        backend = toward_backend(package, beside, device)
+    except EngineMismatch as error:
+        yield None, f"{error.came}; {error.cure}"
+        return
+    try:
+        yield backend, ""
+    finally:
+        backend.close()
 
 
 def _explain_next(package: Path) -> str:

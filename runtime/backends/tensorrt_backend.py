@@ -5,6 +5,7 @@
                                                         compiles for each size, the largest batch's
     submit                                              a second lane for one image: two runs overlap
     run_device                                          three lanes of its own, of the same kinds
+    run_toward                                          the first two kinds, of an engine that takes targets
 
 Lanes are made when they are first needed.  They share the weights; each has its own memory for what is
 computed, so that an application which only ever explains one image at a time pays for one.

@@ -342,6 +342,9 @@ def test_a_package_with_targets_is_verified_with_them(targeted: Package, capsys)
     assert found["target_effect"] > 1e-2
     assert main(["verify", str(targeted.path)]) == 0
     assert "toward the reference targets:" in capsys.readouterr().out
+    assert main(["bench", str(targeted.path), "--seconds", "0", "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)["rows"]
+    assert [r["batch"] for r in rows if r["what"] == "toward targets"] == [1, 8]
 
 
 def test_what_ignores_its_targets_does_not_pass(targeted: Package, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -390,9 +393,11 @@ def test_a_new_engine_is_held_against_the_targets_masks(toy: Package, add, gpu: 
 
 def test_verify_says_why_no_engine_takes_targets(targeted: Package, add, gpu: Gpu) -> None:
     add(targeted, "toy")
-    with closing(tensorrt.open_engine(targeted, targeted.engines()[0])) as plain:
-        figures, why = commands._verify_targets(targeted, plain, 0)
-    assert figures is None
+    with (
+        closing(tensorrt.open_engine(targeted, targeted.engines()[0])) as plain,
+        commands._for_targets(targeted, plain, 0) as (asks, why),
+    ):
+        assert asks is None
     assert "toy.engine: it takes no target" in why
     assert "--toward --precision fp16" in why
 
