@@ -106,7 +106,8 @@ def make_package(
     with step(f"metrics on {len(judged[0])} images"):
         metrics = measure(folder / GRAPHS["fp32"], judged[0], mean=size.mean, source=judged[1])
     if expected.toward is not None:
-        others |= _write_toward(job)
+        for found, more in zip((others, refused), _write_toward(job), strict=True):
+            found.update(more)
     level, target = _levels(job, *unseen) if len(unseen[0]) else (None, None)
     manifest = Manifest(
         schema=SCHEMA,
@@ -259,27 +260,37 @@ def _write_int8(job: _Job) -> tuple[_Parity, dict[str, str]]:
     return parity | written, refused
 
 
-def _write_toward(job: _Job) -> _Parity:
-    """Write the graph that takes targets beside each float graph; its parity through onnxruntime, in halves
-    also in torch's own arithmetic."""
-    parity = _Parity()
-    toward, expected = job.expected.targets()
+def _write_toward(job: _Job) -> tuple[_Parity, dict[str, str]]:
+    """Write the graph that takes targets beside each float graph; their parity, and why one was refused."""
+    parity, refused = _Parity(), dict[str, str]()
     for precision, name in TOWARD_GRAPHS.items():
-        whole = job.folder / GRAPHS[precision]
-        if not whole.exists():
+        if not (job.folder / GRAPHS[precision]).exists():
             continue
-        model, how = _graph(job, precision, toward=True)
-        file = job.folder / name
-        external.save_beside(model, file, whole)
-        with job.step(f"{precision}: parity toward targets"):
-            outputs = run_onnx(file, expected.images, toward)
-            found = {f"onnx {precision} toward": gate(expected, file.name, *outputs, precision=precision)}
-            if precision != "fp32":
-                outputs = run_torch(Fused(job.nem, precision=precision), expected.images, toward)
-                torch = f"torch {precision} toward"
-                found[torch] = gate(expected, torch, *outputs, precision=precision)
-        parity |= {name: {**figures.to_json(), "graph": how} for name, figures in found.items()}
-    return parity
+        try:
+            parity |= _write_one_toward(job, precision)
+        except (ParityError, ExportError) as error:
+            if precision == "fp32":
+                raise
+            (job.folder / name).unlink(missing_ok=True)
+            refused[f"{precision} toward targets"] = _left_out(f"{precision} toward targets", error.came)
+    return parity, refused
+
+
+def _write_one_toward(job: _Job, precision: str) -> _Parity:
+    """Its parity through onnxruntime and, of a half graph, in torch's own arithmetic."""
+    toward, expected = job.expected.targets()
+    model, how = _graph(job, precision, toward=True)
+    file = job.folder / TOWARD_GRAPHS[precision]
+    with job.step(f"{precision}: parity toward targets"):
+        if precision == "fp16":
+            measure_ranges(model, expected.images, toward=toward).check(careful=False)
+        external.save_beside(model, file, job.folder / GRAPHS[precision])
+        outputs = {f"onnx {precision} toward": run_onnx(file, expected.images, toward)}
+        if precision != "fp32":
+            fused = Fused(job.nem, precision=precision)
+            outputs[f"torch {precision} toward"] = run_torch(fused, expected.images, toward)
+        figures = {name: gate(expected, name, *given, precision=precision) for name, given in outputs.items()}
+    return {name: {**of.to_json(), "graph": how} for name, of in figures.items()}
 
 
 def _check_half(job: _Job, half: str, model: onnx.ModelProto, *, careful: bool) -> _Parity:

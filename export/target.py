@@ -1,7 +1,7 @@
 """What masks toward a target are worth, on mixtures of two images by a region: it is known what to show.
 
-The level of such a mask is fitted as that of plain masks is (`export.level`).  But a target is rarely all in an
-image: what a region keeps is taken as a share of the most that any region of the masks keeps on average.
+The level of such a mask is fitted as that of plain masks is (`export.level`).  But a target is rarely all in
+an image: what a region keeps is a share of the most that any region of the masks keeps on average.
 """
 
 from __future__ import annotations

@@ -201,8 +201,8 @@ def test_a_pixel_costs_its_price(name):
     batch = random_batch()(generator=generator())
 
     def size(price):
-        terms = OBJECTIVES[name](colour_sum, replace(batch, price=price, generator=generator()), area_weight=1.0)
-        return terms.loss - plain_loss
+        priced = replace(batch, price=price, generator=generator())
+        return OBJECTIVES[name](colour_sum, priced, area_weight=1.0).loss - plain_loss
 
     plain_loss = OBJECTIVES[name](colour_sum, replace(batch, generator=generator()), area_weight=0.0).loss
     one = torch.ones(len(batch.x), 1, 1)

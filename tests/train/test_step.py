@@ -29,7 +29,8 @@ def make(train_arguments, *, toward=False, **settings):
     encoder = EncoderConfig(
         encoder=options.encoder, weights=options.weights, image_size=(64, 64), embedding=embedding
     )
-    config = TrainConfig(encoder=encoder, data=options.data, steps=20, batch_size=4, toward=toward, **settings)
+    settings |= {"steps": 20, "batch_size": 4, "toward": toward}
+    config = TrainConfig(encoder=encoder, data=options.data, **settings)
     torch.manual_seed(0)
     nem = NEM.untrained(
         load_encoder(encoder), masker=config.masker, image_skip=config.image_skip, toward=toward
@@ -126,7 +127,8 @@ def test_one_clean_pass_a_step_without_a_graph_and_one_masked(train_arguments, o
 
 
 @pytest.mark.parametrize(
-    ("fill", "toward"), [("zero", False), ("noise", False), ("blur", False), ("mixed", False), ("mixed", True)]
+    ("fill", "toward"),
+    [("zero", False), ("noise", False), ("blur", False), ("mixed", False), ("mixed", True)],
 )
 def test_every_pass_of_the_encoder_is_channels_last(train_arguments, fill, toward):
     module = make(train_arguments, fill=fill, toward=toward)
