@@ -11,6 +11,7 @@ _COMMANDS = {
     "explain": "explain pictures                       (python -m runtime explain)",
     "compare": "why two pictures match                 (python -m runtime compare)",
     "report": "one HTML page of a folder              (python -m runtime report)",
+    "assess": "can the masks be believed here?        (python -m runtime assess)",
     "diff": "may two packages share an index?       (python -m runtime diff)",
     "bench": "how fast it is on this device          (python -m runtime bench)",
     "info": "what a package is                      (python -m runtime info)",

@@ -106,8 +106,8 @@ def make_package(
     with step(f"metrics on {len(judged[0])} images"):
         metrics = measure(folder / GRAPHS["fp32"], judged[0], mean=size.mean, source=judged[1])
     if expected.toward is not None:
-        for found, more in zip((others, refused), _write_toward(job), strict=True):
-            found.update(more)
+        found, beyond = _write_toward(job)
+        others, refused = others | found, refused | beyond
     level, target = _levels(job, *unseen) if len(unseen[0]) else (None, None)
     manifest = Manifest(
         schema=SCHEMA,

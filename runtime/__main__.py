@@ -1,4 +1,4 @@
-"""python -m runtime explain | compare | report | diff | bench | info | doctor | verify
+"""python -m runtime explain | compare | report | assess | diff | bench | info | doctor | verify
 
 Exit codes: 0 done, 1 error, 2 wrong usage, 3 the parity gate failed, 130 stopped by Ctrl-C.
 """
@@ -47,6 +47,7 @@ def _parser() -> argparse.ArgumentParser:
         _explain,
         _compare,
         _report,
+        _assess,
         _diff,
         _bench,
         _info,
@@ -135,6 +136,24 @@ def _report(command: _Command) -> None:
     )
     _overlay_arguments(sub)
     sub.add_argument("--force", action="store_true", help="replace the page of an earlier run")
+    _backend_arguments(sub)
+
+
+def _assess(command: _Command) -> None:
+    sub = command(
+        "assess",
+        commands.assess,
+        "Can the masks be believed, on your pictures? Mixes them in pairs by regions that are known, and "
+        "measures whether masks lie where the embedding comes from, and follow a target if the package takes "
+        "them. If not, exit code 3.",
+        "assess demo.nemu --images photos/ --out assessed.png",
+    )
+    _package_argument(sub)
+    sub.add_argument("--images", type=Path, nargs="+", required=True, metavar="IMAGE|FOLDER")
+    sub.add_argument(
+        "--out", type=Path, metavar="FILE.png", help="a picture of some mixtures and their masks"
+    )
+    sub.add_argument("--force", action="store_true", help="replace the picture of an earlier run")
     _backend_arguments(sub)
 
 

@@ -11,7 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from runtime.atomic import refuse_existing
+from runtime.assess import MOST
+from runtime.assess import assess as assess_masks
+from runtime.assess import picture as assessment_picture
+from runtime.assess import table as assessment_table
+from runtime.atomic import atomic_file, refuse_existing
 from runtime.backends import (
     Backend,
     EmbeddingBackend,
@@ -31,9 +35,11 @@ from runtime.console import answer
 from runtime.diff import compare_packages
 from runtime.doctor import report as doctor_report
 from runtime.doctor import text as doctor_text
+from runtime.encode import encode_png
 from runtime.errors import EngineMismatch, InputError, ParityError
 from runtime.explain import Outcome, explain_pictures, write_parquet
 from runtime.explainer import Explainer
+from runtime.image import Geometry, decoded
 from runtime.info import describe, figures
 from runtime.journal import LINES, ROWS
 from runtime.level import curve_of, share_for
@@ -41,7 +47,7 @@ from runtime.overlay import STYLES
 from runtime.package import Package
 from runtime.report import write_report
 from runtime.sources import Picture, find_pictures
-from runtime.verify import load_reference, verify_embedding, verify_toward
+from runtime.verify import load_reference, run_all, run_all_toward, verify_embedding, verify_toward
 from runtime.verify import verify as verify_package
 from runtime.video import explain_video, is_video, video_name
 
@@ -163,6 +169,42 @@ def report(arguments: argparse.Namespace) -> int:
     ]
     answer(arguments, {**report._asdict(), "path": str(report.path)}, "\n".join(lines))
     return 0
+
+
+def assess(arguments: argparse.Namespace) -> int:
+    """Pictures → whether the package's masks can be believed on them; 3 if not."""
+    package = Package.open(arguments.package)
+    for path in (arguments.out,) if arguments.out else ():
+        refuse_existing(path, force=arguments.force)
+    files = [picture.image for picture in find_pictures(arguments.images)]
+    spread = files[:: -(-len(files) // MOST)]
+    images, unreadable = decoded(spread, Geometry.from_record(package.manifest.input))
+    for file in unreadable:
+        print(f"skipped {file}: it cannot be read", file=sys.stderr)
+    backend = choose(package, arguments.backend, arguments.device, arguments.precision)
+    asked = toward_backend(package, backend, arguments.device) if takes_targets(package) else None
+    try:
+        found, mixed = assess_masks(
+            lambda x: run_all(backend, x),
+            None if asked is None else lambda x, toward: run_all_toward(asked, x, toward),
+            images,
+        )
+    finally:
+        backend.close()
+        if asked is not None:
+            asked.close()
+    if arguments.out:
+        with atomic_file(arguments.out, force=arguments.force) as file:
+            file.write_bytes(encode_png(assessment_picture(mixed)))
+    lines = [assessment_table(found), found.verdict()]
+    if len(files) > len(spread):
+        lines.insert(0, f"{len(spread)} of {len(files)} pictures, spread over them")
+    if arguments.out:
+        columns = ", ".join(("the region", *mixed.masks))
+        lines.append(f"next: look at {arguments.out}: each mixture, then {columns}")
+    facts = {"unreadable": [str(file) for file in unreadable], "of": len(files)}
+    answer(arguments, {**found.to_json(), **facts}, "\n".join(lines))
+    return 0 if found.believed else ParityError.exit_code
 
 
 def diff(arguments: argparse.Namespace) -> int:

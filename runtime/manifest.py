@@ -184,28 +184,35 @@ class LevelRecord:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class TargetRecord:
-    """What masks toward a target are worth, on mixtures of two images by a region that is known.
+class TargetMeasures:
+    """Masks toward a target, on mixtures of two pictures by a region (`runtime.assess`).
 
-    A share is that of a mask's sum which lies in the region; see `export.target`.
+    A share is that of a mask's sum which lies in the region.
     """
+
+    shown: Spread
+    """Share, toward the picture that the region shows."""
+    around: Spread
+    """Share, toward the picture around it."""
+    difference: Spread
+    """Of these two, mixture by mixture: 1 if masks follow the target entirely, 0 if they ignore it."""
+    present: Spread
+    """Mean of the mask toward the picture that the region shows."""
+    absent: Spread
+    """Mean of the mask toward a picture that is not in the mixture."""
+    nothing: float
+    """Share of the mixtures whose mask toward that is nearly 0 everywhere."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TargetRecord:
+    """What masks toward a target are worth; measured by `export.target`."""
 
     images: str
     """Which images were mixed, for people."""
     n: int
     """Mixtures."""
-    region: float
-    """Mean area of the regions: the share that a mask has which ignores them."""
-    shown: Spread
-    """Share, toward the image that the region shows."""
-    around: Spread
-    """Share, toward the image that lies around it."""
-    plain: Spread
-    """Share, of the mask without a target."""
-    absent: Spread
-    """Mean of the mask toward an image that is not in the mixture; in one of these it is nearly nothing."""
-    present: Spread
-    """Mean of the mask toward the image that the region shows."""
+    measured: TargetMeasures
     level: LevelRecord
     """What a level of such a mask means: `kept` is a share of the most that any region of it keeps."""
 
