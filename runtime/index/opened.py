@@ -12,7 +12,6 @@ import dataclasses
 import json
 from pathlib import Path
 from types import TracebackType
-from typing import NamedTuple
 
 import numpy as np
 
@@ -47,7 +46,8 @@ class IndexRecord:
             temporary.write_text(json.dumps(dataclasses.asdict(self), indent=2) + "\n")
 
 
-class Hit(NamedTuple):
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Hit:
     """A row that is near a query."""
 
     row: Row
@@ -109,7 +109,7 @@ class Index:
                 expected=f"finite numbers ({self.record.dimension},), and k at least 1",
                 cure="pass an Explanation, or its embedding",
             )
-        return [Hit(row, similarity) for row, similarity in self._store.nearest(query, k)]
+        return [Hit(row=row, similarity=similarity) for row, similarity in self._store.nearest(query, k)]
 
     def check_id(self, embedding_id: str) -> None:
         """Raise `InputError` unless embeddings of this id may be compared with those of the index."""

@@ -9,6 +9,7 @@ Each store writes all rows into an empty folder, and finds the k nearest in it:
 
 from __future__ import annotations
 
+import abc
 import base64
 import dataclasses
 import importlib
@@ -16,7 +17,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -29,40 +30,30 @@ Found = list[tuple[Row, float]]
 """Rows and their cosine similarity to a query, in [-1, 1], the most similar first."""
 
 
-class Store(Protocol):
-    """A folder of rows that was opened for searching.
+class Store(abc.ABC):
+    """A folder of rows, opened for searching.
 
-    Raises, when it is opened:
+    Raises:
         BackendUnavailable: its library is not installed.
         InputError: there are no rows of this kind, or they cannot be read.
     """
 
     @staticmethod
+    @abc.abstractmethod
     def write(folder: Path, rows: Sequence[Row]) -> None:
         """Write all rows, at least one, into an empty folder.  Raises `BackendUnavailable`."""
 
+    @abc.abstractmethod
     def __init__(self, folder: Path) -> None: ...
 
+    @abc.abstractmethod
     def nearest(self, embedding: np.ndarray, k: int) -> Found:
         """The k rows most similar to float32 (D,), or all if there are fewer."""
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027 (a file that was read leaves nothing open)
         """Give back what is open; may be called again."""
 
-    def __enter__(self) -> Store: ...
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None: ...
-
-
-class _Closing:
-    """`with`, for what has `close`."""
-
-    def close(self) -> None:
-        """Nothing is open."""
-
-    def __enter__(self) -> Any:
+    def __enter__(self) -> Store:
         return self
 
     def __exit__(
@@ -71,7 +62,7 @@ class _Closing:
         self.close()
 
 
-class ParquetStore(_Closing):
+class ParquetStore(Store):
     """`rows.parquet`, read whole into memory; every vector is compared."""
 
     @staticmethod
@@ -99,7 +90,7 @@ class ParquetStore(_Closing):
         return [(row, float(similarities[i])) for row, i in zip(rows, best, strict=True)]
 
 
-class LanceStore(_Closing):
+class LanceStore(Store):
     """A table `rows` of LanceDB; without an index of its own, every vector is compared."""
 
     @staticmethod
@@ -120,7 +111,7 @@ class LanceStore(_Closing):
         return list(zip(from_table(found), (1 - d for d in found["_distance"].to_pylist()), strict=True))
 
 
-class QdrantStore(_Closing):
+class QdrantStore(Store):
     """A collection `rows` of Qdrant's local mode, which compares every vector.
 
     It keeps vectors of length 1, so the length stands in the payload and is given back.

@@ -75,10 +75,13 @@ def test_what_is_no_mask_is_refused():
             encode_mask(mask)
 
 
+WHOLE = encode_mask(smooth(1, side=64))
+
+
 @given(st.binary(max_size=60), st.integers(0, 900))
 @settings(deadline=None)
 def test_hostile_bytes_are_refused_or_give_a_mask(junk, at):
-    code = bytearray(encode_mask(smooth(1, side=64)))
+    code = bytearray(WHOLE)
     code[at : at + len(junk)] = junk
     for given_bytes in (junk, bytes(code[:LIMIT])):
         try:
@@ -90,7 +93,7 @@ def test_hostile_bytes_are_refused_or_give_a_mask(junk, at):
 
 
 def test_a_code_cannot_ask_for_more_than_its_grid():
-    code = encode_mask(smooth(1, side=64))
+    code = WHOLE
     for header in (b"\x01\x02\xff\xff\xff\xff", b"\x01\x01\x40\x00\x41\x00", b"\x01\x00\x40\x00\x40\x00"):
         with pytest.raises(InputError, match="mask code"):
             decode_mask(header + code[6:])
