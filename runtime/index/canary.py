@@ -16,7 +16,7 @@ import numpy as np
 
 from runtime.atomic import atomic_file
 from runtime.diff import Difference, K, iou
-from runtime.errors import InputError
+from runtime.errors import InputError, ParityError
 from runtime.explainer import Explainer
 from runtime.index.code import decode_mask, encode_mask
 from runtime.index.opened import Index
@@ -139,7 +139,7 @@ def check(index: Index, explainer: Explainer, *, quiet: bool = False) -> Canary:
     """Embed the sample of an index again, with this explainer; `quiet`: no progress bar.
 
     Raises:
-        InputError: the index has no sample that can be read.
+        InputError: the index has no sample that can be read, or only pictures that are all alike.
     """
     sample = read_sample(index.folder)
     explanations = []
@@ -170,8 +170,15 @@ def check(index: Index, explainer: Explainer, *, quiet: bool = False) -> Canary:
         mask_iou=float(np.mean([iou(a > 0.5, b > 0.5) for a, b in masks])) if same_grid else 0.0,
         mask_difference=float(np.mean([np.abs(a - b).mean() for a, b in masks])) if same_grid else 1.0,
     )
-    error = float(np.linalg.norm(new - old, axis=1).max()) / median_distance(old) if alike else None
+    error = float(np.linalg.norm(new - old, axis=1).max()) / _unit(old) if alike else None
     return Canary(difference=difference, embedding_error=error)
+
+
+def _unit(embeddings: np.ndarray) -> float:
+    try:
+        return median_distance(embeddings)
+    except ParityError as error:  # which would read as a verdict
+        raise _unusable(error.came) from error
 
 
 def _recalls(index: Index, k: int, names: list[str], old: np.ndarray, new: np.ndarray) -> list[float]:
@@ -187,6 +194,6 @@ def _recalls(index: Index, k: int, names: list[str], old: np.ndarray, new: np.nd
 def _unusable(came: str) -> InputError:
     return InputError(
         came,
-        expected="an index with at least two of its own pictures",
+        expected="an index with at least two of its own pictures, not all alike",
         cure="index the pictures again, while their files are there: nemu index PACKAGE PHOTOS --out INDEX",
     )

@@ -115,7 +115,7 @@ def canary(arguments: argparse.Namespace) -> int:
     lines.append(
         "next: nothing; the index stays"
         if found.holds
-        else "next: undo the upgrade, or index the pictures again into another folder"
+        else "next: go back to what made it (package, precision, libraries), or index the pictures again"
     )
     answer(arguments, found.to_json(), "\n".join(lines))
     return 0 if found.holds else ParityError.exit_code

@@ -341,6 +341,15 @@ def test_the_sample_is_bounded_and_spread(package_path, photos, tmp_path, monkey
     assert "canary.npz cannot be read" in capsys.readouterr().err
 
 
+def test_pictures_that_are_all_alike_give_no_verdict(package_path, tmp_path, capsys):
+    (tmp_path / "photos").mkdir()
+    for i in range(3):
+        Image.new("RGB", (32, 24), (9, 9, 9)).save(tmp_path / f"photos/{i}.png")
+    assert run("index", package_path, tmp_path / "photos", "--out", tmp_path / "index", "--quiet") == 0
+    assert run("canary", tmp_path / "index", "--quiet") == 1
+    assert "all alike" in capsys.readouterr().err
+
+
 def test_a_kill_between_the_parts_leaves_no_half_index(made, package_path, photos, monkeypatch):
     def killed(*_):
         raise KeyboardInterrupt
