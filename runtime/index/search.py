@@ -58,9 +58,9 @@ def search(
     hits = []
     for rank, hit in enumerate(index.nearest(query, k), 1):
         found, state = _picture(explainer, hit)
-        sides = [_toward(explainer, query, found or hit.row.embedding).overlay(**(draw or {}))]
+        sides = [_toward(explainer, photo, query, found or hit.row.embedding).overlay(**(draw or {}))]
         if found:
-            sides.append(_toward(explainer, found, query).overlay(**(draw or {})))
+            sides.append(_toward(explainer, Path(hit.row.image), found, query).overlay(**(draw or {})))
         else:
             sides.append(_with_word(heat(hit.row.mask), f"{state}: its stored mask"))
         file = save_png(folder / f"{rank:02d}.png", grid([sides]), force=True)
@@ -84,9 +84,9 @@ def _takes_target(explainer: Explainer) -> bool:
     return bool(getattr(explainer, "takes_target", False))
 
 
-def _toward(explainer: Any, picture: Explanation, other: Explanation | np.ndarray) -> Explanation:
+def _toward(explainer: Any, image: Path, own: Explanation, other: Explanation | np.ndarray) -> Explanation:
     """What in the picture is like the other, if the package can say that, else its own explanation."""
-    return explainer(picture.image, toward=other) if _takes_target(explainer) else picture
+    return explainer(image, toward=other) if _takes_target(explainer) else own
 
 
 def _picture(explainer: Explainer, hit: Hit) -> tuple[Explanation | None, str]:
