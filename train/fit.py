@@ -28,7 +28,7 @@ from runtime.errors import InputError
 from runtime.image import Geometry, decoded, find_images
 from runtime.manifest import TrainingRecord
 from train.checkpoint import save_masker
-from train.config import EncoderConfig, TrainConfig
+from train.config import FEWEST_TO_PAIR, EncoderConfig, TrainConfig
 from train.data import Photographs, Steps, collate, load, set_apart
 from train.encoder import FrozenEncoder
 from train.folder import (
@@ -101,7 +101,7 @@ def fit(
     first = collate([images[p] for p in range(TARGET_IMAGES if config.toward else FIRST_IMAGES)])[0]
     with hush():
         trainer = make_trainer(config, out, start=start, checkpoint_every=checkpoint_every, progress=progress)
-        _check_share(config.batch_size, trainer.world_size)
+        _check_share(config, trainer.world_size)
         module.to(trainer.strategy.root_device).prepare(first)
         began = time.monotonic()
         if trainer.is_global_zero:
@@ -169,12 +169,19 @@ def _list_id(files: list[Path], root: Path) -> str:
     return hashlib.sha256(names.encode(errors="surrogateescape")).hexdigest()
 
 
-def _check_share(batch_size: int, world: int) -> None:
-    if batch_size % world:
+def _check_share(config: TrainConfig, world: int) -> None:
+    size = config.batch_size
+    if size % world:
         raise InputError(
-            f"--batch-size {batch_size} for {world} processes",
+            f"--batch-size {size} for {world} processes",
             expected="a multiple of the number of processes",
-            cure=f"--batch-size {-(-batch_size // world) * world}",
+            cure=f"--batch-size {-(-size // world) * world}",
+        )
+    if config.toward and size // world < FEWEST_TO_PAIR:
+        raise InputError(
+            f"--batch-size {size} for {world} processes, each of which pairs its own images",
+            expected=f"{FEWEST_TO_PAIR} images a process",
+            cure=f"--batch-size {FEWEST_TO_PAIR * world}, or --no-toward",
         )
 
 

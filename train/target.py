@@ -74,7 +74,7 @@ class Target(nn.Module):
             middle = mean.mean(dim=0)
             x = mean - middle
             gram = x.T @ x
-            ridge = RIDGE * gram.diagonal().mean() * torch.eye(len(gram), device=gram.device)
+            ridge = RIDGE * gram.diagonal().mean().clamp(min=1e-12) * torch.eye(len(gram), device=gram.device)
             weights = torch.linalg.solve(gram + ridge, x.T @ direction)  # (C, D)
             left, values, right = torch.linalg.svd(weights, full_matrices=False)
             rank = min(WIDTH, len(values))

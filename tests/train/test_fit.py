@@ -223,7 +223,7 @@ def test_a_masker_for_another_encoder_is_refused_with_both_fingerprints(masker, 
 
 
 OPTIONS = {
-    "sparse": [],
+    "sparse": ["--toward"],
     "plain": ["--masker", "unet", "--image-skip", "--fill", "blur", "--no-centred"],
     "contrastive": ["--centred", "--fill", "mixed"],
     "ranking": ["--centred", "--fill", "mixed"],
