@@ -11,6 +11,8 @@ _COMMANDS = {
     "explain": "explain pictures                       (python -m runtime explain)",
     "compare": "why two pictures match                 (python -m runtime compare)",
     "report": "one HTML page of a folder              (python -m runtime report)",
+    "bank": "learn what is normal                   (python -m runtime bank)",
+    "anomalies": "which pictures are unlike that, where  (python -m runtime anomalies)",
     "diff": "may two packages share an index?       (python -m runtime diff)",
     "bench": "how fast it is on this device          (python -m runtime bench)",
     "info": "what a package is                      (python -m runtime info)",
@@ -20,7 +22,7 @@ _COMMANDS = {
 _EXTRAS = {"train": "train", "build": "export", "convert": "export"}
 _TRAIN = ("torch", "torchvision", "timm", "lightning", "safetensors", "onnxscript")
 _USAGE = "usage: nemu COMMAND ...   (nemu COMMAND --help)\n\n" + "\n".join(
-    f"  {name:9}{text}" for name, text in _COMMANDS.items()
+    f"  {name:10}{text}" for name, text in _COMMANDS.items()
 )
 
 

@@ -7,6 +7,7 @@
     model.int8.cpu.onnx (+ .data)   int8 for onnxruntime
     model.embedding.onnx, model.int8.cpu.embedding.onnx   fp32 and int8 for onnxruntime without the mask;
                             their weights are in the .data of the whole graphs
+    model.cells.onnx        fp32 for onnxruntime: embedding and local features, for a bank of normal pictures
     reference.npz           images and the outputs they must give
     README.md               the model card
     level.svg               its picture of what a level of the mask keeps, if the manifest has `level`
