@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -51,9 +51,11 @@ class Pictures:
             regions=regions,
         )
 
-
-Method = Callable[[Pictures], tuple[np.ndarray, np.ndarray]]
-"""Of a product's pictures: scores (N,), and maps float32 (N, H, W), one scale for all; higher is stranger."""
+    def few(self, count: int) -> Pictures:
+        """The first so many of each kind."""
+        which = np.sort(np.concatenate([np.flatnonzero(self.kinds == k)[:count] for k in set(self.kinds)]))
+        of = {name: getattr(self, name)[which] for name in ("images", "kinds", "regions")}
+        return replace(self, **of)
 
 
 def products(folder: Path) -> Iterator[Pictures]:
@@ -63,7 +65,12 @@ def products(folder: Path) -> Iterator[Pictures]:
 
 
 def row(tests: Pictures, scores: np.ndarray, maps: np.ndarray) -> dict[str, Any]:
-    """The figures of one method on one product."""
+    """The figures of one method on one product.
+
+    Args:
+        scores: (N,), higher is stranger.
+        maps: float (N, H, W), on one scale for all pictures.
+    """
     wrong = tests.kinds != GOOD
     by_kind = {
         str(kind): float(roc_auc_score(wrong[of], scores[of]))
@@ -72,6 +79,7 @@ def row(tests: Pictures, scores: np.ndarray, maps: np.ndarray) -> dict[str, Any]
     }
     return {
         "product": tests.name,
+        "pictures": len(tests.images),
         "image_auroc": float(roc_auc_score(wrong, scores)),
         "pixel_auroc": float(roc_auc_score(tests.regions.ravel(), maps.ravel())),
         "pro": pro(tests.regions, maps),

@@ -60,7 +60,7 @@ def write_cells(graph: Path, file: str, nem: NEM, reference: Reference) -> None:
 
 
 def chosen(encoder: FrozenEncoder) -> list[int]:
-    """Which maps of the pyramid: the three deepest of those strides; of a coarser pyramid, its finest."""
+    """Indices of the pyramid's maps: the three deepest of strides FINEST to COARSEST; else the finest one."""
     strides = [encoder.input.height / height for height, _ in encoder.sizes]
     fitting = [i for i, stride in enumerate(strides) if FINEST <= stride <= COARSEST]
     return fitting[-3:] or [next((i for i, stride in enumerate(strides) if stride >= FINEST), -1)]

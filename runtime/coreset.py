@@ -7,8 +7,9 @@ from functools import cached_property
 
 import numpy as np
 
-ROWS, DIMENSIONS = 1000, 96
-"""Cells that are kept, and numbers that describe each: what a CPU compares in a fraction of a pass."""
+ROWS, DIMENSIONS = 1000, 64
+"""Cells that are kept, and numbers that describe each: 200 cells are compared with them in 0.3 ms on one core
+with AVX-512.  Twice the rows, or half as many numbers again, find hardly more (benchmarks.defects)."""
 SHRINKAGE = 0.3
 """Share of the mean variance that is added to each direction's before it is scaled by it."""
 CANDIDATES = 40_000
@@ -39,10 +40,10 @@ class Coreset:
 
     def distances(self, features: np.ndarray) -> np.ndarray:
         """float32 (C, n) → float32 (n,): how far each cell is from the nearest of those kept."""
-        placed = self.projection.T @ features - self._offset
-        squared = self._doubled @ placed
-        squared += self._lengths
-        nearest = squared.min(0) + np.square(placed).sum(0)
+        placed = np.ones((self.projection.shape[1] + 1, features.shape[1]), np.float32)
+        placed[:-1] = self.projection.T @ features - self._offset
+        # ‖r − p‖² = ‖p‖² + (−2r, ‖r‖²) · (p, 1)
+        nearest = np.square(placed[:-1]).sum(0) + (self._table @ placed).min(0)
         return np.sqrt(np.maximum(nearest, 0))
 
     @cached_property
@@ -50,12 +51,8 @@ class Coreset:
         return (self.mean @ self.projection)[:, None]
 
     @cached_property
-    def _doubled(self) -> np.ndarray:
-        return -2 * self.rows
-
-    @cached_property
-    def _lengths(self) -> np.ndarray:
-        return np.square(self.rows).sum(1, keepdims=True)
+    def _table(self) -> np.ndarray:
+        return np.concatenate([-2 * self.rows, np.square(self.rows).sum(1, keepdims=True)], axis=1)
 
 
 def _farthest(cells: np.ndarray) -> np.ndarray:
