@@ -183,7 +183,7 @@ def fit_bank(
     total: int | None = None,
     quiet: bool = True,
 ) -> tuple[Bank, list[dict[str, str]]]:
-    """Make a bank of normal pictures.
+    """Make a bank of normal pictures.  All their cells are in memory until it is made.
 
     Args:
         pictures: what each is called, and what `runtime.image.load_image` takes.
