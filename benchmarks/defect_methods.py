@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -30,6 +29,7 @@ from benchmarks.record import device_name, meta, write
 from runtime import Embedder, Explainer, fit_bank
 from runtime.backends.cells import CellsBackend
 from runtime.backends.onnxruntime import OnnxRuntimeBackend
+from runtime.backends.threads import thread_count
 from runtime.errors import NemuError
 from runtime.package import Package
 
@@ -124,7 +124,7 @@ def latency(package: Package, pictures: Pictures, *, rounds: int) -> list[dict[s
         "encoder, cells and bank": lambda: made.distances(cells.run(image)[1]).max(),
     }
     times = interleave(calls, rounds=rounds)
-    about = {"encoder": _name(package), "device": device_name(), "threads": len(os.sched_getaffinity(0))}
+    about = {"encoder": _name(package), "device": device_name(), "threads": thread_count()}
     about |= {"rows": len(made.cells.rows), "grid": list(made.grid), "channels": len(made.cells.mean)}
     p10 = {name: float(np.percentile(column, 10)) for name, column in times.items()}
     return [
