@@ -12,6 +12,8 @@ _COMMANDS = {
     "compare": "why two pictures match                 (python -m runtime compare)",
     "report": "one HTML page of a folder              (python -m runtime report)",
     "assess": "can the masks be believed here?        (python -m runtime assess)",
+    "bank": "learn what is normal                   (python -m runtime bank)",
+    "anomalies": "which pictures are unlike that, where  (python -m runtime anomalies)",
     "diff": "may two packages share an index?       (python -m runtime diff)",
     "index": "pictures → vectors with their reasons  (python -m runtime index)",
     "search": "what in an index is like it, and why   (python -m runtime search)",
@@ -24,7 +26,7 @@ _COMMANDS = {
 _EXTRAS = {"train": "train", "build": "export", "convert": "export"}
 _TRAIN = ("torch", "torchvision", "timm", "lightning", "safetensors", "onnxscript")
 _USAGE = "usage: nemu COMMAND ...   (nemu COMMAND --help)\n\n" + "\n".join(
-    f"  {name:9}{text}" for name, text in _COMMANDS.items()
+    f"  {name:10}{text}" for name, text in _COMMANDS.items()
 )
 
 

@@ -19,6 +19,7 @@ import runtime
 from export import external, graph
 from export.calibrate import calibration_images
 from export.card import model_card
+from export.cells import write_cells
 from export.fuse import Fused
 from export.images import PHOTOGRAPHS, judged_images, level_images, reference_images
 from export.int8 import TRT, Calibration, write_int8
@@ -30,7 +31,7 @@ from export.ranges import measure_ranges, named
 from export.standalone import write_beside
 from export.target import measure_target
 from export.verify import gate, run_onnx, run_torch
-from runtime.backends.onnxruntime import EMBEDDING_MODELS, MODELS
+from runtime.backends.onnxruntime import CELLS_MODEL, EMBEDDING_MODELS, MODELS
 from runtime.errors import ExportError, ParityError
 from runtime.manifest import (
     SCHEMA,
@@ -102,6 +103,7 @@ def make_package(
     parity = _write_graph(job, "fp32", _graph(job, "fp32"))
     write_beside(folder / MODELS["fp32"], EMBEDDING_MODELS["fp32"], expected, precision="fp32")
     others, refused = _write_others(job, precision)
+    refused |= _write_cells(job)
     np.savez_compressed(folder / REFERENCE, **expected.arrays())
     with step(f"metrics on {len(judged[0])} images"):
         metrics = measure(folder / GRAPHS["fp32"], judged[0], mean=size.mean, source=judged[1])
@@ -239,6 +241,17 @@ def _write_graph(job: _Job, precision: str, made: tuple[onnx.ModelProto, str]) -
     with job.step(f"{precision}: parity through onnxruntime"):
         figures = gate(job.expected, file.name, *run_onnx(file, job.expected.images), precision=precision)
     return {f"onnx {precision}": {**figures.to_json(), "graph": how}}
+
+
+def _write_cells(job: _Job) -> dict[str, str]:
+    """Write the graph for banks of normal pictures, or say why the package has none."""
+    try:
+        with job.step("local features for anomalies"):
+            write_cells(job.folder / MODELS["fp32"], CELLS_MODEL, job.nem, job.expected)
+    except (ParityError, ExportError) as error:
+        (job.folder / CELLS_MODEL).unlink(missing_ok=True)
+        return {"cells": _left_out(CELLS_MODEL, error.came)}
+    return {}
 
 
 def _write_int8(job: _Job) -> tuple[_Parity, dict[str, str]]:

@@ -1,5 +1,7 @@
 """What runs on the device: a compiled package in, embedding and explanation mask out."""
 
+from runtime.anomaly import Anomaly, Watch, fit_bank
+from runtime.bank import Bank
 from runtime.comparison import Comparison
 from runtime.device_explanation import DeviceExplanation
 from runtime.embedder import Embedder
@@ -26,8 +28,10 @@ from runtime.package import Package
 __version__ = "0.1.0"
 
 __all__ = [
+    "Anomaly",
     "BackendError",
     "BackendUnavailable",
+    "Bank",
     "Comparison",
     "DeviceExplanation",
     "Embedder",
@@ -46,5 +50,7 @@ __all__ = [
     "PackageError",
     "ParityError",
     "SchemaError",
+    "Watch",
     "__version__",
+    "fit_bank",
 ]

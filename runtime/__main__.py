@@ -1,4 +1,4 @@
-"""python -m runtime explain | compare | report | assess | diff | index | search | canary | bench | info ...
+"""python -m runtime explain | compare | report | assess | bank | anomalies | diff | index | search ...
 
 Exit codes: 0 done, 1 error, 2 wrong usage, 3 the parity gate failed, 130 stopped by Ctrl-C.
 """
@@ -11,7 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from runtime import commands, console
+from runtime import anomalies, commands, console
+from runtime.anomaly import FALSE_ALARMS
 from runtime.backends import NAMES
 from runtime.diff import LEAST_COSINE, LEAST_RECALL
 from runtime.explain import MASKS, OVERLAYS
@@ -50,6 +51,8 @@ def _parser() -> argparse.ArgumentParser:
         _compare,
         _report,
         _assess,
+        _bank,
+        _anomalies,
         _diff,
         _index,
         _search,
@@ -160,6 +163,47 @@ def _assess(command: _Command) -> None:
     )
     sub.add_argument("--force", action="store_true", help="replace the picture of an earlier run")
     _backend_arguments(sub)
+
+
+def _bank(command: _Command) -> None:
+    sub = command(
+        "bank",
+        anomalies.bank,
+        "Learn what is normal: pictures without defects → a file that `anomalies` judges others by. A "
+        "picture that cannot be read is skipped and listed.",
+        "bank demo.nemu normal/ --out line1.bank",
+    )
+    _package_argument(sub)
+    _sources_argument(sub, "normal pictures: files, folders, patterns, or - for paths on stdin")
+    sub.add_argument("--out", type=Path, required=True, metavar="NAME.bank", help="the file")
+    sub.add_argument("--force", action="store_true", help="replace it")
+
+
+def _anomalies(command: _Command) -> None:
+    sub = command(
+        "anomalies",
+        anomalies.anomalies,
+        "Which pictures are unlike the normal ones, how much, and where: a line each in "
+        f"{anomalies.LINES}, NAME.overlay.jpg of those that are. On the CPU. A picture that cannot be read "
+        "is skipped and listed.",
+        "anomalies demo.nemu line1.bank parts/ --out found",
+    )
+    _package_argument(sub)
+    sub.add_argument("bank", type=Path, metavar="BANK", help="file of nemu bank")
+    _sources_argument(sub, "files, folders, patterns, or - for paths on stdin")
+    sub.add_argument("--out", type=Path, required=True, metavar="DIR", help="where the files go")
+    sub.add_argument(
+        "--false-alarms",
+        type=float,
+        default=FALSE_ALARMS,
+        metavar="SHARE",
+        help="of normal pictures that may be called anomalous, default: %(default)s",
+    )
+    sub.add_argument(
+        "--overlays", choices=anomalies.OVERLAYS, default="anomalous", help="of which pictures (%(default)s)"
+    )
+    sub.add_argument("--style", choices=STYLES, help=f"of overlays, as of explain ({STYLES[0]})")
+    sub.add_argument("--force", action="store_true", help="replace what an earlier run wrote")
 
 
 def _diff(command: _Command) -> None:

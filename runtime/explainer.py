@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Union, overload
 
 import numpy as np
 
+from runtime.anomaly import FALSE_ALARMS, Watch, open_bank
 from runtime.backends import Backend, TargetBackend, choose, takes_targets, toward_backend
 from runtime.backends.base import DeviceBackend, PipelinedBackend, WarmBackend
+from runtime.bank import Bank
 from runtime.comparison import Comparison
 from runtime.device_explanation import DeviceExplanation
 from runtime.errors import BackendError, InputError
@@ -178,6 +180,27 @@ class Explainer:
             for p, e in zip(pair, (other, one), strict=True)
         ]
         return Comparison(a=one, b=other, exchanged=(exchanged[0], exchanged[1]))
+
+    def against(self, bank: str | os.PathLike[str] | Bank, *, false_alarms: float = FALSE_ALARMS) -> Watch:
+        """What judges pictures by a bank of normal ones: which are anomalous, how much and where.
+
+            watch = explainer.against("line1.bank")
+            found = watch("part.jpg")
+
+        It computes on the CPU, in float32, whatever this explainer's backend, and stays when that is closed.
+
+        Args:
+            bank: a file of `nemu bank`, or what `fit_bank` returned.
+            false_alarms: share of normal pictures that may be called anomalous; `Bank.threshold`.
+
+        Raises:
+            InputError: no such file, a bank of another package, or a share outside [0, 1).
+            SchemaError, IntegrityError: as `Bank.load`.
+            PackageError: the package was built without local features.
+        """
+        self._refuse_closed()
+        known, order = open_bank(bank), self._channel_order
+        return Watch(self._package, known, channel_order=order, false_alarms=false_alarms)
 
     def stream(
         self, frames: Iterable[ImageLike], *, toward: TargetLike | None = None, fidelity: bool = False

@@ -9,6 +9,7 @@
                             their weights are in the .data of the whole graphs
     model.toward.onnx, model.fp16.toward.onnx, model.bf16.toward.onnx   with a target for each image as second
                             input, if the masker takes targets
+    model.cells.onnx        fp32 for onnxruntime: embedding and local features, for a bank of normal pictures
     reference.npz           images and the outputs they must give; if it takes targets, some, and their masks
     README.md               the model card
     level.svg               its picture of what a level of the mask keeps, if the manifest has `level`

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,8 @@ EMBEDDING_MODELS = {"fp32": "model.embedding.onnx", "int8": "model.int8.cpu.embe
 """The same without what only the mask needs; they name weights of the file that theirs names."""
 TOWARD_MODELS = {"fp32": "model.toward.onnx"}
 """The same with a target as second input; a package that takes targets has it."""
+CELLS_MODEL, CELLS = "model.cells.onnx", "cells"
+"""The fp32 graph for `runtime.bank`, in the place of the mask an output of local features (N, C, h, w)."""
 _BATCH = 8  # images a run takes at once: more gains no speed on a CPU and costs memory
 
 
@@ -61,31 +64,15 @@ class OnnxRuntimeBackend:
                 expected=" or ".join(models),
                 cure="leave the precision out, or use an engine: --backend tensorrt",
             )
-        library = _library()
-        threads = thread_count()
-        options = library.SessionOptions()
-        options.intra_op_num_threads = threads  # 0 would pin threads to CPUs, also to forbidden ones
-        options.log_severity_level = 3
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        options.enable_mem_pattern = False  # 9 MB more with ResNet-50, and no faster
         alone = not (mask or toward) and EMBEDDING_MODELS[self.precision] in package.manifest.files
         self.outputs: tuple[str, ...] = OUTPUTS[:1] if alone else OUTPUTS
         self._takes_target = toward
-        path = package.file((EMBEDDING_MODELS if alone else models)[self.precision])
-        try:
-            self._session: Any = library.InferenceSession(
-                str(path), sess_options=options, providers=["CPUExecutionProvider"]
-            )
-        except Exception as error:  # its exceptions share no base but this
-            raise BackendError(
-                f"onnxruntime {library.__version__} cannot load {path}: {_first_line(error)}",
-                expected="a graph of opset 20, IR 10 or older",
-                cure="pip install --upgrade onnxruntime; if that does not help, build the package again",
-            ) from error
-        _return_freed_memory()
+        self._session: Any = open_session(
+            package.file((EMBEDDING_MODELS if alone else models)[self.precision])
+        )
         self._input, self._dimension = package.manifest.input, package.manifest.encoder.dimension
         self.max_batch = _max_batch(self._session.get_inputs()[0].shape[0])
-        self.why = f"{why}; onnxruntime {library.__version__} on the CPU, {threads} threads"
+        self.why = f"{why}; onnxruntime {_library().__version__} on the CPU, {thread_count()} threads"
 
     def run(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """See `Backend.run`."""
@@ -138,6 +125,33 @@ class OnnxRuntimeBackend:
                 expected=f"the outputs {', '.join(self.outputs)}",
                 cure="free memory if it says so; otherwise: python -m runtime verify PACKAGE",
             ) from error
+
+
+def open_session(path: Path) -> Any:
+    """An `onnxruntime.InferenceSession` on the CPU, set as every one here is.
+
+    Raises:
+        BackendUnavailable: onnxruntime is not installed.
+        BackendError: it cannot load the graph.
+    """
+    library = _library()
+    options = library.SessionOptions()
+    options.intra_op_num_threads = thread_count()  # 0 would pin threads to CPUs, also to forbidden ones
+    options.log_severity_level = 3
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.enable_mem_pattern = False  # 9 MB more with ResNet-50, and no faster
+    try:
+        session = library.InferenceSession(
+            str(path), sess_options=options, providers=["CPUExecutionProvider"]
+        )
+    except Exception as error:  # its exceptions share no base but this
+        raise BackendError(
+            f"onnxruntime {library.__version__} cannot load {path}: {_first_line(error)}",
+            expected="a graph of opset 20, IR 10 or older",
+            cure="pip install --upgrade onnxruntime; if that does not help, build the package again",
+        ) from error
+    _return_freed_memory()
+    return session
 
 
 def _library() -> Any:

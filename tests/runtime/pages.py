@@ -56,6 +56,10 @@ def furnish(place: Path) -> None:
     for i, name in enumerate(["query.jpg", "match.jpg", *(f"photographs/{i}.png" for i in range(4))]):
         colour = np.random.default_rng(i).integers(0, 256, (40, 50, 3), dtype=np.uint8)
         Image.fromarray(colour).save(place / name)
+    (place / "normal").mkdir()
+    for i in range(8):
+        flat = np.random.default_rng(i).integers(100, 110, (40, 50, 3), dtype=np.uint8)
+        Image.fromarray(flat).save(place / f"normal/{i}.png")
     _film(place / "film.mp4")
 
 

@@ -30,7 +30,7 @@ def place(make_package, package, tmp_path) -> Path:
     """A folder with what the pages name: packages, a folder of photographs, two pictures, a film."""
     folder = tmp_path / "place"
     folder.mkdir()
-    make_package(folder / "parts.nemu")
+    make_package(folder / "parts.nemu", cells=True)
     shutil.copytree(package, folder / "demo.nemu")
     furnish(folder)
     return folder
