@@ -16,9 +16,10 @@ import shlex
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 from demo.lite0 import write_weights
-from demo.photographs import MASKER, View, composites, inside_and_outside, photographs
+from demo.photographs import MASKER, Pair, View, composites, inside_and_outside, pairs, photographs
 from export.build_engine import main as build
 from export.engine import validity
 from runtime import Explainer
@@ -35,7 +36,9 @@ PACKAGE, WEIGHTS = OUT / "demo.nemu", OUT / "lite0.safetensors"
 SHOWN = 4
 """Composites in the picture: the first, not the best."""
 COLUMNS = 3
-"""Pairs of a picture and its overlay, side by side."""
+"""A picture and its overlay, so often side by side."""
+PAIRS_SHOWN = 3
+"""Pairs in their picture: the first, not the best."""
 
 BUILD = [
     *("--masker", os.path.relpath(MASKER), "--weights", str(WEIGHTS), "--evaluate", str(OUT / "composites")),
@@ -70,6 +73,7 @@ def main() -> int:
     check_engine(PACKAGE)
     score(shown, scored)
     print(f"\nDone in {(time.monotonic() - began) / 60:.1f} minutes.  Look at {OUT / 'overlay.png'}")
+    print(f"and, of two pictures that share a thing, at {OUT / 'pair.png'}")
     print("Try next: your own photographs and encoder:")
     print("  .venv/bin/python -m train --encoder timm/resnet50 --data PHOTOGRAPHS --out runs/mine")
     print("  .venv/bin/python -m export.build_engine --masker runs/mine/masker.safetensors --out mine.nemu")
@@ -102,15 +106,47 @@ def score(shown: list[View], scored: list[View]) -> None:
     with Explainer(PACKAGE) as explainer:
         print(f"\nscoring {len(scored)} composites on {explainer.backend.name}")
         explained = {view.name: explainer(view.image).mask for view in (*shown, *scored)}
+        shared = score_pairs(explainer, pairs())
     inside, outside = inside_and_outside([v.region for v in scored], [explained[v.name] for v in scored])
     print(f"mean mask inside {inside:.3f}, outside {outside:.3f}, difference {inside - outside:.3f}")
-    record = {"inside": inside, "outside": outside, "difference": inside - outside, "composites": len(scored)}
+    record: dict[str, Any] = {
+        "inside": inside,
+        "outside": outside,
+        "difference": inside - outside,
+        "composites": len(scored),
+    }
+    record["pairs"] = shared
     with atomic_file(OUT / "score.json") as file:
         file.write_text(json.dumps(record, indent=2) + "\n")
     pictures = [(v.image, overlay(v.image, explained[v.name])) for v in (*shown, *scored[:SHOWN])]
     cells = [cell for pair in pictures for cell in pair]
     rows = [cells[i : i + 2 * COLUMNS] for i in range(0, len(cells), 2 * COLUMNS)]
     save_png(OUT / "overlay.png", grid(rows), force=True)
+
+
+def score_pairs(explainer: Explainer, asked: list[Pair]) -> dict[str, float]:
+    """Mean mask on the thing that two pictures share and on the other one, toward each other and by itself;
+    and the picture of some."""
+    compared = [explainer.compare(*pair.images) for pair in asked]
+    found: dict[str, float] = {"n": len(asked)}
+    plain = [[explainer(image) for image in pair.images] for pair in asked]
+    toward = [[comparison.a, comparison.b] for comparison in compared]
+    for name, explained in (("toward", toward), ("by_itself", plain)):
+        masks = [one.mask for sides in explained for one in sides]
+        for what in ("shared", "other"):
+            regions = [region for pair in asked for region in getattr(pair, what)]
+            found[f"{name}_{what}"] = inside_and_outside(regions, masks)[0]
+    print(
+        f"{len(asked)} pairs of pictures that share one of two things: mean mask on the shared one "
+        f"{found['toward_shared']:.3f}, on the other {found['toward_other']:.3f}; "
+        f"by themselves {found['by_itself_shared']:.3f} and {found['by_itself_other']:.3f}"
+    )
+    rows = [
+        [cell for i in (0, 1) for cell in (pair.images[i], alone[i].overlay(), sides[i].overlay())]
+        for pair, alone, sides in zip(asked, plain, toward, strict=True)
+    ]
+    save_png(OUT / "pair.png", grid(rows[:PAIRS_SHOWN]), force=True)
+    return found
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Photographs that the demo's training never saw, with what is on them: squares of them, and composites."""
+"""Photographs that the demo's training never saw, with what is on them: whole, composites, and pairs."""
 
 from __future__ import annotations
 
@@ -52,6 +52,19 @@ class View:
     """bool (SIDE, SIDE): the pixels of its object."""
 
 
+@dataclass(frozen=True)
+class Pair:
+    """Two square pictures of two objects each, on different grounds; one object is in both."""
+
+    name: str
+    images: tuple[np.ndarray, np.ndarray]
+    """uint8 (SIDE, SIDE, 3), RGB."""
+    shared: tuple[np.ndarray, np.ndarray]
+    """bool (SIDE, SIDE): the pixels of the object that is in both pictures."""
+    other: tuple[np.ndarray, np.ndarray]
+    """bool (SIDE, SIDE): those of the one that is not."""
+
+
 def photographs() -> list[View]:
     """The whole photographs, on black."""
     views = []
@@ -73,6 +86,42 @@ def composites(count: int = 50, *, seed: int = 0) -> list[View]:
         name = f"{i:02d}_{list(OBJECTS)[i % len(objects)]}_{GROUNDS[which]}"
         views.append(_view(name, *paste(ground, objects[i % len(objects)], rng)))
     return views
+
+
+def pairs(count: int = 20, *, seed: int = 0) -> list[Pair]:
+    """Objects in turn are shared; what stands beside them, where, and on what ground, is random."""
+    rng = np.random.default_rng(seed)
+    objects, found = list(OBJECTS), []
+    for i in range(count):
+        shared = objects[i % len(objects)]
+        others = rng.permutation([name for name in objects if name != shared])[:2]
+        grounds = rng.permutation(GROUNDS)[:2]
+        sides = [
+            _two(load(on), cutout(shared), cutout(by), rng) for on, by in zip(grounds, others, strict=True)
+        ]
+        images, both, one = zip(*sides, strict=True)
+        name = f"{i:02d}_{shared}_with_{'_or_'.join(others)}"
+        found.append(Pair(name, images, both, one))
+    return found
+
+
+def _two(
+    ground: Image.Image, shared: Image.Image, other: Image.Image, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Two cut-outs on one ground, in a half each: the picture and the pixels of both."""
+    picture = square(ground, rng, side=SIDE)
+    half, left = SIDE // 2, bool(rng.random() < 0.5)
+    regions = []
+    for cutout, first in ((shared, left), (other, not left)):
+        box = (0 if first else half, 0, half if first else SIDE, SIDE)
+        cut = cutout.crop(cutout.getchannel("A").getbbox())
+        fits = min(half / cut.width, SIDE / cut.height) * max(cut.size) / half
+        drawn, alpha = paste(picture.crop(box), cut, rng, low=0.75 * fits, high=0.95 * fits)
+        picture.paste(drawn, box)
+        region = Image.new("L", picture.size)
+        region.paste(alpha, box)
+        regions.append(np.asarray(region) > 127)
+    return np.asarray(picture), regions[0], regions[1]
 
 
 def inside_and_outside(regions: Sequence[np.ndarray], masks: Sequence[np.ndarray]) -> tuple[float, float]:
