@@ -114,7 +114,7 @@ def train(job: Job, device: torch.device) -> tuple[MaskerTraining, float]:
         encoder=case.encoder, data=case.data, steps=job.steps, batch_size=case.batch_size, seed=job.seed
     )
     encoder = load_encoder(config.encoder)
-    module = MaskerTraining(NEM.untrained(encoder, masker=config.masker), config, files="").to(device)
+    module = MaskerTraining(NEM.of(config, encoder), config, files="").to(device)
     stream = Photographs(
         find_images(Path(case.data)),
         geometry=Geometry.from_record(encoder.input),

@@ -20,8 +20,18 @@ sys.path.insert(0, str(ROOT))
 
 import runtime  # noqa: E402  (this checkout's)
 from runtime import errors  # noqa: E402
+from runtime.index import Hit, Row  # noqa: E402
 
-FIRST = ("Explainer", "Explanation", "Comparison", "DeviceExplanation", "Embedder", "Package", "Manifest")
+FIRST = (
+    "Explainer",
+    "Explanation",
+    "Comparison",
+    "DeviceExplanation",
+    "Embedder",
+    "Package",
+    "Manifest",
+    "Index",
+)
 
 
 def page() -> str:
@@ -30,6 +40,7 @@ def page() -> str:
         "# What `runtime` exports\n",
         "Made from the docstrings by `python docs/api.py`.\n",
         *(_class(getattr(runtime, name)) for name in FIRST),
+        *(_class(kind) for kind in (Hit, Row)),
         "## Errors\n",
         f"```\n{inspect.cleandoc(errors.__doc__ or '')}\n```\n",
     ]

@@ -19,6 +19,7 @@ from runtime.errors import (
 )
 from runtime.explainer import Explainer
 from runtime.explanation import Explanation
+from runtime.index import Index
 from runtime.manifest import Manifest
 from runtime.package import Package
 
@@ -34,6 +35,7 @@ __all__ = [
     "Explainer",
     "Explanation",
     "ExportError",
+    "Index",
     "InputError",
     "IntegrityError",
     "Manifest",

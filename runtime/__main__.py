@@ -1,4 +1,4 @@
-"""python -m runtime explain | compare | report | assess | diff | bench | info | doctor | verify
+"""python -m runtime explain | compare | report | assess | diff | index | search | canary | bench | info ...
 
 Exit codes: 0 done, 1 error, 2 wrong usage, 3 the parity gate failed, 130 stopped by Ctrl-C.
 """
@@ -15,6 +15,8 @@ from runtime import commands, console
 from runtime.backends import NAMES
 from runtime.diff import LEAST_COSINE, LEAST_RECALL
 from runtime.explain import MASKS, OVERLAYS
+from runtime.index import commands as index_commands
+from runtime.index.stores import STORES
 from runtime.overlay import STYLES
 from runtime.parity import LIMITS
 from runtime.report import LOW_FIDELITY, PAIRS
@@ -49,6 +51,9 @@ def _parser() -> argparse.ArgumentParser:
         _report,
         _assess,
         _diff,
+        _index,
+        _search,
+        _canary,
         _bench,
         _info,
         _doctor,
@@ -181,6 +186,61 @@ def _diff(command: _Command) -> None:
     sub.add_argument("--new-precision", choices=tuple(LIMITS), help="of NEW; --precision is of OLD")
 
 
+def _index(command: _Command) -> None:
+    sub = command(
+        "index",
+        index_commands.index,
+        "Embed pictures into an index whose rows hold the answer beside the vector: the mask in at most 1000 "
+        "bytes, and what it keeps. A picture that cannot be read is skipped and listed. Stopped, the same "
+        "command goes on; with more pictures, it takes those in.",
+        "index demo.nemu photos/ --out index",
+    )
+    _package_argument(sub)
+    _sources_argument(sub, "files, folders, patterns, or - for paths on stdin")
+    sub.add_argument("--out", type=Path, required=True, metavar="INDEX", help="the index's folder")
+    sub.add_argument("--store", choices=tuple(STORES), default="parquet", help="default: %(default)s")
+    sub.add_argument(
+        "--fidelity",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="measure what each mask keeps, at twice the time",
+    )
+    sub.add_argument("--force", action="store_true", help="start anew: forget what an earlier run indexed")
+    _backend_arguments(sub)
+
+
+def _search(command: _Command) -> None:
+    sub = command(
+        "search",
+        index_commands.search,
+        "What in an index is like a photograph, and why: 01.png, 02.png, ... with the two side by side, and "
+        "search.json. Where a picture is no longer there, its stored mask is drawn alone.",
+        "search index query.jpg --out found",
+    )
+    sub.add_argument("index", type=Path, metavar="INDEX", help="folder that nemu index wrote")
+    sub.add_argument("photo", type=Path, metavar="PHOTO", help="the query")
+    sub.add_argument("--out", type=Path, required=True, metavar="DIR", help="where the files go")
+    sub.add_argument("--k", type=_count, default=5, metavar="K", help="hits, default: %(default)s")
+    _remembered_package(sub)
+    _overlay_arguments(sub)
+    sub.add_argument("--force", action="store_true", help="replace files of an earlier search")
+    _backend_arguments(sub)
+
+
+def _canary(command: _Command) -> None:
+    sub = command(
+        "canary",
+        index_commands.canary,
+        "Does an index still hold, after an upgrade of anything? Embeds the pictures that it keeps for this "
+        f"again: every cosine at least {LEAST_COSINE}, recall {LEAST_RECALL}, the same id and, under it, the "
+        "same embeddings, and masks as they are stored; if not, exit code 3.",
+        "canary index",
+    )
+    sub.add_argument("index", type=Path, metavar="INDEX", help="folder that nemu index wrote")
+    _remembered_package(sub)
+    _backend_arguments(sub)
+
+
 def _bench(command: _Command) -> None:
     sub = command(
         "bench",
@@ -237,6 +297,10 @@ _count.__name__ = "number from 1"  # what argparse calls it
 
 def _package_argument(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("package", type=Path, metavar="PACKAGE", help="folder NAME.nemu")
+
+
+def _remembered_package(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--package", type=Path, help="NAME.nemu; default: the one that made the index")
 
 
 def _sources_argument(parser: argparse.ArgumentParser, text: str) -> None:

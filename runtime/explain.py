@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -49,6 +49,7 @@ def explain_pictures(
     draw: dict[str, Any] | None = None,
     toward: np.ndarray | None = None,
     fidelity: bool = False,
+    note: Callable[[Explanation], dict[str, Any]] | None = None,
     force: bool = False,
     quiet: bool = False,
 ) -> Outcome:
@@ -63,6 +64,7 @@ def explain_pictures(
         overlays: of `OVERLAYS`.
         draw: `keep` and `style` of `Explanation.overlay`.
         toward: a target, float32 (D,), of all pictures.
+        note: what a picture's line in the journal has besides; called in this thread.
         force: start anew: forget the journal, replace files.
         quiet: no progress bar.
 
@@ -89,6 +91,7 @@ def explain_pictures(
             bar.update()
             try:
                 line = write_files(explanation, picture, folder, masks=masks, overlays=overlays, draw=draw)
+                line.update(note(explanation) if note else {})
             except InputError as error:
                 outcome.skipped.append(_skipped(picture, error))
                 continue

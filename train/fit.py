@@ -90,12 +90,7 @@ def fit(
     check_precision(config.precision)
     files, apart = set_apart(find_images(Path(config.data)))
     torch.manual_seed(config.seed)
-    nem = NEM.untrained(
-        _encoder(config.encoder),
-        masker=config.masker,
-        image_skip=config.image_skip,
-        toward=bool(config.toward),
-    )
+    nem = NEM.of(config, _encoder(config.encoder))
     module = MaskerTraining(nem, config, files=_list_id(files, Path(config.data)))
     images = Photographs(
         files,

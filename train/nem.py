@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from train.config import TrainConfig
 from train.decoders import LATERALS
 from train.encoder import FrozenEncoder
 from train.masker import LateralMasker, UNetMasker
@@ -47,6 +48,13 @@ class NEM(nn.Module):
             return cls(encoder, lateral)
         unet = UNetMasker(channels=channels, sizes=sizes, image_size=image_size, image_skip=image_skip)
         return cls(encoder, unet)
+
+    @classmethod
+    def of(cls, config: TrainConfig, encoder: FrozenEncoder) -> NEM:
+        """The same, with the masker that a training run asks for."""
+        return cls.untrained(
+            encoder, masker=config.masker, image_skip=config.image_skip, toward=bool(config.toward)
+        )
 
     @property
     def takes_target(self) -> bool:

@@ -37,7 +37,7 @@ and 0.8 of the object, 2 left 0.03 and 0.6 (1,000 steps; benchmarks/results/area
 TARGET_PRICE = 0.4
 """λ toward a target, in units of what a region of a mixture is worth, a unit of area, toward the photograph
 it came from.  At 1 showing the whole region costs what it brings."""
-WRONG_PRICE = 3.0
+WRONG_PRICE = 1.5
 """What a pixel that cannot be of the target costs on top, in units of λ."""
 CERTAIN = 1e4
 """Logit of a mask that is exactly 0 or 1 in float32."""

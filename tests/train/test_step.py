@@ -32,9 +32,7 @@ def make(train_arguments, *, toward=False, **settings):
     settings |= {"steps": 20, "batch_size": 4, "toward": toward}
     config = TrainConfig(encoder=encoder, data=options.data, **settings)
     torch.manual_seed(0)
-    nem = NEM.untrained(
-        load_encoder(encoder), masker=config.masker, image_skip=config.image_skip, toward=toward
-    )
+    nem = NEM.of(config, load_encoder(encoder))
     return MaskerTraining(nem, config, files="").train()
 
 

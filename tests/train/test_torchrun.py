@@ -75,7 +75,7 @@ def apart(run, other):
     """Parameters, running statistics: ‖run − other‖ / ‖other − before training‖, of all tensors together."""
     config = read_config(other / MASKER)
     torch.manual_seed(config.seed)
-    before = NEM.untrained(load_encoder(config.encoder), masker=config.masker).masker.state_dict()
+    before = NEM.of(config, load_encoder(config.encoder)).masker.state_dict()
     a, b = load_file(run / MASKER), load_file(other / MASKER)
     assert a.keys() == b.keys() == before.keys()
     counts = {k for k in b if k.endswith("num_batches_tracked")}
