@@ -19,7 +19,16 @@ from pathlib import Path
 from typing import Any
 
 from demo.lite0 import write_weights
-from demo.photographs import MASKER, Pair, View, composites, inside_and_outside, pairs, photographs
+from demo.photographs import (
+    MASKER,
+    Pair,
+    View,
+    composites,
+    inside_and_outside,
+    pairs,
+    photographs,
+    shared_and_other,
+)
 from export.build_engine import main as build
 from export.engine import validity
 from runtime import Explainer
@@ -57,8 +66,9 @@ def main() -> int:
     except NemuError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
-    shown, scored = photographs(), composites()
-    for name, views in (("photographs", shown), ("composites", scored)):
+    shown, scored, shared = photographs(), composites(), pairs()
+    sides = [view for pair in shared for view in pair.views]
+    for name, views in (("photographs", shown), ("composites", scored), ("pairs", sides)):
         with atomic_folder(OUT / name, force=True) as folder:
             for view in views:
                 save_png(folder / f"{view.name}.png", view.image)
@@ -71,7 +81,7 @@ def main() -> int:
     if code:
         return code
     check_engine(PACKAGE)
-    score(shown, scored)
+    score(shown, scored, shared)
     print(f"\nDone in {(time.monotonic() - began) / 60:.1f} minutes.  Look at {OUT / 'overlay.png'}")
     print(f"and, of two pictures that share a thing, at {OUT / 'pair.png'}")
     print("Try next: your own photographs and encoder:")
@@ -101,12 +111,12 @@ def check_engine(package: Path) -> None:
         print(f"  corrupted: {validity(bytes(broken)).meaning}")
 
 
-def score(shown: list[View], scored: list[View]) -> None:
-    """Mask inside the object against mask outside it, over all composites; and the picture."""
+def score(shown: list[View], scored: list[View], shared: list[Pair]) -> None:
+    """Mask inside the object against mask outside it, over all composites; the same for pairs; pictures."""
     with Explainer(PACKAGE) as explainer:
         print(f"\nscoring {len(scored)} composites on {explainer.backend.name}")
         explained = {view.name: explainer(view.image).mask for view in (*shown, *scored)}
-        shared = score_pairs(explainer, pairs())
+        paired = score_pairs(explainer, shared)
     inside, outside = inside_and_outside([v.region for v in scored], [explained[v.name] for v in scored])
     print(f"mean mask inside {inside:.3f}, outside {outside:.3f}, difference {inside - outside:.3f}")
     record: dict[str, Any] = {
@@ -115,7 +125,7 @@ def score(shown: list[View], scored: list[View]) -> None:
         "difference": inside - outside,
         "composites": len(scored),
     }
-    record["pairs"] = shared
+    record["pairs"] = paired
     with atomic_file(OUT / "score.json") as file:
         file.write_text(json.dumps(record, indent=2) + "\n")
     pictures = [(v.image, overlay(v.image, explained[v.name])) for v in (*shown, *scored[:SHOWN])]
@@ -124,29 +134,31 @@ def score(shown: list[View], scored: list[View]) -> None:
     save_png(OUT / "overlay.png", grid(rows), force=True)
 
 
-def score_pairs(explainer: Explainer, asked: list[Pair]) -> dict[str, float]:
-    """Mean mask on the thing that two pictures share and on the other one, toward each other and by itself;
-    and the picture of some."""
-    compared = [explainer.compare(*pair.images) for pair in asked]
-    found: dict[str, float] = {"n": len(asked)}
-    plain = [[explainer(image) for image in pair.images] for pair in asked]
-    toward = [[comparison.a, comparison.b] for comparison in compared]
-    for name, explained in (("toward", toward), ("by_itself", plain)):
-        masks = [one.mask for sides in explained for one in sides]
-        for what in ("shared", "other"):
-            regions = [region for pair in asked for region in getattr(pair, what)]
-            found[f"{name}_{what}"] = inside_and_outside(regions, masks)[0]
+def score_pairs(explainer: Explainer, shared: list[Pair]) -> dict[str, Any]:
+    """Mask on the thing that two pictures share, and on the other one, by itself and toward each other.
+
+    Writes the picture of some: each picture, its mask by itself, its mask toward the other.
+    """
+    sides = [view for pair in shared for view in pair.views]
+    compared = [explainer.compare(*(view.image for view in pair.views)) for pair in shared]
+    toward = [one for comparison in compared for one in (comparison.a, comparison.b)]
+    alone = [explainer(view.image) for view in sides]
+    found = {
+        name: shared_and_other(shared, [one.mask for one in explained])
+        for name, explained in (("by_itself", alone), ("toward", toward))
+    }
     print(
-        f"{len(asked)} pairs of pictures that share one of two things: mean mask on the shared one "
-        f"{found['toward_shared']:.3f}, on the other {found['toward_other']:.3f}; "
-        f"by themselves {found['by_itself_shared']:.3f} and {found['by_itself_other']:.3f}"
+        f"{len(shared)} pairs of pictures that share one of two things: mean mask on that one and on the "
+        "other {by_itself[shared]:.3f} and {by_itself[other]:.3f} by themselves, "
+        "{toward[shared]:.3f} and {toward[other]:.3f} toward each other".format(**found)
     )
-    rows = [
-        [cell for i in (0, 1) for cell in (pair.images[i], alone[i].overlay(), sides[i].overlay())]
-        for pair, alone, sides in zip(asked, plain, toward, strict=True)
+    cells = [
+        cell
+        for view, plain, asked in zip(sides, alone, toward, strict=True)
+        for cell in (view.image, plain.overlay(), asked.overlay())
     ]
-    save_png(OUT / "pair.png", grid(rows[:PAIRS_SHOWN]), force=True)
-    return found
+    save_png(OUT / "pair.png", grid([cells[6 * i : 6 * i + 6] for i in range(PAIRS_SHOWN)]), force=True)
+    return {"n": len(shared), **found}
 
 
 if __name__ == "__main__":

@@ -54,15 +54,12 @@ class View:
 
 @dataclass(frozen=True)
 class Pair:
-    """Two square pictures of two objects each, on different grounds; one object is in both."""
+    """Two pictures of two objects each, on different grounds; one object is in both."""
 
-    name: str
-    images: tuple[np.ndarray, np.ndarray]
-    """uint8 (SIDE, SIDE, 3), RGB."""
-    shared: tuple[np.ndarray, np.ndarray]
-    """bool (SIDE, SIDE): the pixels of the object that is in both pictures."""
+    views: tuple[View, View]
+    """Their regions are the object that is in both."""
     other: tuple[np.ndarray, np.ndarray]
-    """bool (SIDE, SIDE): those of the one that is not."""
+    """bool (SIDE, SIDE): the pixels of the object that is not."""
 
 
 def photographs() -> list[View]:
@@ -96,19 +93,18 @@ def pairs(count: int = 20, *, seed: int = 0) -> list[Pair]:
         shared = objects[i % len(objects)]
         others = rng.permutation([name for name in objects if name != shared])[:2]
         grounds = rng.permutation(GROUNDS)[:2]
-        sides = [
-            _two(load(on), cutout(shared), cutout(by), rng) for on, by in zip(grounds, others, strict=True)
-        ]
-        images, both, one = zip(*sides, strict=True)
-        name = f"{i:02d}_{shared}_with_{'_or_'.join(others)}"
-        found.append(Pair(name, images, both, one))
+        (a, not_in_b), (b, not_in_a) = (
+            _two(f"{i:02d}{side}", load(ground), cutout(shared), cutout(other), rng)
+            for side, ground, other in zip("ab", grounds, others, strict=True)
+        )
+        found.append(Pair((a, b), (not_in_b, not_in_a)))
     return found
 
 
 def _two(
-    ground: Image.Image, shared: Image.Image, other: Image.Image, rng: np.random.Generator
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Two cut-outs on one ground, in a half each: the picture and the pixels of both."""
+    name: str, ground: Image.Image, shared: Image.Image, other: Image.Image, rng: np.random.Generator
+) -> tuple[View, np.ndarray]:
+    """Two cut-outs on one ground, in a half each: the picture with the first, and the second's pixels."""
     picture = square(ground, rng, side=SIDE)
     half, left = SIDE // 2, bool(rng.random() < 0.5)
     regions = []
@@ -120,8 +116,8 @@ def _two(
         picture.paste(drawn, box)
         region = Image.new("L", picture.size)
         region.paste(alpha, box)
-        regions.append(np.asarray(region) > 127)
-    return np.asarray(picture), regions[0], regions[1]
+        regions.append(region)
+    return _view(name, picture, regions[0]), np.asarray(regions[1]) > 127
 
 
 def inside_and_outside(regions: Sequence[np.ndarray], masks: Sequence[np.ndarray]) -> tuple[float, float]:
@@ -135,6 +131,20 @@ def inside_and_outside(regions: Sequence[np.ndarray], masks: Sequence[np.ndarray
     inside = float(np.mean([mask[region].mean() for region, mask in pairs]))
     outside = float(np.mean([mask[~region].mean() for region, mask in pairs]))
     return inside, outside
+
+
+def shared_and_other(pairs: Sequence[Pair], masks: Sequence[np.ndarray]) -> dict[str, float]:
+    """Mean mask on the objects that are in both pictures, and on those that are not.
+
+    Args:
+        masks: float (SIDE, SIDE) each, of the first pair's two pictures, the second's, …
+    """
+    shared = [view.region for pair in pairs for view in pair.views]
+    other = [region for pair in pairs for region in pair.other]
+    return {
+        "shared": inside_and_outside(shared, masks)[0],
+        "other": inside_and_outside(other, masks)[0],
+    }
 
 
 def _view(name: str, image: Image.Image, alpha: Image.Image) -> View:
