@@ -20,7 +20,7 @@ from runtime.index import commands as index_commands
 from runtime.index.stores import STORES
 from runtime.overlay import STYLES
 from runtime.parity import LIMITS
-from runtime.report import LOW_FIDELITY
+from runtime.report import LOW_FIDELITY, PAIRS
 
 _Command = Callable[[str, Any, str, str], argparse.ArgumentParser]
 """Makes a command of a name, a function of `runtime.commands`, a description and an example."""
@@ -129,7 +129,8 @@ def _report(command: _Command) -> None:
         "report",
         commands.report,
         "One HTML file with every picture and its overlay: sortable by similarity, mask area and fidelity; "
-        "masks that show nothing and low fidelity are flagged. A picture that cannot be read is skipped.",
+        "masks that show nothing and low fidelity are flagged; and beside the picture most like it, why. A "
+        "picture that cannot be read is skipped.",
         "report demo.nemu parts/ --out report.html",
     )
     _package_argument(sub)
@@ -141,6 +142,13 @@ def _report(command: _Command) -> None:
         default=LOW_FIDELITY,
         metavar="COSINE",
         help="flag what is below it, default: %(default)s",
+    )
+    sub.add_argument(
+        "--pairs",
+        type=_count,
+        default=PAIRS,
+        metavar="N",
+        help="compare so many pairs at most, the most alike first, default: %(default)s",
     )
     _overlay_arguments(sub)
     sub.add_argument("--force", action="store_true", help="replace the page of an earlier run")

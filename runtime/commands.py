@@ -156,15 +156,19 @@ def report(arguments: argparse.Namespace) -> int:
             images,
             arguments.out,
             low_fidelity=arguments.low_fidelity,
+            pairs=arguments.pairs,
             force=arguments.force,
             quiet=arguments.quiet,
             **_draw(arguments, explainer),
         )
     for one in report.skipped:
         print(f"skipped {one['error']}", file=sys.stderr)
+    if report.unpaired:
+        print(f"pairs: {report.unpaired}", file=sys.stderr)
     lines = [f"flagged {name}" for name in report.flagged]
     lines += [
-        f"{report.written} explained, {len(report.flagged)} flagged, {len(report.skipped)} skipped",
+        f"{report.written} explained, {report.pairs} pairs compared, {len(report.flagged)} flagged, "
+        f"{len(report.skipped)} skipped",
         f"next: open {report.path} in a browser; it needs no network",
     ]
     answer(arguments, {**report._asdict(), "path": str(report.path)}, "\n".join(lines))

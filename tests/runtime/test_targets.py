@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import numpy as np
@@ -12,10 +13,12 @@ from toward_graph import add_targets, strength
 from runtime import Explainer
 from runtime.__main__ import main
 from runtime.errors import InputError
-from runtime.manifest import LevelRecord
+from runtime.info import describe
+from runtime.manifest import LevelRecord, Spread, TargetMeasures, TargetRecord
 from runtime.occlusion import cosine, occlude
 from runtime.targets import target_vectors
 
+CURVE = LevelRecord(images="toys", n=2, fills=("black",), share=(0.0, 0.5), kept=(0.0, 1.0), checks=())
 RED, BLUE = np.float32([1, 0, 0]), np.float32([0, 0, 1])
 TARGET = np.float32([-3, -2, 0.5])
 
@@ -99,9 +102,8 @@ def test_a_package_without_targets_says_how_to_get_them(tiny):
 def test_an_empty_mask_is_an_answer(explainer):
     black, never = np.zeros((24, 32, 3), np.uint8), np.float32([-30, -30, -30])
     assert explainer(black).degenerate == "empty"
-    curve = LevelRecord(images="toys", n=2, fills=("black",), share=(0.0, 0.5), kept=(0.0, 1.0), checks=())
     found = explainer(picture(0), toward=never)
-    found = type(found)(**{**vars(found), "curve": curve})
+    found = type(found)(**{**vars(found), "curve": CURVE})
     assert (found.absent, found.degenerate) == (True, "")
     assert not found.region(0.9).any()
     assert found.facts()["toward"]["absent"] is True
@@ -162,3 +164,17 @@ def test_a_target_file_that_holds_none_is_refused(asked, tmp_path, capsys, conte
     run = ["explain", str(asked.path), str(tmp_path / "0.png"), "--out", str(tmp_path / "out")]
     assert main([*run, "--toward", str(file)]) == 1
     assert "--toward" in capsys.readouterr().err
+
+
+def test_info_says_whether_the_package_takes_targets(tiny):
+    facts, text = describe(tiny)
+    assert (facts["takes_target"], "target     takes none" in text) == (False, True)
+    asked = add_targets(tiny.path)
+    facts, text = describe(asked)
+    assert (facts["takes_target"], "was not measured" in text) == (True, True)
+    names = [field.name for field in dataclasses.fields(TargetMeasures) if field.name != "nothing"]
+    spreads = {name: Spread(mean=i / 8, std=0.1) for i, name in enumerate(names)}
+    record = TargetRecord(images="toys", n=9, measured=TargetMeasures(**spreads, nothing=0.5), level=CURVE)
+    measured = dataclasses.replace(asked, manifest=dataclasses.replace(asked.manifest, target=record))
+    said = "0.000 ± 0.100 lies where the target is, 0.125 ± 0.100 if another is asked for; n 9: toys"
+    assert said in describe(measured)[1]
