@@ -71,7 +71,7 @@ def search(
         "query": str(photo),
         "embedding_id": explainer.embedding_id,
         "kept": query.fidelity,
-        "masks": "toward each other" if _takes_target(explainer) else "each picture's own",
+        "masks": "toward each other" if explainer.takes_target else "each picture's own",
         "same_package": package.hash == index.record.package_hash,
         "hits": hits,
     }
@@ -80,13 +80,11 @@ def search(
     return answer
 
 
-def _takes_target(explainer: Explainer) -> bool:
-    return bool(getattr(explainer, "takes_target", False))
-
-
-def _toward(explainer: Any, image: Path, own: Explanation, other: Explanation | np.ndarray) -> Explanation:
+def _toward(
+    explainer: Explainer, image: Path, own: Explanation, other: Explanation | np.ndarray
+) -> Explanation:
     """What in the picture is like the other, if the package can say that, else its own explanation."""
-    return explainer(image, toward=other) if _takes_target(explainer) else own
+    return explainer(image, toward=other) if explainer.takes_target else own
 
 
 def _picture(explainer: Explainer, hit: Hit) -> tuple[Explanation | None, str]:
