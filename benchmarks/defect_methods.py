@@ -25,7 +25,7 @@ from tqdm import tqdm
 from benchmarks.defect_scores import GOOD, Pictures, products, row
 from benchmarks.interleave import interleave, latency_row
 from benchmarks.markdown import table
-from benchmarks.record import device_name, meta, write
+from benchmarks.record import device_name, meta, write_compact
 from runtime import Embedder, Explainer, fit_bank
 from runtime.backends.cells import CellsBackend
 from runtime.backends.onnxruntime import OnnxRuntimeBackend
@@ -199,9 +199,9 @@ def _run(o: argparse.Namespace) -> int:
                     scores, maps, told = METHODS[name](package, of)
                     about = {"method": name, "encoder": _name(package), "data": folder.name}
                     rows.append({**about, **row(of, scores, maps), **told})
-            write(o.json, content)
+            write_compact(o.json, content)
     content["latency"] = [one for p in packages for one in latency(p, pictures, rounds=o.rounds)]
-    write(o.json, content)
+    write_compact(o.json, content)
     print(table(["encoder", "method", "n", "image AUROC", "pixel AUROC", "PRO"], means(rows)))
     return 0
 

@@ -3,11 +3,11 @@
     python -m venv --system-site-packages peers && peers/bin/pip install anomalib
     peers/bin/python -m benchmarks.defect_peers DEFECTS … --weights mobilenetv2_100=FILE --json OUT
 
-It runs in an environment of its own; `benchmarks.defect_table` reads what it writes.  Both peers are as
-anomalib sets them, but for the encoder: its weights and its normalisation are ours, the stages are those of
-the strides that anomalib takes of a ResNet (8 and 16 for PatchCore, 4, 8 and 16 for PaDiM), and PaDiM keeps
-100 channels, as of ResNet-18.  Where glibc keeps what PatchCore's loop lets go (19 GB after 4000 turns), set
-MALLOC_MMAP_THRESHOLD_=1000000.
+It runs in an environment of its own; `benchmarks.defect_methods` takes over what it writes.  Both peers are
+as anomalib sets them, but for the encoder: its weights and its normalisation are ours, the stages are those
+of the strides that anomalib takes of a ResNet (8 and 16 for PatchCore, 4, 8 and 16 for PaDiM), and PaDiM
+keeps 100 channels, as of ResNet-18.  Where glibc keeps what PatchCore's loop lets go (19 GB after 4000
+turns), set MALLOC_MMAP_THRESHOLD_=1000000.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from benchmarks.defect_scores import Pictures, products, row
-from benchmarks.record import meta, write
+from benchmarks.record import meta, write_compact
 
 STAGES = {4: "blocks.1", 8: "blocks.2", 16: "blocks.4"}
 """Of timm's EfficientNets and MobileNetV2, by stride."""
@@ -116,7 +116,7 @@ def main(argv: list[str] | None = None) -> int:
                             "seconds": seconds,
                         }
                     )
-            write(o.json, {"meta": about, "rows": rows})
+            write_compact(o.json, {"meta": about, "rows": rows})
     return 0
 
 
