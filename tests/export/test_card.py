@@ -209,9 +209,16 @@ def with_targets(manifest, difference):
     return dataclasses.replace(manifest, target=record)
 
 
-def test_a_card_says_what_masks_toward_a_target_are_worth(package):
+@pytest.fixture
+def asking(package):
+    """The manifest, as if the masker took targets."""
     manifest = Package.open(package).manifest
-    assert manifest.masker.config["toward"]
+    config = {**manifest.masker.config, "toward": True}
+    return dataclasses.replace(manifest, masker=dataclasses.replace(manifest.masker, config=config))
+
+
+def test_a_card_says_what_masks_toward_a_target_are_worth(asking):
+    manifest = asking
     card = model_card(with_targets(manifest, Spread(mean=0.59, std=0.2)), name="x.nemu")
     assert row(card, "share of the mask in the region, toward the image that it shows") == ["0.710 ± 0.100"]
     assert row(card, "the same, toward the image around it") == ["0.120 ± 0.200"]
@@ -226,8 +233,8 @@ def test_a_card_says_what_masks_toward_a_target_are_worth(package):
     )
 
 
-def test_a_card_says_that_a_masker_takes_no_target_or_was_not_measured(package):
-    manifest = Package.open(package).manifest
+def test_a_card_says_that_a_masker_takes_no_target_or_was_not_measured(asking):
+    manifest = asking
     assert "nemu assess x.nemu --images" in model_card(
         dataclasses.replace(manifest, target=None), name="x.nemu"
     )
