@@ -113,8 +113,8 @@ class Explainer:
 
     @property
     def takes_target(self) -> bool:
-        """Whether pictures may be asked for a target: whether the masker was trained with them."""
-        return takes_targets(self._package)
+        """Whether pictures may be asked for a target: if the masker was trained with them, and not in int8."""
+        return takes_targets(self._package) and self._backend.precision != "int8"
 
     @overload
     def __call__(
