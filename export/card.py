@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from export.level_picture import LEVEL_PICTURE
-from runtime.assess import low_end
+from runtime.assess import LEAST_FOLLOWED, low_end
 from runtime.explanation import NEARLY_NOTHING
 from runtime.manifest import LevelRecord, Manifest
 
@@ -165,7 +165,7 @@ What such masks are worth was not measured: the build had too few images that tr
 `Explanation.region` refuses for them; `nemu assess {name} --images FOLDER` measures them on yours.
 """
     t, n = m.target.measured, m.target.n
-    ignored = low_end(t.difference, n) <= 0
+    ignored = low_end(t.difference, n) <= LEAST_FOLLOWED
     verdict = "**These masks do not follow a target: do not ask for one.**\n\n" * ignored
     return f"""{said}
 Measured on {n} mixtures, in each of which a region shows one image and the rest another:

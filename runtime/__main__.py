@@ -118,6 +118,12 @@ def _compare(command: _Command) -> None:
     _package_argument(sub)
     sub.add_argument("a", type=Path, metavar="A", help="a picture")
     sub.add_argument("b", type=Path, metavar="B", help="another")
+    sub.add_argument(
+        "--toward",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="each toward the other, if the masker takes targets; else each by itself (%(default)s)",
+    )
     sub.add_argument("--out", type=Path, required=True, metavar="DIR", help="where the files go")
     _overlay_arguments(sub)
     sub.add_argument("--force", action="store_true", help="replace files of an earlier run")

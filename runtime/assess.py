@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from runtime.errors import InputError
+from runtime.errors import InputError, ParityError
 from runtime.explanation import what_is_degenerate
 from runtime.manifest import Spread, TargetMeasures
 from runtime.mixtures import mix, regions, share_in
@@ -24,6 +24,8 @@ from runtime.parity import median_distance, ranks
 
 FEWEST, MOST = 8, 64
 """Pictures, at least and at most."""
+LEAST_FOLLOWED = 0.1
+"""Masks follow their targets if `TargetMeasures.difference` is above it."""
 ROWS = 6
 """Of the picture."""
 PLAIN, INSIDE, AROUND, ABSENT = (
@@ -54,7 +56,7 @@ class Assessment:
     """Share of the mask without a target that lies in the region."""
     agreement: float
     """Rank correlation, over the mixtures, of that share and of how near the embedding is to that of the
-    picture which the region shows."""
+    picture which the region shows; with the region's area, on which both depend, taken out of both."""
     low: float
     high: float
     """Its 95 % interval (Fisher's transformation)."""
@@ -68,8 +70,8 @@ class Assessment:
 
     @property
     def follows_target(self) -> bool:
-        """Whether masks are where their target is, more than by chance; True without targets."""
-        return self.targets is None or low_end(self.targets.difference, self.n) > 0
+        """Whether masks are where their target is, by more than LEAST_FOLLOWED; True without targets."""
+        return self.targets is None or low_end(self.targets.difference, self.n) > LEAST_FOLLOWED
 
     @property
     def believed(self) -> bool:
@@ -131,9 +133,9 @@ def assess(run: Run, ask: Ask | None, images: np.ndarray, *, seed: int = 0) -> t
     embedding, plain = run(mixed)
     around, third = np.roll(own, -1, axis=0), np.roll(own, -2, axis=0)
     to_shown, to_around = (np.linalg.norm(embedding - other, axis=1) for other in (own, around))
-    shares = _shares(plain, region)
-    agreement = _rank_correlation(shares, to_around / np.maximum(to_shown + to_around, 1e-12))
-    low, high = fisher(agreement, n)
+    shares, nearness = _shares(plain, region), to_around / np.maximum(to_shown + to_around, 1e-12)
+    agreement = partial_rank_correlation(shares, nearness, region.mean(axis=(1, 2)))
+    low, high = fisher(agreement, n - 1)
     masks = {PLAIN: plain}
     if ask is not None:
         targets = {INSIDE: own, AROUND: around, ABSENT: third}
@@ -141,7 +143,7 @@ def assess(run: Run, ask: Ask | None, images: np.ndarray, *, seed: int = 0) -> t
     found = Assessment(
         n=n,
         region=spread(region.mean(axis=(1, 2))),
-        moved=spread(to_around / median_distance(own)),
+        moved=spread(to_around / _median_distance(own)),
         plain=spread(shares),
         agreement=agreement,
         low=low,
@@ -195,8 +197,9 @@ def spread(values: np.ndarray) -> Spread:
 
 
 def low_end(of: Spread, n: int) -> float:
-    """The lower end of the mean's 95 % interval."""
-    return of.mean - 1.96 * of.std / math.sqrt(n)
+    """The lower end of the mean's 95 % interval, by Student's t."""
+    quantile = 1.96 + 2.85 / (n - 1)  # within 0.02 of it from n = 6 on
+    return of.mean - quantile * of.std / math.sqrt(n)
 
 
 def fisher(correlation: float, n: int) -> tuple[float, float]:
@@ -210,6 +213,25 @@ def _shares(masks: np.ndarray, region: np.ndarray) -> np.ndarray:
     return np.array([share_in(mask, one) for mask, one in zip(masks, region, strict=True)])
 
 
-def _rank_correlation(a: np.ndarray, b: np.ndarray) -> float:
-    a, b = ranks(a), ranks(b)
-    return float(np.corrcoef(a, b)[0, 1]) if a.std() and b.std() else 0.0
+def partial_rank_correlation(a: np.ndarray, b: np.ndarray, given: np.ndarray) -> float:
+    """Spearman's correlation of a and b (N,), what `given` says of both taken out; 0 if nothing is left."""
+    known = ranks(given) - ranks(given).mean()
+    left = []
+    for values in (a, b):
+        one = ranks(values) - ranks(values).mean()
+        one -= known * (one @ known) / max(known @ known, 1e-12)
+        if one.std() < 1e-6 * len(one):
+            return 0.0
+        left.append(one)
+    return float(np.corrcoef(*left)[0, 1])
+
+
+def _median_distance(embedding: np.ndarray) -> float:
+    try:
+        return median_distance(embedding)
+    except ParityError as error:
+        raise InputError(
+            f"{len(embedding)} pictures that the encoder does not tell apart",
+            expected="different pictures",
+            cure="name a folder of pictures that differ",
+        ) from error

@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -125,7 +126,7 @@ def compare(arguments: argparse.Namespace) -> int:
         refuse_existing(path, force=arguments.force)
     with _explainer(arguments) as explainer:
         draw = _draw(arguments, explainer)
-        comparison = explainer.compare(arguments.a, arguments.b)
+        comparison = explainer.compare(arguments.a, arguments.b, toward=arguments.toward)
         paths = comparison.save(arguments.out, name, force=arguments.force, **draw)
     pairs = ((arguments.a, comparison.a), (arguments.b, comparison.b))
     lines = [
@@ -178,35 +179,28 @@ def report(arguments: argparse.Namespace) -> int:
 def assess(arguments: argparse.Namespace) -> int:
     """Pictures → whether the package's masks can be believed on them; 3 if not."""
     package = Package.open(arguments.package)
-    for path in (arguments.out,) if arguments.out else ():
-        refuse_existing(path, force=arguments.force)
+    if arguments.out:
+        refuse_existing(arguments.out, force=arguments.force)
     files = [picture.image for picture in find_pictures(arguments.images)]
-    spread = files[:: -(-len(files) // MOST)]
-    images, unreadable = decoded(spread, Geometry.from_record(package.manifest.input))
+    taken = files[:: -(-len(files) // MOST)]
+    images, unreadable = decoded(taken, Geometry.from_record(package.manifest.input))
     for file in unreadable:
         print(f"skipped {file}: it cannot be read", file=sys.stderr)
     backend = choose(package, arguments.backend, arguments.device, arguments.precision)
-    asked = toward_backend(package, backend, arguments.device) if takes_targets(package) else None
-    try:
-        found, mixed = assess_masks(
-            lambda x: run_all(backend, x),
-            None if asked is None else lambda x, toward: run_all_toward(asked, x, toward),
-            images,
-        )
-    finally:
-        backend.close()
-        if asked is not None:
-            asked.close()
+    with closing(backend), _for_targets(package, backend, arguments.device) as (asks, unasked):
+        ask = None if asks is None else partial(run_all_toward, asks)
+        found, mixed = assess_masks(partial(run_all, backend), ask, images)
     if arguments.out:
         with atomic_file(arguments.out, force=arguments.force) as file:
             file.write_bytes(encode_png(assessment_picture(mixed)))
     lines = [assessment_table(found), found.verdict()]
-    if len(files) > len(spread):
-        lines.insert(0, f"{len(spread)} of {len(files)} pictures, spread over them")
+    lines += [f"masks toward targets were not assessed: {unasked}"] if unasked else []
+    if len(files) > len(taken):
+        lines.insert(0, f"{len(taken)} of {len(files)} pictures, spread over them")
     if arguments.out:
         columns = ", ".join(("the region", *mixed.masks))
         lines.append(f"next: look at {arguments.out}: each mixture, then {columns}")
-    facts = {"unreadable": [str(file) for file in unreadable], "of": len(files)}
+    facts = {"unreadable": [str(file) for file in unreadable], "of": len(files), "not_asked": unasked}
     answer(arguments, {**found.to_json(), **facts}, "\n".join(lines))
     return 0 if found.believed else ParityError.exit_code
 
@@ -324,7 +318,7 @@ def _target(arguments: argparse.Namespace, explainer: Explainer) -> np.ndarray |
     if arguments.toward is None:
         return None
     if arguments.toward.suffix != ".npy":
-        return explainer(arguments.toward).embedding
+        return explainer.target(arguments.toward)
     try:
         vector = np.load(arguments.toward, allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
@@ -333,14 +327,14 @@ def _target(arguments: argparse.Namespace, explainer: Explainer) -> np.ndarray |
             expected="a picture, or an embedding that numpy.save wrote",
             cure="check the file",
         ) from error
-    dimension = explainer.manifest.encoder.dimension
-    if vector.shape != (dimension,) or vector.dtype.kind != "f":
+    if vector.dtype.kind != "f":
         raise InputError(
             f"--toward {arguments.toward}: {vector.dtype} {vector.shape}",
-            expected=f"float32 ({dimension},): an embedding of this package",
+            expected="an embedding of this package, float32",
             cure="save one row: numpy.save(FILE, embedding)",
         )
-    return vector.astype(np.float32)
+    target = explainer.target(vector)
+    return target if target.any() else None  # zeros are the picture itself
 
 
 def _draw(arguments: argparse.Namespace, explainer: Explainer) -> dict[str, Any]:

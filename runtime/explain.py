@@ -16,7 +16,7 @@ from runtime.atomic import atomic_file
 from runtime.encode import encode_jpeg, encode_png
 from runtime.errors import InputError
 from runtime.explainer import Explainer
-from runtime.explanation import Explanation, vector_id
+from runtime.explanation import Explanation
 from runtime.image import load_image
 from runtime.journal import LINES, ROWS, Journal
 from runtime.progress import progress
@@ -123,7 +123,7 @@ def begun(
             folder,
             embedding_id=explainer.embedding_id,
             dimension=dimension,
-            target=None if toward is None else vector_id(toward),
+            target=toward,
             force=force,
         ) as journal,
         progress(len(pictures), quiet=quiet) as bar,

@@ -113,7 +113,7 @@ class Explainer:
 
     @property
     def takes_target(self) -> bool:
-        """Whether pictures may be asked for a target: if the masker was trained with them, and not in int8."""
+        """Whether pictures may be asked for a target: the masker was trained with them; not in int8."""
         return takes_targets(self._package) and self._backend.precision != "int8"
 
     @overload
@@ -155,22 +155,35 @@ class Explainer:
         targets = self._targets(toward, None)
         return self._explain([self._prepare(image)], targets=targets, fidelity=fidelity)[0]
 
-    def compare(self, a: ImageLike, b: ImageLike) -> Comparison:
+    def target(self, toward: TargetLike) -> np.ndarray:
+        """What `toward` of a call means, as a vector, float32 (D,); what takes targets is open from then on.
+
+        Raises:
+            InputError: a target that cannot be used, or a package whose masker takes none.
+            BackendError: a run failed, the explainer is closed, or no engine here takes targets.
+        """
+        self._refuse_closed()
+        self._open_for_targets()
+        return self._vectors(toward, None)[0]
+
+    def compare(self, a: ImageLike, b: ImageLike, *, toward: bool = True) -> Comparison:
         """Why do two pictures match?  Each explained toward the other, and how much of it the masks keep.
 
-        If the masker takes no target, both are explained by themselves.
+        Args:
+            toward: if the masker takes no target, or without this, each is explained by itself.
 
         Raises:
             InputError: a picture that cannot be used.
-            BackendError: a run failed, or the explainer is closed.
+            BackendError: a run failed, the explainer is closed, or no engine here takes targets.
         """
         self._refuse_closed()
-        if self.takes_target:
+        toward = toward and self.takes_target
+        if toward:
             self._open_for_targets()
         pair = [self._prepare_numbered(image, i) for i, image in enumerate((a, b))]
         pairs = [pair] if self._most(targets=True) > 1 else [[one] for one in pair]
-        one, other = [e for part in pairs for e in self._explain(part, fidelity=not self.takes_target)]
-        if self.takes_target:
+        one, other = [e for part in pairs for e in self._explain(part, fidelity=not toward)]
+        if toward:
             targets = np.stack([other.embedding, one.embedding])
             parts = [targets] if len(pairs) == 1 else [targets[:1], targets[1:]]
             asked = zip(pairs, parts, strict=True)
@@ -252,7 +265,7 @@ class Explainer:
             embedding, mask = backend.run_device(array, stream)
         return DeviceExplanation(embedding=embedding, mask=mask, embedding_id=self._embedding_id)
 
-    def warm_up(self, *, on_device: bool = False) -> None:
+    def warm_up(self, *, on_device: bool = False, toward: bool = False) -> None:
         """Do now what would make the first frames slow: load and compile kernels, record CUDA graphs.
 
         With an engine that is done for one image, for a full batch, for what is between and for `stream`;
@@ -260,6 +273,7 @@ class Explainer:
 
         Args:
             on_device: for `run_device`, instead of for images of the host.
+            toward: also what takes targets.
 
         Raises:
             BackendError: a run failed, the explainer is closed, or the backend has no device.
@@ -271,16 +285,26 @@ class Explainer:
             if isinstance(self._backend, WarmBackend):
                 self._backend.warm_up(on_device=on_device)
             else:
-                side = self.manifest.input
-                self._backend.run(np.zeros((1, side.height, side.width, 3), np.uint8))
+                self._backend.run(self._black())
+        if toward:
+            self._open_for_targets()
+            with self._one_run:
+                self._refuse_closed()
+                zeros = np.zeros((1, self.manifest.encoder.dimension), np.float32)
+                self._for_targets.run_toward(self._black(), zeros)  # type: ignore[union-attr]
+
+    def _black(self) -> np.ndarray:
+        return np.zeros((1, self.manifest.input.height, self.manifest.input.width, 3), np.uint8)
 
     def close(self) -> None:
         """Give back the backend's memory and handles; may be called again."""
         self._closed = True
         with self._one_run:
-            self._backend.close()
-            if self._for_targets is not None:
-                self._for_targets.close()
+            try:
+                self._backend.close()
+            finally:
+                if self._for_targets is not None:
+                    self._for_targets.close()
 
     def __enter__(self) -> Explainer:
         return self
@@ -295,6 +319,9 @@ class Explainer:
         if toward is None:
             return None
         self._open_for_targets()
+        return self._vectors(toward, n)
+
+    def _vectors(self, toward: Any, n: int | None) -> np.ndarray:
         return target_vectors(
             toward,
             n,

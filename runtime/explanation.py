@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 import json
 import math
 from collections.abc import Mapping
@@ -198,11 +197,7 @@ class Explanation:
         return paths
 
     def _answer(self, target: np.ndarray) -> dict[str, Any]:
-        return {
-            "target": vector_id(target),
-            "similarity": round(cosine(self.embedding, target), 6),
-            "absent": self.absent,
-        }
+        return {"similarity": round(cosine(self.embedding, target), 6), "absent": self.absent}
 
     def to_json(self) -> dict[str, Any]:
         """What NAME.json holds; the embedding's numbers read back to the same float32."""
@@ -223,11 +218,6 @@ class Explanation:
             **({} if self.target is None else {"toward": self._answer(self.target)}),
             "timing": {k: round(v, 3) if isinstance(v, float) else v for k, v in self.timing.items()},
         }
-
-
-def vector_id(vector: np.ndarray) -> str:
-    """Twelve hexadecimal digits that tell one float32 vector from others."""
-    return hashlib.sha256(vector.tobytes()).hexdigest()[:12]
 
 
 def what_is_degenerate(mask: np.ndarray) -> str:

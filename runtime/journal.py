@@ -2,6 +2,7 @@
 
     explanations.jsonl    one line a picture
     embeddings.npy        float32 (N, D): row i belongs to line i
+    toward.npy            float32 (D,): what all pictures are asked for, if that is not their own embedding
 
 Both grow as the run does, and are whole after every picture.  A kill between the two writes leaves one row
 or half a line too many, which the next run drops.
@@ -18,9 +19,13 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from runtime.atomic import atomic_file
 from runtime.errors import InputError
+from runtime.occlusion import cosine
 
-LINES, ROWS = "explanations.jsonl", "embeddings.npy"
+LINES, ROWS, TARGET = "explanations.jsonl", "embeddings.npy", "toward.npy"
+SAME = 0.9999
+"""Cosine of two targets that are one, computed twice."""
 _HEADER = 128  # bytes of the .npy header, rewritten in place as rows are added
 
 
@@ -31,7 +36,7 @@ class Journal:
         folder: is made if it is not there.
         embedding_id: what this run computes.
         dimension: D of its embeddings.
-        target: identifies what all pictures are asked for; None where that is their own embedding.
+        target: what all pictures are asked for, float32 (D,); None where that is their own embedding.
         force: forget what an earlier run noted.
 
     Raises:
@@ -44,7 +49,7 @@ class Journal:
         *,
         embedding_id: str,
         dimension: int,
-        target: str | None = None,
+        target: np.ndarray | None = None,
         force: bool = False,
     ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -52,6 +57,8 @@ class Journal:
         self._row = 4 * dimension
         self._dimension = dimension
         names, size = ([], 0) if force else self._read(embedding_id, target)
+        if not names:
+            self._keep(target)
         self.done = set(names)
         """Names of the pictures that are noted."""
         self._count = len(names)
@@ -89,7 +96,7 @@ class Journal:
         self._rows.write(b"\x93NUMPY\x01\x00" + struct.pack("<H", len(text)) + text.encode())
         self._rows.flush()
 
-    def _read(self, embedding_id: str, target: str | None) -> tuple[list[str], int]:
+    def _read(self, embedding_id: str, target: np.ndarray | None) -> tuple[list[str], int]:
         """Names of the lines whose row is there too, and the bytes those lines take."""
         if not self.lines_path.exists():
             return [], 0
@@ -99,16 +106,33 @@ class Journal:
         try:
             lines = [json.loads(line) for line in whole]
             names, ids = [line["name"] for line in lines], {line["embedding_id"] for line in lines}
-            targets = {line["toward"]["target"] if "toward" in line else None for line in lines}
         except (ValueError, KeyError, TypeError) as error:
             raise self._unusable(
                 f"is no journal ({type(error).__name__}: {error})", "lines of its own"
             ) from error
         if ids - {embedding_id}:
             raise self._unusable(f"holds embeddings {', '.join(sorted(ids))}", embedding_id)
-        if targets - {target}:
-            raise self._unusable("holds masks toward another target", target or "masks without a target")
+        if names and not self._same_target(target):
+            raise self._unusable(
+                "holds masks toward another target, or none", "the target that it began with"
+            )
         return names, sum(len(line) + 1 for line in whole)
+
+    def _keep(self, target: np.ndarray | None) -> None:
+        path = self.lines_path.with_name(TARGET)
+        if target is None:
+            path.unlink(missing_ok=True)
+            return
+        with atomic_file(path, force=True) as file, file.open("wb") as opened:
+            np.save(opened, target)
+
+    def _same_target(self, target: np.ndarray | None) -> bool:
+        """Whether this is the target of the run that began; a picture's is embedded anew, to rounding."""
+        path = self.lines_path.with_name(TARGET)
+        if target is None or not path.is_file():
+            return target is None and not path.is_file()
+        there = np.load(path, allow_pickle=False)
+        return there.shape == target.shape and cosine(there, target) >= SAME
 
     def _unusable(self, what: str, expected: str) -> InputError:
         cure = "explain into another folder, or add --force to start anew"

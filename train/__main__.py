@@ -79,7 +79,8 @@ def parser() -> argparse.ArgumentParser:
         "--toward",
         action=argparse.BooleanOptionalAction,
         default=d.toward,
-        help="the masker also takes a target embedding: why is this like that? (where the decoder can)",
+        help="the masker also takes a target embedding: what is like that here? (on with a lateral masker, "
+        "an objective that compares embeddings, and batches of 3 or more)",
     )
     t.add_argument("--area-weight", type=float, help="of the mask's size (measured on the encoder)")
     t.add_argument(

@@ -23,6 +23,7 @@ from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 import runtime
+from runtime.assess import LEAST_FOLLOWED
 from runtime.atomic import atomic_file
 from runtime.errors import InputError
 from runtime.image import Geometry, decoded, find_images
@@ -42,7 +43,7 @@ from train.folder import (
     write_apart,
 )
 from train.machine import check_precision, default_workers
-from train.mixtures import IGNORED, follow
+from train.mixtures import follow
 from train.nem import NEM
 from train.siblings import siblings
 from train.training import FIRST_IMAGES, LOG_EVERY, TARGET_IMAGES, MaskerTraining
@@ -98,11 +99,12 @@ def fit(
         seed=config.seed,
         augment=config.augment,
     )
-    first = collate([images[p] for p in range(TARGET_IMAGES if config.toward else FIRST_IMAGES)])[0]
     with hush():
         trainer = make_trainer(config, out, start=start, checkpoint_every=checkpoint_every, progress=progress)
         _check_share(config, trainer.world_size)
-        module.to(trainer.strategy.root_device).prepare(first)
+        looked_at = TARGET_IMAGES if config.toward and not start else FIRST_IMAGES
+        first = collate([images[p] for p in range(looked_at)])[0]
+        module.to(trainer.strategy.root_device).prepare(first, resumed=start > 0)
         began = time.monotonic()
         if trainer.is_global_zero:
             claim(config, out, start=start)
@@ -119,10 +121,10 @@ def fit(
     seconds = time.monotonic() - began
     unseen, unreadable = decoded(apart, images.geometry)
     module.to(trainer.strategy.root_device)  # Lightning leaves it on the CPU
-    looked_at = torch.from_numpy(unseen) if len(unseen) else first
-    verdict = module.judge(looked_at)
-    followed = follow(module, looked_at) if config.toward else None
-    if followed is not None and followed < IGNORED:
+    judged = torch.from_numpy(unseen) if len(unseen) else first
+    verdict = module.judge(judged)
+    followed = follow(module, judged) if config.toward else None
+    if followed is not None and followed < LEAST_FOLLOWED:
         log.warning(
             "the masks hardly follow their targets (%.2f; 1 is entirely): train for more --steps or on more "
             "photographs, and do not ask them why two pictures match",

@@ -88,7 +88,7 @@ class LateralMasker(nn.Module):
         return self.with_likeness(pyramid, toward)[0]
 
     def with_likeness(self, pyramid: Sequence[Tensor], toward: Tensor | None) -> tuple[Tensor, list[Tensor]]:
-        """The logits; and how like the target the cells of some levels are, see `Target.level`."""
+        """The logits; and how like the target the cells of some levels are, see `train.target.Target`."""
         features = [pyramid[i] for i in self.taps]
         levels = [lateral(feature) for lateral, feature in zip(self.lateral, features, strict=False)]
         alike: list[Tensor] = []

@@ -16,9 +16,6 @@ from train.pairs import regions
 if TYPE_CHECKING:
     from train.training import MaskerTraining
 
-IGNORED = 0.1
-"""Below it, masks hardly follow their targets: see `follow`."""
-
 
 class Mixture(NamedTuple):
     """N images, each with the one before it around a region."""
@@ -35,9 +32,9 @@ class Mixture(NamedTuple):
 def mixtures(module: MaskerTraining, images: Tensor) -> Iterator[Mixture]:
     """Batches of uint8 images (N, H, W, 3), each mixed over another."""
     generator = module.generator(0)
-    for part in images.to(module.device).split(module.config.batch_size):
+    for part in images.split(module.config.batch_size):
         if len(part) > 1:
-            u = module.frozen.normalize(part)
+            u = module.frozen.normalize(part.to(module.device))
             region = regions(len(u), (u.shape[2], u.shape[3]), generator=generator).to(u)
             yield Mixture(region * u + (1 - region) * u.roll(1, 0), region[:, 0], module.embed(u))
 

@@ -7,7 +7,9 @@ pixels of x cannot be what the target shows.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 import torch
 from torch import Tensor
@@ -61,37 +63,25 @@ def regions(n: int, size: tuple[int, int], *, generator: torch.Generator, share:
     return shape[:, None].float()
 
 
-def mixed(photographs: Tensor, *, generator: torch.Generator, share: Share = WHOLE) -> Pairs:
-    """A pair of each of N photographs (N, 3, H, W), normalised, with the two before it; N at least 3.
-
-    Under torchrun the partners are those of the same process.
-    """
-    n, device = len(photographs), photographs.device
-    u, v, w = photographs, photographs.roll(1, 0), photographs.roll(2, 0)
+def mixed(u: Tensor, v: Tensor, w: Tensor, *, generator: torch.Generator, share: Share = WHOLE) -> Pairs:
+    """A pair of each u with its partners: photographs (N, 3, H, W) each, normalised."""
+    n = len(u)
     r, s = (regions(n, (u.shape[2], u.shape[3]), generator=generator, share=share).to(u) for _ in range(2))
-    draw = share.draw(torch.rand, (n, 2), generator=generator).to(device)
-    bounds = torch.tensor(list(KINDS.values()), device=device).cumsum(0)[:-1]
-    kind = torch.bucketize(draw[:, 0].contiguous(), bounds)
-    plain = (kind >= list(KINDS).index("u: w")).view(-1, 1, 1, 1)
-    x = torch.where(plain, u, r * u + (1 - r) * v)
-    with_u, with_v = s * u + (1 - s) * w, s * w + (1 - s) * v
-    zero = torch.zeros_like(r)
-    of = [
-        (u, 1 - r),
-        (v, r),
-        (w, 1 + zero),
-        (with_u, 1 - r),
-        (with_v, r),
-        (x, zero),
-        (w, 1 + zero),
-        (with_u, zero),
-    ]
-    rows = torch.arange(n, device=device)
-    target = torch.stack([image for image, _ in of])[kind, rows]
+    draw = share.draw(torch.rand, (n, 2), generator=generator).to(u.device)
+    bounds = list(accumulate(KINDS.values()))[:-1]
+    kind = torch.stack([draw[:, 0] >= bound for bound in bounds]).sum(dim=0).view(-1, 1, 1, 1)
+
+    def of_kind(values: Sequence[Tensor | float]) -> Tensor:
+        return sum(((kind == i) * value for i, value in enumerate(values)), torch.zeros_like(r))
+
+    inside = of_kind([r, r, r, r, r, r, 1, 1])  # what of x is u; the rest is v
+    first = of_kind([1, 0, 0, s, 0, r, 0, s])  # what of the target is u
+    second = of_kind([0, 1, 0, 0, 1 - s, 1 - r, 0, 0])  # what of it is v; the rest is w
+    target = first * u + second * v + (1 - first - second) * w
     mirrored = (draw[:, 1] < 0.5).view(-1, 1, 1, 1)
     return Pairs(
-        x=x,
-        target=torch.where(mirrored, target.flip(3), target),
-        wrong=torch.stack([wrong for _, wrong in of])[kind, rows][:, 0],
-        known=(kind != list(KINDS).index("x")) & (kind != list(KINDS).index("u: u+w")),
+        x=(inside * u + (1 - inside) * v).contiguous(memory_format=torch.channels_last),
+        target=torch.where(mirrored, target.flip(3), target).contiguous(memory_format=torch.channels_last),
+        wrong=of_kind([1 - r, r, 1, 1 - r, r, 0, 1, 0])[:, 0],
+        known=((kind != 5) & (kind != 7)).flatten(),
     )

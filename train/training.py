@@ -132,14 +132,16 @@ class MaskerTraining(LightningModule):
         x = self.frozen.normalize(images)
         generator = self.generator(step)
         plain = len(x) // 2
-        pairs = mixed(x, generator=generator, share=share)
-        x = torch.cat([x[:plain], pairs.x[plain:]])
-        asked = torch.arange(len(x), device=x.device) >= plain
+        u, v, w = (x.roll(by, 0)[plain:] for by in range(3))  # partners are of the same process
+        pairs = mixed(u, v, w, generator=generator, share=share)
+        x = torch.cat([x[:plain], pairs.x])
         with torch.no_grad():
             own, pyramid = self.frozen(x)
-            embedding = torch.cat([own[:plain], self.embed(pairs.target[plain:])])
-        logits, alike = self._asked()[0].with_likeness(pyramid, embedding * asked[:, None])
-        price = torch.where(asked[:, None, None], self.target_price * (1 + WRONG_PRICE * pairs.wrong), 1.0)
+            own, asked = own[:plain], self.embed(pairs.target)
+            embedding = torch.cat([own, asked])
+        logits, alike = self._asked()[0].with_likeness(pyramid, torch.cat([0 * own, asked]))
+        price = self.target_price * (1 + WRONG_PRICE * pairs.wrong)
+        price = torch.cat([price.new_ones(plain, *price.shape[1:]), price])
         batch = Batch(
             x=x,
             embedding=embedding,
@@ -150,22 +152,23 @@ class MaskerTraining(LightningModule):
             share=share,
             price=price,
         )
-        return batch, likeness_loss(alike, 1 - pairs.wrong, asked & pairs.known)
+        return batch, likeness_loss([level[plain:] for level in alike], 1 - pairs.wrong, pairs.known)
 
-    def prepare(self, images: Tensor) -> None:
+    def prepare(self, images: Tensor, *, resumed: bool = False) -> None:
         """Before training: the centre, the price of the area and what a target is compared with.
 
         Args:
             images: uint8 (N, H, W, 3); the first FIRST_IMAGES give the centre and the price.
+            resumed: what targets are compared with is in the checkpoint.
         """
         first = images[:FIRST_IMAGES]
         if self.config.centred:
             self.set_centre(first)
         self.price_area(first)
-        if self.config.toward:
+        if self.config.toward and not resumed:
             masker, target = self._asked()
             target.centre.copy_(self.centre)
-            parts = images.to(self.device).split(self.config.batch_size)
+            parts = (part.to(self.device) for part in images.split(self.config.batch_size))
             target.fit(*level_means(self.frozen, masker.taps[: len(target.key)], parts))
             self.target_price = TARGET_PRICE * max(worth(self, first), LEAST_COST) / self.measured_weight
 

@@ -150,10 +150,43 @@ def test_explain_asks_a_folder_and_does_not_mix_targets(asked, tmp_path, capsys)
     assert line["toward"]["similarity"] == pytest.approx(
         cosine(TARGET, np.load(out / "embeddings.npy")[0]), abs=1e-5
     )
+    np.save(tmp_path / "target.npy", TARGET * np.float32(1 + 1e-6))  # embedded anew
     assert main([*run, "--toward", str(tmp_path / "target.npy")]) == 0  # known already
     assert main([*run, "--toward", str(tmp_path / "1.png")]) == 1
     assert main(run) == 1
     assert "another target" in capsys.readouterr().err
+
+
+def test_zeros_ask_for_nothing_else_also_when_a_run_goes_on(asked, tmp_path):
+    Image.fromarray(picture(0)).save(tmp_path / "0.png")
+    np.save(tmp_path / "zeros.npy", np.zeros(3, np.float32))
+    run = ["explain", str(asked.path), str(tmp_path / "0.png"), "--out", str(tmp_path / "out"), "--quiet"]
+    assert main([*run, "--toward", str(tmp_path / "zeros.npy")]) == 0
+    assert main(run) == 0
+
+
+def test_a_target_that_cannot_be_had_is_refused_before_anything_is_replaced(tiny, tmp_path):
+    Image.fromarray(picture(0)).save(tmp_path / "0.png")
+    out = tmp_path / "out"
+    run = ["explain", str(tiny.path), str(tmp_path / "0.png"), "--out", str(out), "--quiet"]
+    assert main(run) == 0
+    before = (out / "explanations.jsonl").read_bytes()
+    assert main([*run, "--force", "--toward", str(tmp_path / "0.png")]) == 1
+    assert (out / "explanations.jsonl").read_bytes() == before
+
+
+def test_a_comparison_may_be_of_each_by_itself(explainer):
+    a, b = picture(0), picture(1)
+    found = explainer.compare(a, b, toward=False)
+    assert found.a.target is None
+    assert np.array_equal(found.a.graph_mask, explainer(a).graph_mask)
+
+
+def test_what_takes_targets_is_warmed_up_when_asked(explainer):
+    explainer.warm_up()
+    assert explainer._for_targets is None
+    explainer.warm_up(toward=True)
+    assert explainer._for_targets is not None
 
 
 @pytest.mark.parametrize("content", [b"", b"no array", np.zeros(5, np.float32)])
@@ -163,7 +196,7 @@ def test_a_target_file_that_holds_none_is_refused(asked, tmp_path, capsys, conte
     np.save(file, content) if isinstance(content, np.ndarray) else file.write_bytes(content)
     run = ["explain", str(asked.path), str(tmp_path / "0.png"), "--out", str(tmp_path / "out")]
     assert main([*run, "--toward", str(file)]) == 1
-    assert "--toward" in capsys.readouterr().err
+    assert "target" in capsys.readouterr().err
 
 
 def test_info_says_whether_the_package_takes_targets(tiny):

@@ -13,7 +13,7 @@ from scipy.stats import spearmanr
 from toward_graph import add_targets
 
 from runtime.__main__ import main
-from runtime.assess import INSIDE, assess, fisher, picture
+from runtime.assess import INSIDE, assess, fisher, partial_rank_correlation, picture
 from runtime.errors import InputError
 from runtime.mixtures import mix, regions, share_in
 
@@ -65,6 +65,38 @@ def test_a_mask_that_ignores_the_picture_says_how_large_the_regions_are():
     found, _ = assess(blind, None, PICTURES)
     assert found.plain.mean == pytest.approx(found.region.mean, abs=1e-6)
     assert found.targets is None
+    assert not found.believed  # although its share is as large as the region, and so is the embedding's
+
+
+def test_a_mask_that_lies_where_the_embedding_comes_from_is_believed():
+    """Embedding: the mean colour of the bright pixels; mask: those."""
+    rng = np.random.default_rng(1)
+    pictures = np.where(rng.random((32, 20, 30, 1)) < 0.5, COLOURS[rng.integers(24, size=(32, 1, 1))], 0)
+    pictures[:, :, :, 0] //= rng.integers(1, 9, (32, 1, 1)).astype(np.uint8)
+
+    def bright(images):
+        weight = images.astype(np.float32).sum(3)
+        vector = (weight[..., None] * images).sum((1, 2)) / weight.sum((1, 2))[:, None]
+        return vector.astype(np.float32), weight / weight.max((1, 2), keepdims=True)
+
+    found, _ = assess(bright, None, pictures.astype(np.uint8))
+    assert found.follows_embedding
+    shuffled, _ = assess(lambda x: (bright(x)[0], bright(x)[1][::-1]), None, pictures.astype(np.uint8))
+    assert not shuffled.follows_embedding
+
+
+def test_what_both_depend_on_is_taken_out():
+    rng = np.random.default_rng(0)
+    given, noise = rng.normal(size=(2, 400))
+    a, b = given + 0.3 * rng.normal(size=400), given + 0.3 * rng.normal(size=400)
+    assert abs(partial_rank_correlation(a, b, given)) < 0.12
+    assert partial_rank_correlation(a + noise, b + noise, given) > 0.8
+    assert partial_rank_correlation(given, b, given) == 0
+
+
+def test_pictures_that_are_all_alike_are_refused():
+    with pytest.raises(InputError, match="does not tell apart"):
+        assess(blind, None, np.repeat(PICTURES[:1], 9, axis=0))
 
 
 def test_the_embedding_moves_as_far_as_the_region_changes_it():
