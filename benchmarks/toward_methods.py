@@ -146,7 +146,10 @@ METHODS: dict[str, Method] = {
     "gradient": Method(explain=gradient, passes="1, forward and back"),
     "gradient × input": Method(explain=gradient_input, passes="1, forward and back"),
     "integrated gradients": Method(
-        explain=integrated_gradients, passes=f"{IG_STEPS}, forward and back", settings={"steps": IG_STEPS}
+        explain=integrated_gradients,
+        passes=f"{IG_STEPS}, forward and back",
+        dear=True,
+        settings={"steps": IG_STEPS},
     ),
     "second order": Method(explain=second_order, passes="1"),
     "occlusion": Method(
