@@ -183,7 +183,7 @@ def _asked(explainer: Explainer, compared: int, alike: int) -> str:
         return f"{bound}; each overlay shows what in a picture is like the other one"
     return (
         f"{bound}; each overlay shows what made the picture's own embedding, whatever the other one is: "
-        "the package's masker takes no target"
+        "the package takes no target, or none in this precision"
     )
 
 
