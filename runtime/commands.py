@@ -164,6 +164,8 @@ def report(arguments: argparse.Namespace) -> int:
         )
     for one in report.skipped:
         print(f"skipped {one['error']}", file=sys.stderr)
+    for one in report.failed_pairs:
+        print(f"not compared: {one['a']} beside {one['b']}: {one['error']}", file=sys.stderr)
     if report.unpaired:
         print(f"pairs: {report.unpaired}", file=sys.stderr)
     lines = [f"flagged {name}" for name in report.flagged]
