@@ -166,6 +166,7 @@ What such masks are worth was not measured: the build had too few images that tr
 """
     t, n = m.target.measured, m.target.n
     ignored = low_end(t.difference, n) <= LEAST_FOLLOWED
+    empty = f"{t.nothing:.0%} are empty (area below {NEARLY_NOTHING:g})"
     verdict = "**These masks do not follow a target: do not ask for one.**\n\n" * ignored
     return f"""{said}
 Measured on {n} mixtures, in each of which a region shows one image and the rest another:
@@ -179,11 +180,10 @@ Measured on {n} mixtures, in each of which a region shows one image and the rest
 | mask area, toward the image that the region shows | {t.present} |
 | the same, toward an image that is not there | {t.absent} |
 
-{verdict}Of the masks toward an image that is not there, {t.nothing:.0%} are empty (area below
-{NEARLY_NOTHING:g}).
+{verdict}Of the masks toward an image that is not there, {empty}.
 
 A target is rarely all in a picture.  So `region(keep=0.8)` of such a mask is the region that keeps 0.8 of the
-most that any of its regions keeps on average:
+most that any of its regions keeps on average; an image may keep more than that, or nothing:
 
 {_checks(m.target.level)}
 """
