@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -86,7 +87,9 @@ def planted(work: Path, *, seed: int, steps: int, scenes: int, quick: bool = Fal
             "mass": [mass(m, one, shared) for m, (one, _) in zip(masks["pair"], both, strict=True)],
             "mask_mean": [float(m.mean()) for m in masks["pair"]],
         }
-        if shared == "red":
+        if shared == "red" and not (work / "encoders/red.safetensors").is_file():
+            print(f"warning: no encoder `red` in {work}: its self-mask is not beside it", file=sys.stderr)
+        elif shared == "red":
             run = train_masker(work, "red", "nemu", seed=seed, steps=steps, quick=quick)
             alone = load_nem(run / MASKER)
             x = alone.encoder.normalize(torch.from_numpy(first))

@@ -58,6 +58,12 @@ never saw, and mixtures of two composites by a known region.  ± is the standard
 training, or, for one seed, the standard error over pictures.  The control beside every row is the same
 masker's mask without a target.
 """
+METHODS = """\
+All of the centred cosine of the image's embedding and the target.  *Second order*: inner products of the
+cells of both pictures' last maps, summed over the other's cells; it needs an embedding that is a mean over
+cells.  *Nearest masks*: of 1000 random masks, the mean of those that leave the image nearest to the target
+less that of the farthest.
+"""
 
 
 def figure(rows: Rows, key: str, form: str = "{:.2f}") -> str:
@@ -167,10 +173,14 @@ def selves(rows: Rows) -> str:
         title, limit = SELF[row["metric"]]
         interval = f"{row['low']:+.3f} to {row['high']:+.3f}"
         goal = f"above {limit}: {_yes(row['low'] > limit)}"
-        seeds = " − ".join(map(str, row["seeds"]))
-        noise = f"{row['error_seeds']:.3f}"
-        lines.append([row["encoder"], title, f"{row['difference']:+.3f}", interval, noise, seeds, goal])
-    titles = ("encoder", "figure", "difference", "95 %, by picture", "error with seeds", "seeds", "goal")
+        seeds = " and ".join(map(str, row["seeds"]))
+        noise, pictures = f"{row['error_seeds']:.3f}", str(row["images"])
+        difference = f"{row['difference']:+.3f}"
+        lines.append([row["encoder"], title, difference, interval, noise, seeds, pictures, goal])
+    titles = (
+        *("encoder", "figure", "difference", "95 %, by picture", "standard error with the seeds' spread"),
+        *("seeds", "pictures", "goal"),
+    )
     return table(titles, lines)
 
 
@@ -191,7 +201,8 @@ def planted(rows: Rows) -> str:
 def page(result: Mapping[str, Any]) -> str:
     """docs/toward.md; a part that was not run is left out, and named at the end."""
     names = list(result["encoders"])
-    parts = [INTRODUCTION, f"On {result['meta']['device']}\n(`{command_of(result)}`).\n", *_maskers(result)]
+    device = str(result["meta"]["device"]).partition(";")[0]
+    parts = [INTRODUCTION, f"On {device}\n(`{command_of(result)}`).\n", *_maskers(result)]
 
     def of(part: str, name: str) -> Rows:
         return [row for row in result[part] if row["encoder"] == name]
@@ -202,7 +213,7 @@ def page(result: Mapping[str, Any]) -> str:
         if rows := of("mixtures", name):
             parts += [f"## Mixtures on {name}\n", mixtures(rows, of("optimum", name))]
         if rows := of("baselines", name):
-            parts.append(f"## Other explanations of pairs on {name}\n")
+            parts += [f"## Other explanations of pairs on {name}\n", METHODS]
             for task in dict.fromkeys(row["task"] for row in rows):
                 pairs = [one for one in of("paired", name) if one["task"] == task]
                 here = [row for row in rows if row["task"] == task]
