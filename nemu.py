@@ -31,7 +31,7 @@ _USAGE = "usage: nemu COMMAND ...   (nemu COMMAND --help)\n\n" + "\n".join(
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run a command; returns its exit code: 0 done, 1 error, 2 wrong usage, 3 the parity gate failed."""
+    """Run a command; returns its exit code: 0 done, 1 error, 2 wrong usage, 3 a gate failed."""
     arguments = sys.argv[1:] if argv is None else argv
     if not arguments or arguments[0] in ("-h", "--help"):
         print(_USAGE)

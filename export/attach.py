@@ -16,7 +16,7 @@ import onnx
 
 from export import engine, rules
 from export.graph import save
-from export.precision import GRAPHS, TOWARD_GRAPHS
+from export.precision import GRAPHS, TOWARD_GRAPHS, refusal
 from export.ranges import measure_ranges
 from export.request import Request
 from export.standalone import drop_mask
@@ -115,10 +115,11 @@ def _check(package: Package, request: Request) -> None:
             expected=" or ".join(("auto", *request.graphs)),
             cure="--precision auto",
         )
-    why = package.manifest.refused.get(request.precision)
+    why = request.refused(package).get(request.precision)
     if why is not None:
+        what = refusal(request.precision, toward=request.toward)
         raise ParityError(
-            f"{request.precision} was refused when {package.path} was made: {why}",
+            f"{what} was refused when {package.path} was made: {why}",
             expected="a precision that the package holds",
             cure="--precision auto",
         )
@@ -157,7 +158,7 @@ def _do(package: Package, request: Request, target: Target, gpu: str, built: Bui
         built.notes.extend(f"{job}: {precision}, not {p}: {why}" for p, why in reasons.items())
         break
     else:
-        before = package.manifest.refused if request.precision == "auto" else {}
+        before = request.refused(package) if request.precision == "auto" else {}
         reasons = {**before, **{p: _why(e) for p, e in refused.items()}}
         built.left_out[job] = "; ".join(f"{p}: {why}" for p, why in reasons.items())
         built.failures.extend(refused.values())

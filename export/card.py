@@ -195,7 +195,7 @@ def _parity(m: Manifest, name: str) -> str:
         f"| {p['mask_error']:.1e} | {p['mask_iou']:.4f} | {p['n']} |"
         for key, p in m.parity.items()
     )
-    missing = [f"- no {precision} graph: {why}" for precision, why in m.refused.items()]
+    missing = [f"- {_no_graph(key)}: {why}" for key, why in m.refused.items()]
     missing += [f"- no engine of {name}: {why}" for name, why in m.left_out.items()]
     listed = "\n".join(["", "What was left out, and why:", "", *missing, ""]) if missing else ""
     return f"""## Parity with the torch module in float32
@@ -208,6 +208,14 @@ images.  Centred cosine: of the worst image, around the mean embedding.  Neighbo
 images whose nearest other image stays the nearest; near ties change at any precision.  An engine's own
 figures are in `engines/NAME.engine.json`; `nemu verify {name}` measures on the device at hand.
 """
+
+
+def _no_graph(key: str) -> str:
+    """What a key of `Manifest.refused` names, in words."""
+    if key == "cells":
+        return "no graph of local features, so that `nemu bank` refuses"
+    precision, _, form = key.partition(" ")
+    return f"no {precision} graph {form}".rstrip()
 
 
 def _use(m: Manifest, name: str) -> str:

@@ -17,6 +17,7 @@ import numpy as np
 import onnx
 
 from export.run import Session, run_session
+from runtime.assess import spread
 from runtime.explanation import what_is_degenerate
 from runtime.manifest import MetricsRecord, Spread
 from runtime.occlusion import cosine, occlude
@@ -56,8 +57,3 @@ def measure(path: Path, images: np.ndarray, *, mean: Sequence[float], source: st
 def _fidelity(embedding: np.ndarray, masked: np.ndarray) -> Spread:
     """Both (N, D)."""
     return spread(np.array([cosine(a, b) for a, b in zip(embedding, masked, strict=True)]))
-
-
-def spread(values: np.ndarray) -> Spread:
-    """Mean and standard deviation of a measure (N,)."""
-    return Spread(mean=float(values.mean()), std=float(values.std(ddof=1)))

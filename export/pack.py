@@ -26,7 +26,7 @@ from export.int8 import TRT, Calibration, write_int8
 from export.level import measure_level
 from export.level_picture import LEVEL_PICTURE, level_picture
 from export.metrics import measure
-from export.precision import GRAPHS, OPSETS, TOWARD_GRAPHS
+from export.precision import GRAPHS, OPSETS, TOWARD_GRAPHS, refusal
 from export.ranges import measure_ranges, named
 from export.standalone import write_beside
 from export.target import measure_target
@@ -285,7 +285,8 @@ def _write_toward(job: _Job) -> tuple[_Parity, dict[str, str]]:
             if precision == "fp32":
                 raise
             (job.folder / name).unlink(missing_ok=True)
-            refused[f"{precision} toward targets"] = _left_out(f"{precision} toward targets", error.came)
+            key = refusal(precision, toward=True)
+            refused[key] = _left_out(key, error.came)
     return parity, refused
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 
-from export.precision import AUTO, GRAPHS, TOWARD_GRAPHS
+from export.precision import AUTO, GRAPHS, TOWARD_GRAPHS, refusal
 from export.targets import PORTABLE, Target
 from runtime.backends.tensorrt_library import library
 from runtime.manifest import TOWARD
@@ -58,6 +58,15 @@ class Request:
         if self.precision != "auto":
             return (self.precision,)
         return tuple(p for p in AUTO if self.graphs.get(p) in package.manifest.files)
+
+    def refused(self, package: Package) -> dict[str, str]:
+        """Precision of this form → why the package was made without its graph.
+
+        A graph for targets lies beside the plain one: what refused that refused both.
+        """
+        known = package.manifest.refused
+        either = {p: known.get(refusal(p, toward=self.toward)) or known.get(refusal(p)) for p in self.graphs}
+        return {p: why for p, why in either.items() if why}
 
     def for_targets(self, package: Package) -> Request:
         """The same of engines that take a target: in that precision, if the package has that form of it."""

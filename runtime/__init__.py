@@ -18,6 +18,7 @@ from runtime.errors import (
     PackageError,
     ParityError,
     SchemaError,
+    UnusableOutput,
 )
 from runtime.explainer import Explainer
 from runtime.explanation import Explanation
@@ -50,6 +51,7 @@ __all__ = [
     "PackageError",
     "ParityError",
     "SchemaError",
+    "UnusableOutput",
     "Watch",
     "__version__",
     "fit_bank",

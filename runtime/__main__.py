@@ -1,6 +1,7 @@
 """python -m runtime explain | compare | report | assess | bank | anomalies | diff | index | search ...
 
-Exit codes: 0 done, 1 error, 2 wrong usage, 3 the parity gate failed, 130 stopped by Ctrl-C.
+Exit codes: 0 done, 1 error, 2 wrong usage, 3 the parity gate failed, or the answer of assess, diff or canary
+is no, 130 stopped by Ctrl-C.
 """
 
 from __future__ import annotations
@@ -135,8 +136,8 @@ def _report(command: _Command) -> None:
         "report",
         commands.report,
         "One HTML file with every picture and its overlay: sortable by similarity, mask area and fidelity; "
-        "masks that show nothing and low fidelity are flagged; and beside the picture most like it, why. A "
-        "picture that cannot be read is skipped.",
+        "masks that show nothing and low fidelity are flagged. Then pairs of the pictures most alike, each "
+        "with what in it is like the other. A picture that cannot be read is skipped.",
         "report demo.nemu parts/ --out report.html",
     )
     _package_argument(sub)
@@ -151,10 +152,10 @@ def _report(command: _Command) -> None:
     )
     sub.add_argument(
         "--pairs",
-        type=_count,
+        type=_none_or_more,
         default=PAIRS,
         metavar="N",
-        help="compare so many pairs at most, the most alike first, default: %(default)s",
+        help="compare so many pairs at most, the most alike first; 0: none; default: %(default)s",
     )
     _overlay_arguments(sub)
     sub.add_argument("--force", action="store_true", help="replace the page of an earlier run")
@@ -342,7 +343,11 @@ def _count(text: str) -> int:
     return number
 
 
-_count.__name__ = "number from 1"  # what argparse calls it
+def _none_or_more(text: str) -> int:
+    return int(text) and _count(text)
+
+
+_count.__name__, _none_or_more.__name__ = "number from 1", "number from 0"  # what argparse calls them
 
 
 def _package_argument(parser: argparse.ArgumentParser) -> None:

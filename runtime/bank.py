@@ -26,7 +26,8 @@ from runtime.errors import InputError, IntegrityError, SchemaError
 FEWEST = 8
 """Normal pictures that a bank is made of, at least."""
 FOLDS = 4
-"""Parts of the normal pictures that are left out in turn."""
+"""Parts of the normal pictures, in their order, that are left out in turn: so that near-duplicates, which
+mostly follow each other, are left out together."""
 SCHEMA = 1
 _OWN, _CELLS = ("embeddings", "normal_scores"), ("mean", "projection", "rows")
 
@@ -71,7 +72,7 @@ class Bank:
         flat = cells.reshape(*cells.shape[:2], -1)  # (P, C, h·w)
         scores = np.empty(len(cells), np.float32)
         for fold in range(FOLDS):
-            out = np.arange(len(cells)) % FOLDS == fold
+            out = np.arange(len(cells)) * FOLDS // len(cells) == fold
             others = Coreset.of(_rows(flat[~out]))
             scores[out] = [others.distances(one).max() for one in flat[out]]
         return cls(
@@ -161,7 +162,15 @@ class Bank:
             with np.load(path, allow_pickle=False) as file:
                 arrays = {name: file[name] for name in file.files}
             schema, digest = int(arrays["schema"]), str(arrays.pop("sha256"))
-        except (ValueError, KeyError, TypeError, EOFError, OSError, zipfile.BadZipFile) as error:
+        except (
+            ValueError,
+            KeyError,
+            TypeError,
+            AttributeError,
+            EOFError,
+            OSError,
+            zipfile.BadZipFile,
+        ) as error:
             raise SchemaError(
                 f"{path} is no bank ({type(error).__name__})",
                 expected="a file of nemu bank",

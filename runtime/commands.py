@@ -66,13 +66,13 @@ def explain(arguments: argparse.Namespace) -> int:
         )
     pictures = find_pictures(others) if others else []
     lines = []
-    with _explainer(arguments) as explainer:
+    with open_explainer(arguments) as explainer:
         common = {
             "toward": _target(arguments, explainer),
             "fidelity": arguments.fidelity,
             "force": arguments.force,
             "quiet": arguments.quiet,
-            "draw": _draw(arguments, explainer),
+            "draw": draw_options(arguments, explainer),
         }
         backend = explainer.backend
         facts = {"embedding_id": explainer.embedding_id, "backend": backend.name, "why": backend.why}
@@ -124,8 +124,8 @@ def compare(arguments: argparse.Namespace) -> int:
     name = f"{arguments.a.stem}-{arguments.b.stem}"
     for path in ComparisonPaths.of(arguments.out, name):
         refuse_existing(path, force=arguments.force)
-    with _explainer(arguments) as explainer:
-        draw = _draw(arguments, explainer)
+    with open_explainer(arguments) as explainer:
+        draw = draw_options(arguments, explainer)
         comparison = explainer.compare(arguments.a, arguments.b, toward=arguments.toward)
         paths = comparison.save(arguments.out, name, force=arguments.force, **draw)
     pairs = ((arguments.a, comparison.a), (arguments.b, comparison.b))
@@ -150,7 +150,7 @@ def report(arguments: argparse.Namespace) -> int:
     refuse_existing(arguments.out, force=arguments.force)
     images = [picture.image for picture in find_pictures(arguments.sources)]
     package = Package.open(arguments.package)
-    with _explainer(arguments, package) as explainer:
+    with open_explainer(arguments, package) as explainer:
         report = write_report(
             explainer,
             package,
@@ -160,10 +160,12 @@ def report(arguments: argparse.Namespace) -> int:
             pairs=arguments.pairs,
             force=arguments.force,
             quiet=arguments.quiet,
-            **_draw(arguments, explainer),
+            **draw_options(arguments, explainer),
         )
     for one in report.skipped:
         print(f"skipped {one['error']}", file=sys.stderr)
+    for one in report.failed_pairs:
+        print(f"not compared: {one['a']} beside {one['b']}: {one['error']}", file=sys.stderr)
     if report.unpaired:
         print(f"pairs: {report.unpaired}", file=sys.stderr)
     lines = [f"flagged {name}" for name in report.flagged]
@@ -238,7 +240,7 @@ def bench(arguments: argparse.Namespace) -> int:
     """A package → its speed here."""
     found, package = conditions(), Package.open(arguments.package)
     with (
-        _explainer(arguments, package) as explainer,
+        open_explainer(arguments, package) as explainer,
         _without_mask(package, explainer.backend, arguments.device) as alone,
         _for_targets(package, explainer.backend, arguments.device) as (asks, untimed),
     ):
@@ -303,7 +305,7 @@ def doctor(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _explainer(arguments: argparse.Namespace, package: Package | None = None) -> Explainer:
+def open_explainer(arguments: argparse.Namespace, package: Package | None = None) -> Explainer:
     """Of the package that the command names, or of that package, opened already: its hashes cost a read."""
     return Explainer(
         package or arguments.package,
@@ -337,7 +339,7 @@ def _target(arguments: argparse.Namespace, explainer: Explainer) -> np.ndarray |
     return target if target.any() else None  # zeros are the picture itself
 
 
-def _draw(arguments: argparse.Namespace, explainer: Explainer) -> dict[str, Any]:
+def draw_options(arguments: argparse.Namespace, explainer: Explainer) -> dict[str, Any]:
     """`keep` and `style` of `Explanation.overlay`; a `keep` that cannot be is refused before any work."""
     if arguments.keep is not None:
         share_for(curve_of(explainer.manifest.level), arguments.keep)

@@ -14,7 +14,7 @@ import numpy as np
 
 from runtime.atomic import atomic_file, refuse_existing
 from runtime.encode import encode_png
-from runtime.errors import BackendError, InputError
+from runtime.errors import InputError, UnusableOutput
 from runtime.image import Box, Placement
 from runtime.level import curve_of, kept_by, level_for, share_above, share_for
 from runtime.manifest import LevelRecord
@@ -242,8 +242,8 @@ def _check(name: str, array: np.ndarray, *, ndim: int) -> tuple[float, float]:
     return low, high
 
 
-def _unusable(came: str, expected: str) -> BackendError:
-    return BackendError(
+def _unusable(came: str, expected: str) -> UnusableOutput:
+    return UnusableOutput(
         f"the backend returned {came}",
         expected=expected,
         cure="python -m runtime verify PACKAGE; if that fails, build the package again in fp32",

@@ -41,8 +41,11 @@ class Report(NamedTuple):
     flagged: list[str]
     """Names of the pictures whose mask shows nothing or keeps too little."""
     skipped: list[dict[str, str]]
+    """Pictures that could not be read: `image` and `error`."""
     pairs: int
     """How many pairs were compared."""
+    failed_pairs: list[dict[str, str]]
+    """Pairs that could not be: `a`, `b` and `error`."""
     unpaired: str
     """Why none were, although there are some; else no text."""
 
@@ -69,7 +72,7 @@ def write_report(
         path: of the HTML file.
         low_fidelity: what is below it is flagged.
         keep, style: of `Explanation.overlay`; the numbers are of the whole masks.
-        pairs: of pictures, to compare at most (`Explainer.compare`), the most alike first.
+        pairs: of pictures, to compare at most (`Explainer.compare`), the most alike first; 0 compares none.
         quiet: no progress bar.
 
     Raises:
@@ -81,6 +84,7 @@ def write_report(
     read: list[Path] = []
     embeddings: list[np.ndarray] = []
     skipped: list[dict[str, str]] = []
+    failed: list[dict[str, str]] = []
     root = _root(images)
     with atomic_file(path, force=force) as page:
         with progress(len(images), quiet=quiet) as bar:
@@ -107,14 +111,16 @@ def write_report(
         for picture, (neighbour, similarity) in zip(pictures, nearest, strict=True):
             picture |= {"neighbour": neighbour, "nearest": similarity}
         alike = _pairs(nearest)
-        compared, unpaired = _compare(explainer, read, alike[:pairs], skipped, draw, quiet=quiet)
+        compared, unpaired = _compare(explainer, read, alike[:pairs], failed, draw, quiet=quiet)
         facts = _facts(explainer, package, pictures, skipped, low_fidelity)
         facts["overlays"] = _legend(keep, style)
         facts["pairs"] = unpaired or _asked(explainer, len(compared), len(alike))
+        if failed:
+            facts["pairs that failed"] = "; ".join("{a} beside {b}: {error}".format(**one) for one in failed)
         title = f"{package.path.stem}: {len(pictures)} pictures"
         page.write_text(_fill(title, facts, pictures, compared, unit, coloured=style == "heat"))
     flagged = [picture["name"] for picture in pictures if picture["flags"]]
-    return Report(path, len(pictures), flagged, skipped, len(compared), unpaired)
+    return Report(path, len(pictures), flagged, skipped, len(compared), failed, unpaired)
 
 
 def _picture(name: str, explanation: Explanation, overlay: np.ndarray, low_fidelity: float) -> dict[str, Any]:
@@ -136,7 +142,7 @@ def _compare(
     explainer: Explainer,
     images: list[Path],
     alike: list[tuple[int, int]],
-    skipped: list[dict[str, str]],
+    failed: list[dict[str, str]],
     draw: dict[str, Any],
     *,
     quiet: bool,
@@ -148,7 +154,7 @@ def _compare(
             try:
                 compared.append(_pair(a, b, explainer.compare(images[a], images[b]), draw))
             except InputError as error:  # a file that is gone by now
-                skipped.append({"image": f"{images[a]} beside {images[b]}", "error": error.came})
+                failed.append({"a": str(images[a]), "b": str(images[b]), "error": error.came})
             except EngineMismatch as error:
                 return [], f"none are compared: {error.came}; {error.cure}"
             finally:
@@ -178,6 +184,8 @@ def _asked(explainer: Explainer, compared: int, alike: int) -> str:
     """How the pairs' overlays are to be read."""
     if not alike:
         return "none: there is one picture"
+    if not compared:
+        return f"none of {alike}"
     bound = f"{compared} of {alike}, the most alike" if compared < alike else f"{compared}"
     if explainer.takes_target:
         return f"{bound}; each overlay shows what in a picture is like the other one"

@@ -63,7 +63,7 @@ def choose_embedding(
 
 
 def without_mask(package: Package, beside: Backend, device: int = 0) -> EmbeddingBackend | None:
-    """Open what computes no mask, on the library and in the precision of a backend of the same package.
+    """Open what computes no mask, on the library, GPU and in the precision of a backend of the same package.
 
     Returns:
         None if the package has nothing of that kind that fits.
@@ -75,6 +75,7 @@ def without_mask(package: Package, beside: Backend, device: int = 0) -> Embeddin
         return _onnxruntime(package, "it gives no mask", beside.precision, mask=False) if has else None
     from runtime.backends import cuda, tensorrt
 
+    device = _device_of(beside, device)
     capability = cuda.device(device).compute_capability
     try:
         engine = tensorrt.select(package, capability, beside.precision, mask=False)
@@ -99,7 +100,10 @@ def takes_targets(package: Package) -> bool:
 def toward_backend(package: Package, beside: Backend, device: int = 0) -> TargetBackend:
     """Open what takes a target, of the kind and in the precision of a backend of the same package.
 
-    So the embeddings of both have one id, and may be each other's targets.
+    So the embeddings of both have one id, and may be each other's targets.  It runs on the backend's own GPU.
+
+    Args:
+        device: number of the GPU, for a backend that does not say on which it runs.
 
     Raises:
         InputError: the package takes no targets.
@@ -130,7 +134,14 @@ def toward_backend(package: Package, beside: Backend, device: int = 0) -> Target
             expected="a backend that was opened from the package",
             cure="open the package with backend='auto'",
         )
-    return tensorrt.open_backend(package, device=device, precision=beside.precision, toward=True)
+    return tensorrt.open_backend(
+        package, device=_device_of(beside, device), precision=beside.precision, toward=True
+    )
+
+
+def _device_of(beside: Backend, device: int) -> int:
+    """The GPU that a backend runs on; `device` where it does not say."""
+    return int(getattr(beside, "device", device))
 
 
 def _choose(

@@ -81,6 +81,11 @@ class TensorRTBackend:
         self.why = f"{self._file} fits {where}; {self._cuda.name}, {1 + self._engine.streams} stream(s)"
 
     @property
+    def device(self) -> int:
+        """Number of the GPU that it runs on."""
+        return self._gpu.index
+
+    @property
     def load_log(self) -> tuple[str, ...]:
         """What TensorRT warned of while it loaded the engine, and what became of its cache."""
         return self._opened().log

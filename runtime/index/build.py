@@ -6,13 +6,13 @@ import shutil
 from pathlib import Path
 from typing import NamedTuple
 
-from runtime.atomic import atomic_folder
+from runtime.atomic import atomic_folder, refuse_existing
 from runtime.errors import InputError
 from runtime.explain import Outcome, explain_pictures
 from runtime.explainer import Explainer
 from runtime.index.canary import write_sample
 from runtime.index.opened import RECORD, SCHEMA, IndexRecord
-from runtime.index.row import journal_rows, noted, refuse_other
+from runtime.index.row import has_rows, journal_rows, noted, refuse_other
 from runtime.index.stores import STORES, library
 from runtime.package import Package
 from runtime.sources import Picture
@@ -42,7 +42,7 @@ def index_pictures(
     """Explain each picture that the folder's journal does not have yet, and write all rows into the store.
 
     A picture that cannot be read is skipped and listed.  Stopped at any moment, the next run does the rest.
-    The rows of an earlier run, in whatever store, are replaced.
+    The rows of an earlier run, in whatever store, are replaced; a folder that no earlier run wrote is not.
 
     Args:
         package: the explainer's, to be remembered.
@@ -54,9 +54,13 @@ def index_pictures(
     Raises:
         InputError: no picture could be read; the folder holds results of another embedding id, or those of
             `nemu explain`.
+        OutputExists: the store's folder is there, not of an earlier index, and `force` is not given.
         BackendUnavailable: the store's library is not installed.
     """
     library(store)  # before minutes of work
+    earlier = _earlier_store(folder)
+    stopped = earlier is None and has_rows(folder)
+    refuse_existing(folder / store, force=force or earlier == store or stopped)
     if not force:
         refuse_other(folder)
     outcome = explain_pictures(
@@ -77,12 +81,12 @@ def index_pictures(
             expected="at least one",
             cure="check the files",
         )
-    (folder / RECORD).unlink(missing_ok=True)  # from here to the end, the parts may be of two runs
     with atomic_folder(folder / store, force=True) as temporary:
         STORES[store].write(temporary, rows)
-    for other in set(STORES) - {store}:
-        shutil.rmtree(folder / other, ignore_errors=True)
-    sample, size = write_sample(folder, rows)
+    if earlier not in (None, store):
+        shutil.rmtree(folder / str(earlier), ignore_errors=True)
+    (folder / RECORD).unlink(missing_ok=True)  # from here to the end, the parts may be of two runs
+    sample, size = write_sample(folder, rows, new=set(outcome.written))
     record = IndexRecord(
         schema=SCHEMA,
         embedding_id=explainer.embedding_id,
@@ -94,3 +98,11 @@ def index_pictures(
     )
     record.write(folder)
     return Indexed(outcome, record, sample, size)
+
+
+def _earlier_store(folder: Path) -> str | None:
+    """The store of the index that is there; None if there is none, or no record of it that can be read."""
+    try:
+        return IndexRecord.open(folder).store
+    except InputError:
+        return None

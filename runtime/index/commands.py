@@ -6,15 +6,14 @@ import argparse
 import sys
 from pathlib import Path
 
+from runtime.commands import draw_options, open_explainer
 from runtime.console import answer
 from runtime.errors import InputError, ParityError
-from runtime.explainer import Explainer
 from runtime.index.build import index_pictures
 from runtime.index.canary import check
 from runtime.index.opened import Index
 from runtime.index.search import RECORD
 from runtime.index.search import search as search_index
-from runtime.overlay import STYLES
 from runtime.package import Package
 from runtime.sources import find_pictures
 
@@ -23,7 +22,7 @@ def index(arguments: argparse.Namespace) -> int:
     """Pictures → an index."""
     pictures = find_pictures(arguments.sources)
     package = Package.open(arguments.package)
-    with _explainer(arguments, package) as explainer:
+    with open_explainer(arguments, package) as explainer:
         done = index_pictures(
             explainer,
             package,
@@ -66,7 +65,7 @@ def search(arguments: argparse.Namespace) -> int:
     """A photograph → what is like it in an index, and why."""
     with Index.open(arguments.index) as opened:
         package = _package(arguments, opened)
-        with _explainer(arguments, package) as explainer:
+        with open_explainer(arguments, package) as explainer:
             found = search_index(
                 opened,
                 explainer,
@@ -74,7 +73,7 @@ def search(arguments: argparse.Namespace) -> int:
                 arguments.photo,
                 arguments.out,
                 k=arguments.k,
-                draw={"keep": arguments.keep, "style": arguments.style or STYLES[0]},
+                draw=draw_options(arguments, explainer),
                 force=arguments.force,
             )
     if not found["same_package"]:
@@ -98,7 +97,7 @@ def canary(arguments: argparse.Namespace) -> int:
     """An index → whether it still holds; 3 if not."""
     with (
         Index.open(arguments.index) as opened,
-        _explainer(arguments, _package(arguments, opened)) as explainer,
+        open_explainer(arguments, _package(arguments, opened)) as explainer,
     ):
         found = check(opened, explainer, quiet=arguments.quiet)
     facts = found.difference
@@ -109,9 +108,10 @@ def canary(arguments: argparse.Namespace) -> int:
             f"{'recall':9}{facts.recall:.3f} ± {facts.recall_spread:.3f} of the {facts.k} nearest",
             f"{'error':9}{found.embedding_error:.2e} of the median distance",
         ]
-    lines.append(f"{'masks':9}IoU {facts.mask_iou:.3f}, mean difference {facts.mask_difference:.3f}")
+    if facts.n:
+        lines.append(f"{'masks':9}IoU {facts.mask_iou:.3f}, mean difference {facts.mask_difference:.3f}")
     lines += [f"against it: {objection}" for objection in found.objections()]
-    lines.append(f"{facts.n} pictures: the index " + ("holds" if found.holds else "does not hold"))
+    lines.append(f"{found.sample} pictures: the index " + ("holds" if found.holds else "does not hold"))
     lines.append(
         "next: nothing; the index stays"
         if found.holds
@@ -133,9 +133,3 @@ def _package(arguments: argparse.Namespace, opened: Index) -> Package:
             cure="say where it is now: --package NAME.nemu",
         )
     return Package.open(remembered)
-
-
-def _explainer(arguments: argparse.Namespace, package: Package) -> Explainer:
-    return Explainer(
-        package, backend=arguments.backend, device=arguments.device, precision=arguments.precision
-    )

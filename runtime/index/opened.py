@@ -40,6 +40,20 @@ class IndexRecord:
     """Path of the package that made it, then."""
     package_hash: str
 
+    @classmethod
+    def open(cls, folder: Path) -> IndexRecord:
+        """Read `RECORD`.  Raises `InputError`: there is none, it cannot be read, or is of a newer version."""
+        path = folder / RECORD
+        if not path.is_file():
+            raise _unusable(f"{folder} holds no {RECORD}")
+        try:
+            record = read(cls, json_object(path.read_text(errors="replace"), str(path)), str(path))
+        except SchemaError as error:
+            raise _unusable(error.came) from error
+        if record.schema != SCHEMA or record.store not in STORES:
+            raise _unusable(f"{path} is of schema {record.schema}, store {record.store!r}")
+        return record
+
     def write(self, folder: Path) -> None:
         """Write `RECORD`, whole or not at all."""
         with atomic_file(folder / RECORD) as temporary:
@@ -78,15 +92,7 @@ class Index:
             BackendUnavailable: the library of its store is not installed.
         """
         folder = Path(folder)
-        path = folder / RECORD
-        if not path.is_file():
-            raise _unusable(f"{folder} holds no {RECORD}")
-        try:
-            record = read(IndexRecord, json_object(path.read_text(errors="replace"), str(path)), str(path))
-        except SchemaError as error:
-            raise _unusable(error.came) from error
-        if record.schema != SCHEMA or record.store not in STORES:
-            raise _unusable(f"{path} is of schema {record.schema}, store {record.store!r}")
+        record = IndexRecord.open(folder)
         return cls(folder, record, STORES[record.store](folder / record.store))
 
     def nearest(self, query: Explanation | np.ndarray, k: int = 10) -> list[Hit]:

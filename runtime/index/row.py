@@ -56,25 +56,42 @@ def noted(explanation: Explanation) -> dict[str, Any]:
     }
 
 
+def has_rows(folder: Path) -> bool:
+    """Whether the folder has the journal of an index, with a picture in it."""
+    return b'"mask_code"' in _first_line(folder)
+
+
 def refuse_other(folder: Path) -> None:
-    """Raise `InputError` if the folder's journal is not an index's but one of `nemu explain`."""
+    """Raise `InputError` if the folder's journal is not an index's but one of `nemu explain`.
+
+    Only its first line is read; for the others see `journal_rows`.
+    """
+    if _first_line(folder).endswith(b"\n") and not has_rows(folder):
+        raise _not_an_index(folder)
+
+
+def _first_line(folder: Path) -> bytes:
     path = folder / LINES
     if not path.is_file():
-        return
+        return b""
     with path.open("rb") as file:
-        first = file.readline()
-    if first.endswith(b"\n") and b'"mask_code"' not in first:
-        raise InputError(
-            f"{path} has pictures without a mask code",
-            expected="the journal of an index",
-            cure="index into another folder, or add --force to start anew",
-        )
+        return file.readline()
+
+
+def _not_an_index(folder: Path) -> InputError:
+    return InputError(
+        f"{folder / LINES} has pictures without a mask code",
+        expected="the journal of an index",
+        cure="index into another folder, or add --force to start anew",
+    )
 
 
 def journal_rows(folder: Path) -> list[Row]:
-    """The rows of an index's journal, in its order."""
+    """The rows of an index's journal, in its order.  Raises `InputError`: a line has no mask code."""
     embeddings = np.load(folder / ROWS, mmap_mode="r")
     lines = [json.loads(line) for line in (folder / LINES).read_bytes().splitlines()]
+    if not all({"mask_code", "curve"} <= line.keys() for line in lines):
+        raise _not_an_index(folder)
     return [
         Row(
             **{key: line[key] for key in ("name", "image", "embedding_id")},

@@ -12,7 +12,7 @@ from runtime.atomic import atomic_file, refuse_existing
 from runtime.decode import pillow
 from runtime.diff import LEAST_COSINE
 from runtime.encode import save_png
-from runtime.errors import InputError
+from runtime.errors import EngineMismatch, InputError
 from runtime.explainer import Explainer
 from runtime.explanation import Explanation
 from runtime.index.opened import Hit, Index
@@ -21,6 +21,7 @@ from runtime.overlay import grid, heat
 from runtime.package import Package
 
 RECORD = "search.json"
+OWN = "each picture's own"
 
 
 def search(
@@ -37,13 +38,14 @@ def search(
     """Find the k nearest pictures and write, for each, RANK.png; and `RECORD`, last.
 
     RANK.png: the query and the hit side by side, each with what in it is like the other, if the package takes
-    targets, else with its own mask.  Where the hit's file is gone, cannot be read or is another picture by
-    now, the mask that the index stored is drawn alone, and a word says why.
+    targets and something here runs them, else with its own mask; `masks` in `RECORD` says which.  Where the
+    hit's file is gone, cannot be read or is another picture by now, the mask that the index stored is drawn
+    alone, and a word says why.
 
     Args:
         package: the explainer's.
         draw: `keep` and `style` of `Explanation.overlay`.
-        force: replace files of an earlier search.
+        force: replace an earlier search; files that its `RECORD` names are removed.
 
     Returns:
         What `RECORD` holds.
@@ -53,15 +55,21 @@ def search(
         OutputExists: there is a `RECORD` and `force` is not given.
     """
     refuse_existing(folder / RECORD, force=force)
+    earlier = _files(folder)
     index.check_id(explainer.embedding_id)
     query = explainer(photo, fidelity=True)
+    own = "" if explainer.takes_target else OWN  # mask of each picture: why
     hits = []
     for rank, hit in enumerate(index.nearest(query, k), 1):
         found, state = _picture(explainer, hit)
-        sides = [_toward(explainer, photo, query, found or hit.row.embedding).overlay(**(draw or {}))]
-        if found:
-            sides.append(_toward(explainer, Path(hit.row.image), found, query).overlay(**(draw or {})))
-        else:
+        pair = [query, found] if found else [query]
+        if not own:
+            try:
+                pair = _toward_each_other(explainer, photo, query, hit, found)
+            except EngineMismatch as error:
+                own = f"{OWN}: {error.came}; {error.cure}"
+        sides = [one.overlay(**(draw or {})) for one in pair]
+        if not found:
             sides.append(_with_word(heat(hit.row.mask), f"{state}: its stored mask"))
         file = save_png(folder / f"{rank:02d}.png", grid([sides]), force=True)
         row = hit.row
@@ -71,20 +79,33 @@ def search(
         "query": str(photo),
         "embedding_id": explainer.embedding_id,
         "kept": query.fidelity,
-        "masks": "toward each other" if explainer.takes_target else "each picture's own",
+        "masks": own or "toward each other",
         "same_package": package.hash == index.record.package_hash,
         "hits": hits,
     }
+    for name in earlier - {hit["file"] for hit in hits}:
+        (folder / name).unlink(missing_ok=True)
     with atomic_file(folder / RECORD) as temporary:
         temporary.write_text(json.dumps(answer, indent=2) + "\n")
     return answer
 
 
-def _toward(
-    explainer: Explainer, image: Path, own: Explanation, other: Explanation | np.ndarray
-) -> Explanation:
-    """What in the picture is like the other, if the package can say that, else its own explanation."""
-    return explainer(image, toward=other) if explainer.takes_target else own
+def _files(folder: Path) -> set[str]:
+    """Pictures of an earlier search: what its `RECORD` names, of files in the folder itself."""
+    try:
+        hits = json.loads((folder / RECORD).read_text())["hits"]
+        names = {hit["file"] for hit in hits}
+    except (OSError, ValueError, KeyError, TypeError):  # none, or no record of a search
+        return set()
+    return {name for name in names if isinstance(name, str) and Path(name).name == name != RECORD}
+
+
+def _toward_each_other(
+    explainer: Explainer, photo: Path, query: Explanation, hit: Hit, found: Explanation | None
+) -> list[Explanation]:
+    """What in the query is like the hit; and, where its picture is there, what in that is like the query."""
+    one = explainer(photo, toward=found or hit.row.embedding)
+    return [one, explainer(Path(hit.row.image), toward=query)] if found else [one]
 
 
 def _picture(explainer: Explainer, hit: Hit) -> tuple[Explanation | None, str]:

@@ -14,7 +14,7 @@ import base64
 import dataclasses
 import importlib
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -122,18 +122,19 @@ class QdrantStore(Store):
         """See `Store.write`."""
         qdrant = library("qdrant")
         models = qdrant.models
-        client = qdrant.QdrantClient(path=str(folder))
         shape = models.VectorParams(size=rows[0].embedding.size, distance=models.Distance.COSINE)
-        client.create_collection("rows", vectors_config=shape)
-        client.upload_points("rows", [models.PointStruct(**_point(i, row)) for i, row in enumerate(rows)])
-        client.close()
+        points = [models.PointStruct(**_point(i, row)) for i, row in enumerate(rows)]
+        with closing(qdrant.QdrantClient(path=str(folder))) as client:
+            client.create_collection("rows", vectors_config=shape)
+            client.upload_points("rows", points)
 
     def __init__(self, folder: Path) -> None:
         qdrant = library("qdrant")
-        with _reading(folder):
-            self._client = qdrant.QdrantClient(path=str(folder))
+        with _reading(folder), ExitStack() as stack:
+            self._client = stack.enter_context(closing(qdrant.QdrantClient(path=str(folder))))
             if not self._client.collection_exists("rows"):
                 raise FileNotFoundError(folder / "collection/rows")
+            stack.pop_all()  # it is whole, and stays open
 
     def nearest(self, embedding: np.ndarray, k: int) -> Found:
         """See `Store.nearest`."""
@@ -178,7 +179,8 @@ def _reading(folder: Path) -> Iterator[None]:
         raise InputError(
             f"{folder} cannot be read ({type(error).__name__}: {error})",
             expected="the rows that nemu index wrote, in use by no other program",
-            cure="index the pictures again: nemu index PACKAGE PHOTOS --out INDEX",
+            cure="close what else has the index open, such as another search; if nothing has, index the "
+            "pictures again: nemu index PACKAGE PHOTOS --out INDEX",
         ) from error
 
 

@@ -66,6 +66,16 @@ def test_left_out_pictures_score_higher_than_those_kept():
     assert (bank.normal_scores > kept).all()
 
 
+def test_a_burst_of_one_part_does_not_vouch_for_itself():
+    """Four bursts, each of four pictures that are nearly the same, one burst after the other."""
+    rng = np.random.default_rng(0)
+    bursts = np.repeat(rng.normal(size=(4, 3, 2, 2)), 4, axis=0)
+    cells = (bursts + rng.normal(scale=1e-3, size=bursts.shape)).astype(np.float32)
+    names = tuple(f"n{i}" for i in range(16))
+    bank = Bank.fit(np.eye(16, 5, dtype=np.float32), cells, names, embedding_id="toy-fp32")
+    assert bank.normal_scores.min() > 0.1
+
+
 def test_the_file_gives_the_same_bank_and_nothing_is_replaced_unasked(tmp_path):
     bank, cells = made()
     path = bank.save(tmp_path / "line.bank")
@@ -86,6 +96,9 @@ def test_a_file_that_is_no_bank_or_was_changed_is_refused(tmp_path):
     (tmp_path / "text.bank").write_text("normal")
     with pytest.raises(SchemaError, match="is no bank"):
         Bank.load(tmp_path / "text.bank")
+    np.save(tmp_path / "array.npy", np.ones(3))
+    with pytest.raises(SchemaError, match="is no bank"):
+        Bank.load(tmp_path / "array.npy")
     with np.load(path) as file:
         arrays = dict(file)
     for change, error in (
@@ -96,6 +109,23 @@ def test_a_file_that_is_no_bank_or_was_changed_is_refused(tmp_path):
             np.savez(file, **(arrays | change))
         with pytest.raises(error):
             Bank.load(tmp_path / "changed.bank")
+
+
+def test_an_array_is_no_bank_in_python_3_10_either(tmp_path, monkeypatch):
+    """There, `with` over what has no __enter__ is an AttributeError, not a TypeError."""
+    path = made()[0].save(tmp_path / "line.bank")
+
+    class OfPython310:
+        @property
+        def __enter__(self):
+            raise AttributeError("__enter__")
+
+        def __exit__(self, *_):
+            pass
+
+    monkeypatch.setattr(np, "load", lambda *_, **__: OfPython310())
+    with pytest.raises(SchemaError, match="is no bank"):
+        Bank.load(path)
 
 
 def test_what_cannot_be_judged_is_refused():

@@ -185,8 +185,20 @@ def test_a_file_that_goes_away_ends_nothing(package_path, coloured, tmp_path, mo
         report = write_report(
             explainer, Package.open(package_path), files, tmp_path / "gone.html", quiet=True
         )
-    assert (report.written, report.pairs, len(report.skipped)) == (4, 1, 1)
-    assert "red.png" in report.skipped[0]["image"]
+    assert (report.written, report.pairs, report.skipped) == (4, 1, [])
+    (failed,) = report.failed_pairs
+    assert (Path(failed["a"]).name, Path(failed["b"]).name) == ("red.png", "rose.png")
+    facts = data(report.path)["facts"]
+    assert "red.png beside" in facts["pairs that failed"]
+    assert "skipped" not in facts
+
+
+def test_no_pairs_are_compared_where_none_are_asked_for(package_path, coloured, tmp_path, monkeypatch):
+    monkeypatch.setattr(Explainer, "compare", lambda *_: pytest.fail("it compares"))
+    held, names = pairs_of(package_path, coloured, tmp_path / "none.html", "--pairs", "0")
+    assert (names, held["facts"]["pairs"]) == ([], "none of 2")
+    with pytest.raises(SystemExit):
+        main(["report", str(package_path), str(coloured), "--out", str(tmp_path / "x.html"), "--pairs", "-1"])
 
 
 def test_a_single_picture_has_no_pair(package_path, coloured, tmp_path):

@@ -6,6 +6,7 @@ import dataclasses
 import importlib
 import json
 import shutil
+import types
 
 import numpy as np
 import pytest
@@ -16,12 +17,12 @@ from PIL import Image
 from runtime import Explainer
 from runtime.__main__ import main
 from runtime.backends.fake import FakeBackend
-from runtime.errors import BackendUnavailable, InputError
+from runtime.errors import BackendUnavailable, EngineMismatch, InputError, OutputExists
 from runtime.explanation import Explanation
 from runtime.image import load_image
 from runtime.index import Index, Row, encode_mask
 from runtime.index.build import index_pictures
-from runtime.index.canary import check, read_sample
+from runtime.index.canary import check, read_sample, write_sample
 from runtime.index.search import search
 from runtime.index.stores import STORES
 from runtime.journal import LINES
@@ -351,7 +352,7 @@ def test_pictures_that_are_all_alike_give_no_verdict(package_path, tmp_path, cap
 
 
 def test_a_kill_between_the_parts_leaves_no_half_index(made, package_path, photos, monkeypatch):
-    def killed(*_):
+    def killed(*_, **__):
         raise KeyboardInterrupt
 
     monkeypatch.setattr("runtime.index.build.write_sample", killed)
@@ -362,3 +363,210 @@ def test_a_kill_between_the_parts_leaves_no_half_index(made, package_path, photo
     monkeypatch.undo()
     assert run("index", package_path, photos, "--out", made, "--quiet") == 0
     assert len((made / LINES).read_text().splitlines()) == 17
+
+
+def test_a_store_that_fails_leaves_the_index_that_was(made, package_path, photos, monkeypatch):
+    def full(*_):
+        raise OSError("no space left")
+
+    monkeypatch.setattr(STORES["parquet"], "write", staticmethod(full))
+    shutil.copy(photos / "00.png", photos / "new.png")
+    assert run("index", package_path, photos, "--out", made, "--quiet") == 1
+    with Index.open(made) as index:
+        assert len(index.nearest(np.ones(3, np.float32), 99)) == 16
+
+
+# Folders that are another's
+
+
+@pytest.fixture
+def shoebox(monkeypatch):
+    """A second store that is always installed."""
+    monkeypatch.setitem(STORES, "shoebox", STORES["parquet"])
+    monkeypatch.setitem(importlib.import_module("runtime.index.stores")._LIBRARIES, "shoebox", "json")
+    return "shoebox"
+
+
+def test_what_no_index_wrote_is_neither_replaced_nor_removed(shoebox, tiny, photos, tmp_path):
+    def again(store, *, force=False):
+        with Explainer(tiny) as explainer:
+            pictures = find_pictures([photos])
+            index_pictures(explainer, tiny, pictures, tmp_path, store=store, force=force, quiet=True)
+
+    foreign = tmp_path / shoebox / "mine"
+    foreign.parent.mkdir()
+    foreign.write_text("dear")
+    with pytest.raises(OutputExists, match="shoebox already exists"):
+        again(shoebox)
+    assert not (tmp_path / LINES).exists()  # before any work
+    again("parquet")
+    again("parquet")
+    again("parquet", force=True)
+    with pytest.raises(OutputExists):
+        again(shoebox)  # the index is that of parquet/
+    assert foreign.read_text() == "dear"
+    again(shoebox, force=True)
+    assert not foreign.exists()
+
+
+def test_the_store_of_an_earlier_index_gives_way(shoebox, made, package_path, photos):
+    with Explainer(package_path) as explainer:
+        index_pictures(
+            explainer, explainer._package, find_pictures([photos]), made, store=shoebox, quiet=True
+        )
+    assert not (made / "parquet").exists()
+    with Index.open(made) as index:
+        assert index.record.store == shoebox
+    (made / "index.json").unlink()  # as after a kill
+    assert run("index", package_path, photos, "--out", made, "--quiet", "--store", "parquet") == 0
+
+
+def test_a_later_line_without_a_mask_code_is_refused_too(made, package_path, photos, capsys):
+    lines = [json.loads(line) for line in (made / LINES).read_text().splitlines()]
+    del lines[5]["mask_code"]
+    (made / LINES).write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert run("index", package_path, photos, "--out", made, "--quiet") == 1
+    assert "pictures without a mask code" in capsys.readouterr().err
+
+
+# Searching again, and where nothing here takes targets
+
+
+class Mismatched(Asked):
+    """It takes targets, and no engine for them fits."""
+
+    def __call__(self, image, *, toward=None, fidelity=False):
+        if toward is not None:
+            self.targets.append(toward)
+            raise EngineMismatch("no engine for targets", expected="one", cure="build one")
+        return super().__call__(image, fidelity=fidelity)
+
+
+def test_without_an_engine_for_targets_each_shows_its_own(made, tiny, photos, tmp_path):
+    with Index.open(made) as index:
+        with Mismatched(tiny) as explainer:
+            explainer.targets = []
+            found = search(index, explainer, tiny, photos / "00.png", tmp_path / "found", k=3)
+        with Explainer(tiny) as plain:
+            search(index, plain, tiny, photos / "00.png", tmp_path / "plain", k=3)
+    assert found["masks"] == "each picture's own: no engine for targets; build one"
+    assert len(explainer.targets) == 1  # asked once
+    for name in ("01.png", "02.png", "03.png"):
+        assert (tmp_path / "found" / name).read_bytes() == (tmp_path / "plain" / name).read_bytes()
+
+
+def test_a_new_search_removes_the_pictures_of_the_earlier_one_and_nothing_else(made, photos, tmp_path):
+    out, beside = tmp_path / "out", tmp_path / "beside.png"
+    command = ("search", made, photos / "00.png", "--out", out, "--quiet", "--force")
+    assert run(*command, "--k", "4") == 0
+    beside.write_text("mine")
+    (out / "99.png").write_text("mine")
+    record = json.loads((out / "search.json").read_text())
+    record["hits"].append({"file": "../beside.png"})
+    (out / "search.json").write_text(json.dumps(record))
+    assert run(*command, "--k", "2") == 0
+    assert sorted(file.name for file in out.iterdir()) == ["01.png", "02.png", "99.png", "search.json"]
+    assert beside.read_text() == "mine"
+    (out / "search.json").write_text("broken")
+    assert run(*command, "--k", "1") == 0
+
+
+def test_a_keep_that_cannot_be_is_refused_before_any_work(made, photos, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("runtime.index.commands.search_index", lambda *_, **__: pytest.fail("it began"))
+    assert run("search", made, photos / "00.png", "--out", tmp_path / "found", "--keep", "0.9") == 1
+    assert "does not say what a level of its masks means" in capsys.readouterr().err
+
+
+# The canary, when pictures or values are not what they were
+
+
+def test_stored_pictures_that_cannot_be_read_are_an_objection(made, tiny, monkeypatch):
+    read = Explainer.__call__
+    sample = read_sample(made)
+
+    def older(explainer, image, **options):
+        return read(explainer, b"no picture" if image == sample.pictures[3] else image, **options)
+
+    monkeypatch.setattr(Explainer, "__call__", older)
+    found = checked(made, tiny)
+    assert found.objections() == ["1 of 16 stored pictures can no longer be read"]
+    assert (found.difference.n, found.difference.least_cosine) == (15, pytest.approx(1))
+    monkeypatch.setattr(Explainer, "__call__", lambda explainer, *_: read(explainer, b"no picture"))
+    assert run("canary", made, "--quiet") == 3
+    assert checked(made, tiny).objections() == ["16 of 16 stored pictures can no longer be read"]
+
+
+def test_values_that_are_not_finite_are_an_objection(made, tiny):
+    calls = []
+
+    def broken(images):
+        calls.append(len(images))
+        embedding, mask = exact.backend.run(images)
+        return (np.full_like(embedding, np.nan), mask) if len(calls) == 2 else (embedding, mask)
+
+    with Explainer(tiny) as exact:
+        found = checked(made, tiny, backend=FakeBackend(broken))
+    assert found.objections() == ["1 of 16 stored pictures give values that are no answer"]
+    assert json.loads(json.dumps(found.to_json()))["unusable"] == 1
+
+
+def test_indexing_again_keeps_the_sample_as_it_was(made, package_path, photos, monkeypatch):
+    before = read_sample(made)
+    (photos / "03.png").unlink()
+    shutil.copy(photos / "01.png", photos / "02.png")  # another picture by now
+    shutil.copy(photos / "00.png", photos / "new.png")
+    assert run("index", package_path, photos, "--out", made, "--quiet") == 0
+    after = read_sample(made)
+    assert after.names == [*before.names, "new"]
+    assert after.pictures[:-1] == before.pictures
+    assert after.pictures[-1] == (photos / "new.png").read_bytes()
+    assert run("canary", made, "--quiet") == 0
+    monkeypatch.setattr("runtime.index.canary.MOST", 8)
+    for i in range(15):
+        shutil.copy(photos / "05.png", photos / f"z{i:02d}.png")
+    assert run("index", package_path, photos, "--out", made, "--quiet") == 0
+    names = read_sample(made).names
+    assert (len(names), sum(name.startswith("z") for name in names)) == (8, 4)  # old and new, evenly
+    assert run("index", package_path, photos, "--out", made, "--quiet") == 0
+    assert read_sample(made).names == names
+
+
+def test_files_that_cannot_be_read_are_left_out_of_the_sample(made, tmp_path):
+    with Index.open(made) as index:
+        rows = [hit.row for hit in index.nearest(np.ones(3, np.float32), 99)]
+    folder = tmp_path / "other"
+    (tmp_path / "folder.png").mkdir()
+    rows[2] = dataclasses.replace(rows[2], image=str(tmp_path / "folder.png"))
+    assert write_sample(folder, rows, new=set())[0] == 15
+    assert rows[2].name not in read_sample(folder).names
+
+
+class FakeQdrant:
+    """Qdrant's client, as far as it opens and fails."""
+
+    open = 0
+
+    def __init__(self, path):
+        type(self).open += 1
+
+    def create_collection(self, *_, **__):
+        raise RuntimeError("already accessed by another instance")
+
+    def collection_exists(self, _):
+        return False
+
+    def close(self):
+        type(self).open -= 1
+
+
+def test_a_qdrant_client_that_fails_is_closed(tmp_path, monkeypatch):
+    kinds = types.SimpleNamespace(
+        VectorParams=dict, PointStruct=dict, Distance=types.SimpleNamespace(COSINE="cosine")
+    )
+    fake = types.SimpleNamespace(QdrantClient=FakeQdrant, models=kinds)
+    monkeypatch.setattr("runtime.index.stores.library", lambda _: fake)
+    with pytest.raises(RuntimeError, match="another instance"):
+        STORES["qdrant"].write(tmp_path, [row(0, np.ones(3, np.float32))])
+    with pytest.raises(InputError, match="close what else has the index open"):
+        STORES["qdrant"](tmp_path)
+    assert FakeQdrant.open == 0

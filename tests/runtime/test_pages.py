@@ -32,7 +32,7 @@ def place(make_package, package, tmp_path) -> Path:
     folder = tmp_path / "place"
     folder.mkdir()
     add_targets(make_package(folder / "parts.nemu", cells=True))
-    shutil.copytree(package, folder / "demo.nemu")
+    add_targets(Path(shutil.copytree(package, folder / "demo.nemu")))
     furnish(folder)
     return folder
 

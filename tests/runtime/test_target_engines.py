@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 import sys
@@ -21,7 +22,15 @@ from toward_graph import add_targets, reseal, strength
 from export import attach
 from runtime import Embedder, Explainer, commands
 from runtime.__main__ import main
-from runtime.backends import choose, choose_embedding, takes_targets, tensorrt, toward_backend
+from runtime.backends import (
+    choose,
+    choose_embedding,
+    cuda,
+    takes_targets,
+    tensorrt,
+    toward_backend,
+    without_mask,
+)
 from runtime.backends.base import check_targets
 from runtime.backends.fake import FakeBackend
 from runtime.backends.onnxruntime import OnnxRuntimeBackend
@@ -154,6 +163,26 @@ def test_it_is_of_the_kind_and_precision_of_the_other(targeted: Package, add, gp
             toward_backend(targeted, engine)
         assert refused.value.came.count("it takes no target") == 1
         assert f"--package {targeted.path} --toward --precision bf16" in refused.value.cure
+
+
+def test_it_runs_on_the_gpu_of_the_backend_beside(
+    toy: Package, add, gpu: Gpu, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever device the caller names: one backend may have been opened elsewhere."""
+    toy.manifest.files["model.toward.onnx"] = "0"
+    add(toy, "plain")
+    add(toy, "embedding", outputs=("embedding",))
+    asked: list[int] = []
+    with closing(choose(toy)) as plain:
+        assert plain.device == 0
+        with monkeypatch.context() as patch:
+            patch.setattr(plain, "_gpu", dataclasses.replace(plain._gpu, index=1))
+            patch.setattr(tensorrt, "open_backend", lambda *_, device, **__: asked.append(device))
+            patch.setattr(tensorrt, "open_engine", lambda *_, device, **__: asked.append(device) or plain)
+            patch.setattr(cuda, "device", lambda n: asked.append(n) or plain._gpu)
+            toward_backend(toy, plain, 0)
+            without_mask(toy, plain, 0)
+    assert asked == [1, 1, 1]
 
 
 @pytest.mark.parametrize("precision", ["fp16", "fp32"])
