@@ -42,6 +42,8 @@ from train.__main__ import main as train
 
 OUT = Path(os.path.relpath(Path(__file__).parent / "out"))
 PACKAGE, WEIGHTS = OUT / "demo.nemu", OUT / "lite0.safetensors"
+JUDGED = 24
+"""Composites that the package's card is of: as few as `export.level` takes, for what each costs."""
 SHOWN = 4
 """Composites in the picture: the first, not the best."""
 COLUMNS = 3
@@ -50,7 +52,7 @@ PAIRS_SHOWN = 3
 """Pairs in their picture: the first, not the best."""
 
 BUILD = [
-    *("--masker", os.path.relpath(MASKER), "--weights", str(WEIGHTS), "--evaluate", str(OUT / "composites")),
+    *("--masker", os.path.relpath(MASKER), "--weights", str(WEIGHTS), "--evaluate", str(OUT / "judged")),
     *("--precision", "fp16", "--target", "rtx", "--out", str(PACKAGE)),
 ]
 COMMANDS = {"train": train, "export.build_engine": build, "runtime": run}
@@ -68,7 +70,8 @@ def main() -> int:
         return error.exit_code
     shown, scored, shared = photographs(), composites(), pairs()
     sides = [view for pair in shared for view in pair.views]
-    for name, views in (("photographs", shown), ("composites", scored), ("pairs", sides)):
+    written = {"photographs": shown, "composites": scored, "judged": scored[:JUDGED], "pairs": sides}
+    for name, views in written.items():
         with atomic_folder(OUT / name, force=True) as folder:
             for view in views:
                 save_png(folder / f"{view.name}.png", view.image)

@@ -134,7 +134,10 @@ def look_at_why_they_matched(place: Path) -> None:
     ]
     assert all("toward" in record[side] for record in records for side in "ab")
     lines = [json.loads(line) for line in (place / "like-query/explanations.jsonl").read_text().splitlines()]
-    assert len({line["toward"]["target"] for line in lines}) == 1
+    asked = np.load(place / "like-query/toward.npy")
+    rows = np.load(place / "like-query/embeddings.npy")
+    cosines = rows @ asked / np.linalg.norm(rows, axis=1) / np.linalg.norm(asked)
+    assert [line["toward"]["similarity"] for line in lines] == pytest.approx(cosines, abs=1e-4)
     assert len(lines) == 8
     assert (place / "assessed.png").is_file()
 
