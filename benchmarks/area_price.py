@@ -111,7 +111,12 @@ def train(job: Job, device: torch.device) -> tuple[MaskerTraining, float]:
     case = job.case
     torch.manual_seed(job.seed)
     config = TrainConfig(
-        encoder=case.encoder, data=case.data, steps=job.steps, batch_size=case.batch_size, seed=job.seed
+        toward=False,
+        encoder=case.encoder,
+        data=case.data,
+        steps=job.steps,
+        batch_size=case.batch_size,
+        seed=job.seed,
     )
     encoder = load_encoder(config.encoder)
     module = MaskerTraining(NEM.of(config, encoder), config, files="").to(device)

@@ -186,5 +186,5 @@ def _arguments(source: Source, name: str, *, seed: int, options: Training) -> li
     given = [part for option, value in options.items() for part in (f"--{option}", value)]
     return [
         *("--encoder", config.encoder, "--weights", str(config.weights)),
-        *("--image-size", str(source.size), "--resize", "squash", "--seed", str(seed), *given),
+        *("--image-size", str(source.size), "--resize", "squash", "--no-toward", "--seed", str(seed), *given),
     ]

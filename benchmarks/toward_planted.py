@@ -12,6 +12,7 @@ import torch
 from benchmarks.encoders import embed
 from benchmarks.explainers import encoder_of, train_masker
 from benchmarks.scenes import FIRST_SCENE
+from benchmarks.settings import TARGETS
 from benchmarks.toward_measures import row
 from benchmarks.toward_subject import NULL, Asked, logits
 from benchmarks.world import Scene, scene
@@ -66,7 +67,7 @@ def planted(work: Path, *, seed: int, steps: int, scenes: int, quick: bool = Fal
     `self_mass` is the mass on the red digit of the mask of an encoder that depends on nothing else.
     """
     encoder = encoder_of("digits", work)
-    nem = load_nem(train_masker(work, "digits", "nemu", seed=seed, steps=steps, quick=quick) / MASKER)
+    nem = load_nem(train_masker(work, "digits", TARGETS, seed=seed, steps=steps, quick=quick) / MASKER)
     found = []
     for shared in DIGITS:
         both = pairs(scenes, shared)
@@ -90,7 +91,7 @@ def planted(work: Path, *, seed: int, steps: int, scenes: int, quick: bool = Fal
         if shared == "red" and not (work / "encoders/red.safetensors").is_file():
             print(f"warning: no encoder `red` in {work}: its self-mask is not beside it", file=sys.stderr)
         elif shared == "red":
-            run = train_masker(work, "red", "nemu", seed=seed, steps=steps, quick=quick)
+            run = train_masker(work, "red", TARGETS, seed=seed, steps=steps, quick=quick)
             alone = load_nem(run / MASKER)
             x = alone.encoder.normalize(torch.from_numpy(first))
             own = Asked(x=x, regions=asked.regions, targets={NULL: torch.zeros_like(q)}, centre=asked.centre)

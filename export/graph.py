@@ -161,7 +161,7 @@ def _one_type(model: onnx.ModelProto) -> None:
         model.graph.value_info.remove(value)
 
 
-def _faults(model: onnx.ModelProto, wanted: int, toward: bool) -> Iterator[str]:
+def _faults(model: onnx.ModelProto, wanted: int, toward: bool = False) -> Iterator[str]:
     opset = next(o.version for o in model.opset_import if o.domain in ("", "ai.onnx"))
     if opset != wanted or model.ir_version > IR_VERSION:
         yield f"opset {opset}, IR {model.ir_version}"
