@@ -121,8 +121,10 @@ def kept(options: Options, job: Job) -> Path:
         key |= {"data": digest(options.source.data), "images": options.images}
     if job.kind in ("cost", "timing"):
         key |= {"device": device_name(), "threads": options.threads, "rounds": options.rounds}
-    if job.kind in ("baselines", "timing"):
-        key |= {"cheap": options.cheap_images, "dear": options.dear_images, "methods": _settings(job.method)}
+        key |= {"methods": options.methods if job.kind == "timing" else ()}
+    if job.kind == "baselines":
+        of = METHODS[job.method].settings if job.method in METHODS else {}
+        key |= {"pictures": _pictures(options, job.method), "settings": of}
     if job.kind == "self":
         key |= {"faithful": options.faithful_images}
     if job.kind == "optimum":
@@ -143,8 +145,9 @@ def result_of(options: Options, job: Job) -> list[Row]:
     return rows
 
 
-def _settings(method: str) -> dict[str, Any]:
-    return METHODS[method].settings if method in METHODS else {}
+def _pictures(options: Options, method: str) -> int:
+    dear = method in METHODS and METHODS[method].dear
+    return options.dear_images if dear else options.cheap_images
 
 
 def _which(job: Job) -> str:
@@ -193,7 +196,7 @@ def _optimum(options: Options, job: Job) -> list[Row]:
         )
         for name in ("u", "v")
     }
-    who = {"encoder": job.encoder, "method": "optimum", "seed": 0, "price": price}
+    who = {"encoder": job.encoder, "method": "optimum", "seed": 0, "steps": options.optimum_steps}
     return [{**who, **one} for one in shares(masks, asked.regions)]
 
 
@@ -209,10 +212,8 @@ def _self(options: Options, job: Job) -> list[Row]:
 
 def _baselines(options: Options, job: Job) -> list[Row]:
     """Of ours, also what its mask shows that ignores the target."""
-    dear = job.method in METHODS and METHODS[job.method].dear
     where = (options.source, job.encoder, options.images)
-    images = options.dear_images if dear else options.cheap_images
-    found = tasks(composites(*where), mixtures(*where), images)
+    found = tasks(composites(*where), mixtures(*where), _pictures(options, job.method))
     who = {"encoder": job.encoder, "seed": job.seed}
     if job.method == OURS:
         nem = _nem(options, job)

@@ -107,7 +107,8 @@ def _yes(reached: bool) -> str:
 def mixtures(rows: Rows, optimum: Rows) -> str:
     """Of one encoder: the share of the mask in the region, by what is asked for."""
     lines = []
-    for who, of in (("nemu", rows), ("a mask optimised for each mixture (limit)", optimum)):
+    alone = f"a mask optimised for each mixture, {optimum[0]['steps']} steps" if optimum else ""
+    for who, of in (("nemu", rows), (alone, optimum)):
         for asked, title in SHARES.items():
             if here := [row for row in of if row["asked"] == asked]:
                 area = statistics.fmean(row["area"] for row in here)
@@ -148,7 +149,10 @@ def timing(rows: Rows) -> str:
         [
             row["method"],
             f"{row['seconds_per_image']:.4f}",
-            *(f"{row[key]:.0f} ×" for key in ("ratio_onnxruntime", "ratio_torch")),
+            *(
+                f"{row[key]:.2g} ×" if row[key] < 10 else f"{row[key]:.0f} ×"
+                for key in ("ratio_onnxruntime", "ratio_torch")
+            ),
         ]
         for row in rows
     ]
