@@ -11,7 +11,13 @@ _COMMANDS = {
     "explain": "explain pictures                       (python -m runtime explain)",
     "compare": "why two pictures match                 (python -m runtime compare)",
     "report": "one HTML page of a folder              (python -m runtime report)",
+    "assess": "can the masks be believed here?        (python -m runtime assess)",
+    "bank": "learn what is normal                   (python -m runtime bank)",
+    "anomalies": "which pictures are unlike that, where  (python -m runtime anomalies)",
     "diff": "may two packages share an index?       (python -m runtime diff)",
+    "index": "pictures → vectors with their reasons  (python -m runtime index)",
+    "search": "what in an index is like it, and why   (python -m runtime search)",
+    "canary": "does an index still hold               (python -m runtime canary)",
     "bench": "how fast it is on this device          (python -m runtime bench)",
     "info": "what a package is                      (python -m runtime info)",
     "doctor": "what is installed and what is missing  (python -m runtime doctor)",
@@ -20,12 +26,12 @@ _COMMANDS = {
 _EXTRAS = {"train": "train", "build": "export", "convert": "export"}
 _TRAIN = ("torch", "torchvision", "timm", "lightning", "safetensors", "onnxscript")
 _USAGE = "usage: nemu COMMAND ...   (nemu COMMAND --help)\n\n" + "\n".join(
-    f"  {name:9}{text}" for name, text in _COMMANDS.items()
+    f"  {name:10}{text}" for name, text in _COMMANDS.items()
 )
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run a command; returns its exit code: 0 done, 1 error, 2 wrong usage, 3 the parity gate failed."""
+    """Run a command; returns its exit code: 0 done, 1 error, 2 wrong usage, 3 a gate failed."""
     arguments = sys.argv[1:] if argv is None else argv
     if not arguments or arguments[0] in ("-h", "--help"):
         print(_USAGE)

@@ -32,11 +32,10 @@ from export.pictures import fitted
 from runtime.image import Geometry, find_images
 from train.config import EncoderConfig, TrainConfig
 from train.data import Photographs, collate
-from train.fit import FIRST_IMAGES
 from train.nem import NEM
 from train.objective import AREA_PRICE, OBJECTIVES, Batch
 from train.occlusion import make_fill, occlude
-from train.training import MaskerTraining
+from train.training import FIRST_IMAGES, MaskerTraining
 from train.verdict import GREY
 from train.zoo import load_encoder
 
@@ -112,10 +111,15 @@ def train(job: Job, device: torch.device) -> tuple[MaskerTraining, float]:
     case = job.case
     torch.manual_seed(job.seed)
     config = TrainConfig(
-        encoder=case.encoder, data=case.data, steps=job.steps, batch_size=case.batch_size, seed=job.seed
+        toward=False,
+        encoder=case.encoder,
+        data=case.data,
+        steps=job.steps,
+        batch_size=case.batch_size,
+        seed=job.seed,
     )
     encoder = load_encoder(config.encoder)
-    module = MaskerTraining(NEM.untrained(encoder, masker=config.masker), config, files="").to(device)
+    module = MaskerTraining(NEM.of(config, encoder), config, files="").to(device)
     stream = Photographs(
         find_images(Path(case.data)),
         geometry=Geometry.from_record(encoder.input),

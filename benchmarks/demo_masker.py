@@ -27,6 +27,7 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -37,12 +38,21 @@ from benchmarks.maskers import mask, train_masker
 from benchmarks.natural_licences import licence
 from benchmarks.record import meta, write
 from demo.lite0 import ARCHITECTURE, SIZE, write_weights
-from demo.photographs import MASKER, composites, inside_and_outside, paste, square
+from demo.photographs import (
+    MASKER,
+    composites,
+    inside_and_outside,
+    pairs,
+    paste,
+    shared_and_other,
+    square,
+)
 from runtime.atomic import atomic_file, atomic_folder
 from runtime.errors import InputError, NemuError
 from train.checkpoint import load_nem, read_config, save_masker
 from train.folder import CONFIG, SUMMARY
 from train.folder import MASKER as TRAINED
+from train.nem import NEM
 
 GCOMPRIS, LOMIRI = "gcompris-qt-data", "lomiri-wallpapers-16.04"
 PERMITTED = re.compile(r"CC0|CC-BY(-SA)?-\d|public-domain")
@@ -188,6 +198,7 @@ def ship(run: Path, used: list[Source], options: list[str]) -> None:
     x = nem.encoder.normalize(torch.from_numpy(np.stack([view.image for view in views])))
     masks = mask(nem.masker, nem.encoder, x)
     inside, outside = inside_and_outside([view.region for view in views], list(masks.numpy()))
+    shared = _pairs(nem) if nem.takes_target else {}
     drawings = sum(DRAWINGS in source.file for source in used)
     card = {
         "command": "python -m train --weights lite0.safetensors --data pictures --out run "
@@ -197,9 +208,25 @@ def ship(run: Path, used: list[Source], options: list[str]) -> None:
         "photographs": len(used) - drawings,
         "drawings": drawings,
         "composites": {"n": len(views), "inside": inside, "outside": outside},
+        **shared,
         "meta": meta(),
     }
     write(MASKER.with_name("card.json"), card)
+
+
+@torch.inference_mode()
+def _pairs(nem: NEM) -> dict[str, Any]:
+    """Masks of pictures that share one of two things: by themselves, and toward each other."""
+    shared = pairs()
+    images = np.stack([view.image for pair in shared for view in pair.views])
+    x = nem.encoder.normalize(torch.from_numpy(images))
+    embedding, alone = nem(x)
+    toward = nem(x, embedding.unflatten(0, (-1, 2)).flip(1).flatten(0, 1))[1]
+    found = {
+        name: shared_and_other(shared, list(masks.numpy()))
+        for name, masks in (("by_itself", alone), ("toward", toward))
+    }
+    return {"pairs": {"n": len(shared), **found}}
 
 
 if __name__ == "__main__":

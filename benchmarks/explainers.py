@@ -74,7 +74,7 @@ def _arguments(work: Path, name: str, method: str, *, seed: int, steps: int, dat
         *("--encoder", architecture, "--weights", str(work / "encoders" / f"{name}.safetensors")),
         *("--image-size", str(SIZE), "--resize", "squash", "--data", str(data)),
         *("--steps", str(steps), "--learning-rate", "3e-3", "--precision", TRAINING_PRECISION),
-        *("--seed", str(seed), *SETTINGS[method]),
+        *("--seed", str(seed), "--no-toward", *SETTINGS[method]),
     ]
 
 

@@ -1,8 +1,9 @@
 """The package's own engines, with and without its mask, as CUDA graphs; and what our runtime adds to that.
 
 The encoder alone is the engine of `python -m export.build_engine --embedding-only`, of the same graph and
-weights.  Both are timed in turns on a stream of their own, as PyTorch's modules are in `gpu_latency`:
-`ratio_to_encoder` is what the mask costs.  No torch: this runs on a Jetson.
+weights; `toward`, where the package takes targets, is the one with two inputs.  They are timed in turns on a
+stream of their own, as PyTorch's modules are in `gpu_latency`: `ratio_to_encoder` is what the mask costs.  No
+torch: this runs on a Jetson.
 
 Run so far over stand-ins.  On a GPU: see benchmarks/gpu_check.sh.
 """
@@ -18,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.gpu_bench import DeviceImages
+from benchmarks.gpu_package import form_of
 from benchmarks.gpu_raw_engine import RawEngine, events
 from benchmarks.gpu_report import Clock, Report, device_clock, parser
 from benchmarks.interleave import Call, wall_clock
@@ -59,7 +61,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def fitting(package: Package, flavour: str, gpu: cuda.DeviceInfo) -> dict[str, Engine]:
-    """`fused` and `encoder`, as far as the package has an engine of the flavour that fits this GPU.
+    """Those of `gpu_package.FORMS` that the package has an engine of, of the flavour, that fits this GPU.
 
     Raises:
         BackendUnavailable: the flavour's library is not here.
@@ -71,7 +73,7 @@ def fitting(package: Package, flavour: str, gpu: cuda.DeviceInfo) -> dict[str, E
         if record.flavour == flavour and not misfit(record, gpu.compute_capability):
             if flavour == "rtx" and (why := refused(engine.read(), gpu)):
                 raise EngineMismatch(why, expected="a GPU that it supports", cure="use engines of tensorrt")
-            found.setdefault("encoder" if record.embedding_only else "fused", engine)
+            found.setdefault(form_of(record), engine)
     return found
 
 
@@ -115,7 +117,8 @@ def overhead(report: Report, package: Package, engines: dict[str, Engine]) -> No
     """Rows of one image through the package's engine, from idle to idle, each around the one before.
 
     `bare` is a CUDA graph on device memory; then ours: `run_device` of the Explainer, which copies within the
-    device; `run` of the backend, which copies in and out; the Explainer on a host image of the exact size.
+    device; `run` of the backend, which copies in and out; the Explainer on a host image of the exact size;
+    and `run_toward`, if there is an engine for targets.
     What `run_device` adds to the graph is the cost of our Python and of three small copies.
     """
     engine = engines.get("fused")
@@ -140,6 +143,10 @@ def overhead(report: Report, package: Package, engines: dict[str, Engine]) -> No
             "backend.run": functools.partial(backend.run, images),
             "explainer": functools.partial(explainer, images[0]),
         }
+        if "toward" in engines:
+            asks = stack.enter_context(closing(open_engine(package, engines["toward"], unlisted=True)))
+            toward = np.ones((1, package.manifest.encoder.dimension), np.float32)
+            calls["backend.run_toward"] = functools.partial(asks.run_toward, images, toward)
         report.compare(calls, wall_clock, **{**row, "backend": f"overhead, {engine.path.name}"})
 
 

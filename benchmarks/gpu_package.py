@@ -7,13 +7,21 @@ import shutil
 import sys
 from pathlib import Path
 
-from runtime.backends import cuda
+from runtime.backends import cuda, takes_targets
 from runtime.backends.tensorrt import not_listed
 from runtime.backends.tensorrt_library import library
 from runtime.errors import BackendUnavailable, NemuError
+from runtime.manifest import EngineRecord
 from runtime.package import Package
 
 DEMO = Path("demo/out/demo.nemu")
+FORMS = {"fused": [], "encoder": ["--embedding-only"], "toward": ["--toward"]}
+"""Form of an engine → options that build it: with the mask, without it, with one for a target."""
+
+
+def form_of(record: EngineRecord) -> str:
+    """A key of `FORMS`."""
+    return "encoder" if record.embedding_only else "toward" if record.takes_target else "fused"
 
 
 def find_package(work: Path) -> tuple[Path | None, str]:
@@ -27,23 +35,25 @@ def find_package(work: Path) -> tuple[Path | None, str]:
 
 
 def build_command(package: Path | None, flavour: str, engine: str) -> list[str]:
-    """Module and arguments that build an engine; none if it is there, or cannot be built here.
+    """Module and arguments that build an engine; none if it is there, or cannot be built here or of this one.
 
     Args:
-        engine: `fused`, or `encoder` for one without the mask.
+        engine: of `FORMS`.
     """
     if package is None or not _can_build(flavour):
         return []
     try:
-        records = [found.record for found in Package.open(package).engines()]
+        opened = Package.open(package)
+        records = [found.record for found in opened.engines()]
     except NemuError as error:
         print(f"{package}: {error}", file=sys.stderr)
         return []
-    wanted = (flavour, str(library(flavour).__version__), engine == "encoder")
-    if wanted in {(record.flavour, record.version, record.embedding_only) for record in records}:
+    wanted = (flavour, str(library(flavour).__version__), engine)
+    there = wanted in {(record.flavour, record.version, form_of(record)) for record in records}
+    if there or (engine == "toward" and not takes_targets(opened)):
         return []
     command = ["export.build_engine", "--package", str(package), "--target", _target(flavour)]
-    return [*command, *(["--embedding-only"] if engine == "encoder" else []), "--force", "--quiet"]
+    return [*command, *FORMS[engine], "--force", "--quiet"]
 
 
 def _target(flavour: str) -> str:

@@ -2,7 +2,7 @@
 
 TensorRT-RTX runs on no Hopper, for one.  An engine is opened as the runtime opens it; what
 the runtime refuses is tried all the same, and what happened is reported in full.  Outputs are poisoned before
-every run.
+every run.  One that takes targets is asked for each image with the embedding of another.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from typing import Any
 import numpy as np
 
 from benchmarks.record import meta, write
-from runtime.backends import choose, cuda, first_opening
+from runtime.backends import choose, cuda, first_opening, takes_targets, toward_backend
 from runtime.backends.tensorrt import TensorRTBackend, open_engine
 from runtime.backends.tensorrt_library import library, logger, validity
 from runtime.errors import BackendUnavailable, EngineMismatch
 from runtime.package import Engine, Package
 from runtime.parity import measure
-from runtime.verify import limits_for, load_reference, run_all
+from runtime.verify import limits_for, load_reference, run_all, run_all_toward
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -62,13 +62,18 @@ def _flavour(path: Path | None, flavour: str, result: dict[str, Any], out: Path)
         return
     images = load_reference(package).images
     with closing(choose(package, "onnxruntime")) as cpu:
-        expected = run_all(cpu, images)
+        expected = asked = run_all(cpu, images)
+        toward = np.roll(expected[0], 1, axis=0)
+        if takes_targets(package):
+            with closing(toward_backend(package, cpu)) as asks:
+                asked = run_all_toward(asks, images, toward)
     result["reference"] = f"onnxruntime on the CPU, fp32, {len(images)} reference images of the package"
     for engine in explaining:
         report: dict[str, Any] = {"engine": engine.path.name, "record": asdict(engine.record)}
         result["engines"].append(report)
+        targets, right = (toward, asked) if engine.record.takes_target else (None, expected)
         try:
-            _try(package, engine, images, expected, report, save=lambda: write(out, result))
+            _try(package, engine, images, targets, right, report, save=lambda: write(out, result))
         except BackendUnavailable as error:
             report["error"] = str(error)
             result["skipped"].append({"what": f"running {engine.path.name}", "why": error.came})
@@ -80,6 +85,7 @@ def _try(
     package: Package,
     engine: Engine,
     images: np.ndarray,
+    toward: np.ndarray | None,
     expected: tuple[np.ndarray, np.ndarray],
     report: dict[str, Any],
     *,
@@ -115,7 +121,7 @@ def _try(
         save()
         limits = limits_for(record.precision)
         for batch in sorted({1, backend.max_batch}):
-            outputs = _poisoned_run(backend, images, batch)
+            outputs = _poisoned_run(backend, images, toward, batch)
             parity = measure(
                 embedding=outputs[0],
                 mask=outputs[1],
@@ -140,12 +146,16 @@ def _judge(plan: bytes, report: dict[str, Any]) -> None:
     report["validity_log"] = list(logger(library("rtx")).lines)
 
 
-def _poisoned_run(backend: TensorRTBackend, images: np.ndarray, batch: int) -> tuple[np.ndarray, np.ndarray]:
+def _poisoned_run(
+    backend: TensorRTBackend, images: np.ndarray, toward: np.ndarray | None, batch: int
+) -> tuple[np.ndarray, np.ndarray]:
     """All images, `batch` at a time; every output buffer holds NaN before each run."""
     parts = []
     for start in range(0, len(images), batch):
         backend.poison()
-        parts.append(backend.run(images[start : start + batch]))
+        which = slice(start, start + batch)
+        given = images[which]
+        parts.append(backend.run(given) if toward is None else backend.run_toward(given, toward[which]))
     embedding, mask = (np.concatenate(part) for part in zip(*parts, strict=True))
     return embedding, mask
 

@@ -16,9 +16,10 @@ from benchmarks.interleave import Call
 from runtime.backends import cuda
 from runtime.backends.cuda_memory import DeviceBuffer, Graph, PinnedArray, Stream
 from runtime.backends.rtx_cache import RtxCache
-from runtime.backends.tensorrt_engine import LoadedEngine
+from runtime.backends.tensorrt_engine import INPUT, LoadedEngine
 from runtime.backends.tensorrt_library import library
 from runtime.errors import BackendError
+from runtime.manifest import TOWARD
 from runtime.package import Engine
 
 
@@ -26,7 +27,7 @@ class RawEngine:
     """An engine of a package on buffers and a stream; used and closed while the device is current.
 
     Args:
-        shape: of the images, within the engine's profile; they are random.
+        shape: of the images, within the engine's profile; they and targets, if it takes any, are random.
         stream: not the default one.
 
     Raises:
@@ -41,17 +42,14 @@ class RawEngine:
         self._memory = ExitStack()
         self._graph: Graph | None = None
         try:
+            inputs = self._random_inputs(shape)
             self._context = self._engine.context(
-                shape, lambda nbytes: self._keep(DeviceBuffer(self._cuda, nbytes)).handle
+                {name: array.shape for name, array in inputs.items()},
+                lambda nbytes: self._keep(DeviceBuffer(self._cuda, nbytes)).handle,
             )
-            images = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
-            self._input = self._keep(DeviceBuffer(self._cuda, images.nbytes))
-            with PinnedArray(self._cuda, shape, np.uint8) as host:
-                host.array[:] = images
-                self._cuda.copy_in(self._input.handle, host.handle, host.nbytes, stream.handle)
-                self.finish()
+            buffers = {name: self._uploaded(array) for name, array in inputs.items()}
             self._outputs = {name: self._output(name) for name in engine.record.outputs}
-            addresses = {"image": self._input, **{name: pair[0] for name, pair in self._outputs.items()}}
+            addresses = {**buffers, **{name: pair[0] for name, pair in self._outputs.items()}}
             for name, buffer in addresses.items():
                 self._engine.must(self._context.set_tensor_address(name, buffer.handle), "set_tensor_address")
             self.enqueue()
@@ -112,6 +110,21 @@ class RawEngine:
 
     def _keep(self, resource: Any) -> Any:
         return self._memory.enter_context(resource)
+
+    def _random_inputs(self, shape: tuple[int, ...]) -> dict[str, np.ndarray]:
+        rng = np.random.default_rng(0)
+        inputs: dict[str, np.ndarray] = {INPUT: rng.integers(0, 256, shape, dtype=np.uint8)}
+        if TOWARD in self._engine.inputs:
+            inputs[TOWARD] = rng.standard_normal((shape[0], self._engine.dimension), np.float32)
+        return inputs
+
+    def _uploaded(self, array: np.ndarray) -> DeviceBuffer:
+        buffer: DeviceBuffer = self._keep(DeviceBuffer(self._cuda, array.nbytes))
+        with PinnedArray(self._cuda, array.shape, array.dtype.type) as host:
+            host.array[:] = array
+            self._cuda.copy_in(buffer.handle, host.handle, host.nbytes, self._stream.handle)
+            self.finish()
+        return buffer
 
     def _output(self, name: str) -> tuple[DeviceBuffer, PinnedArray]:
         size = tuple(int(side) for side in self._context.get_tensor_shape(name))

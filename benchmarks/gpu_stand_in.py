@@ -76,6 +76,9 @@ class Engine:
     def get_tensor_dtype(self, name: str) -> Any:
         return SimpleNamespace(name="UINT8" if name == "image" else "FLOAT")
 
+    def get_tensor_shape(self, name: str) -> tuple[int, ...]:
+        return {"embedding": (-1, DIMENSION)}[name]
+
     def create_execution_context(self, strategy: str = "STATIC") -> Context:
         return Context(self, given={"STATIC": None, "USER_MANAGED": 0}[strategy])
 

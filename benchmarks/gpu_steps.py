@@ -38,8 +38,8 @@ class Step:
     """It is not begun without one."""
     needs: tuple[str, ...] = ()
     """Modules without which it is not begun."""
-    builds: tuple[str, str] | None = None
-    """Flavour and engine, see `gpu_package.build_command`, that is built before if it is not there."""
+    builds: tuple[tuple[str, str], ...] = ()
+    """Flavour and engine, see `gpu_package.build_command`, of what is built before if it is not there."""
 
     def missing(self, plan: Plan) -> str:
         """Why it cannot be begun here; empty if it can."""
@@ -98,8 +98,8 @@ def _torch(name: str, seconds: float, batch: list[str], ways: list[str], *, gpu:
 def _parity(flavour: str, *, gpu: bool) -> Step:
     return Step(
         name=f"{flavour}: parity", file="parity", seconds=60, module="benchmarks.gpu_parity", gpu=gpu,
-        arguments=lambda plan, limit: [*_package(plan), "--flavour", flavour], builds=(flavour, "fused"),
-        needs=("onnxruntime",),
+        arguments=lambda plan, limit: [*_package(plan), "--flavour", flavour],
+        builds=((flavour, "fused"), (flavour, "toward")), needs=("onnxruntime",),
     )  # fmt: skip
 
 
@@ -110,7 +110,7 @@ def _engines(flavour: str) -> Step:
 
     return Step(
         name=f"{flavour}: engines", file="engines", seconds=60, module="benchmarks.gpu_engine",
-        arguments=arguments, builds=(flavour, "encoder"),
+        arguments=arguments, builds=((flavour, "encoder"),),
     )  # fmt: skip
 
 

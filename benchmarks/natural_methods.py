@@ -137,8 +137,13 @@ def optimised(
     fill: str,
     seed: int,
     steps: int = OPTIMISED_STEPS,
+    target: Tensor | None = None,
 ) -> Tensor:
-    """The objective's own optimum: a mask for each image by Adam on its logits, with no network between."""
+    """The objective's own optimum: a mask for each image by Adam on its logits, with no network between.
+
+    Args:
+        target: (N, D), what the masked images are to look like; default: the images themselves.
+    """
     generator = torch.Generator(x.device).manual_seed(seed)
     height, width = (-(-side // OPTIMISED_STRIDE) for side in x.shape[2:])
     coarse = torch.zeros(len(x), 1, height, width, device=x.device, requires_grad=True)
@@ -151,7 +156,7 @@ def optimised(
         return encoder(images)[0]
 
     with torch.no_grad():
-        embedding = embed(x)
+        embedding = embed(x) if target is None else target
     for _ in range(steps):
         with torch.enable_grad():
             batch = Batch(
@@ -181,5 +186,5 @@ def _arguments(source: Source, name: str, *, seed: int, options: Training) -> li
     given = [part for option, value in options.items() for part in (f"--{option}", value)]
     return [
         *("--encoder", config.encoder, "--weights", str(config.weights)),
-        *("--image-size", str(source.size), "--resize", "squash", "--seed", str(seed), *given),
+        *("--image-size", str(source.size), "--resize", "squash", "--no-toward", "--seed", str(seed), *given),
     ]

@@ -116,7 +116,17 @@ def weight_and_layers(model: str, scratch: Path) -> list[dict[str, Any]]:
     train_masker(
         [
             *("--encoder", model, "--weights", str(weights), "--image-size", "224", "--quiet"),
-            *("--data", str(PHOTOGRAPHS), "--out", str(run), "--steps", "2", "--batch-size", "4"),
+            *(
+                "--data",
+                str(PHOTOGRAPHS),
+                "--out",
+                str(run),
+                "--steps",
+                "2",
+                "--batch-size",
+                "4",
+                "--no-toward",
+            ),
         ]
     )
     rows = []

@@ -5,7 +5,9 @@ from __future__ import annotations
 from train.decoders import LATERALS
 
 NEMU = "nemu"
-"""The default of `python -m train`."""
+"""The default of `python -m train`, but without targets."""
+TARGETS = "nemu, with targets"
+"""The default itself."""
 
 WEIGHT_HALF = "nemu, weight 0.5"
 """The default as it was before the weight was measured on the encoder."""
@@ -16,6 +18,7 @@ _ZERO = ("--fill", "zero")
 
 SETTINGS: dict[str, tuple[str, ...]] = {
     NEMU: (),
+    TARGETS: ("--toward",),
     WEIGHT_HALF: _HALF,
     "ranking": ("--objective", "ranking"),
     # the authors' decoder (the image is a skip), objective (contrastive), fill and weight; optimiser and
@@ -36,7 +39,7 @@ SETTINGS: dict[str, tuple[str, ...]] = {
 """Ours, the ranking, the authors'; then the ablation."""
 
 TRAINED = (NEMU, "ranking", "authors")
-ABLATION = tuple(name for name in SETTINGS if name != WEIGHT_HALF)
+ABLATION = tuple(name for name in SETTINGS if name not in (WEIGHT_HALF, TARGETS))
 
 SETTINGS |= {name: ("--masker", name) for name in LATERALS if name != "lateral"}
 # the authors' decoder as they have it on a ResNet, at the learning rate that suits it, else trained as ours

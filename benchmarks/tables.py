@@ -106,6 +106,14 @@ def _shipped() -> str:
     card, run = (json.loads((ROOT / f"demo/masker/{name}.json").read_text()) for name in ("card", "summary"))
     of = card["composites"]
     cells = [(f"mean mask {side} the object", f"{of[side]:.3f}") for side in ("inside", "outside")]
+    if pairs := card.get("pairs"):
+        cells += [
+            (
+                f"mean mask on what two pictures share / on what they do not, {words} ({pairs['n']} pairs)",
+                f"{pairs[how]['shared']:.3f} / {pairs[how]['other']:.3f}",
+            )
+            for how, words in (("by_itself", "each by itself"), ("toward", "toward each other"))
+        ]
     return (
         f"**The masker that ships**, EfficientNet-Lite0, {of['n']} composites of five unseen photographs\n"
         f"(`{card['command']}`,\n"

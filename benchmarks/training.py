@@ -147,7 +147,7 @@ def authors_turn(work: Workload, encoder: FrozenEncoder, images: Photographs) ->
 def our_turn(config: TrainConfig, encoder: FrozenEncoder, images: Photographs, out: Path) -> Turn:
     """Some steps of `python -m train`."""
     torch.manual_seed(config.seed)
-    nem = NEM.untrained(encoder, masker=config.masker, image_skip=config.image_skip)
+    nem = NEM.of(config, encoder)
     module = MaskerTraining(nem, config, files="")
     if config.centred:
         module.set_centre(collate([images[p] for p in range(2)])[0])  # any: it takes no time of a step

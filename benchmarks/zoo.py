@@ -52,7 +52,17 @@ def run(name: str, out: Path, scratch: Path) -> dict[str, Any]:
     masker = scratch / stem
     steps = [
         *("--encoder", name, "--weights", str(weights), "--image-size", "224", "--quiet"),
-        *("--data", str(PHOTOGRAPHS), "--out", str(masker), "--steps", "2", "--batch-size", "4"),
+        *(
+            "--data",
+            str(PHOTOGRAPHS),
+            "--out",
+            str(masker),
+            "--steps",
+            "2",
+            "--batch-size",
+            "4",
+            "--no-toward",
+        ),
     ]
     package = out / f"{stem}.nemu"
     options = ["--masker", str(masker / "masker.safetensors"), "--target", "rtx", "--out", str(package)]

@@ -16,9 +16,19 @@ import shlex
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 from demo.lite0 import write_weights
-from demo.photographs import MASKER, View, composites, inside_and_outside, photographs
+from demo.photographs import (
+    MASKER,
+    Pair,
+    View,
+    composites,
+    inside_and_outside,
+    pairs,
+    photographs,
+    shared_and_other,
+)
 from export.build_engine import main as build
 from export.engine import validity
 from runtime import Explainer
@@ -32,13 +42,17 @@ from train.__main__ import main as train
 
 OUT = Path(os.path.relpath(Path(__file__).parent / "out"))
 PACKAGE, WEIGHTS = OUT / "demo.nemu", OUT / "lite0.safetensors"
+JUDGED = 24
+"""Composites that the package's card is of: as few as `export.level` takes, for what each costs."""
 SHOWN = 4
 """Composites in the picture: the first, not the best."""
 COLUMNS = 3
-"""Pairs of a picture and its overlay, side by side."""
+"""A picture and its overlay, so often side by side."""
+PAIRS_SHOWN = 3
+"""Pairs in their picture: the first, not the best."""
 
 BUILD = [
-    *("--masker", os.path.relpath(MASKER), "--weights", str(WEIGHTS), "--evaluate", str(OUT / "composites")),
+    *("--masker", os.path.relpath(MASKER), "--weights", str(WEIGHTS), "--evaluate", str(OUT / "judged")),
     *("--precision", "fp16", "--target", "rtx", "--out", str(PACKAGE)),
 ]
 COMMANDS = {"train": train, "export.build_engine": build, "runtime": run}
@@ -54,8 +68,10 @@ def main() -> int:
     except NemuError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
-    shown, scored = photographs(), composites()
-    for name, views in (("photographs", shown), ("composites", scored)):
+    shown, scored, shared = photographs(), composites(), pairs()
+    sides = [view for pair in shared for view in pair.views]
+    written = {"photographs": shown, "composites": scored, "judged": scored[:JUDGED], "pairs": sides}
+    for name, views in written.items():
         with atomic_folder(OUT / name, force=True) as folder:
             for view in views:
                 save_png(folder / f"{view.name}.png", view.image)
@@ -68,8 +84,9 @@ def main() -> int:
     if code:
         return code
     check_engine(PACKAGE)
-    score(shown, scored)
+    score(shown, scored, shared)
     print(f"\nDone in {(time.monotonic() - began) / 60:.1f} minutes.  Look at {OUT / 'overlay.png'}")
+    print(f"and, of two pictures that share a thing, at {OUT / 'pair.png'}")
     print("Try next: your own photographs and encoder:")
     print("  .venv/bin/python -m train --encoder timm/resnet50 --data PHOTOGRAPHS --out runs/mine")
     print("  .venv/bin/python -m export.build_engine --masker runs/mine/masker.safetensors --out mine.nemu")
@@ -97,20 +114,54 @@ def check_engine(package: Path) -> None:
         print(f"  corrupted: {validity(bytes(broken)).meaning}")
 
 
-def score(shown: list[View], scored: list[View]) -> None:
-    """Mask inside the object against mask outside it, over all composites; and the picture."""
+def score(shown: list[View], scored: list[View], shared: list[Pair]) -> None:
+    """Mask inside the object against mask outside it, over all composites; the same for pairs; pictures."""
     with Explainer(PACKAGE) as explainer:
         print(f"\nscoring {len(scored)} composites on {explainer.backend.name}")
         explained = {view.name: explainer(view.image).mask for view in (*shown, *scored)}
+        paired = score_pairs(explainer, shared)
     inside, outside = inside_and_outside([v.region for v in scored], [explained[v.name] for v in scored])
     print(f"mean mask inside {inside:.3f}, outside {outside:.3f}, difference {inside - outside:.3f}")
-    record = {"inside": inside, "outside": outside, "difference": inside - outside, "composites": len(scored)}
+    record: dict[str, Any] = {
+        "inside": inside,
+        "outside": outside,
+        "difference": inside - outside,
+        "composites": len(scored),
+    }
+    record["pairs"] = paired
     with atomic_file(OUT / "score.json") as file:
         file.write_text(json.dumps(record, indent=2) + "\n")
     pictures = [(v.image, overlay(v.image, explained[v.name])) for v in (*shown, *scored[:SHOWN])]
     cells = [cell for pair in pictures for cell in pair]
     rows = [cells[i : i + 2 * COLUMNS] for i in range(0, len(cells), 2 * COLUMNS)]
     save_png(OUT / "overlay.png", grid(rows), force=True)
+
+
+def score_pairs(explainer: Explainer, shared: list[Pair]) -> dict[str, Any]:
+    """Mask on the thing that two pictures share, and on the other one, by itself and toward each other.
+
+    Writes the picture of some: each picture, its mask by itself, its mask toward the other.
+    """
+    sides = [view for pair in shared for view in pair.views]
+    compared = [explainer.compare(*(view.image for view in pair.views)) for pair in shared]
+    toward = [one for comparison in compared for one in (comparison.a, comparison.b)]
+    alone = [explainer(view.image) for view in sides]
+    found = {
+        name: shared_and_other(shared, [one.mask for one in explained])
+        for name, explained in (("by_itself", alone), ("toward", toward))
+    }
+    print(
+        f"{len(shared)} pairs of pictures that share one of two things: mean mask on that one and on the "
+        "other {by_itself[shared]:.3f} and {by_itself[other]:.3f} by themselves, "
+        "{toward[shared]:.3f} and {toward[other]:.3f} toward each other".format(**found)
+    )
+    cells = [
+        cell
+        for view, plain, asked in zip(sides, alone, toward, strict=True)
+        for cell in (view.image, plain.overlay(), asked.overlay())
+    ]
+    save_png(OUT / "pair.png", grid([cells[6 * i : 6 * i + 6] for i in range(PAIRS_SHOWN)]), force=True)
+    return {"n": len(shared), **found}
 
 
 if __name__ == "__main__":

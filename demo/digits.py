@@ -32,7 +32,7 @@ SHOWN = range(12)
 
 TRAIN = [
     *("--encoder", f"timm/{ARCHITECTURE}", "--weights", os.path.relpath(WEIGHTS)),
-    *("--image-size", "96", "--resize", "squash"),
+    *("--image-size", "96", "--resize", "squash", "--no-toward"),
     *("--data", str(OUT / "scenes/train"), "--out", str(OUT / "run")),
 ]
 BUILD = [

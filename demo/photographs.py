@@ -1,4 +1,4 @@
-"""Photographs that the demo's training never saw, with what is on them: squares of them, and composites."""
+"""Photographs that the demo's training never saw, with what is on them: whole, composites, and pairs."""
 
 from __future__ import annotations
 
@@ -52,6 +52,16 @@ class View:
     """bool (SIDE, SIDE): the pixels of its object."""
 
 
+@dataclass(frozen=True)
+class Pair:
+    """Two pictures of two objects each, on different grounds; one object is in both."""
+
+    views: tuple[View, View]
+    """Their regions are the object that is in both."""
+    other: tuple[np.ndarray, np.ndarray]
+    """bool (SIDE, SIDE): the pixels of the object that is not."""
+
+
 def photographs() -> list[View]:
     """The whole photographs, on black."""
     views = []
@@ -75,6 +85,41 @@ def composites(count: int = 50, *, seed: int = 0) -> list[View]:
     return views
 
 
+def pairs(count: int = 20, *, seed: int = 0) -> list[Pair]:
+    """Objects in turn are shared; what stands beside them, where, and on what ground, is random."""
+    rng = np.random.default_rng(seed)
+    objects, found = list(OBJECTS), []
+    for i in range(count):
+        shared = objects[i % len(objects)]
+        others = rng.permutation([name for name in objects if name != shared])[:2]
+        grounds = rng.permutation(GROUNDS)[:2]
+        (a, not_in_b), (b, not_in_a) = (
+            _two(f"{i:02d}{side}", load(ground), cutout(shared), cutout(other), rng)
+            for side, ground, other in zip("ab", grounds, others, strict=True)
+        )
+        found.append(Pair((a, b), (not_in_b, not_in_a)))
+    return found
+
+
+def _two(
+    name: str, ground: Image.Image, shared: Image.Image, other: Image.Image, rng: np.random.Generator
+) -> tuple[View, np.ndarray]:
+    """Two cut-outs on one ground, in a half each: the picture with the first, and the second's pixels."""
+    picture = square(ground, rng, side=SIDE)
+    half, left = SIDE // 2, bool(rng.random() < 0.5)
+    regions = []
+    for cutout, first in ((shared, left), (other, not left)):
+        box = (0 if first else half, 0, half if first else SIDE, SIDE)
+        cut = cutout.crop(cutout.getchannel("A").getbbox())
+        fits = min(half / cut.width, SIDE / cut.height) * max(cut.size) / half
+        drawn, alpha = paste(picture.crop(box), cut, rng, low=0.75 * fits, high=0.95 * fits)
+        picture.paste(drawn, box)
+        region = Image.new("L", picture.size)
+        region.paste(alpha, box)
+        regions.append(region)
+    return _view(name, picture, regions[0]), np.asarray(regions[1]) > 127
+
+
 def inside_and_outside(regions: Sequence[np.ndarray], masks: Sequence[np.ndarray]) -> tuple[float, float]:
     """Mean mask inside the region and outside, averaged over pictures.
 
@@ -86,6 +131,20 @@ def inside_and_outside(regions: Sequence[np.ndarray], masks: Sequence[np.ndarray
     inside = float(np.mean([mask[region].mean() for region, mask in pairs]))
     outside = float(np.mean([mask[~region].mean() for region, mask in pairs]))
     return inside, outside
+
+
+def shared_and_other(pairs: Sequence[Pair], masks: Sequence[np.ndarray]) -> dict[str, float]:
+    """Mean mask on the objects that are in both pictures, and on those that are not.
+
+    Args:
+        masks: float (SIDE, SIDE) each, of the first pair's two pictures, the second's, …
+    """
+    shared = [view.region for pair in pairs for view in pair.views]
+    other = [region for pair in pairs for region in pair.other]
+    return {
+        "shared": inside_and_outside(shared, masks)[0],
+        "other": inside_and_outside(other, masks)[0],
+    }
 
 
 def _view(name: str, image: Image.Image, alpha: Image.Image) -> View:

@@ -20,8 +20,11 @@ sys.path.insert(0, str(ROOT))
 
 import runtime  # noqa: E402  (this checkout's)
 from runtime import errors  # noqa: E402
+from runtime.index import Hit, Row  # noqa: E402
 
-FIRST = ("Explainer", "Explanation", "Comparison", "DeviceExplanation", "Embedder", "Package", "Manifest")
+FIRST = ("Explainer", "Explanation", "Comparison", "DeviceExplanation", "Embedder")
+ANOMALIES = ("Watch", "Anomaly", "Bank")
+LAST = ("Package", "Manifest", "Index")
 
 
 def page() -> str:
@@ -29,7 +32,10 @@ def page() -> str:
     parts = [
         "# What `runtime` exports\n",
         "Made from the docstrings by `python docs/api.py`.\n",
-        *(_class(getattr(runtime, name)) for name in FIRST),
+        *(_class(getattr(runtime, name)) for name in (*FIRST, *ANOMALIES)),
+        f"## `fit_bank{_signature(runtime.fit_bank)}`\n\n{_text(runtime.fit_bank)}",
+        *(_class(getattr(runtime, name)) for name in LAST),
+        *(_class(kind) for kind in (Hit, Row)),
         "## Errors\n",
         f"```\n{inspect.cleandoc(errors.__doc__ or '')}\n```\n",
     ]

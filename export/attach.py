@@ -16,13 +16,14 @@ import onnx
 
 from export import engine, rules
 from export.graph import save
-from export.precision import AUTO, GRAPHS
+from export.precision import GRAPHS, TOWARD_GRAPHS, refusal
 from export.ranges import measure_ranges
+from export.request import Request
 from export.standalone import drop_mask
 from export.targets import PORTABLE, Target
 from export.verify import gate
 from runtime.atomic import refuse_existing
-from runtime.backends.tensorrt_library import library
+from runtime.backends import takes_targets
 from runtime.errors import (
     BackendError,
     BackendUnavailable,
@@ -34,50 +35,11 @@ from runtime.errors import (
 )
 from runtime.manifest import OUTPUTS, EngineRecord
 from runtime.package import Engine, Package
-from runtime.verify import embed_all, load_reference, run_all
+from runtime.verify import embed_all, load_reference, run_all, run_all_toward
+
+__all__ = ["Built", "Request", "build", "write"]
 
 _Plan = tuple[bytes, EngineRecord]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Request:
-    """Which engines to build, and for whom the graph is to be checked."""
-
-    targets: tuple[Target, ...]
-    precision: str
-    """Of `export.precision.GRAPHS`, or `auto`: for each engine the first that passes every check."""
-    batch: tuple[int, int, int]
-    """min, opt, max"""
-    workspace_bytes: int | None = None
-    embedding_only: bool = False
-    """Engines that give no mask, for indexing."""
-    progress: bool = True
-    force: bool = False
-
-    def check(self) -> None:
-        """Fail now, not after minutes of work, if a library is missing.
-
-        Raises:
-            BackendUnavailable: with the command that installs it.
-        """
-        for target in self.targets:
-            if target.flavour is not None:
-                library(target.flavour)
-
-    def jobs(self) -> list[tuple[Target, str]]:
-        """Each target with each GPU that it builds an engine for; with "" where it only checks the graph."""
-        return [(t, gpu) for t in self.targets for gpu in (t.engines if t.flavour else ("",))]
-
-    def precisions(self, package: Package) -> tuple[str, ...]:
-        """What to try, in this order."""
-        if self.precision != "auto":
-            return (self.precision,)
-        return tuple(p for p in AUTO if GRAPHS[p] in package.manifest.files)
-
-    def name(self, target: Target, gpu: str, precision: str) -> str:
-        """Of an engine: `rtx-sm75-fp16-b8`."""
-        sm = "-sm" + gpu.replace(".", "") if target.flavour == "rtx" and gpu != PORTABLE else ""
-        return f"{target.flavour}{sm}-{precision}-b{self.batch[2]}" + "-embedding" * self.embedding_only
 
 
 @dataclass(frozen=True)
@@ -86,8 +48,9 @@ class Built:
 
     engines: dict[str, _Plan] = field(default_factory=dict)
     """Name → plan and sidecar."""
-    checked: dict[str, str] = field(default_factory=dict)
-    """Target whose engines are built elsewhere → the precision whose graph nothing known stands against."""
+    checked: dict[str, list[str]] = field(default_factory=dict)
+    """Target whose engines are built elsewhere → of each form that nothing known stands against, the options
+    that build it there."""
     left_out: dict[str, str] = field(default_factory=dict)
     """What was asked for → why it was not built: in which precision, what stood against it."""
     notes: list[str] = field(default_factory=list)
@@ -113,39 +76,63 @@ class Built:
         )
 
 
-def build(package: Package, request: Request) -> Built:
+def build(package: Package, *requests: Request) -> Built:
     """Check the graph for each target; build each engine, and gate it here if this device can run it.
+
+    Args:
+        requests: one for each form of engine.
 
     What a rule, the range of fp16, the builder or the gate refuses in one precision is tried in the next of
     `Request.precisions`; if none is left, it is left out and the others are built.
 
     Raises:
-        OutputExists: an engine of that name is there and `request.force` is not set.
+        InputError: engines for targets, and the package takes none, or has no such form of that precision.
+        OutputExists: an engine of that name is there and `Request.force` is not set.
         ExportError: a target that is only checked would refuse every graph.
         ParityError: the precision that was asked for was refused when the package was made.
         BackendUnavailable: see `export.engine.build`.
     """
-    why = package.manifest.refused.get(request.precision)
+    for request in requests:
+        _check(package, request)
+    built = Built()
+    for request in requests:
+        for target, gpu in request.jobs():
+            _do(package, request, target, gpu, built)
+    return built
+
+
+def _check(package: Package, request: Request) -> None:
+    """Refuse now, not after minutes of work, what cannot be built; raises as `build`."""
+    if request.toward and not takes_targets(package):
+        raise InputError(
+            f"engines for targets of {package.path}, whose masker takes none",
+            expected=f"a package with {TOWARD_GRAPHS['fp32']}",
+            cure="train a masker that takes targets: nemu train --toward; then build its package",
+        )
+    if request.precision not in ("auto", *request.graphs):
+        raise InputError(
+            f"engines for targets in {request.precision}",
+            expected=" or ".join(("auto", *request.graphs)),
+            cure="--precision auto",
+        )
+    why = request.refused(package).get(request.precision)
     if why is not None:
+        what = refusal(request.precision, toward=request.toward)
         raise ParityError(
-            f"{request.precision} was refused when {package.path} was made: {why}",
+            f"{what} was refused when {package.path} was made: {why}",
             expected="a precision that the package holds",
             cure="--precision auto",
         )
     precisions = request.precisions(package)
     for target, gpu in request.jobs():
-        if gpu:  # now, not after minutes of work
+        if gpu:
             name = request.name(target, gpu, precisions[0])
             refuse_existing(package.engine_path(name), force=request.force)
-    built = Built()
-    for target, gpu in request.jobs():
-        _do(package, request, target, gpu, built)
-    return built
 
 
 def _do(package: Package, request: Request, target: Target, gpu: str, built: Built) -> None:
     """One engine, in the first precision that passes; or one check of the graph."""
-    job = f"{target.name} for {gpu}" if gpu else target.name
+    job = request.job(target, gpu)
     refused: dict[str, NemuError] = {}
     for precision in request.precisions(package):
         name = request.name(target, gpu, precision)
@@ -163,14 +150,15 @@ def _do(package: Package, request: Request, target: Target, gpu: str, built: Bui
             continue
         reasons = {p: _why(e) for p, e in refused.items()}
         if plan is None:
-            built.checked[target.name] = precision
+            built.checked.setdefault(target.name, []).append(request.options(precision))
         else:
             record = dataclasses.replace(plan[1], flags={**plan[1].flags, "instead_of": reasons})
             built.engines[name] = plan[0], record
+            built.notes.extend(_without_companion(package, built, record, job))
         built.notes.extend(f"{job}: {precision}, not {p}: {why}" for p, why in reasons.items())
         break
     else:
-        before = package.manifest.refused if request.precision == "auto" else {}
+        before = request.refused(package) if request.precision == "auto" else {}
         reasons = {**before, **{p: _why(e) for p, e in refused.items()}}
         built.left_out[job] = "; ".join(f"{p}: {why}" for p, why in reasons.items())
         built.failures.extend(refused.values())
@@ -192,13 +180,14 @@ def write(package: Package, built: Built, *, force: bool) -> list[Engine]:
 
 def _attempt(package: Package, request: Request, target: Target, gpu: str, precision: str) -> _Plan | None:
     """One engine in one precision; None where there was only something to check."""
-    graph = GRAPHS[precision]
+    graph = request.graphs[precision]
     aimed = dataclasses.replace(target, gpus=("8.0" if gpu == PORTABLE else gpu,)) if gpu else target
     for finding in rules.check(package.file(graph), aimed):
         print(f"{graph} on {rules.described(target)}: warning: {finding}", file=sys.stderr)
     if not gpu or target.flavour is None:
         return None
-    _check_range(package, precision)
+    if not request.toward:  # packages that take targets were made by versions that measure it
+        _check_range(package, precision)
     with _source(package.file(graph), request.embedding_only) as (source, outputs):
         built = engine.build(
             source,
@@ -207,10 +196,11 @@ def _attempt(package: Package, request: Request, target: Target, gpu: str, preci
             precision=precision,
             capability=gpu,
             workspace_bytes=request.workspace_bytes,
+            inputs=request.inputs,
             outputs=outputs,
             progress=request.progress,
         )
-    record = _record(package, built, graph)
+    record = _record(package, built, graph, request.inputs)
     return built.plan, record.with_parity(_gate(package, built.plan, record))
 
 
@@ -240,7 +230,7 @@ def _source(graph: Path, embedding_only: bool) -> Iterator[tuple[Path, tuple[str
         yield path, OUTPUTS[:1]
 
 
-def _record(package: Package, built: engine.BuiltEngine, graph: str) -> EngineRecord:
+def _record(package: Package, built: engine.BuiltEngine, graph: str, inputs: tuple[str, ...]) -> EngineRecord:
     return EngineRecord(
         flavour=built.flavour,
         version=built.version,
@@ -256,7 +246,20 @@ def _record(package: Package, built: engine.BuiltEngine, graph: str) -> EngineRe
         build_seconds=built.build_seconds,
         sha256=hashlib.sha256(built.plan).hexdigest(),
         outputs=tuple(name for name in OUTPUTS if name in built.outputs),
+        inputs=inputs,
     )
+
+
+def _without_companion(package: Package, built: Built, record: EngineRecord, job: str) -> Iterator[str]:
+    """That an engine for targets is of no use yet: it runs beside a plain one of its precision."""
+    there = [*(e.record for e in package.engines()), *(r for _, r in built.engines.values())]
+    plain = [r for r in there if not (r.takes_target or r.embedding_only)]
+    where = (record.precision, record.flavour, record.compute_capability)
+    if record.takes_target and where not in {(r.precision, r.flavour, r.compute_capability) for r in plain}:
+        yield (
+            f"{job}: it runs beside a plain engine in {record.precision}, and there is none: build it with "
+            f"--precision {record.precision}"
+        )
 
 
 def _gate(package: Package, plan: bytes, record: EngineRecord) -> dict[str, Any]:
@@ -272,13 +275,18 @@ def _gate(package: Package, plan: bytes, record: EngineRecord) -> dict[str, Any]
             return {
                 "not_run": error.came
             }  # RTX also builds for other machines than this: the sidecar says so
-    name = f"{record.flavour} {record.precision} engine"
+    name = f"{record.flavour} {record.precision} engine" + " for targets" * record.takes_target
     try:
         reference = load_reference(package)
         if record.embedding_only:
             embedding = embed_all(backend, reference.images)
             parity = gate(reference, name, embedding, reference.mask, precision=record.precision)
             return parity.embedding_to_json()
+        if record.takes_target:
+            toward, asked = reference.targets()
+            outputs = run_all_toward(backend, asked.images, toward)
+            parity = gate(asked, name, *outputs, precision=record.precision)
+            return {**parity.to_json(), "target_effect": reference.target_effect()}
         outputs = run_all(backend, reference.images)
     finally:
         backend.close()

@@ -4,6 +4,7 @@ Two uses:
   --masker … --out x.nemu     makes a package: ONNX graphs, reference, model card, and engines (needs torch)
   --package x.nemu            adds the engines this machine can build, from the package's own ONNX (no torch);
                               --embedding-only: engines that give no mask, for indexing in bulk
+                              --toward: engines that take a target for each image
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from export import attach, targets
 from export.precision import GRAPHS
 from runtime import console
 from runtime.atomic import atomic_folder, refuse_existing
+from runtime.backends import takes_targets
 from runtime.errors import InputError
 from runtime.package import MANIFEST, Package
 
@@ -87,6 +89,12 @@ def parser() -> argparse.ArgumentParser:
         action="store_true",
         help="engines without the mask and all that only the mask needs (with --package)",
     )
+    p.add_argument(
+        "--toward",
+        action="store_true",
+        help="engines that take a target, for explainer(image, toward=…), beside plain ones of the same "
+        "precision (with --package; a new package whose masker takes targets gets both forms)",
+    )
     p.add_argument("--workspace", type=int, metavar="MIB", help="limit of the builder's scratch memory")
     p.add_argument("--force", action="store_true", help="replace a package or engine that is already there")
     console.add_arguments(p)
@@ -104,6 +112,10 @@ def main(argv: list[str] | None = None) -> int:
         p.error(", ".join(f"--{name}" for name in makes) + " go with --masker")
     if options.masker and options.embedding_only:
         p.error("--embedding-only goes with --package: it adds engines to those that explain")
+    if options.masker and options.toward:
+        p.error("--toward goes with --package: a new package whose masker takes targets gets both forms")
+    if options.toward and options.embedding_only:
+        p.error("--toward and --embedding-only are two forms: build one, then the other")
     if options.calibration and options.precision in ("fp32", "bf16"):
         p.error("--calibration goes with --precision auto, fp16 or int8")
     return console.exit_code(lambda: _run(options), stopped="nothing was written")
@@ -116,6 +128,7 @@ def _run(options: argparse.Namespace) -> int:
         batch=_batch(options.batch),
         workspace_bytes=None if options.workspace is None else options.workspace << 20,
         embedding_only=options.embedding_only,
+        toward=options.toward,
         progress=not options.quiet,
         force=options.force,
     )
@@ -146,17 +159,18 @@ def _report(package: Package, request: attach.Request, built: attach.Built) -> I
         yield f"{precision} is not in the package: {reason}"
     for engine in package.engines():
         r = engine.record
-        kind = f"{r.precision}, embedding only" if r.embedding_only else r.precision
+        kind = r.precision + ", embedding only" * r.embedding_only + ", takes a target" * r.takes_target
         yield f"{engine.path.name}: {r.flavour} {r.version}, {kind}, {r.tensor_types}"
         why = r.parity.get("not_run")
         yield f"  parity: {f'not run here: {why}' if why else _figures(r.parity)}"
     for target in request.targets:
         if target.tensorrt and not target.engines:
             yield f"{target.name}: nothing known stands against the graph; build its engine on the device:"
-            options = built.checked[target.name] + " --embedding-only" * request.embedding_only
-            yield f"  python -m export.build_engine --package {package.path} --precision {options}"
+            for options in built.checked[target.name]:
+                yield f"  python -m export.build_engine --package {package.path} {options}"
     yield f"{package.path}: {package.manifest.embedding_id}"
     following = "bench {}" if request.embedding_only else "explain {} PHOTO… --out explained/"
+    following = "verify {}" if request.toward else following
     yield f"next: python -m runtime {following.format(package.path)}"
 
 
@@ -199,7 +213,8 @@ def _make(options: argparse.Namespace, request: attach.Request) -> tuple[Package
         )
         if request.precision in package.manifest.refused:
             request = dataclasses.replace(request, precision="auto")
-        built = attach.build(package, request)
+        forms = [request, *([request.for_targets(package)] if takes_targets(package) else [])]
+        built = attach.build(package, *forms)
         if built.left_out:  # the card names them
             manifest = dataclasses.replace(package.manifest, left_out=built.left_out)
             package = seal(folder, manifest, options.out.name)

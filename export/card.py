@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from export.level_picture import LEVEL_PICTURE
+from runtime.assess import LEAST_FOLLOWED, low_end
 from runtime.explanation import NEARLY_NOTHING
-from runtime.manifest import Manifest
+from runtime.manifest import LevelRecord, Manifest
 
 FEW = 30
 """Images, below which the card says that they are few."""
@@ -19,7 +20,7 @@ _CUT = "; what is cut off never reaches the encoder, and the mask is 0 there"
 
 def model_card(manifest: Manifest, *, name: str) -> str:
     """Markdown for a reader who has nothing but the package."""
-    sections = (_intro, _inside, _data, _metrics, _level, _parity, _use, _limits, _citation)
+    sections = (_intro, _inside, _data, _metrics, _level, _target, _parity, _use, _limits, _citation)
     return "\n".join(section(manifest, name) for section in sections)
 
 
@@ -123,23 +124,68 @@ def _level(m: Manifest, name: str) -> str:
 Not measured: the build had too few images that training did not see (`--evaluate FOLDER` names some).
 `Explanation.region` and `Explanation.kept_at` refuse.
 """
-    rows = "\n".join(
-        f"| {c.asked:g} | {c.kept:.3f} | {c.low:.2f} to {c.high:.2f} | {c.moved:.3f} | {c.area:.0%} |"
-        for c in k.checks
-    )
     return f"""## What a level of the mask means
 `explanation.region(keep=0.8)` is the region that keeps 0.8 of the embedding on average (centred cosine:
 1 the same, 0 as another image).  Measured on {k.n} images: {k.images}.
 
 ![What was asked against what was kept; the table below has the numbers]({LEVEL_PICTURE})
 
-| asked | kept | 10 to 90 % of the images | the same regions, moved | share of the pixels |
-|---|---|---|---|---|
-{rows}
+{_checks(k)}
 
 Each half of the images was asked by the curve of the other half.  Hidden pixels showed, in turn,
 {" and ".join(k.fills)}; what is kept is the mean.  Against a fill that adds something, such
 as noise or another photograph, a region keeps less.
+"""
+
+
+def _checks(k: LevelRecord) -> str:
+    """Asked against kept, as a table."""
+    rows = "\n".join(
+        f"| {c.asked:g} | {c.kept:.3f} | {c.low:.2f} to {c.high:.2f} | {c.moved:.3f} | {c.area:.0%} |"
+        for c in k.checks
+    )
+    return f"""| asked | kept | 10 to 90 % of the images | the same regions, moved | share of the pixels |
+|---|---|---|---|---|
+{rows}"""
+
+
+def _target(m: Manifest, name: str) -> str:
+    if not m.masker.config.get("toward"):
+        return """## Masks toward a target
+None: this masker takes no target.  `nemu compare` shows each of two pictures by itself.
+"""
+    said = """## Masks toward a target
+`explainer(image, toward=other)` shows the smallest region of a picture whose embedding is like the target's:
+another picture's, or any embedding of this encoder.  A picture that has nothing of it has an empty mask, and
+`Explanation.absent` says so.
+"""
+    if m.target is None:
+        return f"""{said}
+What such masks are worth was not measured: the build had too few images that training did not see.
+`Explanation.region` refuses for them; `nemu assess {name} --images FOLDER` measures them on yours.
+"""
+    t, n = m.target.measured, m.target.n
+    ignored = low_end(t.difference, n) <= LEAST_FOLLOWED
+    empty = f"{t.nothing:.0%} are empty (area below {NEARLY_NOTHING:g})"
+    verdict = "**These masks do not follow a target: do not ask for one.**\n\n" * ignored
+    return f"""{said}
+Measured on {n} mixtures, in each of which a region shows one image and the rest another:
+{m.target.images}.
+
+| measure | mean ± standard deviation |
+|---|---|
+| share of the mask in the region, toward the image that it shows | {t.shown} |
+| the same, toward the image around it | {t.around} |
+| **the difference**: 1 if masks follow the target entirely, 0 if they ignore it | {t.difference} |
+| mask area, toward the image that the region shows | {t.present} |
+| the same, toward an image that is not there | {t.absent} |
+
+{verdict}Of the masks toward an image that is not there, {empty}.
+
+A target is rarely all in a picture.  So `region(keep=0.8)` of such a mask is the region that keeps 0.8 of the
+most that any of its regions keeps on average; an image may keep more than that, or nothing:
+
+{_checks(m.target.level)}
 """
 
 
@@ -149,7 +195,7 @@ def _parity(m: Manifest, name: str) -> str:
         f"| {p['mask_error']:.1e} | {p['mask_iou']:.4f} | {p['n']} |"
         for key, p in m.parity.items()
     )
-    missing = [f"- no {precision} graph: {why}" for precision, why in m.refused.items()]
+    missing = [f"- {_no_graph(key)}: {why}" for key, why in m.refused.items()]
     missing += [f"- no engine of {name}: {why}" for name, why in m.left_out.items()]
     listed = "\n".join(["", "What was left out, and why:", "", *missing, ""]) if missing else ""
     return f"""## Parity with the torch module in float32
@@ -162,6 +208,14 @@ images.  Centred cosine: of the worst image, around the mean embedding.  Neighbo
 images whose nearest other image stays the nearest; near ties change at any precision.  An engine's own
 figures are in `engines/NAME.engine.json`; `nemu verify {name}` measures on the device at hand.
 """
+
+
+def _no_graph(key: str) -> str:
+    """What a key of `Manifest.refused` names, in words."""
+    if key == "cells":
+        return "no graph of local features, so that `nemu bank` refuses"
+    precision, _, form = key.partition(" ")
+    return f"no {precision} graph {form}".rstrip()
 
 
 def _use(m: Manifest, name: str) -> str:

@@ -26,14 +26,14 @@ from runtime.backends import cuda
 from runtime.backends.tensorrt import RTX_CAPABILITIES
 from runtime.backends.tensorrt_library import FLAVOURS, Log, Validity, library, logger, validity
 from runtime.errors import ExportError, InputError
-from runtime.manifest import OUTPUTS
+from runtime.manifest import OUTPUTS, TOWARD
 
 __all__ = ["FLAVOURS", "BuiltEngine", "Validity", "build", "validity"]
 
 Signature = dict[str, tuple[str, tuple[int, ...]]]
 """Tensor name → (dtype, shape); -1 where an axis is free."""
 
-_INPUTS = {"image": "UINT8"}
+_INPUTS = {"image": "UINT8", TOWARD: "FLOAT"}
 _INTEGRATED_SHARE = 4
 """On a Jetson without a limit, TensorRT 10.3 asks for more memory than there is (NVIDIA/TensorRT 4258)."""
 
@@ -70,14 +70,15 @@ def build(
     precision: str,
     capability: str | None = None,
     workspace_bytes: int | None = None,
+    inputs: tuple[str, ...] = ("image",),
     outputs: tuple[str, ...] = OUTPUTS,
     progress: bool = True,
 ) -> BuiltEngine:
     """Compile an explicitly typed graph.
 
     Args:
-        onnx: input `image` uint8 (N, H, W, 3), outputs float32; external weights beside it are found by
-            their path.
+        onnx: input `image` uint8 (N, H, W, 3), for targets also `toward` float32 (N, D), outputs float32;
+            external weights beside it are found by their path.
         flavour: one of `FLAVOURS`.
         batch: min, opt, max of N.  The engine takes every N between, and is fastest at opt.
         precision: of `PRECISIONS`, which the graph must already be; it is checked, not converted.
@@ -85,7 +86,7 @@ def build(
             and for the classic library this device's, the only one it can build for.
         workspace_bytes: limit of the scratch memory, in the engine and while kernels are timed; None leaves
             it to the library, but where GPU and CPU share their memory it is a quarter of that.
-        outputs: which the graph must have, and no others.
+        inputs, outputs: which the graph must have, and no others.
         progress: show a bar on stderr.
 
     Raises:
@@ -105,13 +106,13 @@ def build(
     builder = trt.Builder(log)
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     _parse(trt, network, onnx, log)
-    inputs, given = _signature(network, onnx, outputs)
+    taken, given = _signature(network, onnx, inputs, outputs)
     weighted = weighted_layers(trt, network)
     check_precision(weighted, precision, onnx)
     if flavour == "rtx" and capability == TURING:
         check_turing(weighted, onnx)
     workspace_bytes = _scratch_limit(workspace_bytes, gpu)
-    config = _configure(trt, builder, inputs["image"][1], batch, workspace_bytes, onnx)
+    config = _configure(trt, builder, taken, batch, workspace_bytes, onnx)
     _aim(trt, config, flavour, capability)
     if gpu is not None and workspace_bytes is not None:
         config.set_memory_pool_limit(trt.MemoryPoolType.TACTIC_DRAM, workspace_bytes)
@@ -125,7 +126,7 @@ def build(
         compute_capability=capability,
         precision=precision,
         tensor_types=_tensor_types(network),
-        inputs=inputs,
+        inputs=taken,
         outputs=given,
         batch=batch,
         flags={**_flags(trt, config, weighted, workspace_bytes, log), **how},
@@ -200,18 +201,21 @@ def _parse(trt: ModuleType, network: Any, onnx: Path, log: Log) -> None:
     )
 
 
-def _signature(network: Any, onnx: Path, wanted_outputs: tuple[str, ...]) -> tuple[Signature, Signature]:
+def _signature(
+    network: Any, onnx: Path, wanted_inputs: tuple[str, ...], wanted_outputs: tuple[str, ...]
+) -> tuple[Signature, Signature]:
     """Names, types and shapes of inputs and outputs, or `ExportError` if they break the contract."""
     inputs = _describe(network.get_input(i) for i in range(network.num_inputs))
     outputs = _describe(network.get_output(i) for i in range(network.num_outputs))
-    contract = _INPUTS, dict.fromkeys(wanted_outputs, "FLOAT")
+    contract = {name: _INPUTS[name] for name in wanted_inputs}, dict.fromkeys(wanted_outputs, "FLOAT")
     for kind, found, wanted in zip(("inputs", "outputs"), (inputs, outputs), contract, strict=True):
         types = {name: dtype for name, (dtype, _) in found.items()}
         if types != wanted:
             raise ExportError(
                 f"{onnx.name} has the {kind} {types}",
                 expected=f"exactly {wanted}",
-                cure="export it with export.fuse: uint8 image in, float32 embedding and mask out",
+                cure="export it with export.fuse: uint8 image in (and float32 toward, for targets), float32 "
+                "embedding and mask out",
             )
     return inputs, outputs
 
@@ -232,26 +236,30 @@ def _tensor_types(network: Any) -> dict[str, int]:
 def _configure(
     trt: ModuleType,
     builder: Any,
-    shape: tuple[int, ...],
+    inputs: Signature,
     batch: tuple[int, int, int],
     workspace_bytes: int | None,
     onnx: Path,
 ) -> Any:
-    """A builder configuration with one optimisation profile over the batch axis."""
-    free = shape[0] == -1
-    if -1 in shape[1:] or not (free or set(batch) == {shape[0]}):
-        raise ExportError(
-            f"{onnx.name} takes images of shape {shape}, and the batch was to be {':'.join(map(str, batch))}",
-            expected="a free first axis (-1) and fixed others, or a batch equal to the fixed first axis",
-            cure="export with a dynamic batch axis and a fixed image size",
-        )
+    """A builder configuration with one optimisation profile over the batch axis of every input."""
+    for name, (_, shape) in inputs.items():
+        free = shape[0] == -1
+        if -1 in shape[1:] or not (free or set(batch) == {shape[0]}):
+            what = "images" if name == "image" else name
+            raise ExportError(
+                f"{onnx.name} takes {what} of shape {shape}, and the batch was to be "
+                f"{':'.join(map(str, batch))}",
+                expected="a free first axis (-1) and fixed others, or a batch equal to the fixed first axis",
+                cure="export with a dynamic batch axis and a fixed image size",
+            )
     config = builder.create_builder_config()
     # TF32 has fp16's ten bits of mantissa: neither fp32 engines nor float heads are to compute in it.
     config.clear_flag(trt.BuilderFlag.TF32)
     if workspace_bytes is not None:
         config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, workspace_bytes)
     profile = builder.create_optimization_profile()
-    profile.set_shape("image", *((n, *shape[1:]) for n in batch))
+    for name, (_, shape) in inputs.items():
+        profile.set_shape(name, *((n, *shape[1:]) for n in batch))
     config.add_optimization_profile(profile)
     return config
 

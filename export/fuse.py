@@ -34,9 +34,13 @@ class Fused(nn.Module):
         self.register_buffer("shift", -mean / std)
         self.to(DTYPES[precision]).eval()
 
-    def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        """uint8 (N, H, W, 3) RGB → embedding float32 (N, D), mask float32 (N, H, W) in [0, 1]."""
-        embedding, mask = self.nem(self.prepare(image))
+    def forward(self, image: Tensor, toward: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """uint8 (N, H, W, 3) RGB → embedding float32 (N, D), mask float32 (N, H, W) in [0, 1].
+
+        Args:
+            toward: float32 (N, D), targets; a row of zeros is the image itself.
+        """
+        embedding, mask = self.nem(self.prepare(image), toward)
         return embedding.float(), mask
 
     def prepare(self, image: Tensor) -> Tensor:

@@ -21,7 +21,7 @@ from export import external, rules
 from export.precision import OPSETS
 from export.targets import TARGETS
 from runtime.errors import ExportError
-from runtime.manifest import OUTPUTS
+from runtime.manifest import OUTPUTS, TOWARD
 
 if TYPE_CHECKING:
     from export.fuse import Fused
@@ -30,15 +30,23 @@ IR_VERSION = 10
 INPUT = "image"
 
 
-def export_onnx(fused: Fused, *, height: int, width: int, opset: int = OPSETS["fp32"]) -> onnx.ModelProto:
+def export_onnx(
+    fused: Fused, *, height: int, width: int, opset: int = OPSETS["fp32"], toward: bool = False
+) -> onnx.ModelProto:
     """The graph of `fused`, batch axis `N` free, everything else fixed.
+
+    Args:
+        toward: with a second input, the targets.
 
     Raises:
         ExportError: the exporter could not trace the encoder.
     """
     import torch
 
-    example = torch.zeros(2, height, width, 3, dtype=torch.uint8)
+    example = {INPUT: torch.zeros(2, height, width, 3, dtype=torch.uint8)}
+    if toward:
+        example[TOWARD] = torch.zeros(2, fused.nem.encoder.record.dimension)
+    batch = torch.export.Dim("N", min=1, max=4096)
     for name in ("torch.onnx", "onnxscript", "onnx_ir"):
         logging.getLogger(name).setLevel(logging.ERROR)
     with warnings.catch_warnings():
@@ -46,12 +54,12 @@ def export_onnx(fused: Fused, *, height: int, width: int, opset: int = OPSETS["f
         try:
             program = torch.onnx.export(
                 fused,
-                (example,),
+                tuple(example.values()),
                 dynamo=True,
                 verbose=False,
-                input_names=[INPUT],
+                input_names=list(example),
                 output_names=list(OUTPUTS),
-                dynamic_shapes={"image": {0: torch.export.Dim("N", min=1, max=4096)}},
+                dynamic_shapes={name: {0: batch} for name in example},
                 opset_version=opset,
             )
         except torch.onnx.errors.OnnxExporterError as error:
@@ -100,13 +108,16 @@ def simplify(model: onnx.ModelProto) -> tuple[onnx.ModelProto, str]:
     return simpler, f"simplified from {len(model.graph.node)} to {len(simpler.graph.node)} nodes"
 
 
-def lint(model: onnx.ModelProto, *, opset: int = OPSETS["fp32"]) -> None:
+def lint(model: onnx.ModelProto, *, opset: int = OPSETS["fp32"], toward: bool = False) -> None:
     """Refuse a graph that breaks the package's contract, or that no TensorRT gets right.
+
+    Args:
+        toward: it has the second input.
 
     Raises:
         ExportError: naming every node at fault.
     """
-    faults = list(_faults(model, opset))
+    faults = list(_faults(model, opset, toward))
     if faults:
         raise ExportError(
             "the graph would not run everywhere: " + "\n    ".join(faults),
@@ -150,32 +161,36 @@ def _one_type(model: onnx.ModelProto) -> None:
         model.graph.value_info.remove(value)
 
 
-def _faults(model: onnx.ModelProto, wanted: int) -> Iterator[str]:
+def _faults(model: onnx.ModelProto, wanted: int, toward: bool = False) -> Iterator[str]:
     opset = next(o.version for o in model.opset_import if o.domain in ("", "ai.onnx"))
     if opset != wanted or model.ir_version > IR_VERSION:
         yield f"opset {opset}, IR {model.ir_version}"
     outputs = [(o.name, o.type.tensor_type.elem_type) for o in model.graph.output]
     if outputs != [(name, onnx.TensorProto.FLOAT) for name in OUTPUTS]:
         yield f"outputs {outputs}"
-    image = model.graph.input[0]
-    if (image.name, image.type.tensor_type.elem_type) != (INPUT, onnx.TensorProto.UINT8):
-        yield f"input {image.name}"
+    inputs = [(i.name, i.type.tensor_type.elem_type) for i in model.graph.input]
+    targets = [(TOWARD, onnx.TensorProto.FLOAT)] if toward else []
+    if inputs != [(INPUT, onnx.TensorProto.UINT8), *targets]:
+        yield f"inputs {inputs}"
     yield from map(str, rules.lint(model, TARGETS["onnx"], rules.EVERYWHERE))
 
 
 def _outputs(model: onnx.ModelProto) -> list[np.ndarray]:
-    """The graph's outputs on one random image, through onnxruntime."""
+    """The graph's outputs on one random image, toward a random target, through onnxruntime."""
     import onnxruntime
 
-    shape = [d.dim_value or 1 for d in model.graph.input[0].type.tensor_type.shape.dim]
-    image = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+    rng = np.random.default_rng(0)
+    shapes = {i.name: [d.dim_value or 1 for d in i.type.tensor_type.shape.dim] for i in model.graph.input}
+    given: dict[str, np.ndarray] = {INPUT: rng.integers(0, 256, shapes[INPUT], dtype=np.uint8)}
+    if TOWARD in shapes:
+        given[TOWARD] = rng.standard_normal(shapes[TOWARD], dtype=np.float32)
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     session = onnxruntime.InferenceSession(
         model.SerializeToString(), options, providers=["CPUExecutionProvider"]
     )
-    return session.run(None, {INPUT: image})
+    return session.run(None, given)
 
 
 def _difference(a: np.ndarray, b: np.ndarray) -> float:

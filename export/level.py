@@ -24,6 +24,8 @@ IMAGES, FEWEST = 64, 24
 SHARES = (0.0, 0.03, 0.07, 0.12, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 """Regions that are shown; the whole image keeps 1 and need not be."""
 ASKED = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
+WHOLE = 0.999
+"""What is kept is 1 above it, but for rounding."""
 FILLS = ("the encoder's mean colour", "the image, blurred")
 
 Embed = Callable[[np.ndarray], np.ndarray]
@@ -38,14 +40,16 @@ def fit(
     *,
     mean: Sequence[float],
     source: str,
+    relative: bool = False,
 ) -> LevelRecord:
     """The curve, and how far it holds.
 
     Args:
         images: uint8 (N, h, w, 3), at least two.
-        embedding, mask: (N, D), (N, h, w), of them.
+        embedding, mask: (N, D), (N, h, w), of them, or targets and the masks toward them.
         mean: the encoder's mean colour in 0..1.
         source: which images these are, for people.
+        relative: what a region keeps is a share of the most that any share keeps on average.
     """
     centre = embedding.mean(axis=0, dtype=np.float64)
     places = np.random.default_rng(0).integers(mask.shape[1:], size=(len(mask), 2))
@@ -54,6 +58,8 @@ def fit(
         for image, whole, m, place in zip(images, embedding, mask, places, strict=True)
     ]
     measured = np.array(rows)  # (N, 3, shares)
+    if relative:
+        measured[:, :2] /= max(measured[:, 0].mean(axis=0).max(), 1e-6)
     share, mean_kept = curve(measured[:, 0])
     return LevelRecord(
         images=source,
@@ -84,15 +90,19 @@ def _measure(
     regions = [mask >= level_for(mask, share) for share in SHARES]
     moved = [np.roll(region, tuple(place), (0, 1)) for region in regions]
     columns = map(keeps, regions), map(keeps, moved), (float(region.mean()) for region in regions)
-    return [[*column, 1.0] for column in columns]
+    everything = keeps(np.ones_like(mask, bool))
+    return [[*column, last] for column, last in zip(columns, (everything, everything, 1.0), strict=True)]
 
 
 def curve(measured: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """What each image keeps at SHARES and 1 (N, shares) → shares and means, both strictly ascending."""
+    """What each image keeps at SHARES and 1 (N, shares) → shares and means, both strictly ascending.
+
+    It ends where the mean is largest: with the whole image, or, toward a target, with a part of it.
+    """
     points: list[tuple[float, float]] = []
     for share, value in zip((*SHARES, 1.0), measured.mean(axis=0), strict=True):
-        if share == 1:
-            points = [point for point in points if point[1] < 1]
+        if share == 1 and value > WHOLE:
+            value, points = 1.0, [point for point in points if point[1] < 1]
         if not points or value > points[-1][1]:
             points.append((share, float(value)))
     return tuple(share for share, _ in points), tuple(value for _, value in points)

@@ -17,6 +17,7 @@ import numpy as np
 import onnx
 
 from export.run import Session, run_session
+from runtime.assess import spread
 from runtime.explanation import what_is_degenerate
 from runtime.manifest import MetricsRecord, Spread
 from runtime.occlusion import cosine, occlude
@@ -48,15 +49,11 @@ def measure(path: Path, images: np.ndarray, *, mean: Sequence[float], source: st
         fidelity=_fidelity(embedding, again[:n]),
         fidelity_moved=_fidelity(embedding, again[n : 2 * n]),
         fidelity_empty=_fidelity(embedding, again[2 * n :].repeat(n, axis=0)),
-        area=_spread(mask.mean(axis=(1, 2), dtype=np.float64)),
+        area=spread(mask.mean(axis=(1, 2), dtype=np.float64)),
         degenerate=sum(bool(what_is_degenerate(m)) for m in mask),
     )
 
 
 def _fidelity(embedding: np.ndarray, masked: np.ndarray) -> Spread:
     """Both (N, D)."""
-    return _spread(np.array([cosine(a, b) for a, b in zip(embedding, masked, strict=True)]))
-
-
-def _spread(values: np.ndarray) -> Spread:
-    return Spread(mean=float(values.mean()), std=float(values.std(ddof=1)))
+    return spread(np.array([cosine(a, b) for a, b in zip(embedding, masked, strict=True)]))

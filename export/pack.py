@@ -16,20 +16,22 @@ import numpy as np
 import onnx
 
 import runtime
-from export import graph
+from export import external, graph
 from export.calibrate import calibration_images
 from export.card import model_card
+from export.cells import write_cells
 from export.fuse import Fused
 from export.images import PHOTOGRAPHS, judged_images, level_images, reference_images
 from export.int8 import TRT, Calibration, write_int8
 from export.level import measure_level
 from export.level_picture import LEVEL_PICTURE, level_picture
 from export.metrics import measure
-from export.precision import GRAPHS, OPSETS
+from export.precision import GRAPHS, OPSETS, TOWARD_GRAPHS, refusal
 from export.ranges import measure_ranges, named
 from export.standalone import write_beside
+from export.target import measure_target
 from export.verify import gate, run_onnx, run_torch
-from runtime.backends.onnxruntime import EMBEDDING_MODELS, MODELS
+from runtime.backends.onnxruntime import CELLS_MODEL, EMBEDDING_MODELS, MODELS
 from runtime.errors import ExportError, ParityError
 from runtime.manifest import (
     SCHEMA,
@@ -39,6 +41,7 @@ from runtime.manifest import (
     Manifest,
     MaskerRecord,
     OutputRecord,
+    TargetRecord,
 )
 from runtime.package import MANIFEST, REFERENCE, Package, files_in, sha256_file
 from runtime.verify import Reference
@@ -95,15 +98,19 @@ def make_package(
         if training is not None and training.fault:
             print(f"warning: {training.fault}", file=sys.stderr)
     with step(f"torch reference on {len(images)} images"):
-        expected = Reference(images, *run_torch(Fused(nem, precision="fp32"), images))
+        expected = _reference(nem, images)
     job = _Job(folder, nem, expected, calibration, simplify, step)
     parity = _write_graph(job, "fp32", _graph(job, "fp32"))
     write_beside(folder / MODELS["fp32"], EMBEDDING_MODELS["fp32"], expected, precision="fp32")
     others, refused = _write_others(job, precision)
-    np.savez_compressed(folder / REFERENCE, **expected._asdict())
+    refused |= _write_cells(job)
+    np.savez_compressed(folder / REFERENCE, **expected.arrays())
     with step(f"metrics on {len(judged[0])} images"):
         metrics = measure(folder / GRAPHS["fp32"], judged[0], mean=size.mean, source=judged[1])
-    level = _level(job, *unseen) if len(unseen[0]) else None
+    if expected.toward is not None:
+        found, beyond = _write_toward(job)
+        others, refused = others | found, refused | beyond
+    level, target = _levels(job, *unseen) if len(unseen[0]) else (None, None)
     manifest = Manifest(
         schema=SCHEMA,
         nemu=runtime.__version__,
@@ -118,16 +125,38 @@ def make_package(
         training=training,
         metrics=metrics,
         level=level,
+        target=target,
         refused=refused,
     )
     return seal(folder, manifest, name)
 
 
-def _level(job: _Job, unseen: np.ndarray, source: str) -> LevelRecord:
-    """What a level of the mask keeps, measured with the graphs that were written."""
+def _reference(nem: NEM, images: np.ndarray) -> Reference:
+    """What torch gives for the images; and, if the masker takes them, toward targets.
+
+    The targets are every second image's own embedding and, for the others, that of the next image.
+    """
+    fused = Fused(nem, precision="fp32")
+    plain = Reference(images, *run_torch(fused, images))
+    if not nem.takes_target:
+        return plain
+    others = np.arange(len(images))[:, None] % 2 == 1
+    toward = np.where(others, np.roll(plain.embedding, -1, axis=0), plain.embedding)
+    return plain._replace(toward=toward, toward_mask=run_torch(fused, images, toward)[1])
+
+
+def _levels(job: _Job, unseen: np.ndarray, source: str) -> tuple[LevelRecord, TargetRecord | None]:
+    """What a level of the mask means, and what masks toward a target are worth, by the written graphs."""
+    whole, alone, asked = (
+        job.folder / name for name in (GRAPHS["fp32"], EMBEDDING_MODELS["fp32"], TOWARD_GRAPHS["fp32"])
+    )
+    mean = job.nem.encoder.input.mean
     with job.step(f"the level's meaning on {len(unseen)} images"):
-        graphs = job.folder / GRAPHS["fp32"], job.folder / EMBEDDING_MODELS["fp32"]
-        return measure_level(graphs, unseen, mean=job.nem.encoder.input.mean, source=source)
+        level = measure_level((whole, alone), unseen, mean=mean, source=source)
+    if not asked.exists():
+        return level, None
+    with job.step("masks toward targets, on mixtures of them"):
+        return level, measure_target((asked, alone), unseen, mean=mean, source=source)
 
 
 def embedding_id(encoder: FrozenEncoder) -> str:
@@ -214,6 +243,17 @@ def _write_graph(job: _Job, precision: str, made: tuple[onnx.ModelProto, str]) -
     return {f"onnx {precision}": {**figures.to_json(), "graph": how}}
 
 
+def _write_cells(job: _Job) -> dict[str, str]:
+    """Write the graph for banks of normal pictures, or say why the package has none."""
+    try:
+        with job.step("local features for anomalies"):
+            write_cells(job.folder / MODELS["fp32"], CELLS_MODEL, job.nem, job.expected)
+    except (ParityError, ExportError) as error:
+        (job.folder / CELLS_MODEL).unlink(missing_ok=True)
+        return {"cells": _left_out(CELLS_MODEL, error.came)}
+    return {}
+
+
 def _write_int8(job: _Job) -> tuple[_Parity, dict[str, str]]:
     """Write both int8 graphs; their parity, and what was refused.
 
@@ -231,6 +271,40 @@ def _write_int8(job: _Job) -> tuple[_Parity, dict[str, str]]:
     for form, why in beyond.items():
         refused["int8" if form == TRT else "int8 for onnxruntime"] = _left_out(form, why)
     return parity | written, refused
+
+
+def _write_toward(job: _Job) -> tuple[_Parity, dict[str, str]]:
+    """Write the graph that takes targets beside each float graph; their parity, and why one was refused."""
+    parity, refused = _Parity(), dict[str, str]()
+    for precision, name in TOWARD_GRAPHS.items():
+        if not (job.folder / GRAPHS[precision]).exists():
+            continue
+        try:
+            parity |= _write_one_toward(job, precision)
+        except (ParityError, ExportError) as error:
+            if precision == "fp32":
+                raise
+            (job.folder / name).unlink(missing_ok=True)
+            key = refusal(precision, toward=True)
+            refused[key] = _left_out(key, error.came)
+    return parity, refused
+
+
+def _write_one_toward(job: _Job, precision: str) -> _Parity:
+    """Its parity through onnxruntime and, of a half graph, in torch's own arithmetic."""
+    toward, expected = job.expected.targets()
+    model, how = _graph(job, precision, toward=True)
+    file = job.folder / TOWARD_GRAPHS[precision]
+    with job.step(f"{precision}: parity toward targets"):
+        if precision == "fp16":
+            measure_ranges(model, expected.images, toward=toward).check(careful=False)
+        external.save_beside(model, file, job.folder / GRAPHS[precision])
+        outputs = {f"onnx {precision} toward": run_onnx(file, expected.images, toward)}
+        if precision != "fp32":
+            fused = Fused(job.nem, precision=precision)
+            outputs[f"torch {precision} toward"] = run_torch(fused, expected.images, toward)
+        figures = {name: gate(expected, name, *given, precision=precision) for name, given in outputs.items()}
+    return {name: {**of.to_json(), "graph": how} for name, of in figures.items()}
 
 
 def _check_half(job: _Job, half: str, model: onnx.ModelProto, *, careful: bool) -> _Parity:
@@ -258,14 +332,15 @@ def _images_for_ranges(job: _Job) -> Iterator[np.ndarray]:
         yield calibration_images(job.calibration, job.nem.encoder.input)
 
 
-def _graph(job: _Job, precision: str) -> tuple[onnx.ModelProto, str]:
+def _graph(job: _Job, precision: str, *, toward: bool = False) -> tuple[onnx.ModelProto, str]:
     """Export, simplify, lint; the graph and what the simplifier did."""
+    file = TOWARD_GRAPHS[precision] if toward else GRAPHS[precision]
     size, opset = job.nem.encoder.input, OPSETS[precision]
-    with job.step(f"{precision}: exporting {GRAPHS[precision]}"):
+    with job.step(f"{precision}: exporting {file}"):
         fused = Fused(job.nem, precision=precision)
-        model = graph.export_onnx(fused, height=size.height, width=size.width, opset=opset)
+        model = graph.export_onnx(fused, height=size.height, width=size.width, opset=opset, toward=toward)
         model, how = graph.simplify(model) if job.simplify else (model, "not simplified: --no-simplify")
-        graph.lint(model, opset=opset)
+        graph.lint(model, opset=opset, toward=toward)
     return model, how
 
 

@@ -17,8 +17,20 @@ GRAPHS = {
 }
 """Precision → the package's file that engines of it are built from."""
 
+TOWARD_GRAPHS = {
+    "fp32": "model.toward.onnx",
+    "fp16": "model.fp16.toward.onnx",
+    "bf16": "model.bf16.toward.onnx",
+}
+"""The same with a target as second input, in a package that takes targets; int8 has no such form."""
+
 OPSETS = {"fp32": 18, "fp16": 18, "bf16": 22, "int8": 20}
 """As low as it goes: convolutions in bfloat16 came with opset 22, float16 scales with 19."""
 
 AUTO = ("fp16", "int8", "bf16", "fp32")
 """What `--precision auto` tries for an engine, of what the package holds (int8: if it was made with it)."""
+
+
+def refusal(precision: str, *, toward: bool = False) -> str:
+    """The key in `Manifest.refused` that says why a package has no graph of this precision and form."""
+    return f"{precision} toward targets" if toward else precision

@@ -67,12 +67,13 @@ class Ranges:
             )
 
 
-def measure_ranges(model: onnx.ModelProto, *sets: np.ndarray) -> Ranges:
+def measure_ranges(model: onnx.ModelProto, *sets: np.ndarray, toward: np.ndarray | None = None) -> Ranges:
     """Run a half graph, widened to float32, node by node as written.
 
     Args:
         model: float16 inside; tensors of other types are not judged.
         sets: images, uint8 (N, H, W, 3) each; one image is run at a time.
+        toward: float32 (N, D), a target for each image, where the graph takes them.
 
     Raises:
         ExportError: a tensor whose type is not known.
@@ -97,8 +98,10 @@ def measure_ranges(model: onnx.ModelProto, *sets: np.ndarray) -> Ranges:
         return Ranges(peaks={}, images=len(images))
     session = Session(probe, as_written=True)
     worst = np.zeros(len(names))
-    for image in images:
-        worst = np.maximum(worst, session([o.name for o in probe.graph.output], image[None]))
+    peaks = [o.name for o in probe.graph.output]
+    for i, image in enumerate(images):
+        target = None if toward is None else toward[i : i + 1]
+        worst = np.maximum(worst, session(peaks, image[None], target))
     found: dict[str, float] = {}
     for name, peak in sorted(zip(names, worst.tolist(), strict=True), key=lambda pair: -pair[1]):
         found.setdefault(name, peak)

@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 
 from export import external
+from runtime.manifest import TOWARD
 
 
 class Session:
@@ -38,20 +39,37 @@ class Session:
                 str(path), options, providers=["CPUExecutionProvider"]
             )
 
-    def __call__(self, names: Sequence[str], images: np.ndarray) -> list[np.ndarray]:
-        """The named outputs for uint8 (N, H, W, 3)."""
-        return self._session.run(list(names), {"image": images})
+    def __call__(
+        self, names: Sequence[str], images: np.ndarray, toward: np.ndarray | None = None
+    ) -> list[np.ndarray]:
+        """The named outputs for uint8 (N, H, W, 3), and float32 (N, D) where the graph takes targets."""
+        targets = {} if toward is None else {TOWARD: toward}
+        return self._session.run(list(names), {"image": images, **targets})
 
 
 def run_model(
-    model: onnx.ModelProto, images: np.ndarray, *, as_written: bool = False
+    model: onnx.ModelProto,
+    images: np.ndarray,
+    toward: np.ndarray | None = None,
+    *,
+    as_written: bool = False,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """uint8 (N, H, W, 3) → embedding float32 (N, D), mask float32 (N, H, W), one image at a time."""
-    return run_session(Session(model, as_written=as_written), images)
+    """uint8 (N, H, W, 3) → embedding float32 (N, D), mask float32 (N, H, W), one image at a time.
+
+    Args:
+        toward: float32 (N, D), where the graph takes targets.
+    """
+    return run_session(Session(model, as_written=as_written), images, toward)
 
 
-def run_session(session: Session, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def run_session(
+    session: Session, images: np.ndarray, toward: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     """The same by a session that is there already."""
-    parts = [session(["embedding", "mask"], image[None]) for image in images]
+    targets = [None] * len(images) if toward is None else [row[None] for row in toward]
+    parts = [
+        session(["embedding", "mask"], image[None], target)
+        for image, target in zip(images, targets, strict=True)
+    ]
     embedding, mask = (np.concatenate(p) for p in zip(*parts, strict=True))
     return embedding, mask

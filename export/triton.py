@@ -80,8 +80,9 @@ def _plans(package: Package) -> list[Engine]:
     """One plan for each compute capability: the first of fp16, then of others."""
     found: dict[str, Engine] = {}
     for engine in sorted(package.engines(), key=lambda e: e.record.precision != "fp16"):
-        if engine.record.flavour == "tensorrt" and not engine.record.embedding_only:
-            found.setdefault(engine.record.compute_capability, engine)
+        record = engine.record
+        if record.flavour == "tensorrt" and not (record.embedding_only or record.takes_target):
+            found.setdefault(record.compute_capability, engine)
     versions = {engine.record.version for engine in found.values()}
     if len(versions) == 1:
         return list(found.values())

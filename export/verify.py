@@ -46,22 +46,31 @@ def gate(
     return parity
 
 
-def run_torch(fused: Fused, images: np.ndarray, *, batch: int = 4) -> tuple[np.ndarray, np.ndarray]:
-    """uint8 (N, H, W, 3) → embedding (N, D), mask (N, H, W), both float32, by the torch module."""
+def run_torch(
+    fused: Fused, images: np.ndarray, toward: np.ndarray | None = None, *, batch: int = 4
+) -> tuple[np.ndarray, np.ndarray]:
+    """uint8 (N, H, W, 3) → embedding (N, D), mask (N, H, W), both float32, by the torch module.
+
+    Args:
+        toward: float32 (N, D), targets, if the masker takes them.
+    """
     import torch
 
     with torch.inference_mode():
-        parts = [fused(torch.from_numpy(images[i : i + batch])) for i in range(0, len(images), batch)]
+        given = [torch.from_numpy(array).split(batch) for array in (images, toward) if array is not None]
+        parts = [fused(*part) for part in zip(*given, strict=True)]
     embedding, mask = (torch.cat(p).numpy() for p in zip(*parts, strict=True))
     return embedding, mask
 
 
-def run_onnx(path: Path, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def run_onnx(
+    path: Path, images: np.ndarray, toward: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     """The same by onnxruntime on the CPU, one image at a time; bfloat16 by its float32 twin."""
     model = onnx.load(str(path))
     if any(t.data_type == onnx.TensorProto.BFLOAT16 for t in model.graph.initializer):
         model = widened(model)
-    return run_model(model, images)
+    return run_model(model, images, toward)
 
 
 def _cure(parity: Parity, precision: str) -> str:

@@ -1,5 +1,7 @@
 """What runs on the device: a compiled package in, embedding and explanation mask out."""
 
+from runtime.anomaly import Anomaly, Watch, fit_bank
+from runtime.bank import Bank
 from runtime.comparison import Comparison
 from runtime.device_explanation import DeviceExplanation
 from runtime.embedder import Embedder
@@ -16,17 +18,21 @@ from runtime.errors import (
     PackageError,
     ParityError,
     SchemaError,
+    UnusableOutput,
 )
 from runtime.explainer import Explainer
 from runtime.explanation import Explanation
+from runtime.index import Index
 from runtime.manifest import Manifest
 from runtime.package import Package
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "Anomaly",
     "BackendError",
     "BackendUnavailable",
+    "Bank",
     "Comparison",
     "DeviceExplanation",
     "Embedder",
@@ -34,6 +40,7 @@ __all__ = [
     "Explainer",
     "Explanation",
     "ExportError",
+    "Index",
     "InputError",
     "IntegrityError",
     "Manifest",
@@ -44,5 +51,8 @@ __all__ = [
     "PackageError",
     "ParityError",
     "SchemaError",
+    "UnusableOutput",
+    "Watch",
     "__version__",
+    "fit_bank",
 ]

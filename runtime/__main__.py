@@ -1,6 +1,7 @@
-"""python -m runtime explain | compare | report | diff | bench | info | doctor | verify
+"""python -m runtime explain | compare | report | assess | bank | anomalies | diff | index | search ...
 
-Exit codes: 0 done, 1 error, 2 wrong usage, 3 the parity gate failed, 130 stopped by Ctrl-C.
+Exit codes: 0 done, 1 error, 2 wrong usage, 3 the parity gate failed, or the answer of assess, diff or canary
+is no, 130 stopped by Ctrl-C.
 """
 
 from __future__ import annotations
@@ -11,13 +12,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from runtime import commands, console
+from runtime import anomalies, commands, console
+from runtime.anomaly import FALSE_ALARMS
 from runtime.backends import NAMES
 from runtime.diff import LEAST_COSINE, LEAST_RECALL
 from runtime.explain import MASKS, OVERLAYS
+from runtime.index import commands as index_commands
+from runtime.index.stores import STORES
 from runtime.overlay import STYLES
 from runtime.parity import LIMITS
-from runtime.report import LOW_FIDELITY
+from runtime.report import LOW_FIDELITY, PAIRS
 
 _Command = Callable[[str, Any, str, str], argparse.ArgumentParser]
 """Makes a command of a name, a function of `runtime.commands`, a description and an example."""
@@ -47,7 +51,13 @@ def _parser() -> argparse.ArgumentParser:
         _explain,
         _compare,
         _report,
+        _assess,
+        _bank,
+        _anomalies,
         _diff,
+        _index,
+        _search,
+        _canary,
         _bench,
         _info,
         _doctor,
@@ -79,6 +89,12 @@ def _explain(command: _Command) -> None:
     sub.add_argument(
         "--fidelity", action="store_true", help="also embed what each mask keeps, and say how near it is"
     )
+    sub.add_argument(
+        "--toward",
+        type=Path,
+        metavar="PICTURE|VECTOR.npy",
+        help="show what in each picture is like this, instead of what made its embedding",
+    )
     _overlay_arguments(sub)
     sub.add_argument(
         "--ray",
@@ -95,13 +111,20 @@ def _compare(command: _Command) -> None:
     sub = command(
         "compare",
         commands.compare,
-        "Why do two pictures match? Two overlays side by side, the cosine of their embeddings, and the same "
-        "when only what the masks keep survives: A-B.compare.png and A-B.compare.json.",
+        "Why do two pictures match? Two overlays side by side, each showing what is like the other; the "
+        "cosine of their embeddings, the same when only what the masks keep survives, and with the two "
+        "masks exchanged: A-B.compare.png and A-B.compare.json.",
         "compare demo.nemu query.jpg match.jpg --out compared",
     )
     _package_argument(sub)
     sub.add_argument("a", type=Path, metavar="A", help="a picture")
     sub.add_argument("b", type=Path, metavar="B", help="another")
+    sub.add_argument(
+        "--toward",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="each toward the other, if the masker takes targets; else each by itself (%(default)s)",
+    )
     sub.add_argument("--out", type=Path, required=True, metavar="DIR", help="where the files go")
     _overlay_arguments(sub)
     sub.add_argument("--force", action="store_true", help="replace files of an earlier run")
@@ -113,7 +136,8 @@ def _report(command: _Command) -> None:
         "report",
         commands.report,
         "One HTML file with every picture and its overlay: sortable by similarity, mask area and fidelity; "
-        "masks that show nothing and low fidelity are flagged. A picture that cannot be read is skipped.",
+        "masks that show nothing and low fidelity are flagged. Then pairs of the pictures most alike, each "
+        "with what in it is like the other. A picture that cannot be read is skipped.",
         "report demo.nemu parts/ --out report.html",
     )
     _package_argument(sub)
@@ -126,9 +150,75 @@ def _report(command: _Command) -> None:
         metavar="COSINE",
         help="flag what is below it, default: %(default)s",
     )
+    sub.add_argument(
+        "--pairs",
+        type=_none_or_more,
+        default=PAIRS,
+        metavar="N",
+        help="compare so many pairs at most, the most alike first; 0: none; default: %(default)s",
+    )
     _overlay_arguments(sub)
     sub.add_argument("--force", action="store_true", help="replace the page of an earlier run")
     _backend_arguments(sub)
+
+
+def _assess(command: _Command) -> None:
+    sub = command(
+        "assess",
+        commands.assess,
+        "Can the masks be believed, on your pictures? Mixes them in pairs by regions that are known, and "
+        "measures whether masks lie where the embedding comes from, and follow a target if the package takes "
+        "them. If not, exit code 3.",
+        "assess demo.nemu --images photos/ --out assessed.png",
+    )
+    _package_argument(sub)
+    sub.add_argument("--images", type=Path, nargs="+", required=True, metavar="IMAGE|FOLDER")
+    sub.add_argument(
+        "--out", type=Path, metavar="FILE.png", help="a picture of some mixtures and their masks"
+    )
+    sub.add_argument("--force", action="store_true", help="replace the picture of an earlier run")
+    _backend_arguments(sub)
+
+
+def _bank(command: _Command) -> None:
+    sub = command(
+        "bank",
+        anomalies.bank,
+        "Learn what is normal: pictures without defects → a file that `anomalies` judges others by. A "
+        "picture that cannot be read is skipped and listed.",
+        "bank demo.nemu normal/ --out line1.bank",
+    )
+    _package_argument(sub)
+    _sources_argument(sub, "normal pictures: files, folders, patterns, or - for paths on stdin")
+    sub.add_argument("--out", type=Path, required=True, metavar="NAME.bank", help="the file")
+    sub.add_argument("--force", action="store_true", help="replace it")
+
+
+def _anomalies(command: _Command) -> None:
+    sub = command(
+        "anomalies",
+        anomalies.anomalies,
+        "Which pictures are unlike the normal ones, how much, and where: a line each in "
+        f"{anomalies.LINES}, NAME.overlay.jpg of those that are. On the CPU. A picture that cannot be read "
+        "is skipped and listed.",
+        "anomalies demo.nemu line1.bank parts/ --out found",
+    )
+    _package_argument(sub)
+    sub.add_argument("bank", type=Path, metavar="BANK", help="file of nemu bank")
+    _sources_argument(sub, "files, folders, patterns, or - for paths on stdin")
+    sub.add_argument("--out", type=Path, required=True, metavar="DIR", help="where the files go")
+    sub.add_argument(
+        "--false-alarms",
+        type=float,
+        default=FALSE_ALARMS,
+        metavar="SHARE",
+        help="of normal pictures that may be called anomalous, default: %(default)s",
+    )
+    sub.add_argument(
+        "--overlays", choices=anomalies.OVERLAYS, default="anomalous", help="of which pictures (%(default)s)"
+    )
+    sub.add_argument("--style", choices=STYLES, help=f"of overlays, as of explain ({STYLES[0]})")
+    sub.add_argument("--force", action="store_true", help="replace what an earlier run wrote")
 
 
 def _diff(command: _Command) -> None:
@@ -145,6 +235,61 @@ def _diff(command: _Command) -> None:
     sub.add_argument("--images", type=Path, nargs="+", required=True, metavar="IMAGE|FOLDER")
     _backend_arguments(sub)
     sub.add_argument("--new-precision", choices=tuple(LIMITS), help="of NEW; --precision is of OLD")
+
+
+def _index(command: _Command) -> None:
+    sub = command(
+        "index",
+        index_commands.index,
+        "Embed pictures into an index whose rows hold the answer beside the vector: the mask in at most 1000 "
+        "bytes, and what it keeps. A picture that cannot be read is skipped and listed. Stopped, the same "
+        "command goes on; with more pictures, it takes those in.",
+        "index demo.nemu photos/ --out index",
+    )
+    _package_argument(sub)
+    _sources_argument(sub, "files, folders, patterns, or - for paths on stdin")
+    sub.add_argument("--out", type=Path, required=True, metavar="INDEX", help="the index's folder")
+    sub.add_argument("--store", choices=tuple(STORES), default="parquet", help="default: %(default)s")
+    sub.add_argument(
+        "--fidelity",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="measure what each mask keeps, at twice the time",
+    )
+    sub.add_argument("--force", action="store_true", help="start anew: forget what an earlier run indexed")
+    _backend_arguments(sub)
+
+
+def _search(command: _Command) -> None:
+    sub = command(
+        "search",
+        index_commands.search,
+        "What in an index is like a photograph, and why: 01.png, 02.png, ... with the two side by side, and "
+        "search.json. Where a picture is no longer there, its stored mask is drawn alone.",
+        "search index query.jpg --out found",
+    )
+    sub.add_argument("index", type=Path, metavar="INDEX", help="folder that nemu index wrote")
+    sub.add_argument("photo", type=Path, metavar="PHOTO", help="the query")
+    sub.add_argument("--out", type=Path, required=True, metavar="DIR", help="where the files go")
+    sub.add_argument("--k", type=_count, default=5, metavar="K", help="hits, default: %(default)s")
+    _remembered_package(sub)
+    _overlay_arguments(sub)
+    sub.add_argument("--force", action="store_true", help="replace files of an earlier search")
+    _backend_arguments(sub)
+
+
+def _canary(command: _Command) -> None:
+    sub = command(
+        "canary",
+        index_commands.canary,
+        "Does an index still hold, after an upgrade of anything? Embeds the pictures that it keeps for this "
+        f"again: every cosine at least {LEAST_COSINE}, recall {LEAST_RECALL}, the same id and, under it, the "
+        "same embeddings, and masks as they are stored; if not, exit code 3.",
+        "canary index",
+    )
+    sub.add_argument("index", type=Path, metavar="INDEX", help="folder that nemu index wrote")
+    _remembered_package(sub)
+    _backend_arguments(sub)
 
 
 def _bench(command: _Command) -> None:
@@ -198,11 +343,19 @@ def _count(text: str) -> int:
     return number
 
 
-_count.__name__ = "number from 1"  # what argparse calls it
+def _none_or_more(text: str) -> int:
+    return int(text) and _count(text)
+
+
+_count.__name__, _none_or_more.__name__ = "number from 1", "number from 0"  # what argparse calls them
 
 
 def _package_argument(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("package", type=Path, metavar="PACKAGE", help="folder NAME.nemu")
+
+
+def _remembered_package(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--package", type=Path, help="NAME.nemu; default: the one that made the index")
 
 
 def _sources_argument(parser: argparse.ArgumentParser, text: str) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from runtime import jetson
-from runtime.backends import EmbeddingBackend
+from runtime.backends import EmbeddingBackend, TargetBackend
 from runtime.decode import pillow
 from runtime.explainer import Explainer
 
@@ -50,20 +50,36 @@ class Conditions:
     warnings: tuple[str, ...]
 
 
-def bench(explainer: Explainer, alone: EmbeddingBackend | None = None, *, seconds: float) -> list[Row]:
+def bench(
+    explainer: Explainer,
+    alone: EmbeddingBackend | None = None,
+    asks: TargetBackend | None = None,
+    *,
+    seconds: float,
+) -> list[Row]:
     """Time the backend for each batch it takes, then the whole way from a JPEG.
 
     Args:
         alone: a backend that computes no mask; timed too, if it is given.
+        asks: a backend that takes targets; timed too, if it is given.
         seconds: of each measurement; at least 20 runs.
     """
-    size = explainer.manifest.input
+    size, dimension = explainer.manifest.input, explainer.manifest.encoder.dimension
     rng = np.random.default_rng(0)
     backend, rows = explainer.backend, []
     ways: list[tuple[str, int, Callable[[np.ndarray], Any]]]
     ways = [("embedding and mask", backend.max_batch, backend.run)]
     if alone is not None:
         ways.append(("embedding alone", alone.max_batch, alone.embed))
+    if (given := asks) is not None:
+        toward = np.ones((given.max_batch, dimension), np.float32)
+        ways.append(
+            (
+                "toward targets",
+                given.max_batch,
+                lambda images: given.run_toward(images, toward[: len(images)]),
+            )
+        )
     for what, most, run in ways:
         for batch in (b for b in BATCHES if b <= most):
             images = rng.integers(0, 256, (batch, size.height, size.width, 3), dtype=np.uint8)

@@ -34,6 +34,7 @@ def explain_with_ray(
     masks: str = "npy",
     overlays: str = "jpg",
     draw: dict[str, Any] | None = None,
+    toward: np.ndarray | None = None,
     fidelity: bool = False,
     force: bool = False,
     quiet: bool = False,
@@ -58,9 +59,9 @@ def explain_with_ray(
         "precision": explainer.backend.precision,
         "folder": str(folder.resolve()),
         "write": {"masks": masks, "overlays": overlays, "draw": draw},
-        "fidelity": fidelity,
+        "ask": {"toward": toward, "fidelity": fidelity},
     }
-    with begun(explainer, pictures, folder, force=force, quiet=quiet) as (journal, bar, todo):
+    with begun(explainer, pictures, folder, toward=toward, force=force, quiet=quiet) as (journal, bar, todo):
         for row in _rows(ray, todo, workers, options):
             if row["error"]:
                 outcome.skipped.append({"image": row["image"], "error": row["error"]})
@@ -107,10 +108,10 @@ class Worker:
         precision: str,
         folder: str,
         write: dict[str, Any],
-        fidelity: bool,
+        ask: dict[str, Any],
     ) -> None:
         self._explainer = Explainer(package, backend=backend, precision=precision)
-        self._folder, self._write, self._fidelity = Path(folder), write, fidelity
+        self._folder, self._write, self._ask = Path(folder), write, ask
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, Any]:
         """One batch."""
@@ -120,7 +121,7 @@ class Worker:
     def _one(self, image: Path, name: str) -> dict[str, Any]:
         row: dict[str, Any] = {"name": name, "image": str(image), "line": "", "embedding": [], "error": ""}
         try:
-            explanation = self._explainer(image, fidelity=self._fidelity)
+            explanation = self._explainer(image, **self._ask)
             line = write_files(explanation, Picture(image, name), self._folder, **self._write)
         except InputError as error:
             return {**row, "error": f"{error.came}; {error.cure}"}

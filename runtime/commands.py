@@ -5,12 +5,27 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from runtime.atomic import refuse_existing
-from runtime.backends import Backend, EmbeddingBackend, choose, without_mask
+import numpy as np
+
+from runtime.assess import MOST
+from runtime.assess import assess as assess_masks
+from runtime.assess import picture as assessment_picture
+from runtime.assess import table as assessment_table
+from runtime.atomic import atomic_file, refuse_existing
+from runtime.backends import (
+    Backend,
+    EmbeddingBackend,
+    TargetBackend,
+    choose,
+    takes_targets,
+    toward_backend,
+    without_mask,
+)
 from runtime.bench import bench as bench_package
 from runtime.bench import conditions
 from runtime.bench import table as bench_table
@@ -21,9 +36,11 @@ from runtime.console import answer
 from runtime.diff import compare_packages
 from runtime.doctor import report as doctor_report
 from runtime.doctor import text as doctor_text
-from runtime.errors import InputError, ParityError
+from runtime.encode import encode_png
+from runtime.errors import EngineMismatch, InputError, ParityError
 from runtime.explain import Outcome, explain_pictures, write_parquet
 from runtime.explainer import Explainer
+from runtime.image import Geometry, decoded
 from runtime.info import describe, figures
 from runtime.journal import LINES, ROWS
 from runtime.level import curve_of, share_for
@@ -31,8 +48,8 @@ from runtime.overlay import STYLES
 from runtime.package import Package
 from runtime.report import write_report
 from runtime.sources import Picture, find_pictures
+from runtime.verify import load_reference, run_all, run_all_toward, verify_embedding, verify_toward
 from runtime.verify import verify as verify_package
-from runtime.verify import verify_embedding
 from runtime.video import explain_video, is_video, video_name
 
 
@@ -49,12 +66,13 @@ def explain(arguments: argparse.Namespace) -> int:
         )
     pictures = find_pictures(others) if others else []
     lines = []
-    with _explainer(arguments) as explainer:
+    with open_explainer(arguments) as explainer:
         common = {
+            "toward": _target(arguments, explainer),
             "fidelity": arguments.fidelity,
             "force": arguments.force,
             "quiet": arguments.quiet,
-            "draw": _draw(arguments, explainer),
+            "draw": draw_options(arguments, explainer),
         }
         backend = explainer.backend
         facts = {"embedding_id": explainer.embedding_id, "backend": backend.name, "why": backend.why}
@@ -106,18 +124,20 @@ def compare(arguments: argparse.Namespace) -> int:
     name = f"{arguments.a.stem}-{arguments.b.stem}"
     for path in ComparisonPaths.of(arguments.out, name):
         refuse_existing(path, force=arguments.force)
-    with _explainer(arguments) as explainer:
-        draw = _draw(arguments, explainer)
-        comparison = explainer.compare(arguments.a, arguments.b)
+    with open_explainer(arguments) as explainer:
+        draw = draw_options(arguments, explainer)
+        comparison = explainer.compare(arguments.a, arguments.b, toward=arguments.toward)
         paths = comparison.save(arguments.out, name, force=arguments.force, **draw)
     pairs = ((arguments.a, comparison.a), (arguments.b, comparison.b))
     lines = [
         f"{image}: fidelity {one.fidelity:.3f}"
         + (f", but its mask is {one.degenerate}: it shows nothing" if one.degenerate else "")
+        + (", and it has nothing of the other" if one.absent else "")
         for image, one in pairs
     ]
     lines += [
-        f"similarity {comparison.similarity:.3f}; of what the masks keep {comparison.kept_similarity:.3f}",
+        f"similarity {comparison.similarity:.3f}; of what the masks keep {comparison.kept_similarity:.3f}, "
+        f"with the masks exchanged {comparison.exchanged_similarity:.3f}",
         f"next: look at {paths.picture}; the numbers are in {paths.record.name}",
     ]
     files = {kind: str(path) for kind, path in paths._asdict().items()}
@@ -130,26 +150,61 @@ def report(arguments: argparse.Namespace) -> int:
     refuse_existing(arguments.out, force=arguments.force)
     images = [picture.image for picture in find_pictures(arguments.sources)]
     package = Package.open(arguments.package)
-    with _explainer(arguments, package) as explainer:
+    with open_explainer(arguments, package) as explainer:
         report = write_report(
             explainer,
             package,
             images,
             arguments.out,
             low_fidelity=arguments.low_fidelity,
+            pairs=arguments.pairs,
             force=arguments.force,
             quiet=arguments.quiet,
-            **_draw(arguments, explainer),
+            **draw_options(arguments, explainer),
         )
     for one in report.skipped:
         print(f"skipped {one['error']}", file=sys.stderr)
+    for one in report.failed_pairs:
+        print(f"not compared: {one['a']} beside {one['b']}: {one['error']}", file=sys.stderr)
+    if report.unpaired:
+        print(f"pairs: {report.unpaired}", file=sys.stderr)
     lines = [f"flagged {name}" for name in report.flagged]
     lines += [
-        f"{report.written} explained, {len(report.flagged)} flagged, {len(report.skipped)} skipped",
+        f"{report.written} explained, {report.pairs} pairs compared, {len(report.flagged)} flagged, "
+        f"{len(report.skipped)} skipped",
         f"next: open {report.path} in a browser; it needs no network",
     ]
     answer(arguments, {**report._asdict(), "path": str(report.path)}, "\n".join(lines))
     return 0
+
+
+def assess(arguments: argparse.Namespace) -> int:
+    """Pictures → whether the package's masks can be believed on them; 3 if not."""
+    package = Package.open(arguments.package)
+    if arguments.out:
+        refuse_existing(arguments.out, force=arguments.force)
+    files = [picture.image for picture in find_pictures(arguments.images)]
+    taken = files[:: -(-len(files) // MOST)]
+    images, unreadable = decoded(taken, Geometry.from_record(package.manifest.input))
+    for file in unreadable:
+        print(f"skipped {file}: it cannot be read", file=sys.stderr)
+    backend = choose(package, arguments.backend, arguments.device, arguments.precision)
+    with closing(backend), _for_targets(package, backend, arguments.device) as (asks, unasked):
+        ask = None if asks is None else partial(run_all_toward, asks)
+        found, mixed = assess_masks(partial(run_all, backend), ask, images)
+    if arguments.out:
+        with atomic_file(arguments.out, force=arguments.force) as file:
+            file.write_bytes(encode_png(assessment_picture(mixed)))
+    lines = [assessment_table(found), found.verdict()]
+    lines += [f"masks toward targets were not assessed: {unasked}"] if unasked else []
+    if len(files) > len(taken):
+        lines.insert(0, f"{len(taken)} of {len(files)} pictures, spread over them")
+    if arguments.out:
+        columns = ", ".join(("the region", *mixed.masks))
+        lines.append(f"next: look at {arguments.out}: each mixture, then {columns}")
+    facts = {"unreadable": [str(file) for file in unreadable], "of": len(files), "not_asked": unasked}
+    answer(arguments, {**found.to_json(), **facts}, "\n".join(lines))
+    return 0 if found.believed else ParityError.exit_code
 
 
 def diff(arguments: argparse.Namespace) -> int:
@@ -185,13 +240,15 @@ def bench(arguments: argparse.Namespace) -> int:
     """A package → its speed here."""
     found, package = conditions(), Package.open(arguments.package)
     with (
-        _explainer(arguments, package) as explainer,
+        open_explainer(arguments, package) as explainer,
         _without_mask(package, explainer.backend, arguments.device) as alone,
+        _for_targets(package, explainer.backend, arguments.device) as (asks, untimed),
     ):
-        rows = bench_package(explainer, alone, seconds=arguments.seconds)
+        rows = bench_package(explainer, alone, asks, seconds=arguments.seconds)
         backend = explainer.backend
     said = f"{arguments.package}, {backend.precision}, on {backend.name}: {backend.why}"
     said += f"\nslower than it could be: {backend.degraded}" if backend.degraded else ""
+    said += f"\nwhat takes targets was not run: {untimed}" if untimed else ""
     facts = {"backend": backend.name, "why": backend.why, "precision": backend.precision}
     answer(
         arguments,
@@ -222,6 +279,10 @@ def verify(arguments: argparse.Namespace) -> int:
         backend.close()
     with _without_mask(package, backend, arguments.device) as alone:
         embedding = None if alone is None else verify_embedding(package, alone).embedding_to_json()
+    with _for_targets(package, backend, arguments.device) as (asks, unverified):
+        toward = None if asks is None else verify_toward(package, asks).to_json()
+    if toward:
+        toward["target_effect"] = load_reference(package).target_effect()
     facts = {"backend": backend.name, "why": backend.why, "precision": backend.precision}
     lines = [
         f"{files} files are as they were written",
@@ -229,10 +290,11 @@ def verify(arguments: argparse.Namespace) -> int:
         f"  {figures(parity)}",
     ]
     lines += [f"the embedding alone:\n  {figures(embedding)}"] if embedding else []
+    lines += [f"toward the reference targets:\n  {figures(toward)}"] if toward else []
+    lines += [f"what takes targets was not run: {unverified}"] if unverified else []
     lines.append(_explain_next(package.path))
-    answer(
-        arguments, {**facts, "files": files, "parity": parity, "embedding_only": embedding}, "\n".join(lines)
-    )
+    found = {"parity": parity, "embedding_only": embedding, "toward": toward, "toward_not_run": unverified}
+    answer(arguments, {**facts, "files": files, **found}, "\n".join(lines))
     return 0
 
 
@@ -243,7 +305,7 @@ def doctor(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _explainer(arguments: argparse.Namespace, package: Package | None = None) -> Explainer:
+def open_explainer(arguments: argparse.Namespace, package: Package | None = None) -> Explainer:
     """Of the package that the command names, or of that package, opened already: its hashes cost a read."""
     return Explainer(
         package or arguments.package,
@@ -253,7 +315,31 @@ def _explainer(arguments: argparse.Namespace, package: Package | None = None) ->
     )
 
 
-def _draw(arguments: argparse.Namespace, explainer: Explainer) -> dict[str, Any]:
+def _target(arguments: argparse.Namespace, explainer: Explainer) -> np.ndarray | None:
+    """float32 (D,): the embedding that --toward names, a picture's or that of a .npy file."""
+    if arguments.toward is None:
+        return None
+    if arguments.toward.suffix != ".npy":
+        return explainer.target(arguments.toward)
+    try:
+        vector = np.load(arguments.toward, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise InputError(
+            f"--toward {arguments.toward} cannot be read ({error})",
+            expected="a picture, or an embedding that numpy.save wrote",
+            cure="check the file",
+        ) from error
+    if vector.dtype.kind != "f":
+        raise InputError(
+            f"--toward {arguments.toward}: {vector.dtype} {vector.shape}",
+            expected="an embedding of this package, float32",
+            cure="save one row: numpy.save(FILE, embedding)",
+        )
+    target = explainer.target(vector)
+    return target if target.any() else None  # zeros are the picture itself
+
+
+def draw_options(arguments: argparse.Namespace, explainer: Explainer) -> dict[str, Any]:
     """`keep` and `style` of `Explanation.overlay`; a `keep` that cannot be is refused before any work."""
     if arguments.keep is not None:
         share_for(curve_of(explainer.manifest.level), arguments.keep)
@@ -268,6 +354,25 @@ def _without_mask(package: Package, beside: Backend, device: int) -> Iterator[Em
     finally:
         if backend is not None:
             backend.close()
+
+
+@contextmanager
+def _for_targets(
+    package: Package, beside: Backend, device: int
+) -> Iterator[tuple[TargetBackend | None, str]]:
+    """What takes targets on the library of a backend; or None, and why not, if the package takes any."""
+    if not takes_targets(package):
+        yield None, ""
+        return
+    try:
+        backend = toward_backend(package, beside, device)
+    except EngineMismatch as error:
+        yield None, f"{error.came}; {error.cure}"
+        return
+    try:
+        yield backend, ""
+    finally:
+        backend.close()
 
 
 def _explain_next(package: Path) -> str:

@@ -33,12 +33,16 @@ class ComparisonPaths(NamedTuple):
 class Comparison:
     """Two explanations, how alike their embeddings are, and how alike what the masks keep is.
 
+    If the masker takes targets, each is explained toward the other's embedding.
+
     Raises:
         InputError: embeddings with different ids, or an explanation without `masked_embedding`.
     """
 
     a: Explanation
     b: Explanation
+    exchanged: tuple[np.ndarray, np.ndarray] | None = None
+    """float32 (D,) each: embeddings of what the other's mask keeps of a, and of b."""
 
     def __post_init__(self) -> None:
         if self.a.embedding_id != self.b.embedding_id:
@@ -69,6 +73,12 @@ class Comparison:
         """
         one, other = self.a.masked_embedding, self.b.masked_embedding
         return 0.0 if one is None or other is None else cosine(one, other)
+
+    @property
+    def exchanged_similarity(self) -> float | None:
+        """`kept_similarity` with the two masks exchanged, on the graph's grid: what masks of this size and
+        shape keep that do not know their picture.  None if it was not measured."""
+        return None if self.exchanged is None else cosine(*self.exchanged)
 
     def overlay(self, *, keep: float | None = None, style: str = STYLES[0]) -> np.ndarray:
         """uint8 (H, W, 3): the two overlays side by side, each in its picture's own size.
@@ -108,10 +118,11 @@ class Comparison:
         return paths
 
     def to_json(self) -> dict[str, Any]:
-        """Both similarities, and both explanations."""
+        """All similarities, and both explanations."""
         return {
             "similarity": self.similarity,
             "kept_similarity": self.kept_similarity,
+            "exchanged_similarity": self.exchanged_similarity,
             "a": self.a.to_json(),
             "b": self.b.to_json(),
         }

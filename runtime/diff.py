@@ -89,7 +89,7 @@ def compare_packages(
             a, b = old(image), new(image)
             embeddings[0].append(a.embedding)
             embeddings[1].append(b.embedding)
-            ious.append(_iou(a.mask > 0.5, b.mask > 0.5))
+            ious.append(iou(a.mask > 0.5, b.mask > 0.5))
             differences.append(float(np.abs(a.mask - b.mask).mean()))
             bar.update()
     before, after = map(np.stack, embeddings)
@@ -126,6 +126,7 @@ def recall_at(k: int, old: np.ndarray, new: np.ndarray) -> np.ndarray:
     return np.array(shares)
 
 
-def _iou(a: np.ndarray, b: np.ndarray) -> float:
+def iou(a: np.ndarray, b: np.ndarray) -> float:
+    """Intersection over union of bool arrays of one shape; 1 if both are empty."""
     union = np.count_nonzero(a | b)
     return np.count_nonzero(a & b) / union if union else 1.0

@@ -8,7 +8,8 @@
     │   └── SchemaError              a manifest that is empty, malformed or from a newer version
     ├── BackendError             the backend was there and failed while working
     │   ├── BackendUnavailable       a library, driver or device is not here
-    │   └── EngineMismatch           an engine built for another device or version
+    │   ├── EngineMismatch           an engine built for another device or version
+    │   └── UnusableOutput           outputs that are no answer, such as values that are not finite
     ├── MaskerMismatch           a masker trained for another encoder
     ├── ExportError              a graph or an engine that could not be built
     └── ParityError              two backends disagree by more than the gate allows
@@ -68,6 +69,10 @@ class BackendUnavailable(BackendError):
 
 class EngineMismatch(BackendError):
     """An engine built for another device or another version of its library."""
+
+
+class UnusableOutput(BackendError):
+    """Outputs that are no answer: values that are not finite or outside their range, another shape."""
 
 
 class MaskerMismatch(NemuError):

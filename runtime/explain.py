@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -47,7 +47,9 @@ def explain_pictures(
     masks: str = "npy",
     overlays: str = "jpg",
     draw: dict[str, Any] | None = None,
+    toward: np.ndarray | None = None,
     fidelity: bool = False,
+    note: Callable[[Explanation], dict[str, Any]] | None = None,
     force: bool = False,
     quiet: bool = False,
 ) -> Outcome:
@@ -61,6 +63,8 @@ def explain_pictures(
         masks: of `MASKS`.
         overlays: of `OVERLAYS`.
         draw: `keep` and `style` of `Explanation.overlay`.
+        toward: a target, float32 (D,), of all pictures.
+        note: what a picture's line in the journal has besides; called in this thread.
         force: start anew: forget the journal, replace files.
         quiet: no progress bar.
 
@@ -68,7 +72,7 @@ def explain_pictures(
         InputError: the folder holds results of another embedding id.
     """
     outcome = Outcome([], 0, [])
-    with begun(explainer, pictures, folder, force=force, quiet=quiet) as (journal, bar, todo):
+    with begun(explainer, pictures, folder, toward=toward, force=force, quiet=quiet) as (journal, bar, todo):
         coming: deque[Picture] = deque()
 
         def frames() -> Iterator[np.ndarray]:
@@ -82,11 +86,12 @@ def explain_pictures(
                 coming.append(picture)
                 yield image
 
-        for explanation in explainer.stream(frames(), fidelity=fidelity):
+        for explanation in explainer.stream(frames(), toward=toward, fidelity=fidelity):
             picture = coming.popleft()
             bar.update()
             try:
                 line = write_files(explanation, picture, folder, masks=masks, overlays=overlays, draw=draw)
+                line.update(note(explanation) if note else {})
             except InputError as error:
                 outcome.skipped.append(_skipped(picture, error))
                 continue
@@ -97,7 +102,13 @@ def explain_pictures(
 
 @contextmanager
 def begun(
-    explainer: Explainer, pictures: list[Picture], folder: Path, *, force: bool, quiet: bool
+    explainer: Explainer,
+    pictures: list[Picture],
+    folder: Path,
+    *,
+    toward: np.ndarray | None,
+    force: bool,
+    quiet: bool,
 ) -> Iterator[tuple[Journal, Any, list[Picture]]]:
     """The journal of `folder`, a progress bar, and the pictures that the journal does not have yet.
 
@@ -108,7 +119,13 @@ def begun(
         _remove_earlier(folder, {picture.name for picture in pictures})
     dimension = explainer.manifest.encoder.dimension
     with (
-        Journal(folder, embedding_id=explainer.embedding_id, dimension=dimension, force=force) as journal,
+        Journal(
+            folder,
+            embedding_id=explainer.embedding_id,
+            dimension=dimension,
+            target=toward,
+            force=force,
+        ) as journal,
         progress(len(pictures), quiet=quiet) as bar,
     ):
         todo = [picture for picture in pictures if picture.name not in journal.done]

@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Union, overload
 
 import numpy as np
 
-from runtime.backends import Backend, choose
+from runtime.anomaly import FALSE_ALARMS, Watch, open_bank
+from runtime.backends import Backend, TargetBackend, choose, takes_targets, toward_backend
 from runtime.backends.base import DeviceBackend, PipelinedBackend, WarmBackend
+from runtime.bank import Bank
 from runtime.comparison import Comparison
 from runtime.device_explanation import DeviceExplanation
 from runtime.errors import BackendError, InputError
@@ -24,6 +26,7 @@ from runtime.manifest import Manifest
 from runtime.occlusion import occlude
 from runtime.package import Package
 from runtime.stream import stream
+from runtime.targets import TargetLike, target_vectors
 
 if TYPE_CHECKING:
     import PIL.Image
@@ -87,6 +90,8 @@ class Explainer:
                 cure="leave the precision out",
             )
         self._backend = chosen
+        self._device = device
+        self._for_targets: TargetBackend | None = None  # opened when first asked
         self._embedding_id = f"{self.manifest.embedding_id}-{chosen.precision}"
         self._one_run = threading.Lock()  # a stream's worker and the caller take turns
         self._closed = False
@@ -106,52 +111,114 @@ class Explainer:
         """Encoder, kind of embedding and precision: only equal ids may be compared."""
         return self._embedding_id
 
-    @overload
-    def __call__(self, image: _OneImage, *, fidelity: bool = False) -> Explanation: ...
-    @overload  # one or a list: its type does not tell
-    def __call__(self, image: np.ndarray, *, fidelity: bool = False) -> Any: ...
+    @property
+    def takes_target(self) -> bool:
+        """Whether pictures may be asked for a target: the masker was trained with them; not in int8."""
+        return takes_targets(self._package) and self._backend.precision != "int8"
+
     @overload
     def __call__(
-        self, image: list[Any] | tuple[Any, ...], *, fidelity: bool = False
+        self, image: _OneImage, *, toward: TargetLike | None = None, fidelity: bool = False
+    ) -> Explanation: ...
+    @overload  # one or a list: its type does not tell
+    def __call__(self, image: np.ndarray, *, toward: Any = None, fidelity: bool = False) -> Any: ...
+    @overload
+    def __call__(
+        self, image: list[Any] | tuple[Any, ...], *, toward: Any = None, fidelity: bool = False
     ) -> list[Explanation]: ...
 
     def __call__(
-        self, image: ImageLike | list[Any] | tuple[Any, ...], *, fidelity: bool = False
+        self, image: ImageLike | list[Any] | tuple[Any, ...], *, toward: Any = None, fidelity: bool = False
     ) -> Explanation | list[Explanation]:
-        """Explain one picture, or several.
+        """Explain one picture, or several: what in it made its embedding, or what in it is like a target.
 
         Args:
             image: what `runtime.image.load_image` takes (path, bytes, PIL image, uint8 array); or a list
                 or tuple of these, sizes may differ; or a uint8 array (N, H, W, 3).
+            toward: what to look for: an embedding, float (D,), a picture, or an explanation; a list of N, or
+                a float array (N, D), is one for each of N pictures.  The mask is the smallest region whose
+                embedding is like it; it is empty where the picture has nothing of it
+                (`Explanation.absent`).  A vector of zeros, or None, is the picture's own embedding.
             fidelity: also run what each mask keeps, for `Explanation.fidelity`: twice the time.
 
         Returns:
             One `Explanation`; for a list, a tuple or an array with four axes, a list of them in order.
 
         Raises:
-            InputError: a picture that cannot be used (of a list, its position is named), or none at all.
-            BackendError: the run failed, or the explainer is closed.
+            InputError: a picture that cannot be used (of a list, its position is named), or none at all; a
+                target that cannot be used, or one for a package whose masker takes none.
+            BackendError: the run failed, the explainer is closed, or no engine here takes targets.
         """
         self._refuse_closed()
         if isinstance(image, (list, tuple)) or (isinstance(image, np.ndarray) and image.ndim == 4):
-            return self._several(image, fidelity=fidelity)
-        return self._explain([self._prepare(image)], fidelity=fidelity)[0]
+            return self._several(image, targets=self._targets(toward, len(image)), fidelity=fidelity)
+        targets = self._targets(toward, None)
+        return self._explain([self._prepare(image)], targets=targets, fidelity=fidelity)[0]
 
-    def compare(self, a: ImageLike, b: ImageLike) -> Comparison:
-        """Why do two pictures match?  Both explained, their similarity, and how much of it the masks keep.
+    def target(self, toward: TargetLike) -> np.ndarray:
+        """What `toward` of a call means, as a vector, float32 (D,); what takes targets is open from then on.
+
+        Raises:
+            InputError: a target that cannot be used, or a package whose masker takes none.
+            BackendError: a run failed, the explainer is closed, or no engine here takes targets.
+        """
+        self._refuse_closed()
+        self._open_for_targets()
+        return self._vectors(toward, None)[0]
+
+    def compare(self, a: ImageLike, b: ImageLike, *, toward: bool = True) -> Comparison:
+        """Why do two pictures match?  Each explained toward the other, and how much of it the masks keep.
+
+        Args:
+            toward: if the masker takes no target, or without this, each is explained by itself.
 
         Raises:
             InputError: a picture that cannot be used.
-            BackendError: a run failed, or the explainer is closed.
+            BackendError: a run failed, the explainer is closed, or no engine here takes targets.
         """
         self._refuse_closed()
-        one, other = self._several([a, b], fidelity=True)
-        return Comparison(a=one, b=other)
+        toward = toward and self.takes_target
+        if toward:
+            self._open_for_targets()
+        pair = [self._prepare_numbered(image, i) for i, image in enumerate((a, b))]
+        pairs = [pair] if self._most(targets=True) > 1 else [[one] for one in pair]
+        one, other = [e for part in pairs for e in self._explain(part, fidelity=not toward)]
+        if toward:
+            targets = np.stack([other.embedding, one.embedding])
+            parts = [targets] if len(pairs) == 1 else [targets[:1], targets[1:]]
+            asked = zip(pairs, parts, strict=True)
+            one, other = [e for p, t in asked for e in self._explain(p, targets=t, fidelity=True)]
+        exchanged = [
+            self._explain([p._replace(fitted=self._shown(p, e))])[0].embedding
+            for p, e in zip(pair, (other, one), strict=True)
+        ]
+        return Comparison(a=one, b=other, exchanged=(exchanged[0], exchanged[1]))
+
+    def against(self, bank: str | os.PathLike[str] | Bank, *, false_alarms: float = FALSE_ALARMS) -> Watch:
+        """What judges pictures by a bank of normal ones: which are anomalous, how much and where.
+
+            watch = explainer.against("line1.bank")
+            found = watch("part.jpg")
+
+        It computes on the CPU, in float32, whatever this explainer's backend, and stays when that is closed.
+
+        Args:
+            bank: a file of `nemu bank`, or what `fit_bank` returned.
+            false_alarms: share of normal pictures that may be called anomalous; `Bank.threshold`.
+
+        Raises:
+            InputError: no such file, a bank of another package, or a share outside [0, 1).
+            SchemaError, IntegrityError: as `Bank.load`.
+            PackageError: the package was built without local features.
+        """
+        self._refuse_closed()
+        known, order = open_bank(bank), self._channel_order
+        return Watch(self._package, known, channel_order=order, false_alarms=false_alarms)
 
     def stream(
-        self, frames: Iterable[ImageLike], *, fidelity: bool = False
+        self, frames: Iterable[ImageLike], *, toward: TargetLike | None = None, fidelity: bool = False
     ) -> Generator[Explanation, None, None]:
-        """Explain frames one by one, lazily and in order; `fidelity` as of a call.
+        """Explain frames one by one, lazily and in order; `toward` (one for all) and `fidelity` as of a call.
 
         While you work on one explanation (its `mask`, `overlay` and `save` are made when you ask), a worker
         thread runs the next frame, and another takes the one after it from `frames` and prepares it.  So
@@ -164,14 +231,14 @@ class Explainer:
         the GPU while it still computes the one before it.
         """
         self._refuse_closed()
-        backend = self._backend
+        backend, targets = self._backend, self._targets(toward, None)
         launch = None
-        if isinstance(backend, PipelinedBackend) and not fidelity:  # whose second run needs the first
-            launch = partial(self._launch, backend)
+        if isinstance(backend, PipelinedBackend) and targets is None and not fidelity:
+            launch = partial(self._launch, backend)  # the run that fidelity adds needs the one before
         return stream(
             iter(frames),
             prepare=self._prepare,
-            explain=lambda one: self._explain([one], fidelity=fidelity)[0],
+            explain=lambda one: self._explain([one], targets=targets, fidelity=fidelity)[0],
             launch=launch,
         )
 
@@ -198,7 +265,7 @@ class Explainer:
             embedding, mask = backend.run_device(array, stream)
         return DeviceExplanation(embedding=embedding, mask=mask, embedding_id=self._embedding_id)
 
-    def warm_up(self, *, on_device: bool = False) -> None:
+    def warm_up(self, *, on_device: bool = False, toward: bool = False) -> None:
         """Do now what would make the first frames slow: load and compile kernels, record CUDA graphs.
 
         With an engine that is done for one image, for a full batch, for what is between and for `stream`;
@@ -206,6 +273,7 @@ class Explainer:
 
         Args:
             on_device: for `run_device`, instead of for images of the host.
+            toward: also what takes targets.
 
         Raises:
             BackendError: a run failed, the explainer is closed, or the backend has no device.
@@ -217,14 +285,26 @@ class Explainer:
             if isinstance(self._backend, WarmBackend):
                 self._backend.warm_up(on_device=on_device)
             else:
-                side = self.manifest.input
-                self._backend.run(np.zeros((1, side.height, side.width, 3), np.uint8))
+                self._backend.run(self._black())
+        if toward:
+            self._open_for_targets()
+            with self._one_run:
+                self._refuse_closed()
+                zeros = np.zeros((1, self.manifest.encoder.dimension), np.float32)
+                self._for_targets.run_toward(self._black(), zeros)  # type: ignore[union-attr]
+
+    def _black(self) -> np.ndarray:
+        return np.zeros((1, self.manifest.input.height, self.manifest.input.width, 3), np.uint8)
 
     def close(self) -> None:
         """Give back the backend's memory and handles; may be called again."""
         self._closed = True
         with self._one_run:
-            self._backend.close()
+            try:
+                self._backend.close()
+            finally:
+                if self._for_targets is not None:
+                    self._for_targets.close()
 
     def __enter__(self) -> Explainer:
         return self
@@ -234,8 +314,39 @@ class Explainer:
     ) -> None:
         self.close()
 
+    def _targets(self, toward: Any, n: int | None) -> np.ndarray | None:
+        """float32 (n, D), of `target_vectors`; opens what takes them."""
+        if toward is None:
+            return None
+        self._open_for_targets()
+        return self._vectors(toward, n)
+
+    def _vectors(self, toward: Any, n: int | None) -> np.ndarray:
+        return target_vectors(
+            toward,
+            n,
+            embed=lambda image: self._explain([self._prepare(image)])[0].embedding,
+            embedding_id=self._embedding_id,
+            dimension=self.manifest.encoder.dimension,
+        )
+
+    def _open_for_targets(self) -> None:
+        with self._one_run:
+            self._refuse_closed()
+            if self._for_targets is None:
+                self._for_targets = toward_backend(self._package, self._backend, self._device)
+
+    def _most(self, *, targets: bool) -> int:
+        """Pictures of one run."""
+        most = self._backend.max_batch
+        return min(most, self._for_targets.max_batch) if targets and self._for_targets else most
+
     def _several(
-        self, images: Sequence[ImageLike] | np.ndarray, *, fidelity: bool = False
+        self,
+        images: Sequence[ImageLike] | np.ndarray,
+        *,
+        targets: np.ndarray | None = None,
+        fidelity: bool = False,
     ) -> list[Explanation]:
         if len(images) == 0:
             raise InputError(
@@ -244,10 +355,12 @@ class Explainer:
                 cure="check where the list comes from",
             )
         explanations: list[Explanation] = []
-        for start in range(0, len(images), self._backend.max_batch):
-            chunk = range(start, min(start + self._backend.max_batch, len(images)))
+        most = self._most(targets=targets is not None)
+        for start in range(0, len(images), most):
+            chunk = range(start, min(start + most, len(images)))
             prepared = [self._prepare_numbered(images[i], i) for i in chunk]
-            explanations += self._explain(prepared, fidelity=fidelity)
+            asked = None if targets is None else targets[start : start + most]
+            explanations += self._explain(prepared, targets=asked, fidelity=fidelity)
         return explanations
 
     def _prepare_numbered(self, image: ImageLike, position: int) -> _Prepared:
@@ -264,23 +377,29 @@ class Explainer:
         fitted, placement = self._geometry.fit(original)
         return _Prepared(original, fitted, placement, 1e3 * (time.perf_counter() - started))
 
-    def _explain(self, prepared: list[_Prepared], *, fidelity: bool = False) -> list[Explanation]:
-        """At most `max_batch` pictures, in one run, or two if what the masks keep is run too."""
+    def _explain(
+        self, prepared: list[_Prepared], *, targets: np.ndarray | None = None, fidelity: bool = False
+    ) -> list[Explanation]:
+        """At most `_most` pictures, in one run, or two if what the masks keep is run too."""
         batch = _batch(prepared)
         with self._one_run:
             self._refuse_closed()
             started = time.perf_counter()
-            outputs = self._backend.run(batch)
+            if targets is None or self._for_targets is None:
+                outputs = self._backend.run(batch)
+            else:
+                outputs = self._for_targets.run_toward(batch, targets)
             milliseconds = 1e3 * (time.perf_counter() - started)
-            explanations = self._explanations(prepared, outputs, milliseconds)
+            explanations = self._explanations(prepared, outputs, milliseconds, targets)
             if not fidelity:
                 return explanations
-            mean = self.manifest.input.mean
-            kept = [
-                occlude(p.fitted, e.graph_mask, mean) for p, e in zip(prepared, explanations, strict=True)
-            ]
+            kept = [self._shown(p, e) for p, e in zip(prepared, explanations, strict=True)]
             masked = self._backend.run(np.stack(kept))[0]
         return [replace(e, masked_embedding=m) for e, m in zip(explanations, masked, strict=True)]
+
+    def _shown(self, prepared: _Prepared, explanation: Explanation) -> np.ndarray:
+        """uint8 (height, width, 3): what a mask keeps of a picture, on the graph's grid."""
+        return occlude(prepared.fitted, explanation.graph_mask, self.manifest.input.mean)
 
     def _launch(self, backend: PipelinedBackend, prepared: _Prepared) -> Callable[[], Explanation]:
         """Start a run; what is returned waits for its end."""
@@ -298,7 +417,11 @@ class Explainer:
         return finish
 
     def _explanations(
-        self, prepared: list[_Prepared], outputs: tuple[np.ndarray, np.ndarray], milliseconds: float
+        self,
+        prepared: list[_Prepared],
+        outputs: tuple[np.ndarray, np.ndarray],
+        milliseconds: float,
+        targets: np.ndarray | None = None,
     ) -> list[Explanation]:
         embedding, mask = outputs  # (N, D), (N, height, width)
         timing: dict[str, float | str] = {"run": milliseconds, "batch": len(prepared)}
@@ -318,10 +441,17 @@ class Explainer:
                 image=one.original,
                 embedding_id=self._embedding_id,
                 timing={"preprocess": one.milliseconds, **timing},
-                curve=self.manifest.level,
+                **(self._asked(targets[i]) if targets is not None else {"curve": self.manifest.level}),
             )
             for i, one in enumerate(prepared)
         ]
+
+    def _asked(self, target: np.ndarray) -> dict[str, Any]:
+        """What an explanation toward a target (D,) has; zeros are the picture itself."""
+        if not target.any():
+            return {"curve": self.manifest.level}
+        record = self.manifest.target
+        return {"target": target, "curve": None if record is None else record.level}
 
     def _device_backend(self) -> DeviceBackend:
         backend: Any = self._backend

@@ -14,7 +14,7 @@ import numpy as np
 
 from runtime.atomic import atomic_file, refuse_existing
 from runtime.encode import encode_png
-from runtime.errors import BackendError, InputError
+from runtime.errors import InputError, UnusableOutput
 from runtime.image import Box, Placement
 from runtime.level import curve_of, kept_by, level_for, share_above, share_for
 from runtime.manifest import LevelRecord
@@ -67,11 +67,15 @@ class Explanation:
     """float32 (D,): the embedding of what the mask keeps (`runtime.occlusion`), if fidelity was asked for."""
     curve: LevelRecord | None = None
     """The package's: what a level of its masks means; None if it has none."""
+    target: np.ndarray | None = None
+    """float32 (D,): what the picture was asked for; None if that is its own embedding."""
 
     def __post_init__(self) -> None:
         _check("embedding", self.embedding, ndim=1)
         if self.masked_embedding is not None:
             _check("embedding of the masked picture", self.masked_embedding, ndim=1)
+        if self.target is not None:
+            _check("target", self.target, ndim=1)
         low, high = _check("mask", self.graph_mask, ndim=2)
         if low < -_TOLERANCE or high > 1 + _TOLERANCE or self.graph_mask.shape != self.placement.grid:
             raise _unusable(
@@ -101,24 +105,43 @@ class Explanation:
     @property
     def fidelity(self) -> float | None:
         """Cosine of the embedding and that of the masked picture, in [-1, 1]: near 1, the mask kept what
-        made the embedding.  None if it was not asked for."""
-        return None if self.masked_embedding is None else cosine(self.embedding, self.masked_embedding)
+        made the embedding.  Toward a target, the cosine of that and the masked picture's embedding: compare
+        it with `similarity`.  None if it was not asked for."""
+        if self.masked_embedding is None:
+            return None
+        return cosine(self.embedding if self.target is None else self.target, self.masked_embedding)
+
+    @property
+    def similarity(self) -> float | None:
+        """Cosine of the embedding and the target, in [-1, 1]; None without a target."""
+        return None if self.target is None else cosine(self.embedding, self.target)
+
+    @property
+    def absent(self) -> bool:
+        """Whether the picture has nothing of its target: the mask is nearly 0 everywhere."""
+        return self.target is not None and what_is_degenerate(self.graph_mask) == "empty"
 
     @property
     def degenerate(self) -> str:
-        """`empty` or `full`: the mask is nearly 0 or nearly 1 everywhere and shows nothing; else no text."""
-        return what_is_degenerate(self.graph_mask)
+        """`empty` or `full`: the mask is nearly 0 or nearly 1 everywhere and shows nothing; else no text.
+
+        Toward a target an empty mask is an answer: see `absent`.
+        """
+        return "" if self.absent else what_is_degenerate(self.graph_mask)
 
     def region(self, keep: float = 0.9) -> np.ndarray:
         """bool (H0, W0): the smallest region that keeps so much of the embedding, False outside `valid`.
 
         How large that is, the package's curve says: right on average, not for each picture; the range is in
         the package's card.  `keep` is a centred cosine (`runtime.occlusion.kept`), above 0 and at most 1.
+        Toward a target it is a share of the most that any region keeps of that, and where the target is
+        `absent`, there is no region.
 
         Raises:
             InputError: `keep` out of range, or a package without a curve.
         """
-        level = level_for(self.graph_mask, share_for(curve_of(self.curve), keep))
+        share = share_for(curve_of(self.curve), keep)
+        level = level_for(self.graph_mask, 0 if self.absent else share)
         return self.placement.restore((self.graph_mask >= level).astype(np.float32)) > 0.5
 
     def kept_at(self, level: float) -> float:
@@ -173,6 +196,9 @@ class Explanation:
             record.write_text(json.dumps(self.to_json(), indent=2) + "\n")
         return paths
 
+    def _answer(self, target: np.ndarray) -> dict[str, Any]:
+        return {"similarity": round(cosine(self.embedding, target), 6), "absent": self.absent}
+
     def to_json(self) -> dict[str, Any]:
         """What NAME.json holds; the embedding's numbers read back to the same float32."""
         return {**self.facts(), "embedding": [float(f"{value:.9g}") for value in self.embedding]}
@@ -189,6 +215,7 @@ class Explanation:
                 "degenerate": self.degenerate,
             },
             "fidelity": None if self.fidelity is None else round(self.fidelity, 6),
+            **({} if self.target is None else {"toward": self._answer(self.target)}),
             "timing": {k: round(v, 3) if isinstance(v, float) else v for k, v in self.timing.items()},
         }
 
@@ -215,8 +242,8 @@ def _check(name: str, array: np.ndarray, *, ndim: int) -> tuple[float, float]:
     return low, high
 
 
-def _unusable(came: str, expected: str) -> BackendError:
-    return BackendError(
+def _unusable(came: str, expected: str) -> UnusableOutput:
+    return UnusableOutput(
         f"the backend returned {came}",
         expected=expected,
         cure="python -m runtime verify PACKAGE; if that fails, build the package again in fp32",

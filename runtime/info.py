@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from runtime.backends import choose
+from runtime.backends import choose, takes_targets
 from runtime.errors import BackendError
 from runtime.manifest import Manifest
 from runtime.package import Package
@@ -18,6 +18,7 @@ def describe(package: Package) -> tuple[dict[str, Any], str]:
         "path": str(package.path),
         "hash": package.hash,
         "runs_on": runs,
+        "takes_target": takes_targets(package),
         "manifest": dataclasses.asdict(manifest),
         "engines": [
             {"path": str(e.path), "needs": e.record.needs(), **dataclasses.asdict(e.record)} for e in engines
@@ -29,6 +30,7 @@ def describe(package: Package) -> tuple[dict[str, Any], str]:
         f"embedding  {manifest.embedding_id}: {manifest.encoder.dimension} numbers, "
         f"{manifest.encoder.embedding} of {manifest.encoder.id} (licence {manifest.encoder.license})",
         f"masker     {manifest.masker.architecture}, objective {manifest.masker.objective}",
+        f"target     {_target(package)}",
         f"data       {_data(manifest)}",
         f"metrics    {_metrics(manifest)}",
         f"input      {size.height}x{size.width} {size.channel_order}, {size.resize}, {size.interpolation}",
@@ -41,6 +43,7 @@ def describe(package: Package) -> tuple[dict[str, Any], str]:
         *(
             f"engine     {e.path.name}: {e.record.precision}, batch {':'.join(map(str, e.record.batch))}, "
             + "embedding only, " * e.record.embedding_only
+            + "takes a target, " * e.record.takes_target
             + f"needs {e.record.needs()}"
             for e in engines
         ),
@@ -75,6 +78,20 @@ def _data(manifest: Manifest) -> str:
     if run is None:
         return f"{folder}; how many images is not known, the package was built without its run's summary"
     return f"{folder}: {run.images} images, {run.skipped} skipped; {run.steps} steps"
+
+
+def _target(package: Package) -> str:
+    """Whether it takes one, and how far its masks follow it, in a line."""
+    if not takes_targets(package):
+        return "takes none: pictures are explained by themselves"
+    record = package.manifest.target
+    if record is None:
+        return "takes one (toward); what such masks are worth was not measured"
+    found = record.measured
+    return (
+        f"takes one (toward); of a mask, {found.shown} lies where the target is, {found.around} if another "
+        f"is asked for; n {record.n}: {record.images}"
+    )
 
 
 def _metrics(manifest: Manifest) -> str:

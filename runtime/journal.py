@@ -2,6 +2,7 @@
 
     explanations.jsonl    one line a picture
     embeddings.npy        float32 (N, D): row i belongs to line i
+    toward.npy            float32 (D,): what all pictures are asked for, if that is not their own embedding
 
 Both grow as the run does, and are whole after every picture.  A kill between the two writes leaves one row
 or half a line too many, which the next run drops.
@@ -18,9 +19,13 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from runtime.atomic import atomic_file
 from runtime.errors import InputError
+from runtime.occlusion import cosine
 
-LINES, ROWS = "explanations.jsonl", "embeddings.npy"
+LINES, ROWS, TARGET = "explanations.jsonl", "embeddings.npy", "toward.npy"
+SAME = 0.9999
+"""Cosine of two targets that are one, computed twice."""
 _HEADER = 128  # bytes of the .npy header, rewritten in place as rows are added
 
 
@@ -31,18 +36,29 @@ class Journal:
         folder: is made if it is not there.
         embedding_id: what this run computes.
         dimension: D of its embeddings.
+        target: what all pictures are asked for, float32 (D,); None where that is their own embedding.
         force: forget what an earlier run noted.
 
     Raises:
-        InputError: the folder has results of another embedding id, or a journal that is none.
+        InputError: the folder has results of another embedding id or target, or a journal that is none.
     """
 
-    def __init__(self, folder: Path, *, embedding_id: str, dimension: int, force: bool = False) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        embedding_id: str,
+        dimension: int,
+        target: np.ndarray | None = None,
+        force: bool = False,
+    ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.lines_path, self.rows_path = folder / LINES, folder / ROWS
         self._row = 4 * dimension
         self._dimension = dimension
-        names, size = ([], 0) if force else self._read(embedding_id)
+        names, size = ([], 0) if force else self._read(embedding_id, target)
+        if not names:
+            self._keep(target)
         self.done = set(names)
         """Names of the pictures that are noted."""
         self._count = len(names)
@@ -80,7 +96,7 @@ class Journal:
         self._rows.write(b"\x93NUMPY\x01\x00" + struct.pack("<H", len(text)) + text.encode())
         self._rows.flush()
 
-    def _read(self, embedding_id: str) -> tuple[list[str], int]:
+    def _read(self, embedding_id: str, target: np.ndarray | None) -> tuple[list[str], int]:
         """Names of the lines whose row is there too, and the bytes those lines take."""
         if not self.lines_path.exists():
             return [], 0
@@ -96,7 +112,27 @@ class Journal:
             ) from error
         if ids - {embedding_id}:
             raise self._unusable(f"holds embeddings {', '.join(sorted(ids))}", embedding_id)
+        if names and not self._same_target(target):
+            raise self._unusable(
+                "holds masks toward another target, or none", "the target that it began with"
+            )
         return names, sum(len(line) + 1 for line in whole)
+
+    def _keep(self, target: np.ndarray | None) -> None:
+        path = self.lines_path.with_name(TARGET)
+        if target is None:
+            path.unlink(missing_ok=True)
+            return
+        with atomic_file(path, force=True) as file, file.open("wb") as opened:
+            np.save(opened, target)
+
+    def _same_target(self, target: np.ndarray | None) -> bool:
+        """Whether this is the target of the run that began; a picture's is embedded anew, to rounding."""
+        path = self.lines_path.with_name(TARGET)
+        if target is None or not path.is_file():
+            return target is None and not path.is_file()
+        there = np.load(path, allow_pickle=False)
+        return there.shape == target.shape and cosine(there, target) >= SAME
 
     def _unusable(self, what: str, expected: str) -> InputError:
         cure = "explain into another folder, or add --force to start anew"

@@ -15,11 +15,13 @@ from typing import Any
 from runtime.errors import IntegrityError, SchemaError
 from runtime.typed_json import json_object, read
 
-SCHEMA = 4
-"""2 added `training` and `metrics`, 3 `refused` and `left_out`, 4 `level`; older packages lack what came
-later."""
+SCHEMA = 5
+"""2 added `training` and `metrics`, 3 `refused` and `left_out`, 4 `level`, 5 `target`; older packages lack
+what came later."""
 OUTPUTS = ("embedding", "mask")
 """Of every graph that explains, in this order."""
+TOWARD = "toward"
+"""Second input of a graph that takes targets: float32 (N, D); a row of zeros is the image itself."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -107,6 +109,8 @@ class TrainingRecord:
     """Share of the pixels between 0.2 and 0.8, on images that training did not see where there are some."""
     fault: str | None = None
     """Why nothing can be read from the masks; None where something can."""
+    follows: float | None = None
+    """How far masks follow a target, 0 to 1, as `train.mixtures.follow` measures it; None without targets."""
 
     @classmethod
     def from_json(cls, text: str, *, source: str) -> TrainingRecord:
@@ -180,6 +184,40 @@ class LevelRecord:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class TargetMeasures:
+    """Masks toward a target, on mixtures of two pictures by a region (`runtime.assess`).
+
+    A share is that of a mask's sum which lies in the region.
+    """
+
+    shown: Spread
+    """Share, toward the picture that the region shows."""
+    around: Spread
+    """Share, toward the picture around it."""
+    difference: Spread
+    """Of these two, mixture by mixture: 1 if masks follow the target entirely, 0 if they ignore it."""
+    present: Spread
+    """Mean of the mask toward the picture that the region shows."""
+    absent: Spread
+    """Mean of the mask toward a picture that is not in the mixture."""
+    nothing: float
+    """Share of the mixtures whose mask toward that is nearly 0 everywhere."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TargetRecord:
+    """What masks toward a target are worth; measured by `export.target`."""
+
+    images: str
+    """Which images were mixed, for people."""
+    n: int
+    """Mixtures."""
+    measured: TargetMeasures
+    level: LevelRecord
+    """What a level of such a mask means: `kept` is a share of the most that any region of it keeps."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Manifest:
     """`manifest.json`, typed.  Written once, when the package is born."""
 
@@ -207,6 +245,9 @@ class Manifest:
     level: LevelRecord | None = None
     """What a level of the mask means; None in a package of schema 3, or where the build had too few images
     that training did not see."""
+    target: TargetRecord | None = None
+    """What masks toward a target are worth; None if the masker takes none, or where the build had too few
+    images that training did not see."""
     left_out: dict[str, str] = dataclasses.field(default_factory=dict)
     """Engine that was asked for when the package was made → why there is none."""
 
@@ -272,11 +313,18 @@ class EngineRecord:
     """Of the `.engine` file."""
     outputs: tuple[str, ...] = OUTPUTS
     """`("embedding",)` for one that indexes and cannot explain; sidecars without the field have both."""
+    inputs: tuple[str, ...] = ("image",)
+    """`("image", "toward")` for one that takes a target; sidecars without the field take none."""
 
     @property
     def embedding_only(self) -> bool:
         """Whether it gives no mask."""
         return self.outputs != OUTPUTS
+
+    @property
+    def takes_target(self) -> bool:
+        """Whether it runs on images and a target for each, and on nothing else."""
+        return TOWARD in self.inputs
 
     def needs(self) -> str:
         """What a machine must have to load it, for people."""
@@ -290,10 +338,13 @@ class EngineRecord:
         return dataclasses.replace(self, parity=figures)
 
     def to_json(self) -> str:
-        """The text of the sidecar.  An engine that explains is written as it was before others could not."""
+        """The text of the sidecar.  One that explains an image by itself is written as it was before others
+        came."""
         fields = dataclasses.asdict(self)
         if not self.embedding_only:
             del fields["outputs"]
+        if not self.takes_target:
+            del fields["inputs"]
         return json.dumps(fields, indent=2) + "\n"
 
     @classmethod

@@ -7,7 +7,10 @@
     model.int8.cpu.onnx (+ .data)   int8 for onnxruntime
     model.embedding.onnx, model.int8.cpu.embedding.onnx   fp32 and int8 for onnxruntime without the mask;
                             their weights are in the .data of the whole graphs
-    reference.npz           images and the outputs they must give
+    model.toward.onnx, model.fp16.toward.onnx, model.bf16.toward.onnx   with a target for each image as second
+                            input, if the masker takes targets
+    model.cells.onnx        fp32 for onnxruntime: embedding and local features, for a bank of normal pictures
+    reference.npz           images and the outputs they must give; if it takes targets, some, and their masks
     README.md               the model card
     level.svg               its picture of what a level of the mask keeps, if the manifest has `level`
     engines/NAME.engine     a plain plan, nothing prepended: other tools can load it

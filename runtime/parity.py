@@ -218,13 +218,13 @@ def _rank_correlation(mask: np.ndarray, reference: np.ndarray) -> float | None:
     telling = (reference > _BETWEEN[0]) & (reference < _BETWEEN[1])
     a, b = mask[telling], reference[telling]
     step = max(1, math.ceil(len(b) / _SAMPLE))
-    a, b = _ranks(a[::step]), _ranks(b[::step])
+    a, b = ranks(a[::step]), ranks(b[::step])
     if len(b) < _FEWEST or a.std() == 0 or b.std() == 0:
         return None
     return float(np.corrcoef(a, b)[0, 1])
 
 
-def _ranks(values: np.ndarray) -> np.ndarray:
+def ranks(values: np.ndarray) -> np.ndarray:
     """Ranks as float64; equal values share the mean of theirs."""
     _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
     return (np.cumsum(counts) - (counts - 1) / 2)[inverse.reshape(-1)]

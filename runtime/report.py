@@ -1,4 +1,7 @@
-"""A report: one HTML file that shows every picture of a folder with its mask, and opens without a network."""
+"""A report: one HTML file with every picture of a folder, its mask, and the picture most like it, and why.
+
+It opens without a network.
+"""
 
 from __future__ import annotations
 
@@ -13,8 +16,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from runtime.atomic import atomic_file
+from runtime.comparison import Comparison
 from runtime.encode import encode_jpeg, encode_png
-from runtime.errors import InputError
+from runtime.errors import EngineMismatch, InputError
 from runtime.explainer import Explainer
 from runtime.explanation import Explanation
 from runtime.overlay import STYLES, colour_bar
@@ -23,6 +27,8 @@ from runtime.progress import progress
 
 LOW_FIDELITY = 0.8
 """A picture whose mask keeps less than this of the embedding's direction is flagged."""
+PAIRS = 40
+"""Pictures are compared with the one most like them; so many pairs at most, the most alike first."""
 _THUMBNAIL = 320
 _PAGE = Path(__file__).with_name("report.html")
 
@@ -35,6 +41,13 @@ class Report(NamedTuple):
     flagged: list[str]
     """Names of the pictures whose mask shows nothing or keeps too little."""
     skipped: list[dict[str, str]]
+    """Pictures that could not be read: `image` and `error`."""
+    pairs: int
+    """How many pairs were compared."""
+    failed_pairs: list[dict[str, str]]
+    """Pairs that could not be: `a`, `b` and `error`."""
+    unpaired: str
+    """Why none were, although there are some; else no text."""
 
 
 def write_report(
@@ -46,39 +59,47 @@ def write_report(
     low_fidelity: float = LOW_FIDELITY,
     keep: float | None = None,
     style: str = STYLES[0],
+    pairs: int = PAIRS,
     force: bool = False,
     quiet: bool = False,
 ) -> Report:
-    """Explain every picture, and write the page; a picture that cannot be read is skipped and listed.
+    """Explain every picture, compare each with the one most like it, and write the page.
+
+    A picture that cannot be read is skipped and listed.
 
     Args:
         images: pictures; their paths below the folder that all share become their names.
         path: of the HTML file.
         low_fidelity: what is below it is flagged.
         keep, style: of `Explanation.overlay`; the numbers are of the whole masks.
+        pairs: of pictures, to compare at most (`Explainer.compare`), the most alike first; 0 compares none.
         quiet: no progress bar.
 
     Raises:
         InputError: none of the pictures could be read; as `Explanation.overlay`.
         OutputExists: `path` is there and `force` is not given.
     """
-    with atomic_file(path, force=force) as page, progress(len(images), quiet=quiet) as bar:
-        pictures: list[dict[str, Any]] = []
-        embeddings: list[np.ndarray] = []
-        skipped: list[dict[str, str]] = []
-        root = _root(images)
-        for image in images:
-            try:
-                explanation = explainer(image, fidelity=True)
-            except InputError as error:
-                skipped.append({"image": str(image), "error": error.came})
-                continue
-            finally:
-                bar.update()
-            name = image.relative_to(root).as_posix()
-            overlay = explanation.overlay(keep=keep, style=style)
-            pictures.append(_picture(name, explanation, overlay, low_fidelity))
-            embeddings.append(explanation.embedding)
+    draw: dict[str, Any] = {"keep": keep, "style": style}
+    pictures: list[dict[str, Any]] = []
+    read: list[Path] = []
+    embeddings: list[np.ndarray] = []
+    skipped: list[dict[str, str]] = []
+    failed: list[dict[str, str]] = []
+    root = _root(images)
+    with atomic_file(path, force=force) as page:
+        with progress(len(images), quiet=quiet) as bar:
+            for image in images:
+                try:
+                    explanation = explainer(image, fidelity=True)
+                except InputError as error:
+                    skipped.append({"image": str(image), "error": error.came})
+                    continue
+                finally:
+                    bar.update()
+                name = image.relative_to(root).as_posix()
+                pictures.append(_picture(name, explanation, explanation.overlay(**draw), low_fidelity))
+                read.append(image)
+                embeddings.append(explanation.embedding)
         if not pictures:
             raise InputError(
                 f"none of {len(images)} pictures could be read",
@@ -86,14 +107,20 @@ def write_report(
                 cure="check the files: " + "; ".join(one["error"] for one in skipped[:3]),
             )
         unit = _unit(np.stack(embeddings))
-        for picture, similarity in zip(pictures, _nearest(unit), strict=True):
-            picture["nearest"] = similarity
+        nearest = _nearest(unit)
+        for picture, (neighbour, similarity) in zip(pictures, nearest, strict=True):
+            picture |= {"neighbour": neighbour, "nearest": similarity}
+        alike = _pairs(nearest)
+        compared, unpaired = _compare(explainer, read, alike[:pairs], failed, draw, quiet=quiet)
         facts = _facts(explainer, package, pictures, skipped, low_fidelity)
         facts["overlays"] = _legend(keep, style)
+        facts["pairs"] = unpaired or _asked(explainer, len(compared), len(alike))
+        if failed:
+            facts["pairs that failed"] = "; ".join("{a} beside {b}: {error}".format(**one) for one in failed)
         title = f"{package.path.stem}: {len(pictures)} pictures"
-        page.write_text(_fill(title, facts, pictures, unit, coloured=style == "heat"))
+        page.write_text(_fill(title, facts, pictures, compared, unit, coloured=style == "heat"))
     flagged = [picture["name"] for picture in pictures if picture["flags"]]
-    return Report(path, len(pictures), flagged, skipped)
+    return Report(path, len(pictures), flagged, skipped, len(compared), failed, unpaired)
 
 
 def _picture(name: str, explanation: Explanation, overlay: np.ndarray, low_fidelity: float) -> dict[str, Any]:
@@ -109,6 +136,63 @@ def _picture(name: str, explanation: Explanation, overlay: np.ndarray, low_fidel
         "fidelity": None if fidelity is None else round(fidelity, 6),
         "flags": flags,
     }
+
+
+def _compare(
+    explainer: Explainer,
+    images: list[Path],
+    alike: list[tuple[int, int]],
+    failed: list[dict[str, str]],
+    draw: dict[str, Any],
+    *,
+    quiet: bool,
+) -> tuple[list[dict[str, Any]], str]:
+    """What the page says of each pair; and why there is none, if nothing here can compare them."""
+    compared: list[dict[str, Any]] = []
+    with progress(len(alike), unit="pair", quiet=quiet) as bar:
+        for a, b in alike:
+            try:
+                compared.append(_pair(a, b, explainer.compare(images[a], images[b]), draw))
+            except InputError as error:  # a file that is gone by now
+                failed.append({"a": str(images[a]), "b": str(images[b]), "error": error.came})
+            except EngineMismatch as error:
+                return [], f"none are compared: {error.came}; {error.cure}"
+            finally:
+                bar.update()
+    return compared, ""
+
+
+def _pair(a: int, b: int, comparison: Comparison, draw: dict[str, Any]) -> dict[str, Any]:
+    one, other = comparison.a, comparison.b
+    exchanged = comparison.exchanged_similarity
+    return {
+        "of": [a, b],
+        "similarity": round(comparison.similarity, 6),
+        "kept": round(comparison.kept_similarity, 6),
+        "exchanged": None if exchanged is None else round(exchanged, 6),
+        "overlays": [
+            _data("jpeg", encode_jpeg(side.overlay(**draw), longest=_THUMBNAIL)) for side in (one, other)
+        ],
+        "notes": [
+            "has nothing of the other" if side.absent else f"{side.degenerate} mask" * bool(side.degenerate)
+            for side in (one, other)
+        ],
+    }
+
+
+def _asked(explainer: Explainer, compared: int, alike: int) -> str:
+    """How the pairs' overlays are to be read."""
+    if not alike:
+        return "none: there is one picture"
+    if not compared:
+        return f"none of {alike}"
+    bound = f"{compared} of {alike}, the most alike" if compared < alike else f"{compared}"
+    if explainer.takes_target:
+        return f"{bound}; each overlay shows what in a picture is like the other one"
+    return (
+        f"{bound}; each overlay shows what made the picture's own embedding, whatever the other one is: "
+        "the package takes no target, or none in this precision"
+    )
 
 
 def _facts(
@@ -142,11 +226,18 @@ def _legend(keep: float | None, style: str) -> str:
 
 
 def _fill(
-    title: str, facts: dict[str, str], pictures: list[dict[str, Any]], unit: np.ndarray, *, coloured: bool
+    title: str,
+    facts: dict[str, str],
+    pictures: list[dict[str, Any]],
+    compared: list[dict[str, Any]],
+    unit: np.ndarray,
+    *,
+    coloured: bool,
 ) -> str:
     data = {
         "facts": facts,
         "pictures": pictures,
+        "pairs": compared,
         "dimension": unit.shape[1],
         "embeddings": base64.b64encode(unit.astype("<f4").tobytes()).decode(),
     }
@@ -162,16 +253,22 @@ def _unit(embeddings: np.ndarray) -> np.ndarray:
     return (embeddings / np.where(lengths > 0, lengths, 1)).astype(np.float32)
 
 
-def _nearest(unit: np.ndarray) -> list[float]:
-    """Of every row, the cosine to the row most like it; 1 if it is the only one."""
+def _nearest(unit: np.ndarray) -> list[tuple[int | None, float]]:
+    """Of every row, the row most like it and the cosine of the two; none, and 1, if it is the only one."""
     if len(unit) == 1:
-        return [1.0]
-    nearest = []
+        return [(None, 1.0)]
+    nearest: list[tuple[int | None, float]] = []
     for i, row in enumerate(unit):
         cosines = unit @ row
         cosines[i] = -np.inf
-        nearest.append(round(float(cosines.max()), 6))
+        nearest.append((int(cosines.argmax()), round(float(cosines.max()), 6)))
     return nearest
+
+
+def _pairs(nearest: list[tuple[int | None, float]]) -> list[tuple[int, int]]:
+    """Every row with the one most like it, each pair once, the most alike first."""
+    cosines = {(min(i, j), max(i, j)): cosine for i, (j, cosine) in enumerate(nearest) if j is not None}
+    return sorted(cosines, key=lambda pair: (-cosines[pair], pair))
 
 
 def _root(images: list[Path]) -> Path:

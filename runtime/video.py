@@ -52,6 +52,7 @@ def explain_video(
     folder: Path,
     *,
     draw: dict[str, Any] | None = None,
+    toward: np.ndarray | None = None,
     fidelity: bool = False,
     force: bool = False,
     quiet: bool = False,
@@ -65,6 +66,7 @@ def explain_video(
     Args:
         source: of a video file, or the number of a camera.
         draw: `keep` and `style` of `Explanation.overlay`.
+        toward: a target, float32 (D,).
         most: end after so many frames.
 
     Raises:
@@ -90,7 +92,8 @@ def explain_video(
             av.open(str(path), "w", format="mp4") as out,
         ):
             count, writer = 0, _Writer(av, out, rate)
-            explanations = explainer.stream(_frames(av, container, source, most), fidelity=fidelity)
+            frames = _frames(av, container, source, most)
+            explanations = explainer.stream(frames, toward=toward, fidelity=fidelity)
             try:
                 for explanation in explanations:
                     writer.write(explanation.overlay(**(draw or {})))

@@ -56,7 +56,7 @@ def train_arguments(photographs: Path, weights: Path) -> list[str]:
     """Options of `python -m train` for a run of a few seconds; `--out` and `--steps` are the test's."""
     return [
         *("--encoder", "timm/test_resnet", "--weights", str(weights), "--image-size", "64"),
-        *("--data", str(photographs), "--batch-size", "4", "--area-weight", "1", "--quiet"),
+        *("--data", str(photographs), "--batch-size", "4", "--area-weight", "1", "--quiet", "--no-toward"),
     ]
 
 

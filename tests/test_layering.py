@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[1]
 HEAVY = (
     "torch torchvision timm lightning safetensors onnx onnxsim onnxscript onnxruntime tensorrt tensorrt_rtx "
     "tensorrt_lean tensorrt_dispatch cuda pycuda PIL cv2 scipy matplotlib tqdm av pyarrow ray sklearn "
-    "skimage train export demo benchmarks"
+    "skimage lancedb qdrant_client train export demo benchmarks"
 )
 # inside functions of runtime
 OPTIONAL = "onnxruntime PIL tqdm av pyarrow ray tensorrt tensorrt_rtx tensorrt_lean cuda pycuda"

@@ -17,7 +17,9 @@ def test_the_snippet_runs(package, photographs, tmp_path):
     (snippet,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     (tmp_path / "demo/out/photographs").mkdir(parents=True)
     (tmp_path / "demo/out/demo.nemu").symlink_to(package)
-    (tmp_path / "demo/out/photographs/coffee.png").write_bytes((photographs / "00.png").read_bytes())
+    (tmp_path / "demo/out/pairs").mkdir()
+    for name in ("photographs/coffee", "pairs/00a", "pairs/00b"):
+        (tmp_path / f"demo/out/{name}.png").write_bytes((photographs / "00.png").read_bytes())
     run = subprocess.run(
         [sys.executable, "-c", snippet],
         cwd=tmp_path,

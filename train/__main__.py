@@ -75,6 +75,13 @@ def parser() -> argparse.ArgumentParser:
     t.add_argument("--masker", choices=MASKERS, default=d.masker, help="the decoder; unet is the authors'")
     t.add_argument("--image-skip", action="store_true", help="the image itself is a skip of the unet decoder")
     t.add_argument("--objective", choices=OBJECTIVES, default=d.objective)
+    t.add_argument(
+        "--toward",
+        action=argparse.BooleanOptionalAction,
+        default=d.toward,
+        help="the masker also takes a target embedding: what is like that here? (on with a lateral masker, "
+        "an objective that compares embeddings, and batches of 3 or more)",
+    )
     t.add_argument("--area-weight", type=float, help="of the mask's size (measured on the encoder)")
     t.add_argument(
         "--centred",
@@ -206,7 +213,7 @@ def encoder_of(options: argparse.Namespace) -> EncoderConfig:
 def config_of(options: argparse.Namespace) -> TrainConfig:
     """The run that parsed options ask for."""
     names = (
-        "masker", "image_skip", "objective", "area_weight", "centred", "fill", "augment", "steps",
+        "masker", "image_skip", "objective", "toward", "area_weight", "centred", "fill", "augment", "steps",
         "batch_size", "learning_rate", "weight_decay", "seed", "precision", "data",
     )  # fmt: skip
     return TrainConfig(encoder=encoder_of(options), **{n: getattr(options, n) for n in names})

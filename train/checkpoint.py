@@ -79,7 +79,7 @@ def load_nem(path: Path, *, weights: str | None = None, encoder: FrozenEncoder |
             expected="the same size, mean, std and resize rule",
             cure="load it with the version of timm that it was trained with, or train again",
         )
-    nem = NEM.untrained(encoder, masker=config.masker, image_skip=config.image_skip)
+    nem = NEM.of(config, encoder)
     tensors = load_file(path)
     if fault := misfit(nem.masker, tensors):
         raise SchemaError(

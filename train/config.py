@@ -10,10 +10,14 @@ from typing import Any
 
 from runtime.errors import InputError, SchemaError
 from runtime.image import RESIZES
-from train.decoders import MASKERS
+from train.decoders import LATERALS, MASKERS
 
 EMBEDDINGS = ("pooled", "head", "cls")
 OBJECTIVES = ("sparse", "plain", "contrastive", "ranking", "class")
+TOWARD = ("sparse", "plain", "contrastive")
+"""Objectives that a target can be put into."""
+FEWEST_TO_PAIR = 3
+"""Photographs that a batch of pairs needs."""
 FILLS = ("zero", "noise", "blur", "mixed")
 AUGMENTATIONS = ("none", "crop")
 PRECISIONS = ("32-true", "16-mixed", "bf16-mixed")
@@ -70,6 +74,9 @@ class TrainConfig:
     """Give the authors' decoder the image itself as the shallowest skip."""
     objective: str = "sparse"
     """See `train.objective`."""
+    toward: bool | None = None
+    """The masker takes a target embedding, and half of each batch are pairs (`train.pairs`).  None becomes
+    True where that can be: with a lateral decoder and an objective that compares embeddings."""
     area_weight: float | None = None
     """λ, weight of the mask's size in the objective; None: `train.objective.AREA_PRICE` times what the empty
     mask costs with this encoder, fill and data, measured before training; `ranking` has no weight."""
@@ -99,6 +106,15 @@ class TrainConfig:
             raise _bad("--image-skip with --masker", self.masker, "--masker unet, the decoder that has it")
         if self.area_weight is not None and self.objective == "ranking":
             raise _bad("--objective ranking with --area-weight", self.area_weight, "none: size has no price")
+        asks = self.masker in LATERALS and self.objective in TOWARD and self.batch_size >= FEWEST_TO_PAIR
+        if self.toward is None:
+            object.__setattr__(self, "toward", asks)
+        if self.toward and not asks:
+            raise _bad(
+                "--toward with",
+                f"--masker {self.masker} --objective {self.objective} --batch-size {self.batch_size}",
+                f"a lateral masker, an objective of {', '.join(TOWARD)}, batches of {FEWEST_TO_PAIR} or more",
+            )
         if self.centred is None:
             object.__setattr__(self, "centred", self.objective != "class")
         if self.objective == "class":
@@ -131,6 +147,7 @@ class TrainConfig:
             encoder: dict[str, Any] = {
                 k: tuple(v) if isinstance(v, list) else v for k, v in fields.pop("encoder").items()
             }
+            fields.setdefault("toward", False)  # of a masker that was trained before there were targets
             missing = {f.name for f in dataclasses.fields(cls)} - {"encoder", *fields}
             if missing:  # a default of today is not what was trained then
                 raise ValueError("without " + ", ".join(sorted(missing)))

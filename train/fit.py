@@ -23,12 +23,13 @@ from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 import runtime
+from runtime.assess import LEAST_FOLLOWED
 from runtime.atomic import atomic_file
 from runtime.errors import InputError
 from runtime.image import Geometry, decoded, find_images
 from runtime.manifest import TrainingRecord
 from train.checkpoint import save_masker
-from train.config import EncoderConfig, TrainConfig
+from train.config import FEWEST_TO_PAIR, EncoderConfig, TrainConfig
 from train.data import Photographs, Steps, collate, load, set_apart
 from train.encoder import FrozenEncoder
 from train.folder import (
@@ -42,17 +43,14 @@ from train.folder import (
     write_apart,
 )
 from train.machine import check_precision, default_workers
+from train.mixtures import follow
 from train.nem import NEM
 from train.siblings import siblings
-from train.training import LOG_EVERY, MaskerTraining
+from train.training import FIRST_IMAGES, LOG_EVERY, TARGET_IMAGES, MaskerTraining
 from train.verdict import Verdict
 from train.zoo import load_encoder
 
 log = logging.getLogger("nemu.train")
-
-FIRST_IMAGES = 128
-"""Images that are looked at before training: their mean embedding is the centre of a centred cosine, and what
-hiding them costs is the unit of the mask's price."""
 
 
 class _Bar(TQDMProgressBar):
@@ -93,7 +91,7 @@ def fit(
     check_precision(config.precision)
     files, apart = set_apart(find_images(Path(config.data)))
     torch.manual_seed(config.seed)
-    nem = NEM.untrained(_encoder(config.encoder), masker=config.masker, image_skip=config.image_skip)
+    nem = NEM.of(config, _encoder(config.encoder))
     module = MaskerTraining(nem, config, files=_list_id(files, Path(config.data)))
     images = Photographs(
         files,
@@ -101,11 +99,12 @@ def fit(
         seed=config.seed,
         augment=config.augment,
     )
-    first = collate([images[p] for p in range(FIRST_IMAGES)])[0]
     with hush():
         trainer = make_trainer(config, out, start=start, checkpoint_every=checkpoint_every, progress=progress)
-        _check_share(config.batch_size, trainer.world_size)
-        module.to(trainer.strategy.root_device).prepare(first)
+        _check_share(config, trainer.world_size)
+        looked_at = TARGET_IMAGES if config.toward and not start else FIRST_IMAGES
+        first = collate([images[p] for p in range(looked_at)])[0]
+        module.to(trainer.strategy.root_device).prepare(first, resumed=start > 0)
         began = time.monotonic()
         if trainer.is_global_zero:
             claim(config, out, start=start)
@@ -122,9 +121,25 @@ def fit(
     seconds = time.monotonic() - began
     unseen, unreadable = decoded(apart, images.geometry)
     module.to(trainer.strategy.root_device)  # Lightning leaves it on the CPU
-    verdict = module.judge(torch.from_numpy(unseen) if len(unseen) else first)
+    judged = torch.from_numpy(unseen) if len(unseen) else first
+    verdict = module.judge(judged)
+    followed = follow(module, judged) if config.toward else None
+    if followed is not None and followed < LEAST_FOLLOWED:
+        log.warning(
+            "the masks hardly follow their targets (%.2f; 1 is entirely): train for more --steps or on more "
+            "photographs, and do not ask them why two pictures match",
+            followed,
+        )
     skipped = [*(files[i] for i in sorted(module.skipped)), *unreadable]
-    summary = _summary(module, verdict, start=start, images=len(files), skipped=len(skipped), seconds=seconds)
+    summary = _summary(
+        module,
+        verdict,
+        followed,
+        start=start,
+        images=len(files),
+        skipped=len(skipped),
+        seconds=seconds,
+    )
     if trainer.is_global_zero:
         write_apart(out, [file for file in apart if file not in unreadable], Path(config.data))
         _write(out, module, summary, skipped)
@@ -156,12 +171,19 @@ def _list_id(files: list[Path], root: Path) -> str:
     return hashlib.sha256(names.encode(errors="surrogateescape")).hexdigest()
 
 
-def _check_share(batch_size: int, world: int) -> None:
-    if batch_size % world:
+def _check_share(config: TrainConfig, world: int) -> None:
+    size = config.batch_size
+    if size % world:
         raise InputError(
-            f"--batch-size {batch_size} for {world} processes",
+            f"--batch-size {size} for {world} processes",
             expected="a multiple of the number of processes",
-            cure=f"--batch-size {-(-batch_size // world) * world}",
+            cure=f"--batch-size {-(-size // world) * world}",
+        )
+    if config.toward and size // world < FEWEST_TO_PAIR:
+        raise InputError(
+            f"--batch-size {size} for {world} processes, each of which pairs its own images",
+            expected=f"{FEWEST_TO_PAIR} images a process",
+            cure=f"--batch-size {FEWEST_TO_PAIR * world}, or --no-toward",
         )
 
 
@@ -247,6 +269,7 @@ def hush() -> Iterator[None]:
 def _summary(
     module: MaskerTraining,
     verdict: Verdict | None,
+    followed: float | None,
     *,
     start: int,
     images: int,
@@ -264,6 +287,7 @@ def _summary(
         area_weight=module.area_weight or None,
         grey=None if verdict is None else verdict.grey,
         fault=None if verdict is None else verdict.fault(),
+        follows=followed,
         processes=module.trainer.world_size,
         images=images,
         skipped=skipped,

@@ -138,7 +138,9 @@ def _refuse_mixing(config: TrainConfig, out: Path, *, resume: bool, force: bool)
             f"{out} holds a run with other settings: "
             + ", ".join(f"{k} {saved[k]} there, {asdict(config)[k]} here" for k in odd),
             expected="the settings that the run was started with",
-            cure="repeat them, or train into another --out, or start afresh with --force",
+            cure="--no-toward, which runs were before there were targets"
+            if odd == ["toward"] and not saved["toward"]
+            else "repeat them, or train into another --out, or start afresh with --force",
         )
 
 

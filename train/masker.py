@@ -13,8 +13,10 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
+from runtime.errors import InputError
 from train.batchnorm import BatchNorm
 from train.decoders import Lateral
+from train.target import Target
 
 WIDTHS = (256, 128, 64, 32, 16)
 """Output channels of the authors' blocks, deep to shallow; the last is at full resolution."""
@@ -34,6 +36,7 @@ class LateralMasker(nn.Module):
         sizes: (h_i, w_i) of it.
         image_size: (H, W) of the image, and of the mask.
         spec: which taps, how wide, how fine.  One tap is always read, the deepest if there is no other.
+        dimension: D of the embeddings, if it takes one as its target.
     """
 
     def __init__(
@@ -43,6 +46,7 @@ class LateralMasker(nn.Module):
         sizes: Sequence[tuple[int, int]],
         image_size: tuple[int, int],
         spec: Lateral,
+        dimension: int | None = None,
     ) -> None:
         super().__init__()
         deepest = len(sizes) - 1
@@ -69,20 +73,44 @@ class LateralMasker(nn.Module):
         fits = all(s * spec.subpixel <= whole for s, whole in zip(levels[-1], image_size, strict=True))
         self.subpixel = spec.subpixel if fits else 1
         self.logit = nn.Conv2d(widths[-1], self.subpixel**2, kernel_size=1)
+        read = len(self.taps)
+        self.target: Target | None = None
+        if dimension is not None:
+            self.target = Target(
+                dimension=dimension, channels=[channels[i] for i in self.taps], widths=widths[:read]
+            )
 
-    def forward(self, pyramid: Sequence[Tensor], image: Tensor) -> Tensor:
-        """Pyramid [(N, C_i, h_i, w_i)], image (not used) → logits (N, 1, H, W)."""
-        x = self.lateral[0](pyramid[self.taps[0]])  # (N, widths[0], *sizes[0])
+    def forward(self, pyramid: Sequence[Tensor], image: Tensor, toward: Tensor | None = None) -> Tensor:
+        """Pyramid [(N, C_i, h_i, w_i)], image (not used), targets (N, D) → logits (N, 1, H, W).
+
+        Without targets, or where one is all zero, the target is the image's own embedding.
+        """
+        return self.with_likeness(pyramid, toward)[0]
+
+    def with_likeness(self, pyramid: Sequence[Tensor], toward: Tensor | None) -> tuple[Tensor, list[Tensor]]:
+        """The logits; and how like the target the cells of some levels are, see `train.target.Target`."""
+        features = [pyramid[i] for i in self.taps]
+        levels = [lateral(feature) for lateral, feature in zip(self.lateral, features, strict=False)]
+        alike: list[Tensor] = []
+        if toward is not None:
+            if self.target is None:
+                raise InputError(
+                    "a target, to a masker that takes none",
+                    expected="a masker that was trained with targets",
+                    cure="python -m train --toward",
+                )
+            levels, alike = self.target(features, levels, toward)
+        x = levels[0]  # (N, widths[0], *sizes[0])
         for i, (smooth, size) in enumerate(zip(self.smooth, self.sizes, strict=True)):
             if i:
                 x = _resize(x, size)
-                if i < len(self.taps):
-                    x = x + self.lateral[i](pyramid[self.taps[i]])
+                if i < len(levels):
+                    x = x + levels[i]
             x = smooth(x)
         logit = self.logit(x)
         if self.subpixel > 1:
             logit = nn.functional.pixel_shuffle(logit, self.subpixel)
-        return _resize(logit, self.image_size, mode="bilinear")
+        return _resize(logit, self.image_size, mode="bilinear"), alike
 
 
 class UNetMasker(nn.Module):

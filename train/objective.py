@@ -1,10 +1,13 @@
 """The objectives: what a mask must keep, and what it costs.
 
 Notation: f the encoder's embedding, a the masker's logits, m = σ(a) the mask, M̄ its mean, ρ the fill,
-x̃ = m·x + (1 − m)·ρ, x̄ = (1 − m)·x + m·ρ.  D(u, v) = (1 − cos(u − μ, v − μ)) / 2, where μ is 0, or the mean
-embedding of some training images if the cosine is centred.  It is taken on embeddings (N, D), over D,
-never over a spatial axis, and per image.  Equations: the authors' released code (NEM_T for NEM-U and
-NEMt, Ra_Nem for the ranking); the body of the NEM-U paper could not be read.
+x̃ = m·x + (1 − m)·ρ, x̄ = (1 − m)·x + m·ρ.  What a mask must keep is f(x), or, for a masker that takes a
+target, an embedding q, which then stands in the equations for f(x).
+
+D(u, v) = (1 − cos(u − μ, v − μ)) / 2, where μ is 0, or the mean embedding of some training images if the
+cosine is centred.  It is taken on embeddings (N, D), over D, never over a spatial axis, and per image.
+Equations: the authors' released code (NEM_T for NEM-U and NEMt, Ra_Nem for the ranking); the body of the
+NEM-U paper could not be read.
 """
 
 from __future__ import annotations
@@ -31,6 +34,11 @@ AREA_PRICE = 1.25
 """Default λ, in units of the empty mask's cost.  At 1 the full and the empty mask cost the same; the
 more, the smaller the masks.  On two encoders of ImageNet, 1 left 0.13 of the background shown, 1.25 left 0.08
 and 0.8 of the object, 2 left 0.03 and 0.6 (1,000 steps; benchmarks/results/area_price.json)."""
+TARGET_PRICE = 0.4
+"""λ toward a target, in units of what a region of a mixture is worth, a unit of area, toward the photograph
+it came from.  At 1 showing the whole region costs what it brings."""
+WRONG_PRICE = 1.5
+"""What a pixel that cannot be of the target costs on top, in units of λ."""
 CERTAIN = 1e4
 """Logit of a mask that is exactly 0 or 1 in float32."""
 RANKS = 6
@@ -44,7 +52,7 @@ class Batch:
     x: Tensor
     """Normalised images (N, 3, H, W)."""
     embedding: Tensor
-    """f(x), (N, D)."""
+    """f(x), or the target q; (N, D)."""
     logits: Tensor
     """a, float32 (N, H, W)."""
     fill: Tensor
@@ -55,10 +63,16 @@ class Batch:
     """Source of an objective's own randomness."""
     share: Share = WHOLE
     """Which of a larger batch's rows these are; what is drawn is drawn for that."""
+    price: Tensor | None = None
+    """What a pixel costs, in units of λ: (N, H, W) or (N, 1, 1); None is 1."""
 
     def distance(self, embedding: Tensor) -> Tensor:
         """D(f(x), embedding), row by row: (N, D) → (N,)."""
         return cosine_distance(self.embedding, embedding, centre=self.centre)
+
+    def size(self, mask: Tensor) -> Tensor:
+        """Mean of what the pixels of a mask (N, H, W), or of its root, cost."""
+        return (mask if self.price is None else self.price * mask).mean()
 
 
 @dataclass(frozen=True)
@@ -90,14 +104,14 @@ def sparse(embed: Embed, batch: Batch, *, area_weight: float) -> Terms:
     mask = batch.logits.sigmoid()
     distance = batch.distance(embed(occlude(batch.x, mask, batch.fill))).mean()
     root = (torch.nn.functional.logsigmoid(batch.logits) / 2).exp()  # √m, with a gradient at m = 0
-    return Terms(DISTANCE_WEIGHT * distance + area_weight * root.mean(), distance, mask.mean())
+    return Terms(DISTANCE_WEIGHT * distance + area_weight * batch.size(root), distance, mask.mean())
 
 
 def plain(embed: Embed, batch: Batch, *, area_weight: float) -> Terms:
     """NEM-U: L = 4·D(f(x), f(x̃)) + λ·M̄; the authors' λ is 1/2."""
     mask = batch.logits.sigmoid()
     distance = batch.distance(embed(occlude(batch.x, mask, batch.fill))).mean()
-    return Terms(DISTANCE_WEIGHT * distance + area_weight * mask.mean(), distance, mask.mean())
+    return Terms(DISTANCE_WEIGHT * distance + area_weight * batch.size(mask), distance, mask.mean())
 
 
 def contrastive(embed: Embed, batch: Batch, *, area_weight: float) -> Terms:
@@ -111,7 +125,7 @@ def contrastive(embed: Embed, batch: Batch, *, area_weight: float) -> Terms:
     kept, complement = embed(both).chunk(2)
     distance = batch.distance(kept)
     apart = cosine_distance(kept, complement, centre=batch.centre)
-    loss = ((DISTANCE_WEIGHT - apart) * distance).mean() + area_weight * mask.mean()
+    loss = ((DISTANCE_WEIGHT - apart) * distance).mean() + area_weight * batch.size(mask)
     return Terms(loss, distance.mean(), mask.mean())
 
 
@@ -181,3 +195,16 @@ def constant_mask_cost(
     """
     logits = torch.full_like(batch.logits, CERTAIN if value else -CERTAIN)
     return OBJECTIVES[objective](embed, replace(batch, logits=logits), area_weight=area_weight)
+
+
+@torch.no_grad()
+def region_worth(objective: str, embed: Embed, batch: Batch, region: Tensor) -> float:
+    """What a batch costs less, a unit of area, when regions (N, H, W), 0 or 1, are shown instead of nothing.
+
+    The size is left out of the costs, and the batch's logits are not looked at.
+    """
+    cost = [
+        OBJECTIVES[objective](embed, replace(batch, logits=CERTAIN * (2 * mask - 1)), area_weight=0.0).loss
+        for mask in (0 * region, region)
+    ]
+    return ((cost[0] - cost[1]) / region.mean()).item()

@@ -5,32 +5,52 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
 from lightning import LightningModule
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
-from torch import Tensor
+from torch import Tensor, nn
 
 from runtime.errors import InputError
 from train.config import TrainConfig
 from train.encoder import FrozenEncoder
 from train.folding import folded
+from train.masker import LateralMasker
+from train.mixtures import worth
 from train.nem import NEM
-from train.objective import AREA_PRICE, OBJECTIVES, Batch, Terms, constant_mask_cost
+from train.objective import (
+    AREA_PRICE,
+    OBJECTIVES,
+    TARGET_PRICE,
+    WRONG_PRICE,
+    Batch,
+    Terms,
+    constant_mask_cost,
+)
 from train.occlusion import make_fill
+from train.pairs import mixed
 from train.share import WHOLE, Share
+from train.target import Target, level_means, likeness_loss
 from train.verdict import Verdict
 
 log = logging.getLogger("nemu.train")
 
 TAIL = 50
 """Steps over which a summary's loss, distance and area are averaged."""
+FIRST_IMAGES = 128
+"""Images that are looked at before training: their mean embedding is the centre of a centred cosine, and what
+hiding them costs is the unit of the mask's price."""
+TARGET_IMAGES = 512
+"""Images that a masker with a target is prepared with."""
 LEAST_COST = 1e-4
 """Of the empty mask: below it the encoder does not see that an image was hidden."""
 LOG_EVERY = 10
 """Steps from one line of metrics to the next."""
+SLOWER = 0.2
+"""Learning rate of what was fitted before training, in units of that of the rest."""
 ENCODERS = ("nem.encoder.", "frozen.")
 """What the names of the encoder's tensors begin with."""
 
@@ -56,6 +76,7 @@ class MaskerTraining(LightningModule):
         self.files = files
         self.area_weight = config.area_weight or 0.0
         self.measured_weight = 0.0
+        self.target_price = 1.0  # of a pixel toward a target, in units of the area weight
         self.skipped: set[int] = set()
         self.frozen = folded(nem.encoder) or _unfolded(nem)
         nem.masker.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -83,14 +104,19 @@ class MaskerTraining(LightningModule):
 
         Under torchrun they are this process's share of the batch.
         """
-        batch = self._batch(images, step=step, share=Share.here())
-        return OBJECTIVES[self.config.objective](self._embed, batch, area_weight=self.area_weight)
+        objective = OBJECTIVES[self.config.objective]
+        if not self.config.toward:
+            batch = self._batch(images, step=step, share=Share.here())
+            return objective(self.embed, batch, area_weight=self.area_weight)
+        batch, likeness = self._with_targets(images, step=step, share=Share.here())
+        terms = objective(self.embed, batch, area_weight=self.area_weight)
+        return replace(terms, loss=terms.loss + likeness)
 
     def _batch(self, images: Tensor, *, step: int, share: Share = WHOLE) -> Batch:
         x = self.frozen.normalize(images)
         with torch.no_grad():
             embedding, pyramid = self.frozen(x)
-        generator = self._generator(step)
+        generator = self.generator(step)
         return Batch(
             x=x,
             embedding=embedding,
@@ -101,17 +127,61 @@ class MaskerTraining(LightningModule):
             share=share,
         )
 
-    def prepare(self, images: Tensor) -> None:
-        """Before training: the centre and the price of the area, from these uint8 images (N, H, W, 3)."""
+    def _with_targets(self, images: Tensor, *, step: int, share: Share) -> tuple[Batch, Tensor]:
+        """Half the images as they are, the others as pairs; and what the likeness is wrong by."""
+        x = self.frozen.normalize(images)
+        generator = self.generator(step)
+        plain = len(x) // 2
+        u, v, w = (x.roll(by, 0)[plain:] for by in range(3))  # partners are of the same process
+        pairs = mixed(u, v, w, generator=generator, share=share)
+        x = torch.cat([x[:plain], pairs.x])
+        with torch.no_grad():
+            own, pyramid = self.frozen(x)
+            own, asked = own[:plain], self.embed(pairs.target)
+            embedding = torch.cat([own, asked])
+        logits, alike = self._asked()[0].with_likeness(pyramid, torch.cat([0 * own, asked]))
+        price = self.target_price * (1 + WRONG_PRICE * pairs.wrong)
+        price = torch.cat([price.new_ones(plain, *price.shape[1:]), price])
+        batch = Batch(
+            x=x,
+            embedding=embedding,
+            logits=logits.squeeze(1).float(),
+            fill=make_fill(self.config.fill, x, generator=generator, share=share),
+            centre=self.centre,
+            generator=generator,
+            share=share,
+            price=price,
+        )
+        return batch, likeness_loss([level[plain:] for level in alike], 1 - pairs.wrong, pairs.known)
+
+    def prepare(self, images: Tensor, *, resumed: bool = False) -> None:
+        """Before training: the centre, the price of the area and what a target is compared with.
+
+        Args:
+            images: uint8 (N, H, W, 3); the first FIRST_IMAGES give the centre and the price.
+            resumed: what targets are compared with is in the checkpoint.
+        """
+        first = images[:FIRST_IMAGES]
         if self.config.centred:
-            self.set_centre(images)
-        self.price_area(images)
+            self.set_centre(first)
+        self.price_area(first)
+        if self.config.toward and not resumed:
+            masker, target = self._asked()
+            target.centre.copy_(self.centre)
+            parts = (part.to(self.device) for part in images.split(self.config.batch_size))
+            target.fit(*level_means(self.frozen, masker.taps[: len(target.key)], parts))
+            self.target_price = TARGET_PRICE * max(worth(self, first), LEAST_COST) / self.measured_weight
+
+    def _asked(self) -> tuple[LateralMasker, Target]:
+        """The masker and its part that takes a target."""
+        masker: Any = self.nem.masker
+        return masker, masker.target
 
     @torch.no_grad()
     def set_centre(self, images: Tensor) -> None:
         """Before training: the mean embedding of these uint8 images is the centre of the cosine."""
         batches = images.to(self.device).split(self.config.batch_size)
-        embeddings = [self._embed(self.frozen.normalize(batch)).float() for batch in batches]
+        embeddings = [self.embed(self.frozen.normalize(batch)).float() for batch in batches]
         self.centre = torch.cat(embeddings).mean(dim=0)
 
     def price_area(self, images: Tensor) -> None:
@@ -143,7 +213,7 @@ class MaskerTraining(LightningModule):
 
         def loss(batch: Batch) -> Tensor:
             level.append(batch.logits.sigmoid())
-            return OBJECTIVES[self.config.objective](self._embed, batch, area_weight=weight).loss
+            return OBJECTIVES[self.config.objective](self.embed, batch, area_weight=weight).loss
 
         own = self._mean(images, loss)
         empty = self._mean(images, lambda batch: self._constant(batch, 0.0, area_weight=weight))
@@ -159,7 +229,7 @@ class MaskerTraining(LightningModule):
 
     def _constant(self, batch: Batch, value: float, *, area_weight: float) -> Tensor:
         objective = self.config.objective
-        return constant_mask_cost(objective, self._embed, batch, value=value, area_weight=area_weight).loss
+        return constant_mask_cost(objective, self.embed, batch, value=value, area_weight=area_weight).loss
 
     @torch.no_grad()
     def _mean(self, images: Tensor, of: Callable[[Batch], Tensor]) -> float:
@@ -171,7 +241,8 @@ class MaskerTraining(LightningModule):
         self.nem.masker.train(training)
         return total / len(images)
 
-    def _embed(self, x: Tensor) -> Tensor:
+    def embed(self, x: Tensor) -> Tensor:
+        """Normalised images (N, 3, H, W) → embeddings (N, D), by the encoder that is trained through."""
         return self.frozen(x)[0]
 
     def on_train_end(self) -> None:
@@ -182,15 +253,16 @@ class MaskerTraining(LightningModule):
             self.skipped = set().union(*everyone)
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
-        optimizer = torch.optim.AdamW(
-            self.nem.masker.parameters(),
-            lr=self.config.learning_rate,
-            weight_decay=self.config.weight_decay,
-            fused=True,
-        )
-        steps = self.config.steps
+        rate = self.config.learning_rate
+        slow: list[nn.Parameter] = self._asked()[1].fitted() if self.config.toward else []
+        rest = [p for p in self.nem.masker.parameters() if all(p is not q for q in slow)]
+        groups = [{"params": part} for part in (rest, slow) if part]
+        optimizer = torch.optim.AdamW(groups, lr=rate, weight_decay=self.config.weight_decay, fused=True)
         schedule = torch.optim.lr_scheduler.OneCycleLR(
-            optimizer, max_lr=self.config.learning_rate, total_steps=steps + 1, pct_start=0.1
+            optimizer,
+            max_lr=[rate, SLOWER * rate][: len(groups)],
+            total_steps=self.config.steps + 1,
+            pct_start=0.1,
         )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
@@ -200,6 +272,7 @@ class MaskerTraining(LightningModule):
         checkpoint["state_dict"] = {k: v for k, v in state.items() if not k.startswith(ENCODERS)}
         checkpoint["files"] = self.files
         checkpoint["area_weight"] = self.area_weight
+        checkpoint["target_price"] = self.target_price
         checkpoint["skipped"] = sorted(self.skipped)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -217,10 +290,12 @@ class MaskerTraining(LightningModule):
         self.skipped.update(checkpoint["skipped"])
         # Another device measures it a little differently; checkpoints had none while it was never measured.
         self.area_weight = checkpoint.get("area_weight", self.area_weight)
+        self.target_price = checkpoint.get("target_price", self.target_price)
         encoder = {k: v for k, v in self.state_dict().items() if k.startswith(ENCODERS)}
         checkpoint["state_dict"] = {**checkpoint["state_dict"], **encoder}
 
-    def _generator(self, step: int) -> torch.Generator:
+    def generator(self, step: int) -> torch.Generator:
+        """The source of a step's randomness."""
         seed = np.random.SeedSequence([self.config.seed, step]).generate_state(1, np.uint64)
         return torch.Generator(self.device).manual_seed(int(seed[0]))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from runtime.backends.base import Backend, EmbeddingBackend, check_images
+from runtime.backends.base import Backend, EmbeddingBackend, TargetBackend, check_images
 from runtime.errors import BackendUnavailable, EngineMismatch, InputError
 from runtime.package import Package
 
@@ -16,9 +16,12 @@ __all__ = [
     "NAMES",
     "Backend",
     "EmbeddingBackend",
+    "TargetBackend",
     "check_images",
     "choose",
     "choose_embedding",
+    "takes_targets",
+    "toward_backend",
     "without_mask",
 ]
 
@@ -60,7 +63,7 @@ def choose_embedding(
 
 
 def without_mask(package: Package, beside: Backend, device: int = 0) -> EmbeddingBackend | None:
-    """Open what computes no mask, on the library and in the precision of a backend of the same package.
+    """Open what computes no mask, on the library, GPU and in the precision of a backend of the same package.
 
     Returns:
         None if the package has nothing of that kind that fits.
@@ -72,6 +75,7 @@ def without_mask(package: Package, beside: Backend, device: int = 0) -> Embeddin
         return _onnxruntime(package, "it gives no mask", beside.precision, mask=False) if has else None
     from runtime.backends import cuda, tensorrt
 
+    device = _device_of(beside, device)
     capability = cuda.device(device).compute_capability
     try:
         engine = tensorrt.select(package, capability, beside.precision, mask=False)
@@ -84,6 +88,60 @@ def without_mask(package: Package, beside: Backend, device: int = 0) -> Embeddin
         return alone
     alone.close()
     return None
+
+
+def takes_targets(package: Package) -> bool:
+    """Whether the package's masker takes a target: whether it was born with a graph of two inputs."""
+    from runtime.backends.onnxruntime import TOWARD_MODELS
+
+    return TOWARD_MODELS["fp32"] in package.manifest.files
+
+
+def toward_backend(package: Package, beside: Backend, device: int = 0) -> TargetBackend:
+    """Open what takes a target, of the kind and in the precision of a backend of the same package.
+
+    So the embeddings of both have one id, and may be each other's targets.  It runs on the backend's own GPU.
+
+    Args:
+        device: number of the GPU, for a backend that does not say on which it runs.
+
+    Raises:
+        InputError: the package takes no targets.
+        EngineMismatch: it has no engine for targets in that precision that fits; int8 has none anywhere.
+        BackendError: it fits and does not load, or gives values that are not finite.
+    """
+    if not takes_targets(package):
+        raise InputError(
+            f"a target for {package.path}, whose masker takes none",
+            expected="a package with model.toward.onnx",
+            cure="train a masker that takes targets: nemu train --toward; then build its package",
+        )
+    if beside.precision == "int8":
+        raise EngineMismatch(
+            f"a target for {package.path} in int8",
+            expected="a precision that targets have a form in: fp32, fp16 or bf16",
+            cure="open the package in one of these, such as precision='fp32'",
+        )
+    if beside.name == "onnxruntime":
+        from runtime.backends.onnxruntime import OnnxRuntimeBackend
+
+        return OnnxRuntimeBackend(package, why="it takes a target", precision=beside.precision, toward=True)
+    from runtime.backends import tensorrt
+
+    if not isinstance(beside, tensorrt.TensorRTBackend):
+        raise EngineMismatch(
+            f"a target for the backend {beside.name}",
+            expected="a backend that was opened from the package",
+            cure="open the package with backend='auto'",
+        )
+    return tensorrt.open_backend(
+        package, device=_device_of(beside, device), precision=beside.precision, toward=True
+    )
+
+
+def _device_of(beside: Backend, device: int) -> int:
+    """The GPU that a backend runs on; `device` where it does not say."""
+    return int(getattr(beside, "device", device))
 
 
 def _choose(

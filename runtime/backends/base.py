@@ -67,6 +67,39 @@ class EmbeddingBackend(Protocol):
         ...
 
 
+class TargetBackend(Protocol):
+    """Runs the graph of one package that takes a target.  Used from one thread at a time."""
+
+    name: str
+    why: str
+    precision: str
+    max_batch: int
+    degraded: str
+    """These as of `Backend`."""
+
+    def run_toward(self, images: np.ndarray, toward: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Images and a target for each in, both outputs out.
+
+        Args:
+            images: as `Backend.run` takes them.
+            toward: float32 (N, D), finite: embeddings of the package's encoder.  A row of zeros means the
+                image itself.
+
+        Returns:
+            embedding float32 (N, D), which the targets do not change, and mask float32 (N, H, W) in [0, 1]:
+            what of each image looks like its target.  The caller owns both.
+
+        Raises:
+            InputError: images or targets of another dtype or shape, or targets that are not finite.
+            BackendError: the run failed, or the backend is closed.
+        """
+        ...
+
+    def close(self) -> None:
+        """Give back memory and handles; may be called again."""
+        ...
+
+
 @runtime_checkable
 class PipelinedBackend(Protocol):
     """A backend that can have two runs under way: copies of one overlap the computing of the other."""
@@ -115,3 +148,21 @@ def check_images(images: np.ndarray, *, height: int, width: int, max_batch: int)
             cure="use the Explainer, which resizes pictures and cuts batches to size",
         )
     return np.ascontiguousarray(images)
+
+
+def check_targets(toward: np.ndarray, *, n: int, dimension: int) -> np.ndarray:
+    """The targets, C-contiguous, if a graph of this dimension can take them with n images.
+
+    Raises:
+        InputError: not float32 (n, dimension), or not finite.
+    """
+    fits = isinstance(toward, np.ndarray) and toward.dtype == np.float32
+    if not fits or toward.shape != (n, dimension) or not np.isfinite(toward).all():
+        came = f"{toward.dtype} {toward.shape}" if isinstance(toward, np.ndarray) else type(toward).__name__
+        odd = fits and toward.shape == (n, dimension)
+        raise InputError(
+            f"toward: {came}" + ", with values that are not finite" * odd,
+            expected=f"float32 ({n}, {dimension}), finite: a target for each image",
+            cure="give embeddings that this package made; a row of zeros means the image itself",
+        )
+    return np.ascontiguousarray(toward)

@@ -102,7 +102,7 @@ class DevicePath:
         try:
             for theirs in {source.stream, stream} - {None}:
                 cuda.order(theirs, ours, event)  # type: ignore[arg-type]
-            lane.relay(source.pointer, (embedding.pointer, mask.pointer), n, rows)
+            lane.relay((source.pointer,), (embedding.pointer, mask.pointer), n, rows)
             if stream is None:
                 cuda.event_record(event, ours)
             else:

@@ -17,9 +17,9 @@ from runtime.backends.rtx_cache import engine_here
 from runtime.backends.tensorrt_backend import TensorRTBackend
 from runtime.errors import BackendError
 from runtime.finite import not_finite
-from runtime.manifest import OUTPUTS
+from runtime.manifest import OUTPUTS, EngineRecord
 from runtime.package import REFERENCE, Engine, Package
-from runtime.verify import load_reference
+from runtime.verify import Reference, load_reference
 
 
 def check(package: Package, engine: Engine, backend: TensorRTBackend, gpu: DeviceInfo) -> str:
@@ -39,23 +39,36 @@ def check(package: Package, engine: Engine, backend: TensorRTBackend, gpu: Devic
     path = package.cache() / "finite" / f"{engine_here(engine.record, gpu)}-{here}.txt"
     if path.exists():
         return ""
-    images = load_reference(package).images
-    batches = {f"reference image {i}": images[i : i + 1] for i in range(len(images))}
+    reference = load_reference(package)
+    every = np.arange(len(reference.images))
+    batches = {f"reference image {i}": every[i : i + 1] for i in every}
     if engine.record.flavour == "rtx" and backend.max_batch > 1:  # which compiles it by itself
-        batches[f"a batch of {backend.max_batch}"] = np.resize(images, (backend.max_batch, *images.shape[1:]))
-    for name, batch in batches.items():
-        values = (backend.embed(batch),) if engine.record.embedding_only else backend.run(batch)
+        batches[f"a batch of {backend.max_batch}"] = np.resize(every, backend.max_batch)
+    for name, which in batches.items():
+        values = _run(backend, engine.record, reference, which)
         if wrong := not_finite(dict(zip(OUTPUTS, values, strict=False))):
             raise BackendError(
                 f"{engine.path.name} ({engine.record.precision}) on {gpu.name}: "
                 f"{wrong} of {name} is not finite",
                 expected="finite values",
-                cure=f"build it in bf16: {package.build_command()} --precision bf16; "
-                "or run on the CPU: backend='onnxruntime'",
+                cure=f"build it in bf16: {package.build_command()}{' --toward' * engine.record.takes_target} "
+                "--precision bf16; or run on the CPU: backend='onnxruntime'",
             )
     try:
         with atomic_file(path) as file:
-            file.write_text(f"{engine.path.name} on {gpu.name} with {backend.name}: {len(images)} images\n")
+            file.write_text(f"{engine.path.name} on {gpu.name} with {backend.name}: {len(every)} images\n")
     except OSError as error:
         return f"its outputs are finite, and will be checked again: {error}"
     return ""
+
+
+def _run(
+    backend: TensorRTBackend, record: EngineRecord, reference: Reference, which: np.ndarray
+) -> tuple[np.ndarray, ...]:
+    """The engine's outputs for some of the reference images; toward its targets, or else embeddings, if it
+    takes any."""
+    images = reference.images[which]
+    if record.takes_target:
+        toward = reference.embedding if reference.toward is None else reference.toward
+        return backend.run_toward(images, toward[which])
+    return (backend.embed(images),) if record.embedding_only else backend.run(images)

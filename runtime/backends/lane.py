@@ -1,10 +1,11 @@
-"""One execution context with a stream and buffers of its own: photographs in, the engine's outputs out.
+"""One execution context with a stream and buffers of its own: the engine's inputs in, its outputs out.
 
     photographs → pinned → device ─┐                  ┌─ embedding → pinned → a copy that the caller owns
                                    └─ execute_async_v3 ┤
                                        (own stream)    └─ mask ──────→ pinned → a copy that the caller owns
 
-An engine that gives the embedding alone has no lower branch.
+An engine that gives the embedding alone has no lower branch on the right; to one that takes targets they come
+beside the photographs, on the same way.
 Where a CUDA graph can be had, everything between the pinned arrays is one graph, launched with one call.
 It holds for one number of images only, and belongs to this context, which then runs nothing else.
 
@@ -22,7 +23,7 @@ import numpy as np
 
 from runtime.backends.cuda import Cuda
 from runtime.backends.cuda_memory import DeviceBuffer, Graph, PinnedArray, Resource, Stream
-from runtime.backends.tensorrt_engine import INPUT, LoadedEngine
+from runtime.backends.tensorrt_engine import DTYPES, INPUT, LoadedEngine, Shapes
 from runtime.errors import BackendError
 
 
@@ -32,10 +33,10 @@ class Lane:
     Args:
         cuda: the library.
         engine: makes the context.
-        shape: of the images: (rows, height, width, 3); `rows` is the most that a run takes.
-        mapped: the device reads the input from the host's memory, without a copy.
+        shapes: of the inputs; their `rows` is the most that a run takes.
+        mapped: the device reads the inputs from the host's memory, without a copy.
         graph: record a CUDA graph, for exactly `rows` images.
-        stream: images and outputs stay on the device, in the order of this stream, which others may use at
+        stream: inputs and outputs stay on the device, in the order of this stream, which others may use at
             any moment and which the lane does not close; so a graph is recorded on another one.  None: they
             come from the host, on a stream of the lane's own.
 
@@ -47,13 +48,14 @@ class Lane:
         self,
         cuda: Cuda,
         engine: LoadedEngine,
-        shape: tuple[int, ...],
+        shapes: Shapes,
         *,
         mapped: bool,
         graph: bool,
         stream: Stream | None = None,
     ) -> None:
-        self._cuda, self._engine, self._shape = cuda, engine, shape
+        self._cuda, self._engine, self._shapes = cuda, engine, shapes
+        self._most = shapes[INPUT][0]
         self._from_host = stream is None
         self.no_graph = ""
         """Why the graph that was asked for is not used."""
@@ -68,7 +70,7 @@ class Lane:
                 self._record()
             else:
                 self.no_graph = cuda.no_graphs if graph else ""
-                self._compute(shape[0])  # what must be compiled or loaded, and what fails, does so now
+                self._compute(self._most)  # what must be compiled or loaded, and what fails, does so now
                 cuda.synchronize(self._stream.handle)
             if stream is not None:
                 self._stream.close()  # all that was on it is done
@@ -77,18 +79,19 @@ class Lane:
             self.close()
             raise
 
-    def start(self, images: np.ndarray, rows: int) -> Run:
+    def start(self, inputs: tuple[np.ndarray, ...], rows: int) -> Run:
         """Enqueue a run, and return at once; the run before it is finished first, if it is not.
 
         Args:
-            images: uint8 (N, height, width, 3), C-contiguous.
+            inputs: N rows of each, in the engine's order; C-contiguous.
             rows: how many images to compute, at least N; with a graph, its number.  What is beyond N is
                 older images, and dropped.
         """
         if self._unfinished is not None:
             self._unfinished.result()
-        n = len(images)
-        self._images[:n] = images
+        n = len(inputs[0])
+        for array, given in zip(self._given, inputs, strict=True):
+            array[:n] = given
         if self._graph is None:
             self._enqueue(rows)
         else:
@@ -96,15 +99,16 @@ class Lane:
         self._unfinished = run = Run(self, n)
         return run
 
-    def relay(self, source: int, targets: tuple[int, ...], n: int, rows: int) -> None:
-        """Enqueue a run on images at `source`, with outputs to `targets`: addresses on the device.
+    def relay(self, sources: tuple[int, ...], targets: tuple[int, ...], n: int, rows: int) -> None:
+        """Enqueue a run on inputs at `sources`, with outputs to `targets`: addresses on the device.
 
         Args:
             n: how many images there are.
             rows: as of `start`.
         """
         cuda, stream = self._cuda, self._stream.handle
-        cuda.copy(self._source, source, n * self._frame, stream)
+        for buffer, source, row in zip(self._inputs, sources, self._input_rows, strict=True):
+            cuda.copy(buffer.handle, source, n * row, stream)
         if self._graph is None:
             self._compute(rows)
         else:
@@ -163,28 +167,30 @@ class Lane:
     def _allocate(self, mapped: bool) -> None:
         """The context, buffers for its largest batch, and their addresses to the context."""
         self._make_context()
-        names, rows = self._engine.outputs, self._shape[0]
+        names, rows = self._engine.outputs, self._most
         shapes = [tuple(int(side) for side in self._context.get_tensor_shape(name)) for name in names]
         self.outputs = [(shape, 4 * math.prod(shape)) for shape in shapes]
         """Shape, and size in bytes, of each output of as many images as the lane takes."""
         self._output_rows = [nbytes // rows for _, nbytes in self.outputs]
-        self._frame = math.prod(self._shape[1:])
+        sizes = [np.dtype(DTYPES[name]).itemsize * math.prod(s) for name, s in self._shapes.items()]
+        self._input_rows = [nbytes // rows for nbytes in sizes]
         self._hosts: list[PinnedArray] = []
+        self._given: list[np.ndarray] = []
         self._results: list[np.ndarray] = []
         if self._from_host:
             self._pin(mapped)
-        self._input = None if mapped else self._keep(DeviceBuffer(self._cuda, rows * self._frame))
+        self._inputs = [self._keep(DeviceBuffer(self._cuda, nbytes)) for nbytes in sizes if not mapped]
         self._outputs = [self._keep(DeviceBuffer(self._cuda, nbytes)) for _, nbytes in self.outputs]
-        self._source = self._hosts[0].device_pointer if self._input is None else self._input.handle
-        pointers = (self._source, *(buffer.handle for buffer in self._outputs))
-        self._addresses = dict(zip((INPUT, *names), pointers, strict=True))
+        sources = [host.device_pointer for host in self._hosts[: len(sizes)]] if mapped else []
+        pointers = (*sources, *(buffer.handle for buffer in (*self._inputs, *self._outputs)))
+        self._addresses = dict(zip((*self._shapes, *names), pointers, strict=True))
         self._bind()
 
     def _make_context(self) -> None:
         self._context = self._engine.context(
-            self._shape, lambda nbytes: self._keep(DeviceBuffer(self._cuda, nbytes)).handle
+            self._shapes, lambda nbytes: self._keep(DeviceBuffer(self._cuda, nbytes)).handle
         )
-        self._rows = self._shape[0]  # that the context is set to
+        self._rows = self._most  # that the context is set to
 
     def _bind(self) -> None:
         """Give the context its addresses."""
@@ -198,16 +204,20 @@ class Lane:
         self._bind()
 
     def _pin(self, mapped: bool) -> None:
-        """Arrays of the host, of the images and of each output."""
-        self._hosts = [self._keep(PinnedArray(self._cuda, self._shape, np.uint8, mapped=mapped))]
+        """Arrays of the host, of each input and of each output."""
+        for name, shape in self._shapes.items():
+            self._hosts.append(self._keep(PinnedArray(self._cuda, shape, DTYPES[name], mapped=mapped)))
         for shape, _ in self.outputs:
             self._hosts.append(self._keep(PinnedArray(self._cuda, shape, np.float32)))
-        self._images, *self._results = [host.array for host in self._hosts]
+        arrays = [host.array for host in self._hosts]
+        self._given, self._results = arrays[: len(self._shapes)], arrays[len(self._shapes) :]
 
     def _set_rows(self, rows: int) -> None:
         if rows != self._rows:
-            shape = (rows, *self._shape[1:])
-            self._engine.must(self._context.set_input_shape(INPUT, shape), f"set_input_shape {shape}")
+            for name, (_, *rest) in self._shapes.items():
+                shape = (rows, *rest)
+                done = self._context.set_input_shape(name, shape)
+                self._engine.must(done, f"set_input_shape {name} {shape}")
             self._rows = rows
 
     def _compute(self, rows: int) -> None:
@@ -218,20 +228,22 @@ class Lane:
     def _enqueue(self, rows: int, between: Callable[[], None] | None = None) -> None:
         """Pinned array to pinned array, `between` in the middle if given; a graph of the host records it."""
         cuda, stream = self._cuda, self._stream.handle
-        if self._input is not None:
-            cuda.copy_in(self._source, self._hosts[0].handle, rows * self._frame, stream)
+        for i, buffer in enumerate(self._inputs):  # none, if they are mapped
+            host, row = self._hosts[i], self._input_rows[i]
+            cuda.copy_in(buffer.handle, host.handle, rows * row, stream)
         if between is None:
             self._compute(rows)
         else:
             between()
-        for host, buffer, row in zip(self._hosts[1:], self._outputs, self._output_rows, strict=True):
+        hosts = self._hosts[len(self._shapes) :]
+        for host, buffer, row in zip(hosts, self._outputs, self._output_rows, strict=True):
             cuda.copy_out(host.handle, buffer.handle, rows * row, stream)
 
     def _record(self) -> None:
         """Warm up, record, and compare the replay with the plain run; `no_graph` if there is no graph."""
         if not self._from_host:
             self._pin(mapped=False)  # for the comparison
-        self._images[:] = np.resize(np.arange(251, dtype=np.uint8), self._images.shape)
+        self._make_up_inputs()
         expected = self._plain_run()  # kernels load and shapes settle in a run that is not recorded
         self.no_graph = self._try_graph(expected)
         if self.no_graph:
@@ -240,13 +252,18 @@ class Lane:
                 self._graph = None
             self._plain_run()  # raises here, not in the first run, if the attempt left something broken
         if not self._from_host:
-            del self._images
-            self._results = []  # views must not outlive their memory
+            self._given, self._results = [], []  # views must not outlive their memory
             while self._hosts:
                 self._hosts.pop().close()
 
+    def _make_up_inputs(self) -> None:
+        """Images of all colours, and targets that are not zeros, to compare runs on."""
+        for array in self._given:
+            values = np.resize(np.arange(251, dtype=np.uint8), array.shape)
+            array[:] = values if array.dtype == np.uint8 else values / np.float32(251)
+
     def _plain_run(self) -> list[np.ndarray]:
-        self._enqueue(self._shape[0])
+        self._enqueue(self._most)
         self._cuda.synchronize(self._stream.handle)
         return [array.copy() for array in self._results]
 
@@ -255,13 +272,13 @@ class Lane:
         ask = getattr(self._context, "is_stream_capturable", None)  # TensorRT-RTX knows
         if ask is not None and not ask(self._stream.handle):
             return self._leave_to_library(expected)
-        rows = self._shape[0]
+        rows = self._most
         work = self._enqueue if self._from_host else self._compute
         try:
             self._graph = graph = Graph(self._cuda, self._stream, lambda: work(rows))
             self.poison()
-            if self._input is not None:
-                self._cuda.fill(self._source, 0, self._input.nbytes, self._stream.handle)
+            for buffer in self._inputs:
+                self._cuda.fill(buffer.handle, 0, buffer.nbytes, self._stream.handle)
             if self._from_host:
                 graph.launch()
             else:

@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import ctypes
 import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from runtime.backends.base import check_images
+from runtime.backends.base import check_images, check_targets
 from runtime.backends.threads import thread_count
 from runtime.errors import BackendError, BackendUnavailable, InputError
-from runtime.manifest import OUTPUTS
+from runtime.manifest import OUTPUTS, TOWARD
 from runtime.package import Package
 
 MODELS = {"fp32": "model.onnx", "int8": "model.int8.cpu.onnx"}
 """What runs here, by precision; a CPU computes half graphs in float32."""
 EMBEDDING_MODELS = {"fp32": "model.embedding.onnx", "int8": "model.int8.cpu.embedding.onnx"}
 """The same without what only the mask needs; they name weights of the file that theirs names."""
+TOWARD_MODELS = {"fp32": "model.toward.onnx"}
+"""The same with a target as second input; a package that takes targets has it."""
+CELLS_MODEL, CELLS = "model.cells.onnx", "cells"
+"""The fp32 graph for `runtime.bank`, in the place of the mask an output of local features (N, C, h, w)."""
 _BATCH = 8  # images a run takes at once: more gains no speed on a CPU and costs memory
 
 
@@ -25,7 +30,8 @@ class OnnxRuntimeBackend:
     """Runs `model.onnx` in float32, or `model.int8.cpu.onnx` if int8 is asked for.
 
     onnxruntime computes the whole graph, whichever output it is asked for (measured with 1.32); so without
-    the mask another graph runs, if the package was built with it.
+    the mask another graph runs, if the package was built with it.  With `toward` it is `model.toward.onnx`,
+    for `run_toward` alone.
 
     On how many threads it computes, and how to change that: `runtime.backends.threads`.  Threads sleep
     while they wait for work: spinning (measured on 2 cores) made no run faster, and took a fifth more CPU
@@ -48,39 +54,25 @@ class OnnxRuntimeBackend:
         why: str = "it was asked for",
         precision: str | None = None,
         mask: bool = True,
+        toward: bool = False,
     ) -> None:
         self.precision = precision or "fp32"
-        if self.precision not in MODELS:
+        models = TOWARD_MODELS if toward else MODELS
+        if self.precision not in models:
             raise InputError(
-                f"precision {precision!r} with onnxruntime",
-                expected=" or ".join(MODELS),
+                f"precision {precision!r} with onnxruntime" + ", for targets" * toward,
+                expected=" or ".join(models),
                 cure="leave the precision out, or use an engine: --backend tensorrt",
             )
-        library = _library()
-        threads = thread_count()
-        options = library.SessionOptions()
-        options.intra_op_num_threads = threads  # 0 would pin threads to CPUs, also to forbidden ones
-        options.log_severity_level = 3
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        options.enable_mem_pattern = False  # 9 MB more with ResNet-50, and no faster
-        alone = EMBEDDING_MODELS[self.precision]
-        whole = mask or alone not in package.manifest.files
-        self.outputs: tuple[str, ...] = OUTPUTS if whole else OUTPUTS[:1]
-        path = package.file(MODELS[self.precision] if whole else alone)
-        try:
-            self._session: Any = library.InferenceSession(
-                str(path), sess_options=options, providers=["CPUExecutionProvider"]
-            )
-        except Exception as error:  # its exceptions share no base but this
-            raise BackendError(
-                f"onnxruntime {library.__version__} cannot load {path}: {_first_line(error)}",
-                expected="a graph of opset 20, IR 10 or older",
-                cure="pip install --upgrade onnxruntime; if that does not help, build the package again",
-            ) from error
-        _return_freed_memory()
-        self._input = package.manifest.input
+        alone = not (mask or toward) and EMBEDDING_MODELS[self.precision] in package.manifest.files
+        self.outputs: tuple[str, ...] = OUTPUTS[:1] if alone else OUTPUTS
+        self._takes_target = toward
+        self._session: Any = open_session(
+            package.file((EMBEDDING_MODELS if alone else models)[self.precision])
+        )
+        self._input, self._dimension = package.manifest.input, package.manifest.encoder.dimension
         self.max_batch = _max_batch(self._session.get_inputs()[0].shape[0])
-        self.why = f"{why}; onnxruntime {library.__version__} on the CPU, {threads} threads"
+        self.why = f"{why}; onnxruntime {_library().__version__} on the CPU, {thread_count()} threads"
 
     def run(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """See `Backend.run`."""
@@ -93,6 +85,11 @@ class OnnxRuntimeBackend:
         embedding, mask = self._run(images)
         return embedding, mask
 
+    def run_toward(self, images: np.ndarray, toward: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """See `runtime.backends.base.TargetBackend`."""
+        embedding, mask = self._run(images, toward)
+        return embedding, mask
+
     def embed(self, images: np.ndarray) -> np.ndarray:
         """See `runtime.backends.base.EmbeddingBackend`."""
         return self._run(images)[0]
@@ -101,22 +98,60 @@ class OnnxRuntimeBackend:
         """See `Backend.close`."""
         self._session = None
 
-    def _run(self, images: np.ndarray) -> list[np.ndarray]:
+    def _run(self, images: np.ndarray, toward: np.ndarray | None = None) -> list[np.ndarray]:
         if self._session is None:
             raise BackendError("this backend is closed", expected="an open one", cure="make a new Explainer")
+        if self._takes_target != (toward is not None):
+            raise BackendError(
+                "a graph that takes targets was asked without one"
+                if self._takes_target
+                else "a target was given to a graph that takes none",
+                expected="run_toward on a graph that takes targets, run and embed on the others",
+                cure="use the Explainer, which opens the graph for each",
+            )
         images = check_images(
             images, height=self._input.height, width=self._input.width, max_batch=self.max_batch
         )
+        feed = {self._input.name: images}
+        if toward is not None:
+            feed[TOWARD] = check_targets(toward, n=len(images), dimension=self._dimension)
         try:
             # Binding fresh outputs takes longer than what `run` allocates (332 to 282 microseconds of a run
             # that computes next to nothing), and outputs bound once would not be the caller's own.
-            return self._session.run(self.outputs, {self._input.name: images})
+            return self._session.run(self.outputs, feed)
         except Exception as error:  # its exceptions share no base but this
             raise BackendError(
                 f"onnxruntime failed on images {images.shape}: {_first_line(error)}",
                 expected=f"the outputs {', '.join(self.outputs)}",
                 cure="free memory if it says so; otherwise: python -m runtime verify PACKAGE",
             ) from error
+
+
+def open_session(path: Path) -> Any:
+    """An `onnxruntime.InferenceSession` on the CPU, set as every one here is.
+
+    Raises:
+        BackendUnavailable: onnxruntime is not installed.
+        BackendError: it cannot load the graph.
+    """
+    library = _library()
+    options = library.SessionOptions()
+    options.intra_op_num_threads = thread_count()  # 0 would pin threads to CPUs, also to forbidden ones
+    options.log_severity_level = 3
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.enable_mem_pattern = False  # 9 MB more with ResNet-50, and no faster
+    try:
+        session = library.InferenceSession(
+            str(path), sess_options=options, providers=["CPUExecutionProvider"]
+        )
+    except Exception as error:  # its exceptions share no base but this
+        raise BackendError(
+            f"onnxruntime {library.__version__} cannot load {path}: {_first_line(error)}",
+            expected="a graph of opset 20, IR 10 or older",
+            cure="pip install --upgrade onnxruntime; if that does not help, build the package again",
+        ) from error
+    _return_freed_memory()
+    return session
 
 
 def _library() -> Any:

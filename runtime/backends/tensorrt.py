@@ -32,12 +32,17 @@ __all__ = [
 
 
 def open_backend(
-    package: Package, *, device: int = 0, precision: str | None = None, mask: bool = True
+    package: Package,
+    *,
+    device: int = 0,
+    precision: str | None = None,
+    mask: bool = True,
+    toward: bool = False,
 ) -> TensorRTBackend:
     """Open the engine of `package`, of one precision if that is given, that fits this machine best.
 
     Args:
-        mask: see `select`.
+        mask, toward: see `select`.
 
     Raises:
         BackendUnavailable: no driver, no such device, or no library for any engine of the package.
@@ -46,7 +51,7 @@ def open_backend(
         BackendError: the engine fits and does not load, or gives values that are not finite.
     """
     gpu = cuda.device(device)
-    engine = select(package, gpu.compute_capability, precision, mask=mask)
+    engine = select(package, gpu.compute_capability, precision, mask=mask, toward=toward)
     backend = open_engine(package, engine, device=device, unlisted=True)
     try:
         if said := first_opening.check(package, engine, backend, gpu):
@@ -88,13 +93,21 @@ def open_engine(
     return backend
 
 
-def select(package: Package, capability: str, precision: str | None = None, *, mask: bool = True) -> Engine:
+def select(
+    package: Package,
+    capability: str,
+    precision: str | None = None,
+    *,
+    mask: bool = True,
+    toward: bool = False,
+) -> Engine:
     """The engine of `package` that fits this machine: fp16 first, then one built for this very GPU.
 
     Args:
         capability: compute capability of the GPU, such as `8.7`.
         precision: of the engine; None takes any.
         mask: only engines that give one; otherwise those that do not come first, after precision.
+        toward: only engines that take a target; otherwise only those that take none.
 
     Raises:
         BackendUnavailable: every engine needs a library that is not here.
@@ -111,8 +124,7 @@ def select(package: Package, capability: str, precision: str | None = None, *, m
             reason = error.came
         if not reason and precision not in (None, engine.record.precision):
             reason = f"it is {engine.record.precision}, not {precision}"
-        if not reason and mask and engine.record.embedding_only:
-            reason = "it gives the embedding alone, for indexing"
+        reason = reason or _other_form(engine.record, mask=mask, toward=toward)
         if reason:
             refused.append(f"{engine.path.name}: {reason}")
         else:
@@ -121,7 +133,8 @@ def select(package: Package, capability: str, precision: str | None = None, *, m
         return min(fitting, key=_preference)
     if missing and len(missing) == len(refused):
         raise missing[0]
-    raise _mismatch(package, "\n    ".join(refused) or "it holds none", capability)
+    options = " --toward" * toward + f" --precision {precision}" * (toward and precision is not None)
+    raise _mismatch(package, "\n    ".join(refused) or "it holds none", capability, options)
 
 
 def misfit(record: EngineRecord, capability: str) -> str:
@@ -165,8 +178,15 @@ def not_listed(gpu: str, capability: str) -> str:
     return "" if capability in RTX_CAPABILITIES else f"TensorRT-RTX does not list {gpu} among its GPUs"
 
 
-def _mismatch(package: Package, reasons: str, capability: str) -> EngineMismatch:
-    flavours, cure = " or ".join(FLAVOURS), f"run: {package.build_command()}"
+def _other_form(record: EngineRecord, *, mask: bool, toward: bool) -> str:
+    """Why an engine is not of the form that is asked for; empty if it is."""
+    if record.takes_target != toward:
+        return "it takes no target" if toward else "it takes a target, and a plain call has none"
+    return "it gives the embedding alone, for indexing" if mask and record.embedding_only else ""
+
+
+def _mismatch(package: Package, reasons: str, capability: str, options: str = "") -> EngineMismatch:
+    flavours, cure = " or ".join(FLAVOURS), f"run: {package.build_command()}{options}"
     if capability not in RTX_CAPABILITIES:
         flavours = "tensorrt"
         cure += " --target tensorrt, on this GPU, with the classic TensorRT; or backend='onnxruntime'"

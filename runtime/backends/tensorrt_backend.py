@@ -5,6 +5,7 @@
                                                         compiles for each size, the largest batch's
     submit                                              a second lane for one image: two runs overlap
     run_device                                          three lanes of its own, of the same kinds
+    run_toward                                          the first two kinds, of an engine that takes targets
 
 Lanes are made when they are first needed.  They share the weights; each has its own memory for what is
 computed, so that an application which only ever explains one image at a time pays for one.
@@ -22,17 +23,17 @@ from typing import Any
 import numpy as np
 
 from runtime.backends import cuda
-from runtime.backends.base import check_images
+from runtime.backends.base import check_images, check_targets
 from runtime.backends.cuda_memory import Stream
 from runtime.backends.device_array import stream_handle
 from runtime.backends.device_lane import DevicePath
 from runtime.backends.lane import Lane, Run
 from runtime.backends.rtx_cache import RtxCache
-from runtime.backends.tensorrt_engine import LoadedEngine
+from runtime.backends.tensorrt_engine import INPUT, LoadedEngine, Shapes
 from runtime.backends.tensorrt_library import library
 from runtime.device_explanation import DeviceArray
 from runtime.errors import BackendError
-from runtime.manifest import OUTPUTS, InputRecord
+from runtime.manifest import OUTPUTS, TOWARD, InputRecord
 from runtime.package import Engine
 
 
@@ -54,6 +55,7 @@ class TensorRTBackend:
         self._cuda = cuda.implementation()
         self._gpu = gpu
         self.precision, self.outputs = record.precision, record.outputs
+        self._takes_target, self._dimension = record.takes_target, 0
         self._least, self.max_batch = record.batch[0], record.batch[2]
         self._shape = (input.height, input.width, 3)
         self._file = engine.path.name
@@ -68,6 +70,8 @@ class TensorRTBackend:
             with self._current():
                 self._engine = LoadedEngine(library(record.flavour), engine, plan, RtxCache(record, gpu))
                 self.name = self._engine.name
+                if self._takes_target:
+                    self._dimension = self._engine.dimension
                 # TensorRT-RTX compiles for this GPU now, and what cannot run says so now.
                 self._lane("least")
         except BaseException:
@@ -77,41 +81,54 @@ class TensorRTBackend:
         self.why = f"{self._file} fits {where}; {self._cuda.name}, {1 + self._engine.streams} stream(s)"
 
     @property
+    def device(self) -> int:
+        """Number of the GPU that it runs on."""
+        return self._gpu.index
+
+    @property
     def load_log(self) -> tuple[str, ...]:
         """What TensorRT warned of while it loaded the engine, and what became of its cache."""
         return self._opened().log
 
     def run(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """See `Backend.run`."""
-        self._refuse_maskless()
+        self._refuse_other_forms()
         images = self._checked(images)
         with self._current():
-            embedding, mask = self._start(images, len(images)).result()
+            embedding, mask = self._start(images).result()
+        return embedding, mask
+
+    def run_toward(self, images: np.ndarray, toward: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """See `runtime.backends.base.TargetBackend`."""
+        self._refuse_other_forms(toward=True)
+        images = self._checked(images)
+        toward = check_targets(toward, n=len(images), dimension=self._dimension)
+        with self._current():
+            embedding, mask = self._start(images, toward).result()
         return embedding, mask
 
     def embed(self, images: np.ndarray) -> np.ndarray:
         """See `runtime.backends.base.EmbeddingBackend`."""
-        self._opened()
+        self._refuse_other_forms(mask=False)
         images = self._checked(images)
         with self._current():
-            return self._start(images, len(images)).result()[0]
+            return self._start(images).result()[0]
 
     def submit(self, images: np.ndarray) -> Callable[[], tuple[np.ndarray, np.ndarray]]:
         """See `runtime.backends.base.PipelinedBackend`."""
-        self._refuse_maskless()
+        self._refuse_other_forms()
         images = self._checked(images)
-        n = len(images)
         with self._current():
-            if n <= self._least:
+            if len(images) <= self._least:
                 self._second ^= True
-                run = self._lane("second" if self._second else "least").start(images, self._least)
+                run = self._lane("second" if self._second else "least").start((images,), self._least)
             else:
-                run = self._start(images, n)
+                run = self._start(images)
         return lambda: self._finished(run)
 
     def run_device(self, array: Any, stream: Any = None) -> tuple[DeviceArray, DeviceArray]:
         """See `runtime.backends.base.DeviceBackend`."""
-        self._refuse_maskless()
+        self._refuse_other_forms()
         theirs = None if stream is None else stream_handle(stream)
         with self._current():
             path = self._device_path()
@@ -122,11 +139,11 @@ class TensorRTBackend:
     def warm_up(self, *, on_device: bool = False) -> None:
         """See `runtime.explainer.Explainer.warm_up`."""
         if on_device:
-            self._refuse_maskless()
+            self._refuse_other_forms()
         self._opened()
         sizes = (1, max(1, self.max_batch - 1), self.max_batch)
         names = [*dict.fromkeys(self._lane_for(n)[0] for n in sizes)]
-        if not on_device and self.outputs == OUTPUTS:
+        if not (on_device or self._takes_target) and self.outputs == OUTPUTS:
             names.append("second")  # of `submit`
         with self._current():
             stream = self._device_path().stream if on_device else None
@@ -176,23 +193,31 @@ class TensorRTBackend:
             )
         return self._engine
 
-    def _refuse_maskless(self) -> LoadedEngine:
-        engine = self._opened()
-        if self.outputs != OUTPUTS:
+    def _refuse_other_forms(self, *, mask: bool = True, toward: bool = False) -> None:
+        """Raise unless the engine gives what is asked for, from what is given; or if it is closed."""
+        self._opened()
+        if mask and self.outputs != OUTPUTS:
             raise BackendError(
                 f"an explanation was asked of {self._file}, which gives no mask",
                 expected="an engine with both outputs",
                 cure="open the package with Explainer, which chooses one; or use Embedder",
             )
-        return engine
+        if toward != self._takes_target:
+            raise BackendError(
+                f"a target was given to {self._file}, which takes none"
+                if toward
+                else f"no target was given to {self._file}, which takes one for each image",
+                expected="run_toward on an engine that takes targets, every other call on the others",
+                cure="open the package with Explainer, which chooses the engine for each",
+            )
 
     def _checked(self, images: np.ndarray) -> np.ndarray:
         height, width, _ = self._shape
         return check_images(images, height=height, width=width, max_batch=self.max_batch)
 
-    def _start(self, images: np.ndarray, n: int) -> Run:
-        name, rows = self._lane_for(n)
-        return self._lane(name).start(images, rows)
+    def _start(self, *inputs: np.ndarray) -> Run:
+        name, rows = self._lane_for(len(inputs[0]))
+        return self._lane(name).start(inputs, rows)
 
     def _lane_for(self, n: int) -> tuple[str, int]:
         """Which lane runs n images, and how many it then computes."""
@@ -216,10 +241,13 @@ class TensorRTBackend:
             return lane
         rows = self._least if name in ("least", "second") else self.max_batch
         engine = self._opened()
+        shapes: Shapes = {INPUT: (rows, *self._shape)}
+        if self._takes_target:
+            shapes[TOWARD] = (rows, self._dimension)
         lane = Lane(
             self._cuda,
             engine,
-            (rows, *self._shape),
+            shapes,
             mapped=self._gpu.mapped_input,
             graph=name != "between",
             stream=stream,

@@ -5,12 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+
 from runtime.backends.rtx_cache import RtxCache
 from runtime.backends.tensorrt_library import logger
 from runtime.errors import BackendError
+from runtime.manifest import TOWARD
 from runtime.package import Engine
 
 INPUT = "image"
+DTYPES: dict[str, type[np.generic]] = {INPUT: np.uint8, TOWARD: np.float32}
+"""Of the inputs, by name."""
+_NAMES = {np.uint8: "UINT8", np.float32: "FLOAT"}
+Shapes = dict[str, tuple[int, ...]]
+"""Of the inputs, by name, in the engine's order: (rows, height, width, 3) of images, (rows, D) of targets."""
 
 
 class LoadedEngine:
@@ -28,7 +36,8 @@ class LoadedEngine:
 
     def __init__(self, trt: Any, engine: Engine, plan: bytes, cache: RtxCache) -> None:
         self.name = f"{trt.__name__} {trt.__version__}"
-        self.outputs, self._most = engine.record.outputs, engine.record.batch[2]
+        self.inputs, self.outputs = engine.record.inputs, engine.record.outputs
+        self._most = engine.record.batch[2]
         self.records_itself = False
         """Whether TensorRT-RTX replays CUDA graphs of its own in the contexts that are made from now on."""
         self.cannot_record = ""
@@ -60,15 +69,20 @@ class LoadedEngine:
         """What TensorRT warned of while it loaded the engine, and what became of its cache."""
         return (*self._warnings, *self._cache.log)
 
-    def context(self, shape: tuple[int, ...], allocate: Callable[[int], int]) -> Any:
-        """A new execution context, whose input has this shape.
+    @property
+    def dimension(self) -> int:
+        """D of the targets that it takes."""
+        return int(self._engine.get_tensor_shape(TOWARD)[1])
+
+    def context(self, shapes: Shapes, allocate: Callable[[int], int]) -> Any:
+        """A new execution context, whose inputs have these shapes.
 
         By itself TensorRT takes memory for the largest batch, whatever the context is used for.  A context
         for less is given no more than it needs, where the library can say how much that is.  (TensorRT-RTX
         is left to itself.)
 
         Args:
-            shape: (rows, height, width, 3), the largest that it will have.
+            shapes: the largest that they will have.
             allocate: bytes → the address of as much memory, which lives longer than the context.
 
         Raises:
@@ -77,28 +91,29 @@ class LoadedEngine:
         self._log.lines.clear()
         if self._config is not None:
             made = self._engine.create_execution_context(runtime_config=self._config)
-            return self._shaped(made, shape)
-        if shape[0] < self._most and (context := self._smaller(shape, allocate)) is not None:
+            return self._shaped(made, shapes)
+        if shapes[INPUT][0] < self._most and (context := self._smaller(shapes, allocate)) is not None:
             return context
-        return self._shaped(self._engine.create_execution_context(), shape)
+        return self._shaped(self._engine.create_execution_context(), shapes)
 
-    def _shaped(self, context: Any, shape: tuple[int, ...]) -> Any:
+    def _shaped(self, context: Any, shapes: Shapes) -> Any:
         try:
             self.must(context, "create_execution_context")
-            self.must(context.set_input_shape(INPUT, shape), f"set_input_shape {shape}")
+            for name, shape in shapes.items():
+                self.must(context.set_input_shape(name, shape), f"set_input_shape {name} {shape}")
         except BaseException:
             context = None  # the traceback would keep it, longer than the engine
             raise
         return context
 
-    def _smaller(self, shape: tuple[int, ...], allocate: Callable[[int], int]) -> Any:
-        """A context with the memory that this shape needs; None where the library cannot say or take it."""
+    def _smaller(self, shapes: Shapes, allocate: Callable[[int], int]) -> Any:
+        """A context with the memory that these shapes need; None where the library cannot say or take it."""
         kind = getattr(self._trt, "IExecutionContext", None)
         sizes = hasattr(kind, "update_device_memory_size_for_shapes") and hasattr(kind, "set_device_memory")
         if not sizes or not hasattr(self._trt, "ExecutionContextAllocationStrategy"):
             return None
         strategy = self._trt.ExecutionContextAllocationStrategy.USER_MANAGED
-        context = self._shaped(self._engine.create_execution_context(strategy), shape)
+        context = self._shaped(self._engine.create_execution_context(strategy), shapes)
         try:
             nbytes = context.update_device_memory_size_for_shapes()  # 0: an error, or nothing is needed
             if nbytes:
@@ -110,7 +125,8 @@ class LoadedEngine:
         except BaseException:
             context = None  # see above
             raise
-        self._warnings.append(f"memory of the largest batch for {shape[0]} image(s): {self._log.text()}")
+        rows = shapes[INPUT][0]
+        self._warnings.append(f"memory of the largest batch for {rows} image(s): {self._log.text()}")
         return None
 
     def record_itself(self, yes: bool) -> bool:
@@ -152,7 +168,8 @@ class LoadedEngine:
         """The engine has the names and types that the buffers are made for."""
         names = [self._engine.get_tensor_name(i) for i in range(self._engine.num_io_tensors)]
         types = {name: self._engine.get_tensor_dtype(name).name for name in names}
-        expected = {INPUT: "UINT8", **dict.fromkeys(self.outputs, "FLOAT")}
+        inputs = {name: _NAMES[DTYPES[name]] for name in self.inputs}
+        expected = {**inputs, **dict.fromkeys(self.outputs, "FLOAT")}
         if types != expected:
             raise BackendError(
                 f"{engine.path} has the tensors {types}",

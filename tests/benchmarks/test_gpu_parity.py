@@ -34,10 +34,15 @@ def hopper(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Bench]:
         yield bench
 
 
-def tried(bench: Bench, plan: str, report: dict[str, Any]) -> list[str]:
+def tried(
+    bench: Bench, plan: str, report: dict[str, Any], toward: np.ndarray | None = None, **changes: Any
+) -> list[str]:
     """Fill a report on an engine of TensorRT-RTX; at which stages it was saved."""
     record = dataclasses.replace(
-        gpu_bench._record(bench.gpu, 4, flavour="rtx"), version="10.3.0.30", compute_capability="portable"
+        gpu_bench._record(bench.gpu, 4, flavour="rtx"),
+        version="10.3.0.30",
+        compute_capability="portable",
+        **changes,
     )
     content = getattr(importlib.import_module("fake_tensorrt"), plan, b"a plan")
     engine = SimpleNamespace(record=record, read=lambda: content, path=Path("toy.engine"))
@@ -49,7 +54,7 @@ def tried(bench: Bench, plan: str, report: dict[str, Any]) -> list[str]:
     saved: list[str] = []
     images = IMAGES.astype(np.uint8)
     gpu_parity._try(
-        package, engine, images, EXPECTED, report, save=lambda: saved.append(report.get("stage", ""))
+        package, engine, images, toward, EXPECTED, report, save=lambda: saved.append(report.get("stage", ""))
     )
     return saved
 
@@ -85,3 +90,13 @@ def test_one_that_does_not_run_says_where_it_ended(hopper: Bench) -> None:
         tried(hopper, "RECORDABLE", report)
     assert report["stage"] == "opening"
     assert "there it does not run" in report["refused"]
+
+
+@pytest.mark.parametrize(("size", "verdict"), [(1.0, "within the gate"), (0.5, "beyond the gate")])
+def test_one_that_takes_targets_is_asked_with_them(hopper: Bench, size: float, verdict: str) -> None:
+    """The pretended engine multiplies the mask with the mean of the target."""
+    report: dict[str, Any] = {}
+    toward = np.full((5, 3), size, np.float32)
+    tried(hopper, "TARGETS", report, toward, inputs=("image", "toward"))
+    assert verdict in _verdict(report)
+    assert report["parity"].keys() == {"batch 1", "batch 4"}

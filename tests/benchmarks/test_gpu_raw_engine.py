@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+import importlib
 import itertools
 import json
 import sys
@@ -15,17 +17,23 @@ import numpy as np
 import pytest
 from pretended_gpu import PretendedKernels, pretended_bench
 
-from benchmarks import gpu_bench, gpu_engine
+from benchmarks import gpu_bench, gpu_engine, gpu_package
 from benchmarks.gpu_bench import Bench
+from benchmarks.gpu_package import form_of
 from benchmarks.gpu_raw_engine import RawEngine
 from benchmarks.gpu_report import QUEUED, REPLAYS, Report, device_clock
-from benchmarks.gpu_stand_in import stand_in
+from benchmarks.gpu_stand_in import VERSION, stand_in
+from benchmarks.gpu_summary import goals
 from runtime.backends.cuda_memory import Stream
 from runtime.errors import BackendError
 from runtime.manifest import InputRecord
 from runtime.package import Package
 
 SHAPE = (2, 8, 8, 3)
+INPUT = InputRecord(
+    name="image", height=8, width=8, mean=(0, 0, 0), std=(1, 1, 1), resize="squash", crop_pct=1,
+    interpolation="bilinear",
+)  # fmt: skip
 
 
 @pytest.fixture
@@ -100,12 +108,8 @@ def test_the_package_engines_give_rows_without_torch(
     monkeypatch.setattr(
         gpu_engine, "events", lambda _: (lambda: next(ticks), lambda begin, end: 1.0 * (end - begin))
     )
-    record = InputRecord(
-        name="image", height=8, width=8, mean=(0, 0, 0), std=(1, 1, 1), resize="squash", crop_pct=1,
-        interpolation="bilinear",
-    )  # fmt: skip
     manifest = SimpleNamespace(
-        input=record, embedding_id="toy", level=None, encoder=SimpleNamespace(id="timm/toy")
+        input=INPUT, embedding_id="toy", level=None, encoder=SimpleNamespace(id="timm/toy")
     )
     package = Package(tmp_path, manifest, "0" * 64)
     engines = {"encoder": engine_of(bench), "fused": engine_of(bench)}
@@ -159,3 +163,55 @@ def test_a_call_that_only_enqueues_is_also_timed_until_its_end(tmp_path: Path) -
         assert row["median_ms"] == 1
         assert 2 <= row["wall_median_ms"] <= row["wall_p99_ms"]
         assert row["ratio_ci"] == [1, 1]  # twenty means of ten are enough
+
+
+def test_the_engine_for_targets_is_timed_beside_the_others(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake = importlib.import_module("fake_tensorrt")
+    monkeypatch.setitem(sys.modules, "tensorrt", fake.fake_tensorrt(bench.kernels.gpu, version=VERSION))
+    ticks = itertools.count()
+    monkeypatch.setattr(
+        gpu_engine, "events", lambda _: (lambda: next(ticks), lambda begin, end: 1.0 * (end - begin))
+    )
+    manifest = SimpleNamespace(
+        input=INPUT, embedding_id="toy", level=None, encoder=SimpleNamespace(id="timm/toy", dimension=3)
+    )
+    package = Package(tmp_path, manifest, "0" * 64)
+    plans = {"encoder": fake.EMBEDDING, "fused": b"a plan", "toward": fake.TARGETS}
+    changes = {"encoder": {"outputs": ("embedding",)}, "toward": {"inputs": ("image", "toward")}}
+    engines = {name: engine_of(bench, **changes.get(name, {})) for name in plans}
+    for name, engine in engines.items():
+        engine.read = functools.partial(bytes, plans[name])
+        assert form_of(engine.record) == name
+    report = Report(tmp_path / "engines.json", budget=60, seconds=0.1, gpu=False)
+    with bench.current():
+        gpu_engine.rows(report, package, engines)
+        gpu_engine.overhead(report, package, engines)
+    found = json.loads((tmp_path / "engines.json").read_text())
+    assert {entry["what"] for entry in found["skipped"]} <= {"energy per frame"}
+    graphs = [row["variant"] for row in found["rows"] if row["backend"].endswith("cuda graph")]
+    assert graphs == [*plans, *plans]
+    assert "backend.run_toward" in {row["variant"] for row in found["rows"]}
+    what, wanted, measured = goals({"engines": found})[1]
+    assert ("for a target" in what, wanted) == (True, "≤ 1.07")
+    assert measured.startswith("1.000")
+
+
+def test_the_command_that_builds_each_form(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only for a package that takes targets, and only if it is not there."""
+    monkeypatch.setattr(gpu_package, "_can_build", lambda flavour: True)
+    monkeypatch.setattr(gpu_package, "library", lambda flavour: SimpleNamespace(__version__="1.7"))
+    held: list[SimpleNamespace] = []
+    files: dict[str, str] = {}
+    opened = SimpleNamespace(engines=lambda: held, manifest=SimpleNamespace(files=files))
+    monkeypatch.setattr(gpu_package.Package, "open", lambda path: opened)
+    built = {form: gpu_package.build_command(tmp_path, "tensorrt", form) for form in gpu_package.FORMS}
+    assert [bool(command) for command in built.values()] == [True, True, False]
+    assert not {"--embedding-only", "--toward"} & set(built["fused"])
+    files["model.toward.onnx"] = "0"
+    assert "--toward" in gpu_package.build_command(tmp_path, "tensorrt", "toward")
+    record = SimpleNamespace(flavour="tensorrt", version="1.7", embedding_only=False, takes_target=True)
+    held.append(SimpleNamespace(record=record))
+    assert gpu_package.build_command(tmp_path, "tensorrt", "toward") == []
+    assert gpu_package.build_command(tmp_path, "tensorrt", "fused") == built["fused"]

@@ -25,7 +25,7 @@ def test_a_package_is_what_the_design_says(package):
     names = {p.name for p in package.iterdir()}
     assert names == {
         *("manifest.json", "README.md", "reference.npz", "model.onnx", "model.onnx.data"),
-        *("model.fp16.onnx", "model.fp16.onnx.data", "model.embedding.onnx"),
+        *("model.fp16.onnx", "model.fp16.onnx.data", "model.embedding.onnx", "model.cells.onnx"),
     }
     manifest = Package.open(package).manifest
     assert set(manifest.files) == names - {"manifest.json"}
@@ -101,7 +101,7 @@ def test_rtx_engines_are_built_added_and_recognised(package, tmp_path, capsys):
     assert main(["--package", str(copy), "--target", "rtx-portable", "--quiet", "--force"]) == 0
 
     assert runtime(["verify", str(copy)]) == 0
-    assert "11 files are as they were written" in capsys.readouterr().out
+    assert "12 files are as they were written" in capsys.readouterr().out
     engine = engines["fp16"].path
     engine.write_bytes(bytes(4) + engine.read_bytes()[4:])
     assert runtime(["verify", str(copy)]) == 1

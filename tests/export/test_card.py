@@ -13,7 +13,7 @@ import pytest
 
 from export.build_engine import main
 from export.card import model_card
-from runtime.manifest import Spread
+from runtime.manifest import LevelCheck, LevelRecord, Spread, TargetMeasures, TargetRecord
 from runtime.package import Package
 
 
@@ -189,3 +189,59 @@ def test_evaluate_goes_with_masker(capsys):
         main(["--package", "x.nemu", "--evaluate", "held"])
     assert stopped.value.code == 2
     assert "--evaluate go with --masker" in capsys.readouterr().err
+
+
+def with_targets(manifest, difference):
+    """The manifest of a masker whose masks toward targets were measured on 16 mixtures."""
+    measured = TargetMeasures(
+        shown=Spread(mean=0.71, std=0.1),
+        around=Spread(mean=0.12, std=0.2),
+        difference=difference,
+        present=Spread(mean=0.2, std=0.04),
+        absent=Spread(mean=0.03, std=0.05),
+        nothing=0.625,
+    )
+    check = LevelCheck(asked=0.8, kept=0.79, low=0.5, high=0.95, moved=0.1, area=0.22)
+    level = LevelRecord(
+        images="toys", n=16, fills=("black",), share=(0.0, 0.5), kept=(0.0, 1.0), checks=(check,)
+    )
+    record = TargetRecord(images="16 images of toys", n=16, measured=measured, level=level)
+    return dataclasses.replace(manifest, target=record)
+
+
+@pytest.fixture
+def asking(package):
+    """The manifest, as if the masker took targets."""
+    manifest = Package.open(package).manifest
+    config = {**manifest.masker.config, "toward": True}
+    return dataclasses.replace(manifest, masker=dataclasses.replace(manifest.masker, config=config))
+
+
+def test_a_card_says_what_masks_toward_a_target_are_worth(asking):
+    manifest = asking
+    card = model_card(with_targets(manifest, Spread(mean=0.59, std=0.2)), name="x.nemu")
+    assert row(card, "share of the mask in the region, toward the image that it shows") == ["0.710 ± 0.100"]
+    assert row(card, "the same, toward the image around it") == ["0.120 ± 0.200"]
+    assert row(card, "the same, toward an image that is not there") == ["0.030 ± 0.050"]
+    assert "Measured on 16 mixtures" in card
+    assert "toward an image that is not there, 62% are empty" in card
+    assert "do not follow" not in card
+    assert row(card, "0.8") == ["0.790", "0.50 to 0.95", "0.100", "22%"]
+    # 0.59 ± 1.96 · 1.3 / 4 has 0 in it
+    assert "do not follow a target" in model_card(
+        with_targets(manifest, Spread(mean=0.59, std=1.3)), name="x.nemu"
+    )
+
+
+def test_a_card_says_that_a_masker_takes_no_target_or_was_not_measured(asking):
+    manifest = asking
+    assert "nemu assess x.nemu --images" in model_card(
+        dataclasses.replace(manifest, target=None), name="x.nemu"
+    )
+    for config in ({**manifest.masker.config, "toward": False}, {**manifest.masker.config}):
+        if config["toward"]:
+            del config["toward"]  # of a package from before there were targets
+        masker = dataclasses.replace(manifest.masker, config=config)
+        card = model_card(dataclasses.replace(manifest, masker=masker), name="x.nemu")
+        assert "this masker takes no target" in card
+        assert "toward=other" not in card

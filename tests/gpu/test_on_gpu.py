@@ -15,19 +15,21 @@ import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
+from toward_graph import add_targets
 
 from benchmarks.gpu_kernels import device_memory
 from benchmarks.gpu_nvml import NoNvml, Nvml
 from runtime import Explainer, Package
-from runtime.backends import cuda, tensorrt
+from runtime.backends import cuda, tensorrt, toward_backend
 from runtime.backends.tensorrt_library import FLAVOURS, library
 from runtime.errors import BackendUnavailable, EngineMismatch, InputError
-from runtime.verify import verify
+from runtime.verify import verify, verify_toward
 
 pytestmark = pytest.mark.gpu
 MEGABYTE = 1 << 20
@@ -44,7 +46,7 @@ def on_gpu(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
         package = Package.open(path)
     else:
         made = request.getfixturevalue("package")
-        package = Package.open(shutil.copytree(made, tmp_path_factory.mktemp("gpu") / "tiny.nemu"))
+        package = add_targets(Path(shutil.copytree(made, tmp_path_factory.mktemp("gpu") / "tiny.nemu")))
         build(package)
     try:
         tensorrt.open_backend(package).close()
@@ -54,7 +56,7 @@ def on_gpu(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 
 def build(package: Package) -> None:
-    """An engine of every flavour whose library is here."""
+    """An engine of every flavour whose library is here, and one for targets."""
     from export.build_engine import main
 
     for flavour in FLAVOURS:
@@ -63,7 +65,8 @@ def build(package: Package) -> None:
         except BackendUnavailable:
             continue
         arguments = ["--package", str(package.path), "--target", flavour, "--quiet"]
-        assert main([*arguments, "--batch", "1:1:8"]) == 0
+        for form in ([], ["--toward"]):
+            assert main([*arguments, "--batch", "1:1:8", *form]) == 0
 
 
 @pytest.fixture
@@ -93,6 +96,31 @@ def both(explanation: Any) -> tuple[np.ndarray, np.ndarray]:
 def test_the_outputs_are_those_that_the_package_was_born_with(on_gpu: Package, explainer: Explainer) -> None:
     parity = verify(on_gpu, explainer.backend)
     assert parity.to_json()
+
+
+def test_targets_change_the_mask_as_they_should_and_nothing_else(
+    on_gpu: Package, explainer: Explainer
+) -> None:
+    """For every number of images, over poisoned outputs; the same images again with other targets."""
+    plain: Any = explainer.backend
+    try:
+        opened = toward_backend(on_gpu, plain)
+    except (InputError, EngineMismatch) as error:
+        pytest.skip(error.came)
+    with closing(cast(tensorrt.TensorRTBackend, opened)) as asks:
+        assert verify_toward(on_gpu, asks).to_json()
+        for n in range(1, min(asks.max_batch, plain.max_batch) + 1):
+            images = pictures(on_gpu, n)
+            embedding, mask = plain.run(images)
+            for toward in (np.zeros_like(embedding), np.roll(embedding, 1, axis=0)):
+                asks.poison()
+                z, asked = asks.run_toward(images, toward)
+                np.testing.assert_allclose(z, embedding, rtol=0, atol=5e-2 * float(np.abs(embedding).max()))
+                if not toward.any():
+                    assert np.abs(asked - mask).mean() < 2e-2
+                for i in (0, n - 1):
+                    _, alone = asks.run_toward(images[i : i + 1], toward[i : i + 1])
+                    assert np.abs(alone[0] - asked[i]).mean() < 2e-2
 
 
 def test_a_replay_gives_what_a_plain_enqueue_gives(

@@ -14,7 +14,7 @@ import onnx
 import pytest
 from fake_cuda import FakeDriver
 from fake_gpu import Gpu
-from fake_tensorrt import EMBEDDING, fake_tensorrt
+from fake_tensorrt import EMBEDDING, TARGETS, fake_tensorrt
 from onnx import TensorProto, helper, numpy_helper
 
 from runtime.backends import cuda
@@ -101,8 +101,9 @@ def manifest_for(root: Path) -> Manifest:
     )
 
 
-def write_package(root: Path, *, error: float = 0.0, alone: bool = False) -> Path:
-    """A package whose reference embedding is off by `error`; with `alone`, and a graph without the mask."""
+def write_package(root: Path, *, error: float = 0.0, alone: bool = False, cells: bool = False) -> Path:
+    """A package whose reference embedding is off by `error`; with `alone`, and a graph without the mask; with
+    `cells`, and one whose cells (N, 3, 6, 8) are the mean colours of 4 x 4 pixels."""
     root.mkdir()
     write_graph(root / "model.onnx")
     images = np.random.default_rng(0).integers(0, 256, (5, 1, 1, 3), dtype=np.uint8)
@@ -114,6 +115,15 @@ def write_package(root: Path, *, error: float = 0.0, alone: bool = False) -> Pat
         model.graph.output.pop()
         model.graph.node.pop()
         (root / "model.embedding.onnx").write_bytes(model.SerializeToString())
+    if cells:
+        model = onnx.load(root / "model.onnx", load_external_data=False)
+        model.graph.output.pop()
+        model.graph.node.pop()
+        pool = helper.make_node("AveragePool", ["scaled"], ["cells"], kernel_shape=[4, 4], strides=[4, 4])
+        model.graph.node.append(pool)
+        shape = ["N", 3, HEIGHT // 4, WIDTH // 4]
+        model.graph.output.append(helper.make_tensor_value_info("cells", TensorProto.FLOAT, shape))
+        (root / "model.cells.onnx").write_bytes(model.SerializeToString())
     (root / "README.md").write_text("tiny\n")
     (root / MANIFEST).write_text(manifest_for(root).to_json())
     return root
@@ -194,7 +204,7 @@ def add():
     """Add an engine to a package: `add(package, name, **changes)` of the sidecar, and of the plan."""
 
     def add_engine(package: Package, name: str, *, plan: bytes = b"a plan", **changes) -> None:
-        plan = plan if "outputs" not in changes else EMBEDDING
+        plan = EMBEDDING if "outputs" in changes else TARGETS if "inputs" in changes else plan
         record = EngineRecord(
             flavour="tensorrt",
             version="10.3.0.30",

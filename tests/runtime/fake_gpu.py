@@ -44,6 +44,8 @@ RULES = {
     "release": "context before engine, engine before runtime; graph before context",
     # cuMemFree, cuStreamDestroy: what is enqueued may still be using it.
     "waited": "what is given back is not in use by work that is still enqueued",
+    # TensorRT refuses dimensions of one name that differ: the batch of every input is `N` in the graph.
+    "rows": "every input has as many rows as the others",
     # TensorRT developer guide, threading: one context, one thread at a time.
     "one thread": "one thread at a time uses a context",
 }

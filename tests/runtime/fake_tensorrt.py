@@ -1,7 +1,8 @@
 """Stand-ins for `tensorrt` and `tensorrt_rtx`, over a `Gpu`.  A test compares their names with the real one.
 
 Every engine gives embedding = mean colour, mask = red / 255; that of the plan `EMBEDDING` gives no mask, and
-where all of an image is 255 that of `OVERFLOWS` gives a mask of NaN.
+where all of an image is 255 that of `OVERFLOWS` gives a mask of NaN.  That of `TARGETS` takes a target for
+each image, of as many numbers as the embedding has, and multiplies the mask with its mean unless it is zero.
 A call whose name is in `gpu.fail` fails the way TensorRT fails: None or False, and a line in the log;
 `recorded execute_async_v3` only while recording, `own recording` only what TensorRT-RTX records by itself.
 """
@@ -18,6 +19,7 @@ import numpy as np
 from fake_gpu import Gpu
 
 EMBEDDING = b"a plan without a mask"
+TARGETS = b"a plan that takes a target"
 OVERFLOWS = b"a plan that leaves the range of half precision"
 RECORDABLE = b"a plan of TensorRT-RTX built with REQUIRE_USER_ALLOCATION"
 """The only plan of that library whose contexts can be recorded."""
@@ -86,7 +88,8 @@ class ICudaEngine(Alive):
     def __init__(self, runtime, profile, plan):
         self._born(runtime._gpu, runtime._log, runtime)
         self._profile, self._plan = profile, plan
-        self._names = ("image", "embedding", "mask")[: 2 if plan == EMBEDDING else 3]
+        inputs = ("image", "toward") if plan == TARGETS else ("image",)
+        self._names = (*inputs, "embedding", "mask")[: 2 if plan == EMBEDDING else None]
         self.num_io_tensors = len(self._names)
 
     def get_tensor_name(self, index):
@@ -95,6 +98,9 @@ class ICudaEngine(Alive):
     def get_tensor_dtype(self, name):
         wrong = "get_tensor_dtype" in self._gpu.fail and name == "mask"
         return SimpleNamespace(name="UINT8" if name == "image" else "HALF" if wrong else "FLOAT")
+
+    def get_tensor_shape(self, name):
+        return {"toward": (-1, 3)}[name]
 
     def create_execution_context(self, strategy="STATIC"):
         self._gpu.check_quiet()
@@ -109,7 +115,7 @@ class IExecutionContext(Alive):
     def __init__(self, engine):
         self._born(engine._gpu, engine._log, engine)
         self._profile, self._names, self._plan = engine._profile, engine._names, engine._plan
-        self._address, self._shape = {}, ()
+        self._address, self._shape, self._targets = {}, (), ()
         self._ran: object = None  # shapes and addresses of the last run that was not recorded
         self._busy = threading.Lock()
         self.settled = False  # that run was waited for
@@ -122,13 +128,21 @@ class IExecutionContext(Alive):
     def set_input_shape(self, name, shape):
         self._gpu.rule("one context", not self.graph)
         least, most = self._profile
-        fits = least <= shape[0] <= most
-        self._shape = tuple(shape)
+        fits = name in self._names and least <= shape[0] <= most
+        if name == "toward":
+            fits, self._targets = fits and shape[1:] == (3,), tuple(shape)
+        else:
+            self._shape = tuple(shape)
         return self._answer("set_input_shape", fits, False)
 
     def get_tensor_shape(self, name):
         n, height, width, _ = self._shape
-        return {"image": self._shape, "embedding": (n, 3), "mask": (n, height, width)}[name]
+        return {
+            "image": self._shape,
+            "toward": self._targets,
+            "embedding": (n, 3),
+            "mask": (n, height, width),
+        }[name]
 
     def set_tensor_address(self, name, pointer):
         self._gpu.rule("one context", not self.graph)
@@ -149,6 +163,8 @@ class IExecutionContext(Alive):
         try:
             time.sleep(0.0005)  # long enough for another thread to come in
             state = (self._shape, dict(self._address))
+            if "toward" in self._names:
+                gpu.rule("rows", self._targets[:1] == self._shape[:1])
             known = set(self._names) == set(self._address)
             gpu.rule("address", known and all(gpu.find(p) for p in self._address.values()))
             address, size = self.memory or (0, 0)
@@ -249,6 +265,9 @@ def compute(address, shapes, overflows):
     view["embedding"][:] = view["image"].mean((1, 2))
     if "mask" in view:
         view["mask"][:] = view["image"][..., 0] / 255
+        if "toward" in view:
+            given = view["toward"].any(1)
+            view["mask"][:] *= np.where(given, view["toward"].mean(1), 1)[:, None, None]
         if overflows:
             view["mask"][view["image"].min((1, 2, 3)) == 255] = np.nan
 

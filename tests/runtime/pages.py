@@ -53,9 +53,13 @@ def walk(page: str, place: Path, environment: dict[str, str]) -> float:
 def furnish(place: Path) -> None:
     """The pictures and the film that the pages name."""
     (place / "photographs").mkdir()
-    for i, name in enumerate(["query.jpg", "match.jpg", *(f"photographs/{i}.png" for i in range(4))]):
+    for i, name in enumerate(["query.jpg", "match.jpg", *(f"photographs/{i}.png" for i in range(8))]):
         colour = np.random.default_rng(i).integers(0, 256, (40, 50, 3), dtype=np.uint8)
         Image.fromarray(colour).save(place / name)
+    (place / "normal").mkdir()
+    for i in range(8):
+        flat = np.random.default_rng(i).integers(100, 110, (40, 50, 3), dtype=np.uint8)
+        Image.fromarray(flat).save(place / f"normal/{i}.png")
     _film(place / "film.mp4")
 
 
@@ -83,11 +87,12 @@ def fresh(place: Path, *, short: str = "") -> dict[str, str]:
 
 
 def _nemu(command: str, short: str) -> str:
-    """The masks of a training that was made short are worth nothing, which its exit code says."""
+    """The masks of a training that was made short are worth nothing, which exit codes say."""
+    assess = f'case "$*" in "assess "*) {command} "$@" || [ $? = 3 ]; exit;; esac\n'
     if not short:
-        return f'exec {command} "$@"'
+        return f'{assess}exec {command} "$@"'
     trains = 'case "$*" in "train "*" --check "*) false;; "train "*) ;; *) false;; esac'
-    return f'{trains} || exec {command} "$@"\n{command} "$@" {short} || [ $? = 3 ]'
+    return f'{assess}{trains} || exec {command} "$@"\n{command} "$@" {short} || [ $? = 3 ]'
 
 
 def _environment(place: Path, commands: dict[str, str], path: str, *modules: str) -> dict[str, str]:

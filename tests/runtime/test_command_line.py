@@ -20,7 +20,7 @@ from pyarrow import parquet
 import nemu
 from runtime import Explainer, doctor
 from runtime.__main__ import main
-from runtime.encode import encode_jpeg, encode_png
+from runtime.encode import encode_jpeg, encode_png, save_png
 from runtime.journal import LINES, ROWS
 
 ROOT = Path(__file__).parents[2]
@@ -334,7 +334,8 @@ def test_doctor_reports_a_driver_that_answers(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "command", ["explain", "compare", "report", "diff", "bench", "info", "doctor", "verify"]
+    "command",
+    ["explain", "compare", "report", "bank", "anomalies", "diff", "bench", "info", "doctor", "verify"],
 )
 def test_every_help_shows_an_example(command, capsys):
     with pytest.raises(SystemExit) as stopped:
@@ -349,6 +350,8 @@ def test_every_help_shows_an_example(command, capsys):
         ["explain", "PACKAGE", "PHOTO", "--out", "OUT", "--force"],
         ["compare", "PACKAGE", "PHOTO", "PHOTOS/sub/a.png", "--out", "OUT", "--force"],
         ["report", "PACKAGE", "PHOTOS", "--out", "OUT.html", "--force"],
+        ["bank", "CELLS", "NORMAL", "--out", "OUT.bank", "--force"],
+        ["anomalies", "CELLS", "BANK", "PHOTOS", "--out", "OUT", "--force"],
         ["diff", "PACKAGE", "PACKAGE", "--images", "PHOTOS"],
         ["bench", "PACKAGE", "--seconds", "0"],
         ["info", "PACKAGE"],
@@ -358,10 +361,22 @@ def test_every_help_shows_an_example(command, capsys):
     ids=lambda command: command[0],
 )
 def test_words_end_with_what_is_next_json_is_one_object_and_quiet_is_silent(
-    command, package_path, photos, tmp_path, capsys
+    command, package_path, photos, tmp_path, capsys, make_package
 ):
     places = {"PACKAGE": package_path, "PHOTOS": photos, "PHOTO": photos / "b.png", "OUT": tmp_path / "out"}
-    words = [re.sub("PACKAGE|PHOTOS?|OUT", lambda m: str(places[m[0]]), word) for word in command]
+    if "CELLS" in command:
+        places["CELLS"] = make_package(tmp_path / "cells.nemu", cells=True)
+        places["NORMAL"], places["BANK"] = tmp_path / "normal", tmp_path / "line.bank"
+        for i in range(8):
+            image = np.random.default_rng(i).integers(0, 256, (24, 32, 3), dtype=np.uint8)
+            save_png(places["NORMAL"] / f"{i}.png", image)
+        assert (
+            main(["bank", *(str(places[w]) for w in ("CELLS", "NORMAL")), "--out", str(places["BANK"])]) == 0
+        )
+        capsys.readouterr()
+    words = [
+        re.sub("PACKAGE|CELLS|NORMAL|BANK|PHOTOS?|OUT", lambda m: str(places[m[0]]), word) for word in command
+    ]
     assert main(words) == 0
     assert capsys.readouterr().out.splitlines()[-1].startswith("next: ")
     assert main([*words, "--json", "--quiet"]) == 0

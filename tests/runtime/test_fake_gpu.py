@@ -13,7 +13,7 @@ import pytest
 from fake_cuda import FakeDriver
 from fake_gpu import GLOBAL, RULES, BrokenRule, Gpu
 from fake_pycuda import NAMES, fake_pycuda
-from fake_tensorrt import fake_tensorrt
+from fake_tensorrt import TARGETS, fake_tensorrt
 
 from runtime.backends import cuda
 
@@ -148,6 +148,16 @@ def waited(bench: Bench) -> None:
     bench.cuda.cuMemFree(bench.memory)
 
 
+def rows(bench: Bench) -> None:
+    bench.context = None
+    bench.engine = bench.runtime.deserialize_cuda_engine(TARGETS)
+    bench.context = bench.engine.create_execution_context()
+    bench.ready()
+    bench.context.set_input_shape("toward", (2, 3))
+    bench.context.set_tensor_address("toward", bench.memory)
+    bench.run()
+
+
 def one_thread(bench: Bench) -> None:
     bench.ready()
     bench.context._busy.acquire()  # as another thread does, inside
@@ -162,7 +172,7 @@ def rule_of(breach: Callable[[Bench], None]) -> str:
     "breach",
     [
         *(current, popped, address, aligned, warm, own_stream, quiet, own_thread, isolated),
-        *(thread_local, global_, one_context, pinned, release, waited, one_thread),
+        *(thread_local, global_, one_context, pinned, release, waited, rows, one_thread),
     ],
 )
 def test_every_rule_bites(breach: Callable[[Bench], None]) -> None:

@@ -25,7 +25,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[np.ndarray]:
     """Every batch that a backend is given."""
     given: list[np.ndarray] = []
     start = TensorRTBackend._start
-    monkeypatch.setattr(TensorRTBackend, "_start", lambda self, x, n: given.append(x) or start(self, x, n))
+    monkeypatch.setattr(TensorRTBackend, "_start", lambda self, *x: given.append(x[0]) or start(self, *x))
     return given
 
 

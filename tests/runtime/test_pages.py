@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from pages import LIMIT, ROOT, fresh, furnish, here, walk
 from PIL import Image
+from toward_graph import add_targets
 
 from runtime.encode import save_png
 from runtime.image import find_images, load_image
@@ -30,8 +31,8 @@ def place(make_package, package, tmp_path) -> Path:
     """A folder with what the pages name: packages, a folder of photographs, two pictures, a film."""
     folder = tmp_path / "place"
     folder.mkdir()
-    make_package(folder / "parts.nemu")
-    shutil.copytree(package, folder / "demo.nemu")
+    add_targets(make_package(folder / "parts.nemu", cells=True))
+    add_targets(Path(shutil.copytree(package, folder / "demo.nemu")))
     furnish(folder)
     return folder
 
@@ -68,6 +69,8 @@ def test_every_command_on_the_page_runs(page, place):
     assert walk(page, place, here(place)) < LIMIT
     if page == "robotics":
         look_at_what_the_robot_has(place)
+    if page == "retrieval":
+        look_at_why_they_matched(place)
 
 
 @pytest.mark.slow
@@ -122,6 +125,21 @@ def look_at_what_the_robot_has(place: Path) -> None:
     assert (place / "filmed/camera0.overlay.mp4").stat().st_size
     assert len((place / "filmed/camera0/explanations.jsonl").read_text().splitlines()) == 5
     assert {e.record.flavour for e in Package.open(place / "demo.nemu").engines()} == {"rtx"}
+
+
+def look_at_why_they_matched(place: Path) -> None:
+    records = [
+        json.loads((place / f"{folder}/query-match.compare.json").read_text())
+        for folder in ("compared", "why")
+    ]
+    assert all("toward" in record[side] for record in records for side in "ab")
+    lines = [json.loads(line) for line in (place / "like-query/explanations.jsonl").read_text().splitlines()]
+    asked = np.load(place / "like-query/toward.npy")
+    rows = np.load(place / "like-query/embeddings.npy")
+    cosines = rows @ asked / np.linalg.norm(rows, axis=1) / np.linalg.norm(asked)
+    assert [line["toward"]["similarity"] for line in lines] == pytest.approx(cosines, abs=1e-4)
+    assert len(lines) == 8
+    assert (place / "assessed.png").is_file()
 
 
 def look_at_what_the_researcher_has(laboratory: Path) -> None:

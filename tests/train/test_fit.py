@@ -175,7 +175,7 @@ def test_the_masker_learns_and_the_encoder_does_not(train_arguments, masker):
     nem = load_nem(masker)
     assert nem.encoder.record.fingerprint == untouched.record.fingerprint
     torch.manual_seed(0)
-    fresh = NEM.untrained(untouched).masker.state_dict()
+    fresh = NEM.of(read_config(masker), untouched).masker.state_dict()
     trained = nem.masker.state_dict()
     assert all(not torch.equal(trained[k], fresh[k]) for k in trained if k.endswith("weight"))
 
@@ -204,7 +204,7 @@ def test_the_artefact_holds_the_decoder_and_says_for_whom(masker):
     with safe_open(masker, framework="pt") as file:
         names, metadata = list(file.keys()), file.metadata()
     assert names
-    assert all(name.startswith(("lateral.", "smooth.", "logit.")) for name in names)
+    assert all(name.startswith(("lateral.", "smooth.", "logit.", "target.")) for name in names)
     assert len(metadata["encoder_fingerprint"]) == 64
     assert json.loads(metadata["config"])["encoder"]["encoder"] == "timm/test_resnet"
 
@@ -223,7 +223,7 @@ def test_a_masker_for_another_encoder_is_refused_with_both_fingerprints(masker, 
 
 
 OPTIONS = {
-    "sparse": [],
+    "sparse": ["--toward"],
     "plain": ["--masker", "unet", "--image-skip", "--fill", "blur", "--no-centred"],
     "contrastive": ["--centred", "--fill", "mixed"],
     "ranking": ["--centred", "--fill", "mixed"],
@@ -241,7 +241,7 @@ def test_every_objective_trains_in_every_precision(train_arguments, tmp_path, ob
     trained = load_nem(tmp_path / "run/masker.safetensors").masker.state_dict()
     torch.manual_seed(0)
     config = read_config(tmp_path / "run/masker.safetensors")
-    fresh = NEM.untrained(load_encoder(config.encoder), masker=config.masker, image_skip=config.image_skip)
+    fresh = NEM.of(config, load_encoder(config.encoder))
     moved = {k for k, v in fresh.masker.state_dict().items() if not torch.equal(v, trained[k])}
     assert moved >= {k for k in trained if k.endswith("weight")}
 
@@ -252,7 +252,7 @@ def test_a_masker_comes_back_from_its_file(train_arguments, tmp_path, masker):
     encoder = EncoderConfig(encoder=options.encoder, weights=options.weights, image_size=(64, 64))
     config = TrainConfig(encoder=encoder, data=options.data, masker=masker)
     torch.manual_seed(1)
-    nem = NEM.untrained(load_encoder(encoder), masker=masker)
+    nem = NEM.of(config, load_encoder(encoder))
     x = torch.randn(2, 3, 64, 64)
     nem.train()(x)  # so that the statistics are not those of a fresh masker
     save_masker(tmp_path / "masker.safetensors", nem, config)
@@ -294,7 +294,7 @@ def module(train_arguments):
     encoder = EncoderConfig(encoder=options.encoder, weights=options.weights, image_size=(64, 64))
     config = TrainConfig(encoder=encoder, data=options.data, area_weight=100.0, centred=True, steps=20)
     torch.manual_seed(0)
-    return MaskerTraining(NEM.untrained(load_encoder(encoder)), config, files="")
+    return MaskerTraining(NEM.of(config, load_encoder(encoder)), config, files="")
 
 
 def test_the_centre_is_the_mean_embedding(module):
@@ -310,7 +310,7 @@ def test_the_weight_is_measured_on_the_encoder_where_none_is_given(train_argumen
     options = parser().parse_args([*train_arguments, "--out", "x"])
     encoder = EncoderConfig(encoder=options.encoder, weights=options.weights, image_size=(64, 64))
     config = TrainConfig(encoder=encoder, data=options.data, fill="zero", centred=False, batch_size=3)
-    module = MaskerTraining(NEM.untrained(load_encoder(encoder)), config, files="")
+    module = MaskerTraining(NEM.of(config, load_encoder(encoder)), config, files="")
     images = torch.randint(256, (5, 64, 64, 3), dtype=torch.uint8)
     statistics = {k: v.clone() for k, v in module.nem.masker.state_dict().items()}
     module.price_area(images)
@@ -330,7 +330,7 @@ def test_a_fill_that_hides_nothing_is_refused(train_arguments):
     options = parser().parse_args([*train_arguments, "--out", "x"])
     encoder = EncoderConfig(encoder=options.encoder, weights=options.weights, image_size=(64, 64))
     config = TrainConfig(encoder=encoder, data=options.data, fill="blur")
-    module = MaskerTraining(NEM.untrained(load_encoder(encoder)), config, files="")
+    module = MaskerTraining(NEM.of(config, load_encoder(encoder)), config, files="")
     with pytest.raises(InputError, match="hidden behind --fill blur") as caught:
         module.price_area(torch.full((4, 64, 64, 3), 90, dtype=torch.uint8))  # blurred, it is what it was
     assert "another --fill" in caught.value.cure

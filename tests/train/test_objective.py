@@ -188,10 +188,29 @@ def test_images_of_a_batch_do_not_mix(name):
 @pytest.mark.parametrize("name", ["sparse", "plain", "contrastive", "class"])
 def test_a_batch_costs_the_mean_of_its_images(name):
     batch = random_batch()(generator=generator())
+    batch = replace(batch, price=torch.rand(batch.logits.shape))
     same = ("centre", "generator", "share")
     rows = [Batch(**{k: v if k in same else v[i : i + 1] for k, v in vars(batch).items()}) for i in range(4)]
     whole, *each = (OBJECTIVES[name](colour_sum, b, area_weight=1.0).loss for b in (batch, *rows))
     torch.testing.assert_close(whole, torch.stack(each).mean())
+
+
+@pytest.mark.parametrize("name", ["sparse", "plain", "contrastive"])
+def test_a_pixel_costs_its_price(name):
+    """Twice the price everywhere is twice the weight; a price of 0 makes a pixel free."""
+    batch = random_batch()(generator=generator())
+
+    def size(price):
+        priced = replace(batch, price=price, generator=generator())
+        return OBJECTIVES[name](colour_sum, priced, area_weight=1.0).loss - plain_loss
+
+    plain_loss = OBJECTIVES[name](colour_sum, replace(batch, generator=generator()), area_weight=0.0).loss
+    one = torch.ones(len(batch.x), 1, 1)
+    torch.testing.assert_close(size(2 * one), 2 * size(None))
+    left = torch.zeros_like(batch.logits)
+    left[:, :, : left.shape[2] // 2] = 1
+    torch.testing.assert_close(size(left) + size(1 - left), size(None))
+    assert size(0 * one).abs() < 1e-6
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)

@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import train.fit
 from train.__main__ import WORTHLESS, main, parser
-from train.config import OBJECTIVES, EncoderConfig, TrainConfig
+from train.config import OBJECTIVES, TOWARD, EncoderConfig, TrainConfig
 from train.nem import NEM
 from train.objective import OBJECTIVES as EQUATIONS
 from train.objective import Batch
@@ -23,15 +23,16 @@ from train.zoo import load_encoder
 IMAGES = torch.randint(256, (4, 64, 64, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 
 
-def make(train_arguments, **settings):
+def make(train_arguments, *, toward=False, **settings):
     options = parser().parse_args([*train_arguments, "--out", "x"])
     embedding = "head" if settings.get("objective") == "class" else None
     encoder = EncoderConfig(
         encoder=options.encoder, weights=options.weights, image_size=(64, 64), embedding=embedding
     )
-    config = TrainConfig(encoder=encoder, data=options.data, steps=20, batch_size=4, **settings)
+    settings |= {"steps": 20, "batch_size": 4, "toward": toward}
+    config = TrainConfig(encoder=encoder, data=options.data, **settings)
     torch.manual_seed(0)
-    nem = NEM.untrained(load_encoder(encoder), masker=config.masker, image_skip=config.image_skip)
+    nem = NEM.of(config, load_encoder(encoder))
     return MaskerTraining(nem, config, files="").train()
 
 
@@ -60,9 +61,11 @@ def test_a_read_is_counted():
     assert reads.count == 3
 
 
-@pytest.mark.parametrize("objective", OBJECTIVES)
-def test_a_step_reads_no_value(train_arguments, objective):
-    module = make(train_arguments, objective=objective)
+@pytest.mark.parametrize(
+    ("objective", "toward"), [*((name, False) for name in OBJECTIVES), *((name, True) for name in TOWARD)]
+)
+def test_a_step_reads_no_value(train_arguments, objective, toward):
+    module = make(train_arguments, objective=objective, toward=toward)
     optimizer = module.configure_optimizers()["optimizer"]
     with Reads() as reads:
         for step in range(2):
@@ -103,20 +106,30 @@ def test_the_loop_reads_values_only_where_it_logs_them(train_arguments, tmp_path
     assert between == [step in (9, 19) for step in range(21)]
 
 
-@pytest.mark.parametrize(("objective", "images"), [("sparse", [4, 4]), ("contrastive", [4, 8])])
-def test_one_clean_pass_a_step_without_a_graph_and_one_masked(train_arguments, objective, images):
-    module = make(train_arguments, objective=objective)
+@pytest.mark.parametrize(
+    ("objective", "toward", "images"),
+    [
+        ("sparse", False, [(4, False), (4, True)]),
+        ("contrastive", False, [(4, False), (8, True)]),
+        ("sparse", True, [(4, False), (2, False), (4, True)]),  # the second: what half of them are asked for
+    ],
+)
+def test_one_clean_pass_a_step_without_a_graph_and_one_masked(train_arguments, objective, toward, images):
+    module = make(train_arguments, objective=objective, toward=toward)
     seen = []
     module.frozen.register_forward_hook(lambda _m, i, o: seen.append((len(i[0]), o[0].requires_grad)))
     module.nem.encoder.register_forward_hook(lambda *_: pytest.fail("the owner's encoder is not run"))
     module.terms(IMAGES, step=0).loss.backward()
-    assert seen == [(images[0], False), (images[1], True)]
+    assert seen == images
     assert all(p.grad is None for p in module.frozen.parameters())
 
 
-@pytest.mark.parametrize("fill", ["zero", "noise", "blur", "mixed"])
-def test_every_pass_of_the_encoder_is_channels_last(train_arguments, fill):
-    module = make(train_arguments, fill=fill)
+@pytest.mark.parametrize(
+    ("fill", "toward"),
+    [("zero", False), ("noise", False), ("blur", False), ("mixed", False), ("mixed", True)],
+)
+def test_every_pass_of_the_encoder_is_channels_last(train_arguments, fill, toward):
+    module = make(train_arguments, fill=fill, toward=toward)
     layouts = []
     for layer in module.frozen.modules():
         if isinstance(layer, torch.nn.Conv2d):
@@ -139,7 +152,7 @@ def plain_steps(module, steps):
     for step in range(steps):
         with torch.no_grad():
             embedding, pyramid = encoder(x)
-        generator = module._generator(step)
+        generator = module.generator(step)
         batch = Batch(
             x=x, embedding=embedding, logits=masker(pyramid, x).squeeze(1),
             fill=make_fill(module.config.fill, x, generator=generator),

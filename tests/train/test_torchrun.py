@@ -37,22 +37,28 @@ sys.exit(main())
 """
 
 
-def torchrun(*command):
+def started(*command):
     """A command in two processes on this machine, which share nothing but what they say to each other."""
-    done = subprocess.run(
+    return subprocess.run(
         [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", *command],
         cwd=ROOT,
         env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
     )
+
+
+def torchrun(*command):
+    """The same, which has to end well; returns what it said."""
+    done = started(*command)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
 
 @pytest.fixture(scope="module")
 def arguments(train_arguments):
-    """Batches of 4; random crops, random fills of three kinds, a centred cosine."""
+    """Batches of 4; random crops, random fills of three kinds, a centred cosine; no pairs, whose partners are
+    those of the same process."""
     return [*train_arguments, "--steps", str(STEPS), "--augment", "crop", "--checkpoint-every", "4"]
 
 
@@ -75,7 +81,7 @@ def apart(run, other):
     """Parameters, running statistics: ‖run − other‖ / ‖other − before training‖, of all tensors together."""
     config = read_config(other / MASKER)
     torch.manual_seed(config.seed)
-    before = NEM.untrained(load_encoder(config.encoder), masker=config.masker).masker.state_dict()
+    before = NEM.of(config, load_encoder(config.encoder)).masker.state_dict()
     a, b = load_file(run / MASKER), load_file(other / MASKER)
     assert a.keys() == b.keys() == before.keys()
     counts = {k for k in b if k.endswith("num_batches_tracked")}
@@ -95,6 +101,22 @@ def test_two_processes_train_the_masker_of_one(one, two):
     assert max(apart(two, one)) < TOLERANCE
     assert read_summary(two).processes == 2
     assert load_nem(two / MASKER)
+
+
+def test_two_processes_train_a_masker_that_takes_targets(train_arguments, tmp_path):
+    run = [*train_arguments, "--toward", "--steps", "3", "--batch-size", "8", "--out", str(tmp_path / "run")]
+    torchrun("-m", "train", *run)
+    summary = read_summary(tmp_path / "run")
+    assert (summary.processes, summary.follows is None) == (2, False)
+    assert load_nem(tmp_path / "run" / MASKER).takes_target
+
+
+def test_too_few_images_a_process_for_pairs_are_refused(train_arguments, tmp_path):
+    done = started(
+        "-m", "train", *train_arguments, "--toward", "--steps", "3", "--out", str(tmp_path / "run")
+    )
+    assert done.returncode != 0
+    assert "--batch-size 6, or --no-toward" in done.stderr
 
 
 def test_without_common_statistics_they_would_not(arguments, one, tmp_path):

@@ -1,0 +1,224 @@
+"""What is strange about a picture, against a bank of normal ones."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from runtime.backends.cells import PRECISION, CellsBackend
+from runtime.bank import Bank
+from runtime.decode import pillow
+from runtime.errors import InputError
+from runtime.image import Geometry, ImageLike, Placement, load_image
+from runtime.overlay import STYLES, overlay
+from runtime.package import Package
+from runtime.progress import progress
+
+FALSE_ALARMS = 0.01
+"""Share of normal pictures that may be called anomalous, unless another is given."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Anomaly:
+    """How strange one picture is, and where."""
+
+    score: float
+    """Distance of its strangest cell from the nearest normal one."""
+    threshold: float
+    """The score above which a picture is called anomalous; the same for every picture of a `Watch`."""
+    p_value: float
+    """Share of normal pictures that score at least as high, this one counted with them: in (0, 1].  With P
+    normal pictures it is never below 1 / (P + 1)."""
+    nearest: str
+    """The normal picture whose embedding is most like this one's."""
+    similarity: float
+    """Cosine of the two."""
+    distances: np.ndarray
+    """float32 (h, w): of each cell."""
+    embedding: np.ndarray
+    """float32 (D,), from the same pass."""
+    placement: Placement
+    """Where the graph's grid lies on the picture."""
+    image: np.ndarray
+    """uint8 (H0, W0, 3) RGB, the original picture."""
+    embedding_id: str
+    timing: Mapping[str, float]
+    """Milliseconds: `preprocess`, `run` (the graph) and `search` (the bank)."""
+
+    @property
+    def is_anomalous(self) -> bool:
+        """Whether the score is above the threshold."""
+        return self.score > self.threshold
+
+    @cached_property
+    def map(self) -> np.ndarray:
+        """float32 (H0, W0) in [0, 1] on the original pixels: 1/2 is the threshold, 1 is twice that or more.
+
+        The scale is that of the threshold, never stretched to the picture; 0 outside what the encoder saw.
+        """
+        levels = np.clip(self.distances / (2 * max(self.threshold, 1e-12)), 0, 1).astype(np.float32)
+        image, (height, width) = pillow(), self.placement.grid
+        grown = image.fromarray(levels).resize((width, height), image.Resampling.BILINEAR)
+        return self.placement.restore(np.asarray(grown))
+
+    def overlay(self, *, style: str = STYLES[0]) -> np.ndarray:
+        """uint8 (H0, W0, 3): the map over the picture; the line of `spotlight` is at the threshold.
+
+        Raises:
+            InputError: a style that is not of `runtime.overlay.STYLES`.
+        """
+        return overlay(self.image, self.map, valid=self.placement.valid, style=style)
+
+    def facts(self) -> dict[str, Any]:
+        """Everything but the arrays, for JSON."""
+        return {
+            "anomalous": self.is_anomalous,
+            "score": round(self.score, 6),
+            "threshold": round(self.threshold, 6),
+            "p_value": round(self.p_value, 6),
+            "nearest": self.nearest,
+            "similarity": round(self.similarity, 6),
+            "embedding_id": self.embedding_id,
+            "image_size": list(self.placement.size),
+            "valid": list(self.placement.valid),
+            "timing": {name: round(value, 3) for name, value in self.timing.items()},
+        }
+
+
+class Watch:
+    """Judges pictures by a bank.  Made by `Explainer.against`.
+
+        watch = explainer.against("line1.bank")
+        found = watch("part.jpg")
+        found.is_anomalous, found.score, found.nearest
+
+    It computes on the CPU, in float32, whatever backend the explainer has.
+    """
+
+    def __init__(
+        self, package: Package, bank: Bank, *, channel_order: str = "rgb", false_alarms: float = FALSE_ALARMS
+    ) -> None:
+        expected = cells_id(package)
+        if bank.embedding_id != expected:
+            raise InputError(
+                f"a bank of {bank.embedding_id}",
+                expected=f"one of {expected}, which this package computes",
+                cure="make the bank again with this package: nemu bank",
+            )
+        self.bank = bank
+        """What it judges by."""
+        self.threshold = bank.threshold(false_alarms)
+        """The score above which a picture is called anomalous."""
+        self._eye = Eye(package, channel_order=channel_order)
+
+    def __call__(self, image: ImageLike) -> Anomaly:
+        """Judge one picture: path, bytes, PIL image or uint8 array, as of `Explainer`.
+
+        Raises:
+            InputError: a picture that cannot be used.
+            BackendError: the run failed.
+        """
+        seen = self._eye(image)
+        started = time.perf_counter()
+        distances = self.bank.distances(seen.cells)
+        score = float(distances.max())
+        nearest, similarity = self.bank.nearest(seen.embedding)
+        return Anomaly(
+            score=score,
+            threshold=self.threshold,
+            p_value=self.bank.p_value(score),
+            nearest=nearest,
+            similarity=similarity,
+            distances=distances,
+            embedding=seen.embedding,
+            placement=seen.placement,
+            image=seen.image,
+            embedding_id=self.bank.embedding_id,
+            timing={**seen.timing, "search": 1e3 * (time.perf_counter() - started)},
+        )
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Seen:
+    """One picture as the graph of local features gives it."""
+
+    image: np.ndarray
+    placement: Placement
+    embedding: np.ndarray
+    cells: np.ndarray
+    timing: dict[str, float]
+
+
+class Eye:
+    """A package's graph of local features, with the package's geometry: picture → `Seen`."""
+
+    def __init__(self, package: Package, *, channel_order: str = "rgb") -> None:
+        self._geometry = Geometry.from_record(package.manifest.input)
+        self._channel_order = channel_order
+        self._backend = CellsBackend(package)
+
+    def __call__(self, image: ImageLike) -> Seen:
+        """Raises as `Watch` does."""
+        began = time.perf_counter()
+        original = load_image(image, channel_order=self._channel_order)
+        fitted, placement = self._geometry.fit(original)
+        ready = time.perf_counter()
+        embedding, cells = self._backend.run(fitted)
+        done = time.perf_counter()
+        timing = {"preprocess": 1e3 * (ready - began), "run": 1e3 * (done - ready)}
+        return Seen(image=original, placement=placement, embedding=embedding, cells=cells, timing=timing)
+
+
+def fit_bank(
+    package: Package,
+    pictures: Iterable[tuple[str, ImageLike]],
+    *,
+    total: int | None = None,
+    quiet: bool = True,
+) -> tuple[Bank, list[dict[str, str]]]:
+    """Make a bank of normal pictures.  All their cells are in memory until it is made.
+
+    Args:
+        pictures: what each is called, and what `runtime.image.load_image` takes.
+        total: how many, for the progress bar; quiet: without one.
+
+    Returns:
+        The bank; and the pictures that could not be read: `image` and `error`.
+
+    Raises:
+        PackageError: a package without local features.
+        InputError: too few pictures that can be read.
+    """
+    eye = Eye(package)
+    names, embeddings, cells, skipped = list[str](), [], [], []
+    with progress(total, quiet=quiet) as bar:
+        for name, picture in pictures:
+            bar.update()
+            try:
+                seen = eye(picture)
+            except InputError as error:
+                skipped.append({"image": name, "error": f"{error.came}; {error.cure}"})
+                continue
+            names.append(name)
+            embeddings.append(seen.embedding)
+            cells.append(seen.cells)
+    stacked = np.stack(cells) if cells else np.empty((0, 0, 0, 0), np.float32)
+    bank = Bank.fit(np.array(embeddings), stacked, tuple(names), embedding_id=cells_id(package))
+    return bank, skipped
+
+
+def cells_id(package: Package) -> str:
+    """The embedding id of what `model.cells.onnx` computes."""
+    return f"{package.manifest.embedding_id}-{PRECISION}"
+
+
+def open_bank(bank: Bank | str | os.PathLike[str]) -> Bank:
+    """The bank itself, or the one in that file; raises as `Bank.load`."""
+    return bank if isinstance(bank, Bank) else Bank.load(Path(bank))

@@ -1,0 +1,237 @@
+"""Can a package's masks be believed, on these pictures?  Measured on mixtures, where the truth is known.
+
+Each picture is put, by a region, over the next one.  That moves the embedding by a known cause: a mask is to
+lie in the region as far as the embedding is that of the picture shown there, and a mask toward one of the two
+pictures is to lie where that one is.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from runtime.errors import InputError, ParityError
+from runtime.explanation import what_is_degenerate
+from runtime.manifest import Spread, TargetMeasures
+from runtime.mixtures import mix, regions, share_in
+from runtime.overlay import grid, overlay
+from runtime.parity import median_distance, ranks
+
+FEWEST, MOST = 8, 64
+"""Pictures, at least and at most."""
+LEAST_FOLLOWED = 0.1
+"""Masks follow their targets if `TargetMeasures.difference` is above it."""
+ROWS = 6
+"""Of the picture."""
+PLAIN, INSIDE, AROUND, ABSENT = (
+    "by itself",
+    "toward the picture inside",
+    "toward the one around it",
+    "toward one that is not there",
+)
+"""What masks of mixtures are asked for, in words."""
+
+Run = Callable[[np.ndarray], "tuple[np.ndarray, np.ndarray]"]
+"""uint8 (N, h, w, 3) → embedding float32 (N, D), mask float32 (N, h, w)."""
+Ask = Callable[[np.ndarray, np.ndarray], "tuple[np.ndarray, np.ndarray]"]
+"""The same toward targets float32 (N, D)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Assessment:
+    """What was measured on n mixtures."""
+
+    n: int
+    region: Spread
+    """Area of the regions: the share of a mask that ignores them."""
+    moved: Spread
+    """How far the region moves the embedding of the picture around it, in units of the median distance
+    between the pictures' embeddings."""
+    plain: Spread
+    """Share of the mask without a target that lies in the region."""
+    agreement: float
+    """Rank correlation, over the mixtures, of that share and of how near the embedding is to that of the
+    picture which the region shows; with the region's area, on which both depend, taken out of both."""
+    low: float
+    high: float
+    """Its 95 % interval (Fisher's transformation)."""
+    targets: TargetMeasures | None
+    """None if the masker takes none."""
+
+    @property
+    def follows_embedding(self) -> bool:
+        """Whether masks are where the embedding comes from, more than by chance."""
+        return self.low > 0
+
+    @property
+    def follows_target(self) -> bool:
+        """Whether masks are where their target is, by more than LEAST_FOLLOWED; True without targets."""
+        return self.targets is None or low_end(self.targets.difference, self.n) > LEAST_FOLLOWED
+
+    @property
+    def believed(self) -> bool:
+        """Both."""
+        return self.follows_embedding and self.follows_target
+
+    def verdict(self) -> str:
+        """One line."""
+        said = (
+            f"masks {'are' if self.follows_embedding else 'are NOT'} where the embedding comes from (rank "
+            f"correlation {self.agreement:.2f}, {self.low:.2f} to {self.high:.2f})"
+        )
+        if self.targets is None:
+            return said
+        shown, around = self.targets.shown.mean, self.targets.around.mean
+        return (
+            f"{said}; they {'follow' if self.follows_target else 'do NOT follow'} a target ({shown:.0%} of "
+            f"them lies in the region that shows it, {around:.0%} when the other picture is asked for)"
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return {**dataclasses.asdict(self), "believed": self.believed, "verdict": self.verdict()}
+
+
+@dataclass(frozen=True)
+class Mixed:
+    """The mixtures that were measured, and their masks."""
+
+    images: np.ndarray
+    """uint8 (N, h, w, 3)"""
+    region: np.ndarray
+    """bool (N, h, w)"""
+    masks: dict[str, np.ndarray]
+    """What was asked → float32 (N, h, w)."""
+    embedding: np.ndarray
+    """float32 (N, D), of the pictures that the regions show."""
+
+
+def assess(run: Run, ask: Ask | None, images: np.ndarray, *, seed: int = 0) -> tuple[Assessment, Mixed]:
+    """Mix the pictures and measure.
+
+    Args:
+        run, ask: the package's graphs; `ask` is None if its masker takes no target.
+        images: uint8 (N, h, w, 3), different pictures on the graph's grid.
+        seed: of the regions.
+
+    Raises:
+        InputError: fewer than FEWEST pictures.
+    """
+    n = len(images)
+    if n < FEWEST:
+        raise InputError(
+            f"{n} pictures that can be read", expected=f"at least {FEWEST}", cure="name a folder with more"
+        )
+    own, _ = run(images)
+    region = regions(n, images.shape[1:3], np.random.default_rng(seed))
+    mixed = mix(images, np.roll(images, -1, axis=0), region)
+    embedding, plain = run(mixed)
+    around, third = np.roll(own, -1, axis=0), np.roll(own, -2, axis=0)
+    to_shown, to_around = (np.linalg.norm(embedding - other, axis=1) for other in (own, around))
+    shares, nearness = _shares(plain, region), to_around / np.maximum(to_shown + to_around, 1e-12)
+    agreement = partial_rank_correlation(shares, nearness, region.mean(axis=(1, 2)))
+    low, high = fisher(agreement, n - 1)
+    masks = {PLAIN: plain}
+    if ask is not None:
+        targets = {INSIDE: own, AROUND: around, ABSENT: third}
+        masks |= {name: ask(mixed, target)[1] for name, target in targets.items()}
+    found = Assessment(
+        n=n,
+        region=spread(region.mean(axis=(1, 2))),
+        moved=spread(to_around / _median_distance(own)),
+        plain=spread(shares),
+        agreement=agreement,
+        low=low,
+        high=high,
+        targets=None if ask is None else _targets(masks, region),
+    )
+    return found, Mixed(mixed, region, masks, own)
+
+
+def _targets(masks: dict[str, np.ndarray], region: np.ndarray) -> TargetMeasures:
+    inside, absent = masks[INSIDE], masks[ABSENT]
+    shown, beside = _shares(inside, region), _shares(masks[AROUND], region)
+    return TargetMeasures(
+        shown=spread(shown),
+        around=spread(beside),
+        difference=spread(shown - beside),
+        present=spread(inside.mean(axis=(1, 2), dtype=np.float64)),
+        absent=spread(absent.mean(axis=(1, 2), dtype=np.float64)),
+        nothing=float(np.mean([what_is_degenerate(mask) == "empty" for mask in absent])),
+    )
+
+
+def table(found: Assessment) -> str:
+    """The measures, a line each."""
+    rows = {
+        "mixtures": f"{found.n}; their regions have {found.region} of the area",
+        "embedding moved": f"{found.moved} of the median distance between pictures",
+        f"mask {PLAIN}": f"{found.plain} of it in the region",
+    }
+    if (t := found.targets) is not None:
+        rows |= {
+            INSIDE: f"{t.shown} of it in the region, mean {t.present}",
+            AROUND: f"{t.around} of it in the region",
+            ABSENT: f"mean {t.absent}; nearly nothing in {t.nothing:.0%} of the mixtures",
+        }
+    return "\n".join(f"{name:30}{said}" for name, said in rows.items())
+
+
+def picture(mixed: Mixed) -> np.ndarray:
+    """uint8 (H, W, 3): a row a mixture; the region, then each mask."""
+    rows = []
+    for i in range(min(ROWS, len(mixed.images))):
+        masks = [mixed.region[i].astype(np.float32), *(mask[i] for mask in mixed.masks.values())]
+        rows.append([mixed.images[i], *(overlay(mixed.images[i], mask) for mask in masks)])
+    return grid(rows)
+
+
+def spread(values: np.ndarray) -> Spread:
+    """Mean and standard deviation of a measure (N,)."""
+    return Spread(mean=float(values.mean()), std=float(values.std(ddof=1)))
+
+
+def low_end(of: Spread, n: int) -> float:
+    """The lower end of the mean's 95 % interval, by Student's t."""
+    quantile = 1.96 + 2.85 / (n - 1)  # within 0.02 of it from n = 6 on
+    return of.mean - quantile * of.std / math.sqrt(n)
+
+
+def fisher(correlation: float, n: int) -> tuple[float, float]:
+    """95 % interval of a rank correlation over n pairs, at least four."""
+    middle, width = math.atanh(np.clip(correlation, -0.999999, 0.999999)), 1.96 * 1.03 / math.sqrt(n - 3)
+    return math.tanh(middle - width), math.tanh(middle + width)
+
+
+def _shares(masks: np.ndarray, region: np.ndarray) -> np.ndarray:
+    """float64 (N,)"""
+    return np.array([share_in(mask, one) for mask, one in zip(masks, region, strict=True)])
+
+
+def partial_rank_correlation(a: np.ndarray, b: np.ndarray, given: np.ndarray) -> float:
+    """Spearman's correlation of a and b (N,), what `given` says of both taken out; 0 if nothing is left."""
+    known = ranks(given) - ranks(given).mean()
+    left = []
+    for values in (a, b):
+        one = ranks(values) - ranks(values).mean()
+        one -= known * (one @ known) / max(known @ known, 1e-12)
+        if one.std() < 1e-6 * len(one):
+            return 0.0
+        left.append(one)
+    return float(np.corrcoef(*left)[0, 1])
+
+
+def _median_distance(embedding: np.ndarray) -> float:
+    try:
+        return median_distance(embedding)
+    except ParityError as error:
+        raise InputError(
+            f"{len(embedding)} pictures that the encoder does not tell apart",
+            expected="different pictures",
+            cure="name a folder of pictures that differ",
+        ) from error

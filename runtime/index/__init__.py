@@ -1,0 +1,7 @@
+"""Indexes whose rows hold, beside the vector, the answer to *why*: build, search, check."""
+
+from runtime.index.code import decode_mask, encode_mask
+from runtime.index.opened import Hit, Index
+from runtime.index.row import LEVELS, Row
+
+__all__ = ["LEVELS", "Hit", "Index", "Row", "decode_mask", "encode_mask"]

@@ -1,0 +1,136 @@
+"""A row of an index: a picture's vector and, beside it, what explains it without the picture."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from runtime.errors import InputError
+from runtime.explanation import Explanation
+from runtime.index.code import decode_mask, encode_mask
+from runtime.journal import LINES, ROWS
+
+LEVELS = tuple(round(0.1 * i, 1) for i in range(1, 10))
+"""Of the mask, at which `Row.curve` says what is kept."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Row:
+    """One picture in an index; every store has these columns under these names."""
+
+    name: str
+    """Of the picture, unique in the index."""
+    image: str
+    """Path of the file, when it was indexed."""
+    embedding_id: str
+    """Embeddings may be compared only if their ids are equal."""
+    embedding: np.ndarray
+    """float32 (D,), as the encoder gives it."""
+    mask_code: bytes
+    """At most 1000 bytes, see `runtime.index.code`."""
+    kept: float | None
+    """Cosine of the embedding and that of what the mask keeps (`Explanation.fidelity`), measured on this
+    picture; None if the index was made with --no-fidelity."""
+    curve: tuple[float, ...] | None
+    """What the pixels at or above each of `LEVELS` of the mask keep, on average (`Explanation.kept_at`);
+    None if the package has no level curve."""
+
+    @property
+    def mask(self) -> np.ndarray:
+        """float32 (h, w) in [0, 1], on the graph's grid.  Raises `InputError`: the code is broken."""
+        return decode_mask(self.mask_code)
+
+
+def noted(explanation: Explanation) -> dict[str, Any]:
+    """What the journal's line of a picture needs, beyond `Explanation.facts`, to become a row."""
+    known = explanation.curve is not None
+    return {
+        "mask_code": base64.b64encode(encode_mask(explanation.graph_mask)).decode(),
+        "curve": [round(explanation.kept_at(level), 6) for level in LEVELS] if known else None,
+    }
+
+
+def has_rows(folder: Path) -> bool:
+    """Whether the folder has the journal of an index, with a picture in it."""
+    return b'"mask_code"' in _first_line(folder)
+
+
+def refuse_other(folder: Path) -> None:
+    """Raise `InputError` if the folder's journal is not an index's but one of `nemu explain`.
+
+    Only its first line is read; for the others see `journal_rows`.
+    """
+    if _first_line(folder).endswith(b"\n") and not has_rows(folder):
+        raise _not_an_index(folder)
+
+
+def _first_line(folder: Path) -> bytes:
+    path = folder / LINES
+    if not path.is_file():
+        return b""
+    with path.open("rb") as file:
+        return file.readline()
+
+
+def _not_an_index(folder: Path) -> InputError:
+    return InputError(
+        f"{folder / LINES} has pictures without a mask code",
+        expected="the journal of an index",
+        cure="index into another folder, or add --force to start anew",
+    )
+
+
+def journal_rows(folder: Path) -> list[Row]:
+    """The rows of an index's journal, in its order.  Raises `InputError`: a line has no mask code."""
+    embeddings = np.load(folder / ROWS, mmap_mode="r")
+    lines = [json.loads(line) for line in (folder / LINES).read_bytes().splitlines()]
+    if not all({"mask_code", "curve"} <= line.keys() for line in lines):
+        raise _not_an_index(folder)
+    return [
+        Row(
+            **{key: line[key] for key in ("name", "image", "embedding_id")},
+            embedding=embedding,
+            mask_code=base64.b64decode(line["mask_code"]),
+            kept=line["fidelity"],
+            curve=None if line["curve"] is None else tuple(line["curve"]),
+        )
+        for line, embedding in zip(lines, embeddings, strict=True)
+    ]
+
+
+def to_table(rows: Sequence[Row], dimension: int) -> Any:
+    """The rows as a pyarrow.Table; see `Row` for its columns."""
+    import pyarrow as pa
+
+    vectors = np.array([row.embedding for row in rows], np.float32).ravel()
+    columns = {
+        "name": pa.array([row.name for row in rows], pa.string()),
+        "image": pa.array([row.image for row in rows], pa.string()),
+        "embedding_id": pa.array([row.embedding_id for row in rows], pa.string()),
+        "embedding": pa.FixedSizeListArray.from_arrays(vectors, dimension),
+        "mask_code": pa.array([row.mask_code for row in rows], pa.binary()),
+        "kept": pa.array([row.kept for row in rows], pa.float64()),
+        "curve": pa.array([row.curve for row in rows], pa.list_(pa.float64())),
+    }
+    return pa.table(columns)
+
+
+def from_table(table: Any) -> list[Row]:
+    """The rows of such a table; other columns are left out."""
+    return [from_fields(fields) for fields in table.to_pylist()]
+
+
+def from_fields(fields: dict[str, Any]) -> Row:
+    """A row of the plain values of its columns."""
+    curve = fields["curve"]
+    return Row(
+        **{key: fields[key] for key in ("name", "image", "embedding_id", "mask_code", "kept")},
+        embedding=np.asarray(fields["embedding"], np.float32),
+        curve=None if curve is None else tuple(curve),
+    )

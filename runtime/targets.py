@@ -1,0 +1,76 @@
+"""What pictures are asked for: an embedding, a picture or an explanation, as target vectors."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Union
+
+import numpy as np
+
+from runtime.errors import InputError
+from runtime.explanation import Explanation
+from runtime.image import ImageLike
+
+if TYPE_CHECKING:
+    import PIL.Image
+
+TargetLike = Union["np.ndarray", Explanation, str, "os.PathLike[str]", bytes, "PIL.Image.Image"]
+"""A float array (D,) is an embedding, a uint8 array a picture."""
+
+
+def target_vectors(
+    toward: Any, n: int | None, *, embed: Callable[[ImageLike], np.ndarray], embedding_id: str, dimension: int
+) -> np.ndarray:
+    """float32 (n, D): a target for each of n pictures, or one for all; None: of one picture, which takes one.
+
+    Args:
+        toward: a `TargetLike`; or, for n pictures, also a list or tuple of n, or a float array (n, D).
+        embed: a picture's embedding, (D,).
+        embedding_id: of the embeddings that may be targets.
+
+    Raises:
+        InputError: another number, dtype, dimension or id, a value that is not finite, or a picture that
+            cannot be used.
+    """
+    several = isinstance(toward, (list, tuple)) or (_is_float(toward) and toward.ndim == 2)
+    if not several:
+        one = _vector(toward, embed=embed, embedding_id=embedding_id, dimension=dimension)
+        return np.repeat(one[None], n or 1, axis=0)
+    if n is None or len(toward) != n:
+        raise InputError(
+            f"{len(toward)} targets for {n or 1} picture{'s' * (n not in (None, 1))}",
+            expected="one target for all of them" + ", or one for each in the same order" * (n is not None),
+            cure="give a list of as many targets as pictures, or a single one",
+        )
+    return np.stack(
+        [_vector(one, embed=embed, embedding_id=embedding_id, dimension=dimension) for one in toward]
+    )
+
+
+def _vector(
+    toward: Any, *, embed: Callable[[ImageLike], np.ndarray], embedding_id: str, dimension: int
+) -> np.ndarray:
+    """float32 (D,)"""
+    if isinstance(toward, Explanation):
+        if toward.embedding_id != embedding_id:
+            raise InputError(
+                f"a target of embedding id {toward.embedding_id}",
+                expected=embedding_id,
+                cure="explain it with the same package and precision",
+            )
+        return toward.embedding
+    if not _is_float(toward):
+        return embed(toward)
+    if toward.shape != (dimension,) or not np.isfinite(toward).all():
+        odd = "" if toward.shape != (dimension,) else ", with values that are not finite"
+        raise InputError(
+            f"a target {toward.dtype} {toward.shape}{odd}",
+            expected=f"float32 ({dimension},), finite: an embedding of this package",
+            cure="give an embedding that this package made; pictures are uint8 arrays, paths or bytes",
+        )
+    return toward.astype(np.float32)
+
+
+def _is_float(toward: Any) -> bool:
+    return isinstance(toward, np.ndarray) and np.issubdtype(toward.dtype, np.floating)

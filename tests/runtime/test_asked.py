@@ -1,0 +1,213 @@
+"""Pictures asked for a target: by an embedding, a picture or an explanation."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+from toward_graph import add_targets, strength
+
+from runtime import Explainer
+from runtime.__main__ import main
+from runtime.errors import InputError
+from runtime.info import describe
+from runtime.manifest import LevelRecord, Spread, TargetMeasures, TargetRecord
+from runtime.occlusion import cosine, occlude
+from runtime.targets import target_vectors
+
+CURVE = LevelRecord(images="toys", n=2, fills=("black",), share=(0.0, 0.5), kept=(0.0, 1.0), checks=())
+RED, BLUE = np.float32([1, 0, 0]), np.float32([0, 0, 1])
+TARGET = np.float32([-3, -2, 0.5])
+
+
+def picture(seed, size=(24, 32)):
+    return np.random.default_rng(seed).integers(0, 256, (*size, 3), dtype=np.uint8)
+
+
+@pytest.fixture
+def asked(tiny):
+    """The tiny package with targets: they dim its mask by `strength`."""
+    return add_targets(tiny.path)
+
+
+@pytest.fixture
+def explainer(asked):
+    with Explainer(asked) as explainer:
+        yield explainer
+
+
+def test_a_vector_a_picture_and_an_explanation_ask_the_same(explainer):
+    other, image = picture(1), picture(0)
+    plain, theirs = explainer(image), explainer(other)
+    masks = [explainer(image, toward=t).graph_mask for t in (other, theirs, theirs.embedding)]
+    for mask in masks:
+        np.testing.assert_allclose(mask, plain.graph_mask * strength(theirs.embedding[None])[0], atol=1e-6)
+    assert explainer.takes_target
+    assert not np.allclose(masks[0], plain.graph_mask)
+
+
+def test_zeros_are_the_picture_itself(explainer):
+    image = picture(0)
+    plain, asked = explainer(image), explainer(image, toward=np.zeros(3, np.float32))
+    assert np.array_equal(plain.graph_mask, asked.graph_mask)
+    assert asked.target is None
+    assert asked.similarity is None
+
+
+def test_a_list_takes_one_target_for_all_or_one_for_each(explainer):
+    images = [picture(i) for i in range(11)]  # more than one run takes
+    rows = np.random.default_rng(0).normal(size=(11, 3)).astype(np.float32)
+    one = explainer(images, toward=TARGET)
+    assert all(np.array_equal(e.target, TARGET) for e in one)
+    for toward in (rows, list(rows)):
+        each = explainer(images, toward=toward)
+        for explanation, image, row in zip(each, images, rows, strict=True):
+            assert np.array_equal(explanation.graph_mask, explainer(image, toward=row).graph_mask)
+
+
+@pytest.mark.parametrize(
+    ("toward", "said"),
+    [
+        (np.zeros(4, np.float32), r"float32 \(4,\)"),
+        (np.float32([1, np.nan, 0]), "not finite"),
+        ([RED, BLUE], "2 targets for 1 picture"),
+        (np.zeros((24, 32), np.int64), "int64"),
+    ],
+)
+def test_a_target_that_is_none_is_refused(explainer, toward, said):
+    with pytest.raises(InputError, match=said):
+        explainer(picture(0), toward=toward)
+
+
+def test_targets_of_another_number_or_id_are_refused(explainer, asked):
+    with pytest.raises(InputError, match="3 targets for 2 pictures"):
+        explainer([picture(0), picture(1)], toward=np.ones((3, 3), np.float32))
+    with pytest.raises(InputError, match="another-id"):
+        target_vectors(
+            type(explainer(picture(0)))(**{**vars(explainer(picture(0))), "embedding_id": "another-id"}),
+            None, embed=lambda _: RED, embedding_id=explainer.embedding_id, dimension=3,
+        )  # fmt: skip
+
+
+def test_a_package_without_targets_says_how_to_get_them(tiny):
+    with Explainer(tiny) as explainer:
+        assert not explainer.takes_target
+        with pytest.raises(InputError, match="--toward"):
+            explainer(picture(0), toward=RED)
+
+
+def test_an_empty_mask_is_an_answer(explainer):
+    black, never = np.zeros((24, 32, 3), np.uint8), np.float32([-30, -30, -30])
+    assert explainer(black).degenerate == "empty"
+    found = explainer(picture(0), toward=never)
+    found = type(found)(**{**vars(found), "curve": CURVE})
+    assert (found.absent, found.degenerate) == (True, "")
+    assert not found.region(0.9).any()
+    assert found.facts()["toward"]["absent"] is True
+    there = explainer(picture(0), toward=TARGET)
+    assert not there.absent
+
+
+def test_fidelity_is_how_like_the_target_what_is_kept_is(explainer):
+    image = picture(0)
+    found = explainer(image, toward=TARGET, fidelity=True)
+    kept = explainer(occlude(image, found.graph_mask, explainer.manifest.input.mean))
+    assert found.fidelity == pytest.approx(cosine(TARGET, kept.embedding), abs=1e-6)
+    assert found.similarity == pytest.approx(cosine(TARGET, found.embedding), abs=1e-6)
+
+
+def test_a_stream_asks_each_frame(explainer):
+    frames = [picture(i) for i in range(4)]
+    for frame, found in zip(frames, explainer.stream(frames, toward=TARGET), strict=True):
+        assert np.array_equal(found.graph_mask, explainer(frame, toward=TARGET).graph_mask)
+
+
+def test_a_comparison_asks_each_for_the_other(explainer):
+    a, b = picture(0), picture(1)
+    found = explainer.compare(a, b)
+    assert np.array_equal(found.a.target, found.b.embedding)
+    assert np.array_equal(found.b.target, found.a.embedding)
+    mean = explainer.manifest.input.mean
+    exchanged = [
+        explainer(occlude(image, one.graph_mask, mean)).embedding
+        for image, one in ((a, found.b), (b, found.a))
+    ]
+    assert found.exchanged_similarity == pytest.approx(cosine(*exchanged), abs=1e-6)
+    assert found.to_json()["exchanged_similarity"] == found.exchanged_similarity
+
+
+def test_explain_asks_a_folder_and_does_not_mix_targets(asked, tmp_path, capsys):
+    for i in range(2):
+        Image.fromarray(picture(i)).save(tmp_path / f"{i}.png")
+    np.save(tmp_path / "target.npy", TARGET)
+    out = tmp_path / "out"
+    run = ["explain", str(asked.path), str(tmp_path / "0.png"), "--out", str(out), "--quiet"]
+    assert main([*run, "--toward", str(tmp_path / "target.npy")]) == 0
+    line = json.loads((out / "explanations.jsonl").read_text())
+    assert line["toward"]["similarity"] == pytest.approx(
+        cosine(TARGET, np.load(out / "embeddings.npy")[0]), abs=1e-5
+    )
+    np.save(tmp_path / "target.npy", TARGET * np.float32(1 + 1e-6))  # embedded anew
+    assert main([*run, "--toward", str(tmp_path / "target.npy")]) == 0  # known already
+    assert main([*run, "--toward", str(tmp_path / "1.png")]) == 1
+    assert main(run) == 1
+    assert "another target" in capsys.readouterr().err
+
+
+def test_zeros_ask_for_nothing_else_also_when_a_run_goes_on(asked, tmp_path):
+    Image.fromarray(picture(0)).save(tmp_path / "0.png")
+    np.save(tmp_path / "zeros.npy", np.zeros(3, np.float32))
+    run = ["explain", str(asked.path), str(tmp_path / "0.png"), "--out", str(tmp_path / "out"), "--quiet"]
+    assert main([*run, "--toward", str(tmp_path / "zeros.npy")]) == 0
+    assert main(run) == 0
+
+
+def test_a_target_that_cannot_be_had_is_refused_before_anything_is_replaced(tiny, tmp_path):
+    Image.fromarray(picture(0)).save(tmp_path / "0.png")
+    out = tmp_path / "out"
+    run = ["explain", str(tiny.path), str(tmp_path / "0.png"), "--out", str(out), "--quiet"]
+    assert main(run) == 0
+    before = (out / "explanations.jsonl").read_bytes()
+    assert main([*run, "--force", "--toward", str(tmp_path / "0.png")]) == 1
+    assert (out / "explanations.jsonl").read_bytes() == before
+
+
+def test_a_comparison_may_be_of_each_by_itself(explainer):
+    a, b = picture(0), picture(1)
+    found = explainer.compare(a, b, toward=False)
+    assert found.a.target is None
+    assert np.array_equal(found.a.graph_mask, explainer(a).graph_mask)
+
+
+def test_what_takes_targets_is_warmed_up_when_asked(explainer):
+    explainer.warm_up()
+    assert explainer._for_targets is None
+    explainer.warm_up(toward=True)
+    assert explainer._for_targets is not None
+
+
+@pytest.mark.parametrize("content", [b"", b"no array", np.zeros(5, np.float32)])
+def test_a_target_file_that_holds_none_is_refused(asked, tmp_path, capsys, content):
+    Image.fromarray(picture(0)).save(tmp_path / "0.png")
+    file = tmp_path / "target.npy"
+    np.save(file, content) if isinstance(content, np.ndarray) else file.write_bytes(content)
+    run = ["explain", str(asked.path), str(tmp_path / "0.png"), "--out", str(tmp_path / "out")]
+    assert main([*run, "--toward", str(file)]) == 1
+    assert "target" in capsys.readouterr().err
+
+
+def test_info_says_whether_the_package_takes_targets(tiny):
+    facts, text = describe(tiny)
+    assert (facts["takes_target"], "target     takes none" in text) == (False, True)
+    asked = add_targets(tiny.path)
+    facts, text = describe(asked)
+    assert (facts["takes_target"], "was not measured" in text) == (True, True)
+    names = [field.name for field in dataclasses.fields(TargetMeasures) if field.name != "nothing"]
+    spreads = {name: Spread(mean=i / 8, std=0.1) for i, name in enumerate(names)}
+    record = TargetRecord(images="toys", n=9, measured=TargetMeasures(**spreads, nothing=0.5), level=CURVE)
+    measured = dataclasses.replace(asked, manifest=dataclasses.replace(asked.manifest, target=record))
+    said = "0.000 ± 0.100 lies where the target is, 0.125 ± 0.100 if another is asked for; n 9: toys"
+    assert said in describe(measured)[1]
