@@ -107,9 +107,7 @@ def make_package(
     np.savez_compressed(folder / REFERENCE, **expected.arrays())
     with step(f"metrics on {len(judged[0])} images"):
         metrics = measure(folder / GRAPHS["fp32"], judged[0], mean=size.mean, source=judged[1])
-    if expected.toward is not None:
-        found, beyond = _write_toward(job)
-        others, refused = others | found, refused | beyond
+    toward, beyond = _write_toward(job)
     level, target = _levels(job, *unseen) if len(unseen[0]) else (None, None)
     manifest = Manifest(
         schema=SCHEMA,
@@ -120,13 +118,13 @@ def make_package(
         masker=_masker_record(masker, config),
         input=size,
         outputs=_outputs(nem.encoder.record, size),
-        parity=parity | others,
+        parity=parity | others | toward,
         files={},
         training=training,
         metrics=metrics,
         level=level,
         target=target,
-        refused=refused,
+        refused=refused | beyond,
     )
     return seal(folder, manifest, name)
 
@@ -277,7 +275,7 @@ def _write_toward(job: _Job) -> tuple[_Parity, dict[str, str]]:
     """Write the graph that takes targets beside each float graph; their parity, and why one was refused."""
     parity, refused = _Parity(), dict[str, str]()
     for precision, name in TOWARD_GRAPHS.items():
-        if not (job.folder / GRAPHS[precision]).exists():
+        if job.expected.toward is None or not (job.folder / GRAPHS[precision]).exists():
             continue
         try:
             parity |= _write_one_toward(job, precision)

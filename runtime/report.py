@@ -83,8 +83,7 @@ def write_report(
     pictures: list[dict[str, Any]] = []
     read: list[Path] = []
     embeddings: list[np.ndarray] = []
-    skipped: list[dict[str, str]] = []
-    failed: list[dict[str, str]] = []
+    skipped, failed = list[dict[str, str]](), list[dict[str, str]]()
     root = _root(images)
     with atomic_file(path, force=force) as page:
         with progress(len(images), quiet=quiet) as bar:

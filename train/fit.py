@@ -21,6 +21,7 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint, TQDMProgressBar
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.plugins.io import TorchCheckpointIO
+from torch.utils.data import DataLoader
 
 import runtime
 from runtime.assess import LEAST_FOLLOWED
@@ -111,30 +112,17 @@ def fit(
         batches = Steps(start, config.steps, config.batch_size, trainer.global_rank, trainer.world_size)
         if workers is None:
             workers = loading_workers(config.batch_size // trainer.world_size, images.geometry)
-        loader = load(images, batches, workers=workers)
-        try:
-            trainer.fit(
-                module, loader, ckpt_path=newest_checkpoint(out) if start else None, weights_only=True
-            )
-        except SystemExit as error:  # what Lightning makes of Ctrl-C, after it has shut down
-            raise KeyboardInterrupt from error
+        checkpoint = newest_checkpoint(out) if start else None
+        _loop(trainer, module, load(images, batches, workers=workers), checkpoint)
     seconds = time.monotonic() - began
     unseen, unreadable = decoded(apart, images.geometry)
     module.to(trainer.strategy.root_device)  # Lightning leaves it on the CPU
     judged = torch.from_numpy(unseen) if len(unseen) else first
-    verdict = module.judge(judged)
-    followed = follow(module, judged) if config.toward else None
-    if followed is not None and followed < LEAST_FOLLOWED:
-        log.warning(
-            "the masks hardly follow their targets (%.2f; 1 is entirely): train for more --steps or on more "
-            "photographs, and do not ask them why two pictures match",
-            followed,
-        )
     skipped = [*(files[i] for i in sorted(module.skipped)), *unreadable]
     summary = _summary(
         module,
-        verdict,
-        followed,
+        module.judge(judged),
+        _followed(module, judged) if config.toward else None,
         start=start,
         images=len(files),
         skipped=len(skipped),
@@ -145,6 +133,25 @@ def fit(
         _write(out, module, summary, skipped)
     _part()
     return summary
+
+
+def _loop(trainer: Trainer, module: MaskerTraining, loader: DataLoader, checkpoint: Path | None) -> None:
+    try:
+        trainer.fit(module, loader, ckpt_path=checkpoint, weights_only=True)
+    except SystemExit as error:  # what Lightning makes of Ctrl-C, after it has shut down
+        raise KeyboardInterrupt from error
+
+
+def _followed(module: MaskerTraining, images: torch.Tensor) -> float:
+    """How far masks follow their targets, with a warning where that is hardly."""
+    followed = follow(module, images)
+    if followed < LEAST_FOLLOWED:
+        log.warning(
+            "the masks hardly follow their targets (%.2f; 1 is entirely): train for more --steps or on more "
+            "photographs, and do not ask them why two pictures match",
+            followed,
+        )
+    return followed
 
 
 def _encoder(config: EncoderConfig) -> FrozenEncoder:

@@ -253,6 +253,7 @@ class MaskerTraining(LightningModule):
             self.skipped = set().union(*everyone)
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
+        """AdamW; the rate rises over a tenth of the steps and falls to nearly 0 (one cycle)."""
         rate = self.config.learning_rate
         slow: list[nn.Parameter] = self._asked()[1].fitted() if self.config.toward else []
         rest = [p for p in self.nem.masker.parameters() if all(p is not q for q in slow)]
