@@ -19,7 +19,7 @@ $(VENV)/installed: pyproject.toml
 	@echo "installing into $(VENV) (torch with its CUDA libraries is about 5 GB)"
 	python3 -m venv $(VENV) || { echo "python3 has no venv: install it (Debian, Ubuntu: apt install python3-venv)"; exit 1; }
 	$(PYTHON) -m pip install --quiet --upgrade pip
-	$(PYTHON) -m pip install --quiet --editable ".[dev,rtx]"
+	$(PYTHON) -m pip install --quiet --editable ".[dev,rtx,ep-rtx]"
 	@touch $@
 
 clean:

@@ -8,7 +8,7 @@ import subprocess
 from dataclasses import asdict
 from typing import Any
 
-from runtime.backends import cuda
+from runtime.backends import cuda, ep_rtx
 from runtime.backends.tensorrt_library import FLAVOURS, library
 from runtime.errors import BackendUnavailable
 
@@ -32,6 +32,10 @@ def environment() -> dict[str, Any]:
             found["tensorrt"][flavour] = str(library(flavour).__version__)
         except BackendUnavailable as error:
             found["tensorrt"][flavour] = str(error)
+    try:
+        found["tensorrt"]["ep-rtx"] = f"{ep_rtx.provider().__version__}, {len(ep_rtx.devices())} card(s)"
+    except BackendUnavailable as error:
+        found["tensorrt"]["ep-rtx"] = str(error)
     return found
 
 

@@ -19,14 +19,17 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.gpu_steps import EP_RTX
 from benchmarks.record import meta, write
 from runtime.backends import choose, cuda, first_opening, takes_targets, toward_backend
 from runtime.backends.tensorrt import TensorRTBackend, open_engine
 from runtime.backends.tensorrt_library import library, logger, validity
+from runtime.bench import bench
 from runtime.errors import BackendUnavailable, EngineMismatch
-from runtime.package import Engine, Package
+from runtime.explainer import Explainer
+from runtime.package import GRAPHS, TOWARD_GRAPHS, Engine, Package
 from runtime.parity import measure
-from runtime.verify import limits_for, load_reference, run_all, run_all_toward
+from runtime.verify import limits_for, load_reference, run_all, run_all_toward, verify, verify_toward
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -39,10 +42,13 @@ def main(argv: list[str] | None = None) -> int:
     result: dict[str, Any] = {"meta": meta()}
     if options.path.is_file():
         result = json.loads(options.path.read_text())
-    for part in ("engines", "skipped"):
+    for part in ("engines", "provider", "skipped"):
         result.setdefault(part, [])
     write(options.path, result)
-    _flavour(options.package, options.flavour, result, options.path)
+    if options.flavour == EP_RTX:
+        _provider(options.package, result, options.path)
+    else:
+        _flavour(options.package, options.flavour, result, options.path)
     write(options.path, result)
     return 0
 
@@ -79,6 +85,45 @@ def _flavour(path: Path | None, flavour: str, result: dict[str, Any], out: Path)
             result["skipped"].append({"what": f"running {engine.path.name}", "why": error.came})
         except Exception as error:  # noqa: BLE001  # what an unlisted GPU makes of it is a row, whatever it is
             report["error"] = f"{type(error).__name__}: {error}"
+
+
+def _provider(path: Path | None, result: dict[str, Any], out: Path) -> None:
+    """The package through onnxruntime's TensorRT-RTX provider, in each precision that it has."""
+    if path is None:
+        result["skipped"].append({"what": EP_RTX, "why": "there is no package"})
+        return
+    package = Package.open(path)
+    for precision, file in GRAPHS.items():
+        if file not in package.manifest.files:
+            continue
+        report: dict[str, Any] = {"precision": precision}
+        result["provider"].append(report)
+        try:
+            _try_provider(package, precision, report)
+        except BackendUnavailable as error:
+            report["error"] = error.came
+            result["skipped"].append({"what": EP_RTX, "why": error.came})
+            return
+        except Exception as error:  # noqa: BLE001  # what a card makes of it is a row, whatever it is
+            report["error"] = f"{type(error).__name__}: {error}"
+        write(out, result)
+
+
+def _try_provider(package: Package, precision: str, report: dict[str, Any]) -> None:
+    """Open it twice, the second time with kernels in the cache; measure parity and time."""
+    for which in ("first", "second"):
+        started = time.monotonic()
+        explainer = Explainer(package, backend=EP_RTX, precision=precision)
+        report[f"{which}_opening_seconds"] = time.monotonic() - started
+        report["why"] = explainer.backend.why
+        if which == "first":
+            explainer.close()
+    with explainer:
+        report["parity"] = verify(package, explainer.backend).to_json()
+        if takes_targets(package) and precision in TOWARD_GRAPHS:
+            with closing(toward_backend(package, explainer.backend)) as asks:
+                report["parity_toward"] = verify_toward(package, asks).to_json()
+        report["rows"] = [asdict(row) for row in bench(explainer, seconds=1.0)]
 
 
 def _try(

@@ -8,8 +8,11 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
+from runtime.backends.ep_rtx import MODULE
+
 FILES = ("environment", "cuda", "torch", "parity", "engines", "training", "tests")
 """What there is beside the summary."""
+EP_RTX = "ep-rtx"
 TRAIN = ("torch", "timm", "lightning", "safetensors", "onnx")
 
 
@@ -60,6 +63,11 @@ def steps(plan: Plan) -> Iterator[Step]:
     yield _torch("torch, one image", 60, ["1"], ["eager", "graph"], gpu=False)
     yield _parity("rtx", gpu=False)
     yield _engines("rtx")
+    yield Step(
+        name="ep-rtx", file="parity", seconds=60, module="benchmarks.gpu_parity",
+        arguments=lambda plan, limit: [*_package(plan), "--flavour", EP_RTX], gpu=False,
+        needs=("onnxruntime", MODULE),
+    )  # fmt: skip
     yield Step(
         name="training", file="training", seconds=100, module="benchmarks.training", arguments=_training,
         gpu=False, needs=TRAIN,

@@ -161,6 +161,12 @@ def _checks(cuda: Row) -> Iterator[str]:
 def _parity(parity: Row) -> Iterator[str]:
     for engine in parity.get("engines", []):
         yield f"- {engine['engine']}: {_verdict(engine)}"
+    for one in parity.get("provider", []):
+        if "error" in one:
+            yield f"- ep-rtx, {one['precision']}: {one['error'].splitlines()[0]}"
+        else:
+            opened = " then ".join(f"{one[f'{which}_opening_seconds']:.1f}" for which in ("first", "second"))
+            yield f"- ep-rtx, {one['precision']}: within the gate; opened in {opened} s; {one['why']}"
 
 
 def _tests(tests: Row) -> Iterator[str]:

@@ -16,7 +16,7 @@ import onnx
 
 from export import engine, rules
 from export.graph import save
-from export.precision import GRAPHS, TOWARD_GRAPHS, refusal
+from export.precision import refusal
 from export.ranges import measure_ranges
 from export.request import Request
 from export.standalone import drop_mask
@@ -34,7 +34,7 @@ from runtime.errors import (
     ParityError,
 )
 from runtime.manifest import OUTPUTS, EngineRecord
-from runtime.package import Engine, Package
+from runtime.package import GRAPHS, TOWARD_GRAPHS, Engine, Package
 from runtime.verify import embed_all, load_reference, run_all, run_all_toward
 
 __all__ = ["Built", "Request", "build", "write"]

@@ -19,12 +19,11 @@ from pathlib import Path
 from typing import Any
 
 from export import attach, targets
-from export.precision import GRAPHS
 from runtime import console
 from runtime.atomic import atomic_folder, refuse_existing
 from runtime.backends import takes_targets
 from runtime.errors import InputError
-from runtime.package import MANIFEST, Package
+from runtime.package import GRAPHS, MANIFEST, Package
 
 EXAMPLE = f"""targets:
 {chr(10).join(f"  {t.name:13}{t.what}" for t in targets.TARGETS.values())}

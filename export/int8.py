@@ -19,7 +19,6 @@ import onnx
 from export import graph
 from export.calibrate import ranges
 from export.losses import losses
-from export.precision import GRAPHS
 from export.quantize import insert_qdq
 from export.quantize_cpu import quantize_cpu
 from export.rounding import Rounding
@@ -30,6 +29,7 @@ from export.standalone import write_beside
 from export.structure import Structure
 from export.widen import widened
 from runtime.backends.onnxruntime import EMBEDDING_MODELS, MODELS
+from runtime.package import GRAPHS
 from runtime.verify import Reference, limits_for
 
 CPU, TRT = "onnx int8 cpu", "onnx int8 trt"

@@ -26,7 +26,7 @@ from export.int8 import TRT, Calibration, write_int8
 from export.level import measure_level
 from export.level_picture import LEVEL_PICTURE, level_picture
 from export.metrics import measure
-from export.precision import GRAPHS, OPSETS, TOWARD_GRAPHS, refusal
+from export.precision import OPSETS, refusal
 from export.ranges import measure_ranges, named
 from export.standalone import write_beside
 from export.target import measure_target
@@ -43,7 +43,7 @@ from runtime.manifest import (
     OutputRecord,
     TargetRecord,
 )
-from runtime.package import MANIFEST, REFERENCE, Package, files_in, sha256_file
+from runtime.package import GRAPHS, MANIFEST, REFERENCE, TOWARD_GRAPHS, Package, files_in, sha256_file
 from runtime.verify import Reference
 from train.checkpoint import load_nem, read_config
 from train.config import TrainConfig

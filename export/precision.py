@@ -9,21 +9,6 @@ int8  the half module with quantise–dequantise pairs (`export.quantize`); onnx
 
 from __future__ import annotations
 
-GRAPHS = {
-    "fp32": "model.onnx",
-    "fp16": "model.fp16.onnx",
-    "bf16": "model.bf16.onnx",
-    "int8": "model.int8.trt.onnx",
-}
-"""Precision → the package's file that engines of it are built from."""
-
-TOWARD_GRAPHS = {
-    "fp32": "model.toward.onnx",
-    "fp16": "model.fp16.toward.onnx",
-    "bf16": "model.bf16.toward.onnx",
-}
-"""The same with a target as second input, in a package that takes targets; int8 has no such form."""
-
 OPSETS = {"fp32": 18, "fp16": 18, "bf16": 22, "int8": 20}
 """As low as it goes: convolutions in bfloat16 came with opset 22, float16 scales with 19."""
 

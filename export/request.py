@@ -5,11 +5,11 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 
-from export.precision import AUTO, GRAPHS, TOWARD_GRAPHS, refusal
+from export.precision import AUTO, refusal
 from export.targets import PORTABLE, Target
 from runtime.backends.tensorrt_library import library
 from runtime.manifest import TOWARD
-from runtime.package import Package
+from runtime.package import GRAPHS, TOWARD_GRAPHS, Package
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,7 +18,7 @@ class Request:
 
     targets: tuple[Target, ...]
     precision: str
-    """Of `export.precision.GRAPHS`, or `auto`: for each engine the first that passes every check."""
+    """Of `runtime.package.GRAPHS`, or `auto`: for each engine the first that passes every check."""
     batch: tuple[int, int, int]
     """min, opt, max"""
     workspace_bytes: int | None = None

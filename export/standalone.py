@@ -11,13 +11,12 @@ import numpy as np
 import onnx
 
 from export.graph import INPUT
-from export.precision import GRAPHS
 from export.run import Session
 from export.verify import gate
 from runtime.atomic import atomic_file, refuse_existing
 from runtime.errors import ExportError
 from runtime.manifest import OUTPUTS
-from runtime.package import Package
+from runtime.package import GRAPHS, Package
 from runtime.verify import Reference, load_reference
 
 PRECISIONS = ("fp32", "fp16")

@@ -381,7 +381,9 @@ def _backend_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--backend", choices=NAMES, default="auto", help="default: %(default)s")
     parser.add_argument("--device", type=int, default=0, metavar="N", help="GPU, default: %(default)s")
     parser.add_argument(
-        "--precision", choices=tuple(LIMITS), help="default: fp32 on the CPU, the best engine on a GPU"
+        "--precision",
+        choices=tuple(LIMITS),
+        help="default: fp32 on the CPU, of engines the best, with ep-rtx fp16",
     )
 
 

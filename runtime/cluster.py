@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from runtime.backends import NAMES
 from runtime.errors import BackendUnavailable, InputError
 from runtime.explain import Outcome, begun, write_files
 from runtime.explainer import Explainer
@@ -55,7 +56,7 @@ def explain_with_ray(
     outcome = Outcome([], 0, [])
     options = {
         "package": str(package.resolve()),
-        "backend": "onnxruntime" if explainer.backend.name == "onnxruntime" else "tensorrt",
+        "backend": name if (name := explainer.backend.name) in NAMES else "tensorrt",
         "precision": explainer.backend.precision,
         "folder": str(folder.resolve()),
         "write": {"masks": masks, "overlays": overlays, "draw": draw},

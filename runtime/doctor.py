@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from runtime import jetson, jetson_checks
+from runtime.backends import ep_rtx
 from runtime.backends.tensorrt import not_listed
+from runtime.errors import BackendUnavailable
 from runtime.package import Package
 
 
@@ -50,6 +52,12 @@ LIBRARIES = (
         'pip install "tensorrt>=10,<12"; on a Jetson: sudo apt install python3-libnvinfer, and a virtual '
         "environment made with --system-site-packages",
         "tensorrt_bindings",
+    ),
+    Library(
+        ep_rtx.MODULE,
+        ("onnxruntime-ep-nv-tensorrt-rtx",),
+        "RTX cards without an engine",
+        ep_rtx.INSTALL,
     ),
     Library("torch", ("torch",), "training", "pip install torch torchvision"),
     Library("timm", ("timm",), "training: the encoders", "pip install timm"),
@@ -90,6 +98,7 @@ def report(package: Package | None = None, *, root: Path = Path("/")) -> dict[st
         "findings": [finding._asdict() for finding in found],
         "nvidia": driver,
         "not_for_rtx": (unlisted := _not_for_rtx(driver)),
+        "ep_rtx": _cards(),
         "libraries": libraries,
         "next": _next(
             found, libraries, package, gpu=driver is not None, classic=board is not None or bool(unlisted)
@@ -113,9 +122,11 @@ def text(facts: dict[str, Any]) -> str:
         lines.append(f"{'NVIDIA driver':15}{facts['nvidia'] or none}")
     if facts["not_for_rtx"]:
         lines.append(f"{'':15}{facts['not_for_rtx']}")
+    if facts["ep_rtx"]:
+        lines.append(f"{'ep-rtx':15}{facts['ep_rtx']}")
     for library in facts["libraries"]:
         state = (library["version"] or "installed") if library["installed"] else "missing"
-        lines.append(f"{library['module']:15}{state:12}{library['purpose']}")
+        lines.append(f"{library['module']:14} {state:12}{library['purpose']}")
         if not library["installed"]:
             lines.append(f"{'':27}{library['install']}")
     return "\n".join([*lines, f"next: {facts['next']}"])
@@ -201,6 +212,16 @@ def _not_for_rtx(driver: str | None) -> str:
     if len(words) != 3 or not (unlisted := not_listed(f"{words[0]} ({words[2]})", words[2])):
         return ""
     return f"{unlisted}: its engines are those of tensorrt"
+
+
+def _cards() -> str:
+    """What onnxruntime's TensorRT-RTX provider finds; empty where it is not installed."""
+    if not installed(ep_rtx.MODULE):
+        return ""
+    try:
+        return f"{len(ep_rtx.devices())} card(s) for --backend ep-rtx"
+    except BackendUnavailable as error:
+        return f"{error.came}; {error.cure}"
 
 
 def _first_line(path: Path) -> str | None:

@@ -33,7 +33,7 @@ class Embedder:
 
     Args:
         package: the folder NAME.nemu, or an opened `Package`.
-        backend: `auto`, `onnxruntime` or `tensorrt`.
+        backend: `auto`, `onnxruntime`, `tensorrt` or `ep-rtx`.
         device: number of the GPU.
         channel_order: `rgb` or `bgr`, of arrays that come in.
         precision: as of `Explainer`.  Where the two may choose different engines, give it to both, or compare

@@ -55,13 +55,13 @@ class Explainer:
 
     Args:
         package: the folder NAME.nemu, or an opened `Package`.
-        backend: `auto`, `onnxruntime` or `tensorrt` (see `runtime.backends.choose`), or a `Backend`, which
-            then belongs to the explainer.
+        backend: `auto`, `onnxruntime`, `tensorrt` or `ep-rtx` (see `runtime.backends.choose`), or a
+            `Backend`, which then belongs to the explainer.
         device: number of the GPU.
         channel_order: `rgb` or `bgr`: the order of the channels in arrays that come in; files and PIL
             images know their own.
         precision: `fp32`, `fp16`, `bf16` or `int8`, if the package has it; None is fp32 with onnxruntime,
-            and whatever engine fits best.
+            whatever engine fits best, and with `ep-rtx` fp16 if the package has it.
 
     Raises:
         PackageError: the package is missing, was changed, or is from a newer version.

@@ -34,6 +34,19 @@ from runtime.manifest import EngineRecord, Manifest, changed
 
 MANIFEST = "manifest.json"
 REFERENCE = "reference.npz"
+GRAPHS = {
+    "fp32": "model.onnx",
+    "fp16": "model.fp16.onnx",
+    "bf16": "model.bf16.onnx",
+    "int8": "model.int8.trt.onnx",
+}
+"""Precision → the file that engines of it are built from, and that `ep-rtx` runs."""
+TOWARD_GRAPHS = {
+    "fp32": "model.toward.onnx",
+    "fp16": "model.fp16.toward.onnx",
+    "bf16": "model.bf16.toward.onnx",
+}
+"""The same with a target as second input, in a package that takes targets; int8 has no such form."""
 
 
 @dataclass(frozen=True)

@@ -12,12 +12,16 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 HEAVY = (
-    "torch torchvision timm lightning safetensors onnx onnxsim onnxscript onnxruntime tensorrt tensorrt_rtx "
-    "tensorrt_lean tensorrt_dispatch cuda pycuda PIL cv2 scipy matplotlib tqdm av pyarrow ray sklearn "
-    "skimage lancedb qdrant_client train export demo benchmarks"
+    "torch torchvision timm lightning safetensors onnx onnxsim onnxscript onnxruntime "
+    "onnxruntime_ep_nv_tensorrt_rtx tensorrt tensorrt_rtx tensorrt_lean tensorrt_dispatch cuda pycuda PIL "
+    "cv2 scipy matplotlib tqdm av pyarrow ray sklearn skimage lancedb qdrant_client train export demo "
+    "benchmarks"
 )
 # inside functions of runtime
-OPTIONAL = "onnxruntime PIL tqdm av pyarrow ray tensorrt tensorrt_rtx tensorrt_lean cuda pycuda"
+OPTIONAL = (
+    "onnxruntime onnxruntime_ep_nv_tensorrt_rtx PIL tqdm av pyarrow ray tensorrt tensorrt_rtx tensorrt_lean "
+    "cuda pycuda"
+)
 FORBIDDEN = {
     "runtime": "train export demo benchmarks tests",
     "train": "export demo benchmarks tests",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from runtime.backends.base import Backend, EmbeddingBackend, TargetBackend, check_images
@@ -25,7 +26,7 @@ __all__ = [
     "without_mask",
 ]
 
-NAMES = ("auto", "onnxruntime", "tensorrt")
+NAMES = ("auto", "onnxruntime", "tensorrt", "ep-rtx")
 
 
 def choose(package: Package, backend: str = "auto", device: int = 0, precision: str | None = None) -> Backend:
@@ -33,11 +34,13 @@ def choose(package: Package, backend: str = "auto", device: int = 0, precision: 
 
     Args:
         package: an opened package.
-        backend: `onnxruntime` (CPU), `tensorrt` (an engine of the package, any flavour), or `auto`: a
-            fitting engine if its library and driver are here, else onnxruntime.  `Backend.why` says which
-            it was and why.
-        device: number of the GPU, for engines.
-        precision: what it is to compute in; None is fp32 with onnxruntime, and the engine that fits best.
+        backend: `onnxruntime` (CPU), `tensorrt` (an engine of the package, any flavour), `ep-rtx` (an RTX
+            card through onnxruntime, without an engine), or `auto`: a fitting engine if its library and
+            driver are here, else `ep-rtx` if that is installed and a card is here, else onnxruntime.
+            `Backend.why` says which it was and why.
+        device: number of the GPU.
+        precision: what it is to compute in; None is fp32 with onnxruntime, the engine that fits best, and
+            with `ep-rtx` fp16 if the package has it.
 
     Raises:
         InputError: no such backend, or a precision that it does not run.
@@ -45,6 +48,7 @@ def choose(package: Package, backend: str = "auto", device: int = 0, precision: 
         BackendUnavailable: the library, driver or device of the backend asked for is not here.
         EngineMismatch: `tensorrt` was asked for and no engine fits.
         BackendError: it is here and failed.
+        ParityError: `ep-rtx` gives outputs that are not the package's.
     """
     return _choose(package, backend, device, precision, mask=True)
 
@@ -68,11 +72,11 @@ def without_mask(package: Package, beside: Backend, device: int = 0) -> Embeddin
     Returns:
         None if the package has nothing of that kind that fits.
     """
-    if beside.name == "onnxruntime":
-        from runtime.backends.onnxruntime import EMBEDDING_MODELS
+    from runtime.backends.onnxruntime import OnnxRuntimeBackend
 
-        has = EMBEDDING_MODELS[beside.precision] in package.manifest.files
-        return _onnxruntime(package, "it gives no mask", beside.precision, mask=False) if has else None
+    if isinstance(beside, OnnxRuntimeBackend):
+        has = beside.embedding_models.get(beside.precision) in package.manifest.files
+        return beside.another(package, why="it gives no mask", mask=False) if has else None
     from runtime.backends import cuda, tensorrt
 
     device = _device_of(beside, device)
@@ -122,10 +126,10 @@ def toward_backend(package: Package, beside: Backend, device: int = 0) -> Target
             expected="a precision that targets have a form in: fp32, fp16 or bf16",
             cure="open the package in one of these, such as precision='fp32'",
         )
-    if beside.name == "onnxruntime":
-        from runtime.backends.onnxruntime import OnnxRuntimeBackend
+    from runtime.backends.onnxruntime import OnnxRuntimeBackend
 
-        return OnnxRuntimeBackend(package, why="it takes a target", precision=beside.precision, toward=True)
+    if isinstance(beside, OnnxRuntimeBackend):
+        return beside.another(package, why="it takes a target", toward=True)
     from runtime.backends import tensorrt
 
     if not isinstance(beside, tensorrt.TensorRTBackend):
@@ -155,14 +159,20 @@ def _choose(
         return _onnxruntime(package, "it was asked for", precision, mask)
     if backend == "tensorrt":
         return _tensorrt(package, device, precision, mask)
-    if not package.engines():
-        return _onnxruntime(package, "the package holds no engine", precision, mask)
-    why = ""
-    for needed in dict.fromkeys((mask, True)):  # an engine that explains also embeds
+    if backend == "ep-rtx":
+        return _ep_rtx(package, "it was asked for", precision, mask, device)
+    why = "the package holds no engine"
+    if package.engines():
+        for needed in dict.fromkeys((mask, True)):  # an engine that explains also embeds
+            try:
+                return _tensorrt(package, device, precision, needed)
+            except (BackendUnavailable, EngineMismatch) as error:
+                why = f"no engine of the package can run here: {error.came}"
+    if find_spec("onnxruntime_ep_nv_tensorrt_rtx"):
         try:
-            return _tensorrt(package, device, precision, needed)
-        except (BackendUnavailable, EngineMismatch) as error:
-            why = f"no engine of the package can run here: {error.came}"
+            return _ep_rtx(package, why, precision, mask, device)
+        except BackendUnavailable as error:
+            why += f"; {error.came}"
     return _onnxruntime(package, why, precision, mask)
 
 
@@ -170,6 +180,12 @@ def _onnxruntime(package: Package, why: str, precision: str | None, mask: bool) 
     from runtime.backends.onnxruntime import OnnxRuntimeBackend
 
     return OnnxRuntimeBackend(package, why=why, precision=precision, mask=mask)
+
+
+def _ep_rtx(package: Package, why: str, precision: str | None, mask: bool, device: int) -> OnnxRuntimeBackend:
+    from runtime.backends.ep_rtx import RtxProviderBackend
+
+    return RtxProviderBackend(package, why=why, precision=precision, mask=mask, device=device)
 
 
 def _tensorrt(package: Package, device: int, precision: str | None, mask: bool) -> TensorRTBackend:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -23,7 +23,6 @@ TOWARD_MODELS = {"fp32": "model.toward.onnx"}
 """The same with a target as second input; a package that takes targets has it."""
 CELLS_MODEL, CELLS = "model.cells.onnx", "cells"
 """The fp32 graph for `runtime.bank`, in the place of the mask an output of local features (N, C, h, w)."""
-_BATCH = 8  # images a run takes at once: more gains no speed on a CPU and costs memory
 
 
 class OnnxRuntimeBackend:
@@ -46,6 +45,11 @@ class OnnxRuntimeBackend:
 
     name = "onnxruntime"
     degraded = ""
+    models: ClassVar = MODELS
+    embedding_models: ClassVar = EMBEDDING_MODELS
+    toward_models: ClassVar = TOWARD_MODELS
+    most = 8
+    """Images that a run takes at once: more gains no speed on a CPU and costs memory."""
 
     def __init__(
         self,
@@ -56,23 +60,22 @@ class OnnxRuntimeBackend:
         mask: bool = True,
         toward: bool = False,
     ) -> None:
-        self.precision = precision or "fp32"
-        models = TOWARD_MODELS if toward else MODELS
+        self.precision = precision or self._usual(package)
+        models = self.toward_models if toward else self.models
         if self.precision not in models:
             raise InputError(
-                f"precision {precision!r} with onnxruntime" + ", for targets" * toward,
+                f"precision {precision!r} with {self.name}" + ", for targets" * toward,
                 expected=" or ".join(models),
                 cure="leave the precision out, or use an engine: --backend tensorrt",
             )
-        alone = not (mask or toward) and EMBEDDING_MODELS[self.precision] in package.manifest.files
+        without = self.embedding_models.get(self.precision, "")
+        alone = not (mask or toward) and without in package.manifest.files
         self.outputs: tuple[str, ...] = OUTPUTS[:1] if alone else OUTPUTS
         self._takes_target = toward
-        self._session: Any = open_session(
-            package.file((EMBEDDING_MODELS if alone else models)[self.precision])
-        )
+        self._session: Any = self._open(package.file(without if alone else models[self.precision]))
         self._input, self._dimension = package.manifest.input, package.manifest.encoder.dimension
-        self.max_batch = _max_batch(self._session.get_inputs()[0].shape[0])
-        self.why = f"{why}; onnxruntime {_library().__version__} on the CPU, {thread_count()} threads"
+        self.max_batch = _max_batch(self._session.get_inputs()[0].shape[0], self.most)
+        self.why = f"{why}; {self._where()}"
 
     def run(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """See `Backend.run`."""
@@ -98,6 +101,22 @@ class OnnxRuntimeBackend:
         """See `Backend.close`."""
         self._session = None
 
+    def another(
+        self, package: Package, *, why: str, mask: bool = True, toward: bool = False
+    ) -> OnnxRuntimeBackend:
+        """Another graph of the package in the same precision, on the same device."""
+        return OnnxRuntimeBackend(package, why=why, precision=self.precision, mask=mask, toward=toward)
+
+    def _usual(self, package: Package) -> str:
+        """The precision where none is asked for."""
+        return "fp32"
+
+    def _open(self, path: Path) -> Any:
+        return open_session(path)
+
+    def _where(self) -> str:
+        return f"onnxruntime {library().__version__} on the CPU, {thread_count()} threads"
+
     def _run(self, images: np.ndarray, toward: np.ndarray | None = None) -> list[np.ndarray]:
         if self._session is None:
             raise BackendError("this backend is closed", expected="an open one", cure="make a new Explainer")
@@ -121,7 +140,7 @@ class OnnxRuntimeBackend:
             return self._session.run(self.outputs, feed)
         except Exception as error:  # its exceptions share no base but this
             raise BackendError(
-                f"onnxruntime failed on images {images.shape}: {_first_line(error)}",
+                f"onnxruntime failed on images {images.shape}: {first_line(error)}",
                 expected=f"the outputs {', '.join(self.outputs)}",
                 cure="free memory if it says so; otherwise: python -m runtime verify PACKAGE",
             ) from error
@@ -134,19 +153,17 @@ def open_session(path: Path) -> Any:
         BackendUnavailable: onnxruntime is not installed.
         BackendError: it cannot load the graph.
     """
-    library = _library()
-    options = library.SessionOptions()
+    module = library()
+    options = module.SessionOptions()
     options.intra_op_num_threads = thread_count()  # 0 would pin threads to CPUs, also to forbidden ones
     options.log_severity_level = 3
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.enable_mem_pattern = False  # 9 MB more with ResNet-50, and no faster
     try:
-        session = library.InferenceSession(
-            str(path), sess_options=options, providers=["CPUExecutionProvider"]
-        )
+        session = module.InferenceSession(str(path), sess_options=options, providers=["CPUExecutionProvider"])
     except Exception as error:  # its exceptions share no base but this
         raise BackendError(
-            f"onnxruntime {library.__version__} cannot load {path}: {_first_line(error)}",
+            f"onnxruntime {module.__version__} cannot load {path}: {first_line(error)}",
             expected="a graph of opset 20, IR 10 or older",
             cure="pip install --upgrade onnxruntime; if that does not help, build the package again",
         ) from error
@@ -154,7 +171,12 @@ def open_session(path: Path) -> Any:
     return session
 
 
-def _library() -> Any:
+def library() -> Any:
+    """onnxruntime.
+
+    Raises:
+        BackendUnavailable: it is not installed.
+    """
     try:
         import onnxruntime
     except ImportError as error:
@@ -172,10 +194,10 @@ def _return_freed_memory() -> None:
         trim(0)  # other C libraries return it by themselves
 
 
-def _max_batch(axis: int | str | None) -> int:
+def _max_batch(axis: int | str | None, most: int) -> int:
     """The graph's batch axis is a name where it is free; a number means that batch and no other."""
     if not isinstance(axis, int):
-        return _BATCH
+        return most
     if axis == 1:
         return 1
     raise BackendError(
@@ -185,5 +207,6 @@ def _max_batch(axis: int | str | None) -> int:
     )
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """Of its message."""
     return str(error).partition("\n")[0]

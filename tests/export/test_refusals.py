@@ -9,11 +9,10 @@ import pytest
 
 from export import attach
 from export.card import _parity
-from export.precision import GRAPHS, TOWARD_GRAPHS
 from export.request import Request
 from export.targets import Target
 from runtime.errors import ExportError, ParityError
-from runtime.package import Package
+from runtime.package import GRAPHS, TOWARD_GRAPHS, Package
 
 REFUSED = {
     "fp16 toward targets": "beyond fp16",

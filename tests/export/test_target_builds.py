@@ -15,12 +15,11 @@ from export import attach, engine, pack
 from export.build_engine import main
 from export.convert import main as convert
 from export.engine import BuiltEngine, validity
-from export.precision import GRAPHS, TOWARD_GRAPHS
 from export.request import Request
 from export.triton import write_repository
 from runtime.__main__ import main as runtime
 from runtime.errors import ExportError, InputError
-from runtime.package import Package
+from runtime.package import GRAPHS, TOWARD_GRAPHS, Package
 
 rtx = pytest.mark.skipif(not find_spec("tensorrt_rtx"), reason="tensorrt_rtx is not installed")
 BOTH = ("image", "toward")

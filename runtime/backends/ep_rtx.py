@@ -1,0 +1,192 @@
+"""NVIDIA's TensorRT-RTX as an execution provider of onnxruntime: an RTX card by pip alone, without an engine.
+
+    pip install onnxruntime-ep-nv-tensorrt-rtx "onnxruntime>=1.24"     # or: pip install "nemu[ep-rtx]"
+
+The wheel brings TensorRT-RTX with it, for Linux and Windows.  onnxruntime hands it the package's ONNX graph,
+which it compiles when the package is opened; kernels are kept in the user's cache directory, so that the next
+opening is fast.  No gate was passed with it when the package was built, so the package's reference images run
+at every opening and are held against the gate of the precision.
+Options: `tensorrt_rtx_provider_options.h` in the wheel (0.5.0).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, ClassVar
+
+from runtime.backends.cuda import no_driver
+from runtime.backends.onnxruntime import EMBEDDING_MODELS, OnnxRuntimeBackend, first_line, library
+from runtime.errors import BackendError, BackendUnavailable
+from runtime.manifest import TOWARD
+from runtime.package import GRAPHS, REFERENCE, TOWARD_GRAPHS, Package
+from runtime.verify import verify, verify_embedding, verify_toward
+
+MODULE = "onnxruntime_ep_nv_tensorrt_rtx"
+INSTALL = 'pip install onnxruntime-ep-nv-tensorrt-rtx "onnxruntime>=1.24" (Python 3.11 or newer)'
+DRIVER = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
+_CPU = "or use the CPU: backend='onnxruntime'"
+
+
+class RtxProviderBackend(OnnxRuntimeBackend):
+    """Runs the package's graph of one precision, fp16 if it has one, on an RTX card; see the module.
+
+    An operator that the provider does not take is an error: nothing is left to the CPU.
+
+    Args:
+        device: number of the card, among those that the provider lists.
+
+    Raises:
+        BackendUnavailable: the provider, the driver or the card is not here.
+        PackageError: the package was built without that precision.
+        BackendError: the provider does not take the graph, or a run failed.
+        ParityError: its outputs are not the package's.
+    """
+
+    name = "ep-rtx"
+    models = GRAPHS
+    embedding_models: ClassVar = {"fp32": EMBEDDING_MODELS["fp32"]}
+    toward_models = TOWARD_GRAPHS
+
+    def __init__(
+        self,
+        package: Package,
+        *,
+        why: str = "it was asked for",
+        precision: str | None = None,
+        mask: bool = True,
+        toward: bool = False,
+        device: int = 0,
+    ) -> None:
+        self.device = device
+        self._card = devices()[device] if 0 <= device < len(devices()) else _no_such(device)
+        self._package = package
+        super().__init__(package, why=why, precision=precision, mask=mask, toward=toward)
+        try:
+            self.why += self._held(mask=mask, toward=toward)
+        except BaseException:
+            self.close()
+            raise
+
+    def another(
+        self, package: Package, *, why: str, mask: bool = True, toward: bool = False
+    ) -> RtxProviderBackend:
+        """See `OnnxRuntimeBackend.another`."""
+        return RtxProviderBackend(
+            package, why=why, precision=self.precision, mask=mask, toward=toward, device=self.device
+        )
+
+    def _usual(self, package: Package) -> str:
+        return "fp16" if GRAPHS["fp16"] in package.manifest.files else "fp32"
+
+    def _open(self, path: Path) -> Any:
+        module, options = library(), library().SessionOptions()
+        options.log_severity_level = 3
+        options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+        try:
+            options.add_provider_for_devices([self._card], self._options(path))
+            session = module.InferenceSession(str(path), sess_options=options)
+        except Exception as error:  # its exceptions share no base but this
+            raise BackendError(
+                f"{self._where()} cannot take {path}: {first_line(error)}",
+                expected="a graph of which it takes every operator",
+                cure=f"another precision, an engine of the package (--backend tensorrt); {_CPU}",
+            ) from error
+        session.disable_fallback()  # to the CPU, after a run that failed
+        return session
+
+    def _options(self, path: Path) -> dict[str, str]:
+        """Of the provider, for one graph."""
+        manifest = self._package.manifest
+        cache = self._package.cache() / "ep-rtx" / manifest.files[path.name][:16]
+        cache.mkdir(parents=True, exist_ok=True)
+        options = {"nv_runtime_cache_path": str(cache)}
+        if isinstance(manifest.outputs[0].shape[0], int):
+            return options
+        shapes: dict[str, tuple[int, ...]] = {
+            manifest.input.name: (manifest.input.height, manifest.input.width, 3)
+        }
+        if path.name in TOWARD_GRAPHS.values():
+            shapes[TOWARD] = (manifest.encoder.dimension,)
+        for which, batch in (("min", 1), ("opt", 1), ("max", self.most)):
+            each = (f"{name}:{'x'.join(map(str, (batch, *shape)))}" for name, shape in shapes.items())
+            options[f"nv_profile_{which}_shapes"] = ",".join(each)
+        return options
+
+    def _where(self) -> str:
+        told = self._card.device.metadata.get("Description") or f"card {self.device}"
+        return f"onnxruntime {library().__version__} with TensorRT-RTX ({provider().__version__}) on {told}"
+
+    def _held(self, *, mask: bool, toward: bool) -> str:
+        """Against the gate; what the user ought to know if it cannot be."""
+        if REFERENCE not in self._package.manifest.files:
+            return f"; its outputs were not checked: the package has no {REFERENCE}"
+        if toward:
+            verify_toward(self._package, self)
+        elif mask:
+            verify(self._package, self)
+        else:
+            verify_embedding(self._package, self)
+        return ""
+
+
+def devices() -> list[Any]:
+    """The cards that the provider lists, onnxruntime's `OrtEpDevice` each, at least one.
+
+    Raises:
+        BackendUnavailable: the provider is not here, does not load, or lists none.
+    """
+    name = provider().get_ep_name()
+    if found := [device for device in library().get_ep_devices() if device.ep_name == name]:
+        return found
+    raise BackendUnavailable(
+        f"onnxruntime's TensorRT-RTX provider {provider().__version__} lists no card",
+        expected="an RTX card of compute capability 8.6, 8.9, 12.0 or newer, and a driver for CUDA 13 (r580)",
+        cure=f"nvidia-smi shows card and driver; other cards take an engine: --backend tensorrt; {_CPU}",
+    )
+
+
+@functools.cache
+def provider() -> Any:
+    """NVIDIA's module, after onnxruntime was told of its library: once per process.
+
+    Raises:
+        BackendUnavailable: it is not installed, onnxruntime is older than 1.24, or there is no driver for it.
+    """
+    module = library()
+    if not hasattr(module.SessionOptions, "add_provider_for_devices"):
+        raise BackendUnavailable(
+            f"onnxruntime {module.__version__} takes no provider from outside",
+            expected="onnxruntime 1.24 or newer",
+            cure=INSTALL,
+        )
+    if not find_spec(MODULE):
+        raise BackendUnavailable(
+            f"{MODULE} is not installed", expected="onnxruntime's provider of TensorRT-RTX", cure=INSTALL
+        )
+    try:
+        ctypes.CDLL(DRIVER)
+    except OSError as error:
+        raise no_driver(version="0.0", why=str(error)) from error
+    import onnxruntime_ep_nv_tensorrt_rtx as found
+
+    try:
+        module.register_execution_provider_library(found.get_ep_name(), found.get_library_path())
+    except Exception as error:  # its exceptions share no base but this
+        raise BackendUnavailable(
+            f"onnxruntime's TensorRT-RTX provider does not load: {first_line(error)}",
+            expected="an NVIDIA driver for CUDA 13 (r580 or newer), with libcuda and libnvidia-ml",
+            cure=f"upgrade the driver; or upgrade both: {INSTALL}; {_CPU}",
+        ) from error
+    return found
+
+
+def _no_such(device: int) -> Any:
+    raise BackendUnavailable(
+        f"device {device}",
+        expected=f"0 to {len(devices()) - 1}: {len(devices())} card(s) are listed",
+        cure="choose another device",
+    )
