@@ -114,7 +114,9 @@ class Target(nn.Module):
             if i < len(self.key):
                 product = self.key[i](feature) * self.query[i](direction)[..., None, None]
                 alike.append(product.sum(dim=1, keepdim=True) / math.sqrt(WIDTH))
-                level = level + self.match[i](torch.cat([product, alike[-1]], dim=1))
+                match: Any = self.match[i]  # of both, concatenated, which would cost more
+                of_product, of_alike = match.weight.split([WIDTH, 1], dim=1)
+                level = level + functional.conv2d(product, of_product + of_alike / math.sqrt(WIDTH))
             found.append(level)
         return found, alike
 
