@@ -1,4 +1,4 @@
-"""The two measurements of indexes, small."""
+"""The measurements of indexes, small."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from benchmarks import index_query, mask_code
+from benchmarks import canary, index_query, mask_code
 
 
 def test_how_near_mask_codes_are(package, photographs, tmp_path, capsys):
@@ -29,3 +29,14 @@ def test_what_a_query_costs(tmp_path, monkeypatch):
     (row,) = json.loads((tmp_path / "out.json").read_text())["rows"]
     assert (row["rows"], row["dimension"], row["n"], row["k"]) == (30, 8, 3, 10)
     assert 0 < row["median_ms"] <= row["p95_ms"]
+
+
+def test_what_the_canary_catches(package, photographs, tmp_path):
+    pytest.importorskip("pyarrow")
+    canary.main([str(package), "--images", str(photographs), "--json", str(tmp_path / "out.json")])
+    rows = {row["changed"]: row for row in json.loads((tmp_path / "out.json").read_text())["rows"]}
+    assert rows["unchanged"]["holds"]
+    assert rows["unchanged"]["embedding_error"] == 0
+    assert len(rows) == 4  # the package is resized in one of the two ways already
+    assert not any(row["holds"] for name, row in rows.items() if name != "unchanged")
+    assert rows["fp16"]["old_id"] != rows["fp16"]["new_id"]
