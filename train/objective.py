@@ -34,10 +34,10 @@ AREA_PRICE = 1.25
 """Default λ, in units of the empty mask's cost.  At 1 the full and the empty mask cost the same; the
 more, the smaller the masks.  On two encoders of ImageNet, 1 left 0.13 of the background shown, 1.25 left 0.08
 and 0.8 of the object, 2 left 0.03 and 0.6 (1,000 steps; benchmarks/results/area_price.json)."""
-TARGET_PRICE = 0.4
+TARGET_PRICE = 0.3
 """λ toward a target, in units of what a region of a mixture is worth, a unit of area, toward the photograph
 it came from.  At 1 showing the whole region costs what it brings."""
-WRONG_PRICE = 1.5
+WRONG_PRICE = 6.0
 """What a pixel that cannot be of the target costs on top, in units of λ."""
 CERTAIN = 1e4
 """Logit of a mask that is exactly 0 or 1 in float32."""
