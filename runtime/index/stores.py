@@ -91,13 +91,15 @@ class ParquetStore(Store):
 
 
 class LanceStore(Store):
-    """A table `rows` of LanceDB; without an index of its own, every vector is compared."""
+    """A table `rows` of LanceDB, with an index of one partition: every vector is compared, in memory."""
 
     @staticmethod
     def write(folder: Path, rows: Sequence[Row]) -> None:
         """See `Store.write`."""
         database = library("lancedb").connect(str(folder))
-        database.create_table("rows", to_table(rows, rows[0].embedding.size))
+        table = database.create_table("rows", to_table(rows, rows[0].embedding.size))
+        of_all = importlib.import_module("lancedb.index").IvfFlat(distance_type="cosine", num_partitions=1)
+        table.create_index("embedding", config=of_all)
 
     def __init__(self, folder: Path) -> None:
         lancedb = library("lancedb")
