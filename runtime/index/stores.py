@@ -82,7 +82,7 @@ class ParquetStore(Store):
 
     def nearest(self, embedding: np.ndarray, k: int) -> Found:
         """See `Store.nearest`."""
-        similarities = self._vectors @ (embedding / max(float(np.linalg.norm(embedding)), 1e-12))
+        similarities = self._vectors @ _unit(embedding)
         k = min(k, len(similarities))
         best = np.argpartition(-similarities, k - 1)[:k]
         best = best[np.argsort(-similarities[best], kind="stable")]
@@ -116,7 +116,8 @@ class LanceStore(Store):
 class QdrantStore(Store):
     """A collection `rows` of Qdrant's local mode, which compares every vector.
 
-    It keeps vectors of length 1, so the length stands in the payload and is given back.
+    Vectors have length 1, so that their product is the cosine: asked for cosines, it measured all lengths
+    at each query.  The length stands in the payload and is given back.
     """
 
     @staticmethod
@@ -124,7 +125,7 @@ class QdrantStore(Store):
         """See `Store.write`."""
         qdrant = library("qdrant")
         models = qdrant.models
-        shape = models.VectorParams(size=rows[0].embedding.size, distance=models.Distance.COSINE)
+        shape = models.VectorParams(size=rows[0].embedding.size, distance=models.Distance.DOT)
         points = [models.PointStruct(**_point(i, row)) for i, row in enumerate(rows)]
         with closing(qdrant.QdrantClient(path=str(folder))) as client:
             client.create_collection("rows", vectors_config=shape)
@@ -141,13 +142,17 @@ class QdrantStore(Store):
     def nearest(self, embedding: np.ndarray, k: int) -> Found:
         """See `Store.nearest`."""
         found = self._client.query_points(
-            "rows", query=embedding.tolist(), limit=k, with_payload=True, with_vectors=True
+            "rows", query=_unit(embedding).tolist(), limit=k, with_payload=True, with_vectors=True
         )
         return [(_from_point(point), float(point.score)) for point in found.points]
 
     def close(self) -> None:
         """See `Store.close`."""
         self._client.close()
+
+
+def _unit(vector: np.ndarray) -> np.ndarray:
+    return vector / max(float(np.linalg.norm(vector)), 1e-12)
 
 
 def _point(i: int, row: Row) -> dict[str, Any]:
@@ -157,7 +162,7 @@ def _point(i: int, row: Row) -> dict[str, Any]:
     fields["mask_code"] = base64.b64encode(row.mask_code).decode()
     return {
         "id": i,
-        "vector": vector.tolist(),
+        "vector": _unit(vector).tolist(),
         "payload": {**fields, "length": float(np.linalg.norm(vector))},
     }
 

@@ -561,7 +561,7 @@ class FakeQdrant:
 
 def test_a_qdrant_client_that_fails_is_closed(tmp_path, monkeypatch):
     kinds = types.SimpleNamespace(
-        VectorParams=dict, PointStruct=dict, Distance=types.SimpleNamespace(COSINE="cosine")
+        VectorParams=dict, PointStruct=dict, Distance=types.SimpleNamespace(DOT="dot")
     )
     fake = types.SimpleNamespace(QdrantClient=FakeQdrant, models=kinds)
     monkeypatch.setattr("runtime.index.stores.library", lambda _: fake)
