@@ -28,6 +28,8 @@ INPUTS: dict[str, dict[str, Any]] = {
 }
 """What changed → fields of the package's input."""
 
+CPU = "onnxruntime"
+
 
 class HalfOnCpu(OnnxRuntimeBackend):
     """The half graph, whose arithmetic a CPU does in float32."""
@@ -41,10 +43,10 @@ def changes(package: Package, others: list[Package]) -> Iterator[tuple[str, Expl
     for name, fields in INPUTS.items():
         other = dataclasses.replace(same, input=dataclasses.replace(same.input, **fields))
         if name == "unchanged" or other.input != same.input:
-            yield name, Explainer(dataclasses.replace(package, manifest=other))
+            yield name, Explainer(dataclasses.replace(package, manifest=other), backend=CPU)
     yield "fp16", Explainer(package, backend=HalfOnCpu(package, precision="fp16"))
     for other_package in others:
-        yield f"encoder {other_package.manifest.encoder.id}", Explainer(other_package)
+        yield f"encoder {other_package.manifest.encoder.id}", Explainer(other_package, backend=CPU)
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -57,7 +59,8 @@ def main(argv: list[str] | None = None) -> None:
     for package in packages:
         with tempfile.TemporaryDirectory() as folder:
             out = Path(folder) / "index"
-            if code := nemu(["index", str(package.path), str(options.images), "--out", str(out), "--quiet"]):
+            of = [str(package.path), str(options.images), "--out", str(out)]
+            if code := nemu(["index", *of, "--backend", CPU, "--quiet"]):
                 raise SystemExit(code)
             with Index.open(out) as index:
                 for name, explainer in changes(package, [p for p in packages if p is not package]):

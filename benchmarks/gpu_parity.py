@@ -98,6 +98,7 @@ def _provider(path: Path | None, result: dict[str, Any], out: Path) -> None:
             continue
         report: dict[str, Any] = {"precision": precision}
         result["provider"].append(report)
+        write(out, result)  # a crash leaves it as it is now
         try:
             _try_provider(package, precision, report)
         except BackendUnavailable as error:

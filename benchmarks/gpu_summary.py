@@ -162,11 +162,13 @@ def _parity(parity: Row) -> Iterator[str]:
     for engine in parity.get("engines", []):
         yield f"- {engine['engine']}: {_verdict(engine)}"
     for one in parity.get("provider", []):
-        if "error" in one:
-            yield f"- ep-rtx, {one['precision']}: {one['error'].splitlines()[0]}"
+        if "parity" not in one:
+            said = one.get("error", "ended while it was opened").splitlines()[0]
+            yield f"- ep-rtx, {one['precision']}: {said}"
         else:
             opened = " then ".join(f"{one[f'{which}_opening_seconds']:.1f}" for which in ("first", "second"))
-            yield f"- ep-rtx, {one['precision']}: within the gate; opened in {opened} s; {one['why']}"
+            error = one["parity"]["embedding_error"]
+            yield f"- ep-rtx, {one['precision']}: error {error:.1e}; opened in {opened} s; {one['why']}"
 
 
 def _tests(tests: Row) -> Iterator[str]:

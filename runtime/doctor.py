@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 from runtime import jetson, jetson_checks
 from runtime.backends import ep_rtx
+from runtime.backends.cuda import installed
 from runtime.backends.tensorrt import not_listed
 from runtime.errors import BackendUnavailable
 from runtime.package import Package
@@ -172,14 +173,6 @@ def _weights(package: Package) -> int:
     graph = next(name for name in ("model.fp16.onnx", "model.int8.trt.onnx", "model.onnx") if name in files)
     paths = [package.path / name for name in (graph, f"{graph}.data") if name in files]
     return sum(path.stat().st_size for path in paths)
-
-
-def installed(module: str) -> bool:
-    """Whether `module` can be found; its parent packages are imported, it is not."""
-    try:
-        return importlib.util.find_spec(module) is not None
-    except (ImportError, ValueError):  # no parent package; or a module made by hand, without a spec
-        return False
 
 
 def version(library: Library) -> str | None:

@@ -164,6 +164,6 @@ def _held(
         raise ParityError(
             f"{package.path} on {backend.name} ({backend.precision}): " + "; ".join(failures),
             expected=f"the outputs in {REFERENCE}, within {limits}",
-            cure="run it on another backend: --backend onnxruntime; build the engine again on this device",
+            cure="another precision or backend (--backend onnxruntime); build an engine again on this device",
         )
     return parity

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from runtime.backends.base import Backend, EmbeddingBackend, TargetBackend, check_images
-from runtime.errors import BackendUnavailable, EngineMismatch, InputError
+from runtime.errors import BackendUnavailable, EngineMismatch, InputError, ParityError
 from runtime.package import Package
 
 if TYPE_CHECKING:
@@ -36,7 +35,7 @@ def choose(package: Package, backend: str = "auto", device: int = 0, precision: 
         package: an opened package.
         backend: `onnxruntime` (CPU), `tensorrt` (an engine of the package, any flavour), `ep-rtx` (an RTX
             card through onnxruntime, without an engine), or `auto`: a fitting engine if its library and
-            driver are here, else `ep-rtx` if that is installed and a card is here, else onnxruntime.
+            driver are here, else `ep-rtx` if that is installed and passes the gate here, else onnxruntime.
             `Backend.why` says which it was and why.
         device: number of the GPU.
         precision: what it is to compute in; None is fp32 with onnxruntime, the engine that fits best, and
@@ -46,7 +45,7 @@ def choose(package: Package, backend: str = "auto", device: int = 0, precision: 
         InputError: no such backend, or a precision that it does not run.
         PackageError: the package was built without that precision.
         BackendUnavailable: the library, driver or device of the backend asked for is not here.
-        EngineMismatch: `tensorrt` was asked for and no engine fits.
+        EngineMismatch: `tensorrt` was asked for and no engine fits, or `ep-rtx` does not take the graph.
         BackendError: it is here and failed.
         ParityError: `ep-rtx` gives outputs that are not the package's.
     """
@@ -168,10 +167,12 @@ def _choose(
                 return _tensorrt(package, device, precision, needed)
             except (BackendUnavailable, EngineMismatch) as error:
                 why = f"no engine of the package can run here: {error.came}"
-    if find_spec("onnxruntime_ep_nv_tensorrt_rtx"):
+    from runtime.backends import ep_rtx
+
+    if ep_rtx.runs(package, precision):
         try:
             return _ep_rtx(package, why, precision, mask, device)
-        except BackendUnavailable as error:
+        except (BackendUnavailable, EngineMismatch, ParityError) as error:
             why += f"; {error.came}"
     return _onnxruntime(package, why, precision, mask)
 

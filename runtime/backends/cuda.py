@@ -164,7 +164,7 @@ def implementation() -> Cuda:
 def _implementation(name: str) -> Cuda:
     if name and name not in NAMES:
         raise InputError(f"{VARIABLE}={name!r}", expected=" or ".join(NAMES), cure=f"unset {VARIABLE}")
-    if name == "pycuda" or (not name and not _found("cuda.bindings", "cuda.cuda") and _found("pycuda")):
+    if name == "pycuda" or (not name and not installed("cuda.bindings", "cuda.cuda") and installed("pycuda")):
         from runtime.backends.cuda_pycuda import PyCuda
 
         return PyCuda()
@@ -173,7 +173,8 @@ def _implementation(name: str) -> Cuda:
     return CudaBindings()
 
 
-def _found(*modules: str) -> bool:
+def installed(*modules: str) -> bool:
+    """Whether any of them can be found; parent packages are imported, they are not."""
     for module in modules:
         try:
             if find_spec(module):

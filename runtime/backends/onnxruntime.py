@@ -66,7 +66,7 @@ class OnnxRuntimeBackend:
             raise InputError(
                 f"precision {precision!r} with {self.name}" + ", for targets" * toward,
                 expected=" or ".join(models),
-                cure="leave the precision out, or use an engine: --backend tensorrt",
+                cure="another precision, or an engine: --backend tensorrt",
             )
         without = self.embedding_models.get(self.precision, "")
         alone = not (mask or toward) and without in package.manifest.files
@@ -105,7 +105,7 @@ class OnnxRuntimeBackend:
         self, package: Package, *, why: str, mask: bool = True, toward: bool = False
     ) -> OnnxRuntimeBackend:
         """Another graph of the package in the same precision, on the same device."""
-        return OnnxRuntimeBackend(package, why=why, precision=self.precision, mask=mask, toward=toward)
+        return type(self)(package, why=why, precision=self.precision, mask=mask, toward=toward)
 
     def _usual(self, package: Package) -> str:
         """The precision where none is asked for."""
@@ -208,5 +208,5 @@ def _max_batch(axis: int | str | None, most: int) -> int:
 
 
 def first_line(error: Exception) -> str:
-    """Of its message."""
+    """The first line of its message."""
     return str(error).partition("\n")[0]

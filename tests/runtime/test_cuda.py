@@ -41,7 +41,7 @@ def library(request: pytest.FixtureRequest, gpu: Gpu, monkeypatch: pytest.Monkey
 # Without a driver, for real.
 
 
-@pytest.mark.skipif(not cuda._found("cuda.bindings"), reason="cuda-bindings is not installed")
+@pytest.mark.skipif(not cuda.installed("cuda.bindings"), reason="cuda-bindings is not installed")
 def test_a_machine_without_a_driver_says_so() -> None:
     """In a process of its own: elsewhere the stand-ins may be in place of the bindings."""
     code = (
@@ -68,10 +68,10 @@ def test_cuda_bindings_are_chosen_and_pycuda_where_only_that_is_there(
     gpu: Gpu, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     install_pycuda(gpu, monkeypatch)
-    monkeypatch.setattr(cuda, "_found", lambda *modules: True)
+    monkeypatch.setattr(cuda, "installed", lambda *modules: True)
     assert cuda.implementation().name == "cuda-bindings for CUDA 13.5"
     cuda._implementation.cache_clear()
-    monkeypatch.setattr(cuda, "_found", lambda *modules: modules == ("pycuda",))
+    monkeypatch.setattr(cuda, "installed", lambda *modules: modules == ("pycuda",))
     assert cuda.implementation().name == "PyCUDA 2026.1"
     assert cuda.implementation() is cuda.implementation()
 

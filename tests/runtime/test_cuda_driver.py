@@ -126,7 +126,7 @@ def walk() -> None:
     print(*library.names)
 
 
-@pytest.mark.skipif(not cuda._found("cuda.bindings"), reason="cuda-bindings is not installed")
+@pytest.mark.skipif(not cuda.installed("cuda.bindings"), reason="cuda-bindings is not installed")
 @pytest.mark.skipif(sys.platform != "linux", reason="the stand-in is libcuda.so.1")
 @pytest.mark.skipif(COMPILER is None, reason="no C compiler: neither cc, gcc nor clang")
 def test_every_method_over_the_real_bindings(tmp_path: Path) -> None:

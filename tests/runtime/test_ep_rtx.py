@@ -22,7 +22,7 @@ from benchmarks import gpu_parity
 from runtime import backends
 from runtime.backends import ep_rtx
 from runtime.backends.ep_rtx import MODULE, RtxProviderBackend
-from runtime.errors import BackendError, BackendUnavailable, InputError, ParityError
+from runtime.errors import BackendUnavailable, EngineMismatch, InputError, ParityError
 from runtime.explainer import Explainer
 from runtime.package import Package
 
@@ -136,20 +136,56 @@ def test_a_graph_that_the_provider_refuses_is_an_error(tiny, card, monkeypatch):
         raise RuntimeError("no such operator\nmore")
 
     monkeypatch.setattr(ep_rtx.library(), "InferenceSession", refuse)
-    with pytest.raises(BackendError, match="no such operator") as refused:
+    with pytest.raises(EngineMismatch, match="no such operator") as refused:
         backends.choose(tiny, "ep-rtx")
     assert "more" not in str(refused.value)
+    monkeypatch.setattr(ep_rtx, "installed", lambda name: True)
+    backend = backends.choose(tiny)
+    assert backend.name == "onnxruntime"
+    assert "no such operator" in backend.why
+
+
+def test_onnxruntimes_own_fallback_is_off(tiny, card, monkeypatch):
+    """It prints, and hides the error behind one of its own."""
+    asked, session = [], onnxruntime.InferenceSession
+    monkeypatch.setattr(
+        ep_rtx.library(), "InferenceSession", lambda *a, **k: asked.append(k) or session(*a, **k)
+    )
+    assert RtxProviderBackend(tiny)._session._enable_fallback is False
+    assert asked[0]["enable_fallback"] == 0
+
+
+def test_a_cache_that_cannot_be_written_is_said_and_done_without(tiny, card, monkeypatch, tmp_path):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    backend = RtxProviderBackend(tiny)
+    assert "nv_runtime_cache_path" not in card[0].given
+    assert "kernels are not kept" in backend.why
+
+
+def test_auto_does_without_it_where_the_gate_is_not_passed(card, tmp_path, monkeypatch):
+    monkeypatch.setattr(ep_rtx, "installed", lambda name: True)
+    backend = backends.choose(Package.open(write_package(tmp_path / "off.nemu", error=0.3)))
+    assert backend.name == "onnxruntime"
+    assert "ep-rtx (fp32): embedding error" in backend.why
+
+
+def test_auto_leaves_a_precision_to_the_cpu_that_it_has_no_graph_of(tiny, card, monkeypatch):
+    monkeypatch.setattr(ep_rtx, "installed", lambda name: True)
+    assert not ep_rtx.runs(tiny, "int8")
+    assert ep_rtx.runs(tiny, "fp32")
+    assert ep_rtx.runs(tiny, None)
 
 
 def test_auto_takes_the_card_where_there_is_one_and_says_why(tiny, card, monkeypatch):
-    monkeypatch.setattr(backends, "find_spec", lambda name: object())
+    monkeypatch.setattr(ep_rtx, "installed", lambda name: True)
     backend = backends.choose(tiny)
     assert backend.name == "ep-rtx"
     assert backend.why.startswith("the package holds no engine; ")
 
 
 def test_auto_says_why_it_did_not_take_the_card(tiny, card, monkeypatch):
-    monkeypatch.setattr(backends, "find_spec", lambda name: object())
+    monkeypatch.setattr(ep_rtx, "installed", lambda name: True)
     monkeypatch.setattr(ep_rtx.library(), "get_ep_devices", list)
     backend = backends.choose(tiny)
     assert backend.name == "onnxruntime"
@@ -178,19 +214,19 @@ def test_gpu_check_says_why_it_cannot_be_opened(tiny, afresh, tmp_path):
 @pytest.fixture
 def afresh():
     """The provider's module is looked for again, now and after the test."""
-    ep_rtx.provider.cache_clear()
+    ep_rtx._provider.cache_clear()
     yield
-    ep_rtx.provider.cache_clear()
+    ep_rtx._provider.cache_clear()
 
 
 def test_without_the_wheel_the_error_names_the_command(tiny, afresh, monkeypatch):
-    monkeypatch.setattr(ep_rtx, "find_spec", lambda name: None)
+    monkeypatch.setattr(ep_rtx, "installed", lambda name: False)
     with pytest.raises(BackendUnavailable, match="pip install onnxruntime-ep-nv-tensorrt-rtx"):
         backends.choose(tiny, "ep-rtx")
 
 
 def test_an_older_onnxruntime_is_told_to_upgrade(tiny, afresh, monkeypatch):
-    old = types.SimpleNamespace(__version__="1.18.0", SessionOptions=object)
+    old = types.SimpleNamespace(__version__="1.18.0")
     monkeypatch.setattr(ep_rtx, "library", lambda: old)
     with pytest.raises(BackendUnavailable, match=r"1\.18\.0.*(\n.*)*onnxruntime>=1\.24"):
         backends.choose(tiny, "ep-rtx")

@@ -206,7 +206,7 @@ def public(kind: object) -> list[str]:
     return [name for name in vars(kind) if not name.startswith("_")]
 
 
-@pytest.mark.skipif(not cuda._found("cuda.bindings"), reason="cuda-bindings is not installed")
+@pytest.mark.skipif(not cuda.installed("cuda.bindings"), reason="cuda-bindings is not installed")
 def test_cuda_bindings_have_every_name() -> None:
     from cuda.bindings import driver
 

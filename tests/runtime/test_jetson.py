@@ -215,7 +215,7 @@ def test_the_report_ends_with_the_first_thing_to_fix(tmp_path, package_path, mon
 def test_with_nothing_to_fix_the_next_step_is_the_build(tmp_path, package_path, monkeypatch):
     root = board(tmp_path / "root")
     monkeypatch.setattr(jetson, "environment", lambda: GOOD)
-    monkeypatch.setattr(doctor, "installed", lambda module: True)
+    monkeypatch.setattr(doctor, "installed", lambda *modules: True)
     facts = doctor.report(Package.open(package_path), root=root)
     assert facts["next"] == f"python -m export.build_engine --package {package_path}"
 
@@ -228,7 +228,7 @@ def test_tensorrt_is_here_where_only_its_wheels_are(tmp_path, monkeypatch):
 
 def test_elsewhere_the_next_step_is_to_run_on_the_cpu(tmp_path, monkeypatch):
     monkeypatch.setattr(doctor, "nvidia_driver", lambda: None)
-    monkeypatch.setattr(doctor, "installed", lambda module: True)
+    monkeypatch.setattr(doctor, "installed", lambda *modules: True)
     assert doctor.report(root=tmp_path)["next"].startswith("python -m runtime explain")
     monkeypatch.setattr(doctor, "installed", lambda module: module != "PIL")
     assert doctor.report(root=tmp_path)["next"] == "pip install Pillow"
