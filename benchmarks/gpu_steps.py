@@ -64,13 +64,13 @@ def steps(plan: Plan) -> Iterator[Step]:
     yield _parity("rtx", gpu=False)
     yield _engines("rtx")
     yield Step(
+        name="training", file="training", seconds=100, module="benchmarks.training", arguments=_training,
+        gpu=False, needs=TRAIN,
+    )  # fmt: skip
+    yield Step(
         name="ep-rtx", file="parity", seconds=60, module="benchmarks.gpu_parity",
         arguments=lambda plan, limit: [*_package(plan), "--flavour", EP_RTX], gpu=False,
         needs=("onnxruntime", MODULE),
-    )  # fmt: skip
-    yield Step(
-        name="training", file="training", seconds=100, module="benchmarks.training", arguments=_training,
-        gpu=False, needs=TRAIN,
     )  # fmt: skip
     batches = [str(batch) for batch in plan.options.batch]
     yield _torch("torch, batches", 50, batches, ["graph", "eager"], gpu=True)
