@@ -42,8 +42,8 @@ class Coreset:
         """float32 (C, n) → float32 (n,): how far each cell is from the nearest of those kept."""
         placed = np.ones((self.projection.shape[1] + 1, features.shape[1]), np.float32)
         placed[:-1] = self.projection.T @ features - self._offset
-        # ‖r − p‖² = ‖p‖² + (−2r, ‖r‖²) · (p, 1)
-        nearest = np.square(placed[:-1]).sum(0) + (self._table @ placed).min(0)
+        # ‖r − p‖² = ‖p‖² + (p, 1) · (−2r, ‖r‖²)
+        nearest = np.square(placed[:-1]).sum(0) + (placed.T @ self._table).min(1)
         return np.sqrt(np.maximum(nearest, 0))
 
     @cached_property
@@ -52,7 +52,7 @@ class Coreset:
 
     @cached_property
     def _table(self) -> np.ndarray:
-        return np.concatenate([-2 * self.rows, np.square(self.rows).sum(1, keepdims=True)], axis=1)
+        return np.concatenate([-2 * self.rows.T, np.square(self.rows).sum(1)[None]])
 
 
 def _covariance(centred: np.ndarray) -> np.ndarray:

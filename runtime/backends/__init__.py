@@ -173,7 +173,7 @@ def _choose(
         try:
             return _ep_rtx(package, why, precision, mask, device)
         except (BackendUnavailable, EngineMismatch, ParityError) as error:
-            why += f"; {error.came}"
+            why += f"; ep-rtx: {error.came}"
     return _onnxruntime(package, why, precision, mask)
 
 
