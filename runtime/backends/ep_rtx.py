@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from runtime.backends.cuda import installed, no_driver
-from runtime.backends.onnxruntime import EMBEDDING_MODELS, OnnxRuntimeBackend, first_line, library
+from runtime.backends.onnxruntime import EMBEDDING_MODELS, OnnxRuntimeBackend, first_line, ort
 from runtime.errors import BackendUnavailable, EngineMismatch
 from runtime.manifest import TOWARD
 from runtime.package import GRAPHS, REFERENCE, TOWARD_GRAPHS, Package
@@ -97,7 +97,7 @@ class RtxProviderBackend(OnnxRuntimeBackend):
         return "fp16" if all(of["fp16"] in package.manifest.files for of in graphs) else "fp32"
 
     def _open(self, path: Path) -> Any:
-        module, options = library(), library().SessionOptions()
+        module, options = ort(), ort().SessionOptions()
         options.log_severity_level = 3
         options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
         given = self._options(path)
@@ -135,7 +135,7 @@ class RtxProviderBackend(OnnxRuntimeBackend):
 
     def _where(self) -> str:
         told = self._card.device.metadata.get("Description") or f"card {self.device}"
-        return f"onnxruntime {library().__version__} with TensorRT-RTX ({provider().__version__}) on {told}"
+        return f"onnxruntime {ort().__version__} with TensorRT-RTX ({provider().__version__}) on {told}"
 
     def _hold(self, *, mask: bool, toward: bool) -> None:
         """Hold the reference outputs against the gate, one image at a time and in the largest batch."""
@@ -164,7 +164,7 @@ def devices() -> list[Any]:
         BackendUnavailable: the provider is not here, does not load, or lists none.
     """
     name = provider().get_ep_name()
-    if found := [device for device in library().get_ep_devices() if device.ep_name == name]:
+    if found := [device for device in ort().get_ep_devices() if device.ep_name == name]:
         return found
     raise BackendUnavailable(
         f"onnxruntime's TensorRT-RTX provider {provider().__version__} lists no card",
@@ -185,11 +185,6 @@ def provider() -> Any:
 
 @functools.cache
 def _provider() -> Any:
-    module = library()
-    if tuple(map(int, module.__version__.split(".")[:2])) < (1, 24):
-        raise BackendUnavailable(
-            f"onnxruntime {module.__version__}", expected="onnxruntime 1.24 or newer", cure=INSTALL
-        )
     if not installed(MODULE):
         raise BackendUnavailable(
             f"{MODULE} is not installed", expected="onnxruntime's provider of TensorRT-RTX", cure=INSTALL
@@ -198,6 +193,11 @@ def _provider() -> Any:
         ctypes.CDLL(DRIVER)
     except OSError as error:
         raise no_driver(version="0.0", why=str(error)) from error
+    module = ort()
+    if tuple(map(int, module.__version__.split(".")[:2])) < (1, 24):
+        raise BackendUnavailable(
+            f"onnxruntime {module.__version__}", expected="onnxruntime 1.24 or newer", cure=INSTALL
+        )
     try:
         import onnxruntime_ep_nv_tensorrt_rtx as found
 

@@ -115,7 +115,7 @@ class OnnxRuntimeBackend:
         return open_session(path)
 
     def _where(self) -> str:
-        return f"onnxruntime {library().__version__} on the CPU, {thread_count()} threads"
+        return f"onnxruntime {ort().__version__} on the CPU, {thread_count()} threads"
 
     def _run(self, images: np.ndarray, toward: np.ndarray | None = None) -> list[np.ndarray]:
         if self._session is None:
@@ -153,7 +153,7 @@ def open_session(path: Path) -> Any:
         BackendUnavailable: onnxruntime is not installed.
         BackendError: it cannot load the graph.
     """
-    module = library()
+    module = ort()
     options = module.SessionOptions()
     options.intra_op_num_threads = thread_count()  # 0 would pin threads to CPUs, also to forbidden ones
     options.log_severity_level = 3
@@ -171,7 +171,7 @@ def open_session(path: Path) -> Any:
     return session
 
 
-def library() -> Any:
+def ort() -> Any:
     """onnxruntime.
 
     Raises:

@@ -65,7 +65,7 @@ def card(monkeypatch, tmp_path):
     module = types.SimpleNamespace(**vars(onnxruntime))
     module.SessionOptions = options
     stand_in = types.SimpleNamespace(get_ep_name=lambda: "CPUExecutionProvider", __version__="0")
-    monkeypatch.setattr(ep_rtx, "library", lambda: module)
+    monkeypatch.setattr(ep_rtx, "ort", lambda: module)
     monkeypatch.setattr(ep_rtx, "provider", lambda: stand_in)
     return made
 
@@ -135,7 +135,7 @@ def test_a_graph_that_the_provider_refuses_is_an_error(tiny, card, monkeypatch):
     def refuse(*arguments, **options):
         raise RuntimeError("no such operator\nmore")
 
-    monkeypatch.setattr(ep_rtx.library(), "InferenceSession", refuse)
+    monkeypatch.setattr(ep_rtx.ort(), "InferenceSession", refuse)
     with pytest.raises(EngineMismatch, match="no such operator") as refused:
         backends.choose(tiny, "ep-rtx")
     assert "more" not in str(refused.value)
@@ -148,9 +148,7 @@ def test_a_graph_that_the_provider_refuses_is_an_error(tiny, card, monkeypatch):
 def test_onnxruntimes_own_fallback_is_off(tiny, card, monkeypatch):
     """It prints, and hides the error behind one of its own."""
     asked, session = [], onnxruntime.InferenceSession
-    monkeypatch.setattr(
-        ep_rtx.library(), "InferenceSession", lambda *a, **k: asked.append(k) or session(*a, **k)
-    )
+    monkeypatch.setattr(ep_rtx.ort(), "InferenceSession", lambda *a, **k: asked.append(k) or session(*a, **k))
     assert RtxProviderBackend(tiny)._session._enable_fallback is False
     assert asked[0]["enable_fallback"] == 0
 
@@ -186,7 +184,7 @@ def test_auto_takes_the_card_where_there_is_one_and_says_why(tiny, card, monkeyp
 
 def test_auto_says_why_it_did_not_take_the_card(tiny, card, monkeypatch):
     monkeypatch.setattr(ep_rtx, "installed", lambda name: True)
-    monkeypatch.setattr(ep_rtx.library(), "get_ep_devices", list)
+    monkeypatch.setattr(ep_rtx.ort(), "get_ep_devices", list)
     backend = backends.choose(tiny)
     assert backend.name == "onnxruntime"
     assert "lists no card" in backend.why
@@ -227,7 +225,9 @@ def test_without_the_wheel_the_error_names_the_command(tiny, afresh, monkeypatch
 
 def test_an_older_onnxruntime_is_told_to_upgrade(tiny, afresh, monkeypatch):
     old = types.SimpleNamespace(__version__="1.18.0")
-    monkeypatch.setattr(ep_rtx, "library", lambda: old)
+    monkeypatch.setattr(ep_rtx, "installed", lambda name: True)
+    monkeypatch.setattr(ep_rtx.ctypes, "CDLL", lambda name: None)
+    monkeypatch.setattr(ep_rtx, "ort", lambda: old)
     with pytest.raises(BackendUnavailable, match=r"1\.18\.0.*(\n.*)*onnxruntime>=1\.24"):
         backends.choose(tiny, "ep-rtx")
 
