@@ -94,7 +94,7 @@ def test_a_run_with_the_defaults_that_finds_what_the_encoder_sees_exits_with_0(t
         Image.fromarray(images[i]).save(tmp_path / f"data/{i}.png")
     encoder = ["--encoder", "red:load", "--image-size", "32", "--resize", "squash"]
     encoder += ["--mean", "0.5", "0.5", "0.5", "--std", "0.25", "0.25", "0.25"]
-    short = ["--steps", "300", "--batch-size", "16", "--workers", "0", "--quiet"]
+    short = ["--steps", "600", "--batch-size", "16", "--workers", "0", "--quiet"]
     out = tmp_path / "run"
     assert main([*encoder, *short, "--data", str(tmp_path / "data"), "--out", str(out)]) == 0
     assert "warning" not in capsys.readouterr().err
