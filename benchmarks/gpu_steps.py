@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
-from runtime.backends.ep_rtx import MODULE
+from runtime.backends.ep_rtx import MODULE, RtxProviderBackend
 
 FILES = ("environment", "cuda", "torch", "parity", "engines", "training", "tests")
 """What there is beside the summary."""
-EP_RTX = "ep-rtx"
+EP_RTX = RtxProviderBackend.name
 TRAIN = ("torch", "timm", "lightning", "safetensors", "onnx")
 
 

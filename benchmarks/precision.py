@@ -116,17 +116,8 @@ def weight_and_layers(model: str, scratch: Path) -> list[dict[str, Any]]:
     train_masker(
         [
             *("--encoder", model, "--weights", str(weights), "--image-size", "224", "--quiet"),
-            *(
-                "--data",
-                str(PHOTOGRAPHS),
-                "--out",
-                str(run),
-                "--steps",
-                "2",
-                "--batch-size",
-                "4",
-                "--no-toward",
-            ),
+            *("--data", str(PHOTOGRAPHS), "--out", str(run), "--no-toward"),
+            *("--steps", "2", "--batch-size", "4"),
         ]
     )
     rows = []
