@@ -38,8 +38,8 @@ TARGET_PRICE = 0.3
 """λ toward a target, in units of what a region of a mixture is worth, a unit of area, toward the photograph
 it came from.  At 1 showing the whole region costs what it brings."""
 WRONG_PRICE = 6.0
-"""What a pixel that cannot be of the target costs on top, in units of λ toward a target.  It and
-TARGET_PRICE were chosen on EfficientNet-Lite0; what masks do there, and on MobileNetV2 is in docs/toward.md."""
+"""What a pixel that cannot be of the target costs on top, in units of λ toward a target.  It and TARGET_PRICE
+were chosen on EfficientNet-Lite0; docs/toward.md has masks of that and of MobileNetV2."""
 CERTAIN = 1e4
 """Logit of a mask that is exactly 0 or 1 in float32."""
 RANKS = 6
