@@ -34,11 +34,10 @@ from export.pictures import fitted
 from export.precision import OPSETS
 from export.quantize import insert_qdq
 from export.quantize_cpu import quantize_cpu
-from export.run import run_model
+from export.run import run_model, widened
 from export.sensitivity import fit
 from export.structure import Structure
 from export.verify import run_torch
-from export.widen import widened
 from runtime.image import find_images
 from runtime.package import Package
 from runtime.verify import Reference

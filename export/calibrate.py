@@ -13,7 +13,7 @@ import numpy as np
 import onnx
 
 from export.pictures import spread_over
-from export.run import Session
+from export.run import Session, with_outputs
 from export.structure import float_tensors
 from runtime.manifest import InputRecord
 
@@ -59,14 +59,9 @@ def ranges(model: onnx.ModelProto, images: np.ndarray) -> Ranges:
         model: a float32 graph.
         images: uint8 (N, H, W, 3).
     """
-    probe = onnx.ModelProto()
-    probe.CopyFrom(model)
     known = {o.name for o in model.graph.output}
     names = [name for name in float_tensors(model) if name not in known]
-    probe.graph.output.extend(
-        onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in names
-    )
-    session = Session(probe)
+    session = Session(with_outputs(model, names))
     extremes = dict.fromkeys(names, (np.inf, -np.inf))
     for image in images:
         for name, value in zip(names, session(names, image[None]), strict=True):

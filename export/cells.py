@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from export.fuse import Fused
-from export.run import Session
+from export.run import Session, copied
 from export.standalone import drop_mask
 from export.verify import gate
 from runtime.backends.onnxruntime import CELLS
@@ -93,8 +93,7 @@ def _found(model: onnx.ModelProto, levels: list[Tensor], image: np.ndarray) -> l
     `model` is changed: the candidates become its outputs.
     """
     shapes = {tuple(level.shape[1:]) for level in levels}
-    without_weights = onnx.ModelProto()
-    without_weights.CopyFrom(model)
+    without_weights = copied(model)
     for tensor in without_weights.graph.initializer:
         if len(tensor.raw_data) >= 1024:  # not a shape or a scale
             tensor.ClearField("raw_data")
@@ -123,8 +122,7 @@ def _nearest(level: np.ndarray, given: dict[str, np.ndarray]) -> str:
 
 def _with_cells(whole: onnx.ModelProto, names: list[str], levels: list[Tensor]) -> onnx.ModelProto:
     """A copy with `cells`, and without what only the mask needs."""
-    model = onnx.ModelProto()
-    model.CopyFrom(whole)
+    model = copied(whole)
     size = levels[-1].shape[2:]
     ends = []
     for i, (name, level) in enumerate(zip(names, levels, strict=True)):
@@ -159,7 +157,7 @@ def _nodes(name: str, end: str, level: Tensor, size: torch.Size) -> Iterator[onn
 def _check(path: Path, cells: np.ndarray, reference: Reference) -> None:
     """Both outputs of the graph on disk."""
     onnx.checker.check_model(str(path))
-    session = Session(onnx.load(str(path)))
+    session = Session(path)
     pairs = [session([OUTPUTS[0], CELLS], image[None]) for image in reference.images]
     gate(reference, path.name, np.concatenate([e for e, _ in pairs]), reference.mask, precision="fp32")
     if (error := _error(pairs[0][1], cells)) > TOLERANCE:

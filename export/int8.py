@@ -22,12 +22,11 @@ from export.losses import losses
 from export.quantize import insert_qdq
 from export.quantize_cpu import quantize_cpu
 from export.rounding import Rounding
-from export.run import run_model
+from export.run import run_model, widened
 from export.sensitivity import Form, Step, fit
 from export.speed import int8_against_fp32, verdict
 from export.standalone import write_beside
 from export.structure import Structure
-from export.widen import widened
 from runtime.backends.onnxruntime import EMBEDDING_MODELS, MODELS
 from runtime.package import GRAPHS
 from runtime.verify import Reference, limits_for

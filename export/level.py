@@ -11,12 +11,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
-import onnx
 
-from export.run import Session, run_session
+from export.run import Session
 from runtime.decode import pillow
 from runtime.level import level_for
-from runtime.manifest import OUTPUTS, LevelCheck, LevelRecord
+from runtime.manifest import LevelCheck, LevelRecord
 from runtime.occlusion import kept, occlude
 
 IMAGES, FEWEST = 64, 24
@@ -142,10 +141,10 @@ def measure_level(
     Args:
         graphs: the whole one, and the one without the mask.
     """
-    whole, alone = (Session(onnx.load(str(graph))) for graph in graphs)
-    embedding, mask = run_session(whole, images)
+    whole, embedding_only = map(Session, graphs)
+    embedding, mask = whole.explain(images)
     return fit(
-        lambda image: alone(OUTPUTS[:1], image[None])[0][0],
+        lambda image: embedding_only.embed(image[None])[0],
         images,
         embedding,
         mask,

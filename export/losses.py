@@ -6,7 +6,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
-from export.run import Session
+from export.run import Session, copied
 
 _PAIR = ("QuantizeLinear", "DequantizeLinear")
 _OURS = "int8/"
@@ -35,8 +35,7 @@ def losses(model: onnx.ModelProto, quantised: onnx.ModelProto, images: np.ndarra
 
 def _beside(model: onnx.ModelProto, quantised: onnx.ModelProto) -> tuple[onnx.ModelProto, dict[str, str]]:
     """The float graph with a copy of each int8 layer beside the original; layer → the original's output."""
-    both = onnx.ModelProto()
-    both.CopyFrom(model)
+    both = copied(model)
     first = {n.name: n.output[0] for n in model.graph.node}
     pairs = {name for n in quantised.graph.node if n.op_type in _PAIR for name in n.output}
     constants = {t.name for t in quantised.graph.initializer}

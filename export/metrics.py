@@ -14,9 +14,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import onnx
 
-from export.run import Session, run_session
+from export.run import Session
 from runtime.assess import spread
 from runtime.explanation import what_is_degenerate
 from runtime.manifest import MetricsRecord, Spread
@@ -35,13 +34,13 @@ def measure(path: Path, images: np.ndarray, *, mean: Sequence[float], source: st
         mean: the encoder's mean colour in 0..1.
         source: which images these are, for people.
     """
-    session = Session(onnx.load(str(path)))
-    embedding, mask = run_session(session, images)
+    session = Session(path)
+    embedding, mask = session.explain(images)
     places = np.random.default_rng(0).integers(mask.shape[1:], size=(len(mask), 2))
     moved = [np.roll(m, tuple(place), (0, 1)) for m, place in zip(mask, places, strict=True)]
     kept = [occlude(x, m, mean) for masks in (mask, moved) for x, m in zip(images, masks, strict=True)]
     nothing = occlude(images[0], np.zeros_like(mask[0]), mean)
-    again, _ = run_session(session, np.stack([*kept, nothing]))
+    again, _ = session.explain(np.stack([*kept, nothing]))
     n = len(images)
     return MetricsRecord(
         images=source,

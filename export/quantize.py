@@ -20,6 +20,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from export.calibrate import Ranges
+from export.run import copied
 from export.structure import Structure, commutes, output_axis
 
 FLOAT_LAYERS = "nemu.float_layers"
@@ -108,8 +109,7 @@ class _Writer:
     """Writes pairs into a copy of the graph, each before the node that first needs it."""
 
     def __init__(self, model: onnx.ModelProto) -> None:
-        self.model = onnx.ModelProto()
-        self.model.CopyFrom(model)
+        self.model = copied(model)
         self.nodes = {n.name: n for n in self.model.graph.node}
         self.written: set[str] = set()
         self.order = {n.name: i for i, n in enumerate(model.graph.node)}

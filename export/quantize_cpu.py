@@ -15,6 +15,7 @@ import onnx
 from onnx import numpy_helper
 
 from export.calibrate import Ranges
+from export.run import copied
 from export.structure import Structure, commutes
 
 _JOINING = ("Add", "Concat", "MaxPool", "AveragePool", "Relu", "Clip", "Resize")
@@ -43,8 +44,6 @@ def quantize_cpu(
     graph = Structure(model)
     before = set().union(*(graph.weighted_before(name) for name in keep_float))
     wanted = int8_nodes(model, {*heads, *keep_float, *before})
-    copy = onnx.ModelProto()
-    copy.CopyFrom(model)
     data = {
         name: TensorData(lowest=np.array(low, np.float32), highest=np.array(high, np.float32))
         for name, (low, high) in ranges.items()
@@ -53,7 +52,7 @@ def quantize_cpu(
     logging.root.setLevel(logging.ERROR)  # it warns of every node it leaves alone
     try:
         quantizer = QDQQuantizer(
-            copy,
+            copied(model),
             True,
             reduce_range,
             QuantType.QInt8,

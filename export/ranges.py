@@ -14,8 +14,7 @@ import numpy as np
 import onnx
 import onnx.numpy_helper
 
-from export.run import Session
-from export.widen import widened
+from export.run import Session, widened
 from runtime.errors import ExportError, ParityError
 
 LARGEST_HALF = 65504.0

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import onnx
-from onnx import helper, numpy_helper
+from onnx import numpy_helper
 
-from export.run import Session
+from export.run import Session, with_outputs
 from export.structure import Structure, attributes
 
 _PLACES = 64  # of each image, where a layer's inputs are looked at
@@ -51,12 +51,7 @@ class Rounding:
         self._layers = {n.name: _layer(n, graph.weight(n)) for n in graph.weighted() if _known(n, graph)}
         self._rounded: dict[tuple[str, bytes], np.ndarray] = {}
         inputs = list(dict.fromkeys(layer.node.input[0] for layer in self._layers.values()))
-        probe = onnx.ModelProto()
-        probe.CopyFrom(model)
-        probe.graph.output.extend(
-            helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in inputs
-        )
-        session, rng = Session(probe), np.random.default_rng(0)
+        session, rng = Session(with_outputs(model, inputs)), np.random.default_rng(0)
         for image in images:
             values = dict(zip(inputs, session(inputs, image[None]), strict=True))
             for layer in self._layers.values():

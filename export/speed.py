@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from export.run import Session
 from runtime.backends.onnxruntime import MODELS
 
 WORTH = 1.15
@@ -21,15 +22,15 @@ _FEWEST = 10
 
 def int8_against_fp32(folder: Path, image: np.ndarray) -> dict[str, Any]:
     """Median times of one image uint8 (H, W, 3), fp32 and int8 in turn, on all CPUs of this process."""
-    sessions = [_session(folder / MODELS[precision]) for precision in ("fp32", "int8")]
+    sessions = [Session(folder / MODELS[precision]) for precision in ("fp32", "int8")]
     times: tuple[list[float], list[float]] = ([], [])
     for session in sessions * 3:  # warm-up
-        session.run(None, {"image": image[None]})
+        session(None, image[None])
     until = time.perf_counter() + _SECONDS
     while time.perf_counter() < until or len(times[0]) < _FEWEST:
         for session, mine in zip(sessions, times, strict=True):
             began = time.perf_counter()
-            session.run(None, {"image": image[None]})
+            session(None, image[None])
             mine.append(time.perf_counter() - began)
     ratios = sorted(a / b for a, b in zip(*times, strict=True))
     low, high = _median_interval(ratios)
@@ -67,12 +68,3 @@ def processor() -> str:
     lines = info.read_text().splitlines() if info.is_file() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return f"{names[0] if names else platform.machine()}, {len(names)} logical CPUs"
-
-
-def _session(path: Path) -> Any:
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # two would slow each other
-    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])

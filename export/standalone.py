@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 
 from export.graph import INPUT
-from export.run import Session
+from export.run import Session, copied
 from export.verify import gate
 from runtime.atomic import atomic_file, refuse_existing
 from runtime.errors import ExportError
@@ -30,7 +30,7 @@ def float_nchw(model: onnx.ModelProto) -> onnx.ModelProto:
     Raises:
         ExportError: the graph does not begin with this project's cast and transpose.
     """
-    model = _copy(model)
+    model = copied(model)
     graph = model.graph
     image = graph.input[0]
     cast = next((n for n in graph.node if INPUT in n.input), None)
@@ -54,7 +54,7 @@ def float_nchw(model: onnx.ModelProto) -> onnx.ModelProto:
 
 def drop_mask(model: onnx.ModelProto) -> onnx.ModelProto:
     """A copy without the mask, and without every node and weight that only the mask needs."""
-    model = _copy(model)
+    model = copied(model)
     graph = model.graph
     graph.output.remove(next(o for o in graph.output if o.name == OUTPUTS[1]))
     needed = {o.name for o in graph.output}
@@ -86,8 +86,7 @@ def write_beside(graph: Path, file: str, reference: Reference, *, precision: str
     """
     path = graph.with_name(file)
     path.write_bytes(drop_mask(onnx.load(str(graph), load_external_data=False)).SerializeToString())
-    session = Session(onnx.load(str(path)))
-    embedding = np.concatenate([session(OUTPUTS[:1], image[None])[0] for image in reference.images])
+    embedding = Session(path).embed(reference.images)
     gate(reference, file, embedding, reference.mask, precision=precision)
 
 
@@ -152,9 +151,3 @@ model-color-format=0
 net-scale-factor=1
 offsets=0;0;0
 """
-
-
-def _copy(model: onnx.ModelProto) -> onnx.ModelProto:
-    copy = onnx.ModelProto()
-    copy.CopyFrom(model)
-    return copy

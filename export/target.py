@@ -11,12 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 
 from export.level import fit
-from export.run import Session, run_session
+from export.run import Session
 from runtime.assess import INSIDE, assess
-from runtime.manifest import OUTPUTS, TargetRecord
+from runtime.manifest import TargetRecord
 
 MOST = 32
 """Mixtures, at most."""
@@ -33,16 +32,16 @@ def measure_target(
         mean: the encoder's mean colour in 0..1.
         source: which images these are, for people.
     """
-    asked, alone = (Session(onnx.load(str(graph))) for graph in graphs)
+    asked, embedding_only = map(Session, graphs)
 
     def embed(image: np.ndarray) -> np.ndarray:
-        return alone(OUTPUTS[:1], image[None])[0][0]
+        return embedding_only.embed(image[None])[0]
 
-    def run(pictures: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        return run_session(asked, pictures, np.zeros((len(pictures), dimension), np.float32))
+    def run(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        return asked.explain(images, np.zeros((len(images), dimension), np.float32))
 
     dimension = len(embed(images[0]))
-    found, mixed = assess(run, lambda x, toward: run_session(asked, x, toward), images[:MOST])
+    found, mixed = assess(run, asked.explain, images[:MOST])
     level = fit(
         embed, mixed.images, mixed.embedding, mixed.masks[INSIDE], mean=mean, source=source, relative=True
     )

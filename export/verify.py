@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import onnx
 
-from export.run import run_model
-from export.widen import widened
+from export.run import run_model, widened
 from runtime.errors import ParityError
 from runtime.parity import Parity
 from runtime.verify import Reference, limits_for

@@ -17,9 +17,8 @@ from export.losses import losses
 from export.quantize import FLOAT_LAYERS, insert_qdq
 from export.quantize_cpu import int8_nodes, quantize_cpu
 from export.rounding import Rounding
-from export.run import Session, run_model
+from export.run import Session, run_model, widened
 from export.structure import Structure
-from export.widen import widened
 from runtime.errors import InputError
 from runtime.manifest import InputRecord
 

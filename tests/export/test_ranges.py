@@ -14,8 +14,7 @@ from safetensors.torch import save_file
 
 from export.build_engine import main
 from export.ranges import measure_ranges
-from export.run import Session
-from export.widen import widened
+from export.run import Session, widened
 from runtime.errors import ExportError, ParityError
 from runtime.package import Package
 from train.__main__ import WORTHLESS

@@ -22,9 +22,9 @@ from export.calibrate import ranges
 from export.fuse import Fused
 from export.precision import OPSETS
 from export.quantize import insert_qdq
+from export.run import widened
 from export.structure import Structure
 from export.targets import TARGETS
-from export.widen import widened
 from runtime.__main__ import main as runtime
 from runtime.backends.tensorrt import RTX_CAPABILITIES
 from runtime.errors import ExportError, InputError
