@@ -16,6 +16,7 @@ import sys
 from pathlib import Path
 
 from export import standalone, triton
+from export.deploy.deepstream import deepstream_config
 from runtime import console
 from runtime.atomic import atomic_file, refuse_existing
 from runtime.package import Package
@@ -102,7 +103,7 @@ def _file(package: Package, o: argparse.Namespace) -> tuple[list[Path], str, str
     if not deepstream:
         return [o.out], said, f"trtexec --onnx={o.out}"
     with atomic_file(config, force=o.force) as file:
-        file.write_text(standalone.deepstream_config(package, o.out, precision=o.precision))
+        file.write_text(deepstream_config(package, o.out, precision=o.precision))
     return [o.out, config], said, f"nvinfer config-file-path={config}"
 
 

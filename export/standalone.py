@@ -20,8 +20,6 @@ from runtime.package import GRAPHS, Package
 from runtime.verify import Reference, load_reference
 
 PRECISIONS = ("fp32", "fp16")
-_MODES = {"fp32": 0, "fp16": 2}
-"""DeepStream's network-mode.  The graph is typed: it decides no more than what the engine is called."""
 
 
 def float_nchw(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -129,25 +127,3 @@ def write(
     with atomic_file(out, force=force) as file:
         onnx.save_model(model, str(file))
     return out
-
-
-def deepstream_config(package: Package, file: Path, *, precision: str, batch: int = 1) -> str:
-    """config_infer for Gst-nvinfer: both outputs raw, as tensor metadata.
-
-    Source: Gst-nvinfer's documentation.  It computes net-scale-factor · (x − offset), float and planar; with
-    1 and 0 the graph normalises.
-    """
-    size = package.manifest.input
-    return f"""# {package.manifest.embedding_id}
-[property]
-onnx-file={file.name}
-model-engine-file={file.name}_b{batch}_gpu0_{precision}.engine
-batch-size={batch}
-network-mode={_MODES[precision]}
-network-type=100
-output-tensor-meta=1
-infer-dims=3;{size.height};{size.width}
-model-color-format=0
-net-scale-factor=1
-offsets=0;0;0
-"""
