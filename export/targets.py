@@ -22,8 +22,8 @@ PORTABLE = "portable"
 TURING = "7.5"
 """Measured: TensorRT-RTX 1.7 builds float32 convolutions for it, and refuses float32 matrix products."""
 
-NEEDS = {"bf16": (8, 0), "fp8": (8, 9)}
-"""Types that older GPUs lack, and the compute capability they came with."""
+NEEDS = {"bf16": (8, 0)}
+"""Types that older GPUs lack, and the compute capability that has them first."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,8 +13,8 @@ _MODES = {"fp32": 0, "fp16": 2}
 def deepstream_config(package: Package, file: Path, *, precision: str, batch: int = 1) -> str:
     """Text of config_infer for Gst-nvinfer; both outputs are passed on raw, as tensor metadata.
 
-    Gst-nvinfer feeds net-scale-factor · (x − offset), float and planar; with 1 and 0 it feeds x, and the graph
-    normalises.  Source: the documentation of Gst-nvinfer.
+    Gst-nvinfer feeds net-scale-factor · (x − offset), float and planar.  With 1 and 0 it feeds x, which the
+    graph normalises.  Source: the documentation of Gst-nvinfer.
 
     Args:
         file: ONNX with a float32 (N, 3, H, W) input, as `export.standalone.write` makes with `nchw`.
