@@ -6,6 +6,7 @@ from export.level_picture import LEVEL_PICTURE
 from runtime.assess import LEAST_FOLLOWED, low_end
 from runtime.explanation import NEARLY_NOTHING
 from runtime.manifest import LevelRecord, Manifest
+from runtime.reasons import fill, images_used, sentence
 
 FEW = 30
 """Images, below which the card says that they are few."""
@@ -99,7 +100,7 @@ def _metrics(m: Manifest, name: str) -> str:
         return "## Metrics\nNone were measured.\n"
     few = "  They are few: a check, and no result to quote." if k.n < FEW else ""
     return f"""## Metrics
-Measured at the build on {k.images}.{few}
+Measured at the build on {images_used(k.images)}.{few}
 
 | measure | mean ± standard deviation | n |
 |---|---|---|
@@ -126,14 +127,14 @@ Not measured: the build had too few images that training did not see (`--evaluat
 """
     return f"""## What a level of the mask means
 `explanation.region(keep=0.8)` is the region that keeps 0.8 of the embedding on average (centred cosine:
-1 the same, 0 as another image).  Measured on {k.n} images: {k.images}.
+1 the same, 0 as another image).  Measured on {k.n} images: {images_used(k.images)}.
 
 ![What was asked against what was kept; the table below has the numbers]({LEVEL_PICTURE})
 
 {_checks(k)}
 
 Each half of the images was asked by the curve of the other half.  Hidden pixels showed, in turn,
-{" and ".join(k.fills)}; what is kept is the mean.  Against a fill that adds something, such
+{" and ".join(map(fill, k.fills))}; what is kept is the mean.  Against a fill that adds something, such
 as noise or another photograph, a region keeps less.
 """
 
@@ -170,7 +171,7 @@ What such masks are worth was not measured: the build had too few images that tr
     verdict = "**These masks do not follow a target: do not ask for one.**\n\n" * ignored
     return f"""{said}
 Measured on {n} mixtures, in each of which a region shows one image and the rest another:
-{m.target.images}.
+{images_used(m.target.images)}.
 
 | measure | mean ± standard deviation |
 |---|---|
@@ -195,8 +196,8 @@ def _parity(m: Manifest, name: str) -> str:
         f"| {p['mask_error']:.1e} | {p['mask_iou']:.4f} | {p['n']} |"
         for key, p in m.parity.items()
     )
-    missing = [f"- {_no_graph(key)}: {why}" for key, why in m.refused.items()]
-    missing += [f"- no engine of {name}: {why}" for name, why in m.left_out.items()]
+    missing = [f"- {_no_graph(key)}: {sentence(why)}" for key, why in m.refused.items()]
+    missing += [f"- no engine of {name}: {sentence(why)}" for name, why in m.left_out.items()]
     listed = "\n".join(["", "What was left out, and why:", "", *missing, ""]) if missing else ""
     return f"""## Parity with the torch module in float32
 | compared | embedding error | centred cosine | neighbours kept | mask error | mask IoU at 0.5 | n |

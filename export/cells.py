@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from export.fuse import Fused
+from export.refusals import refusal
 from export.run import Session, copied
 from export.standalone import drop_mask
 from export.verify import gate
@@ -112,10 +113,12 @@ def _nearest(level: np.ndarray, given: dict[str, np.ndarray]) -> str:
     errors = {name: _error(value, level) for name, value in given.items() if value.shape == level.shape}
     best = min(errors, key=lambda name: errors[name], default="")
     if not errors or errors[best] > TOLERANCE:
-        raise ExportError(
-            f"no tensor of the graph holds the encoder's feature map {level.shape[1:]}",
+        raise refusal(
+            ExportError,
+            "no_map",
+            shape=list(level.shape[1:]),
             expected="the pyramid that the masker reads, as outputs of nodes",
-            cure="build with --no-simplify if you need a bank of normal pictures",
+            cure="build with --no-simplify if you need a bank of normal images",
         )
     return best
 
@@ -161,8 +164,10 @@ def _check(path: Path, cells: np.ndarray, reference: Reference) -> None:
     pairs = [session([OUTPUTS[0], CELLS], image[None]) for image in reference.images]
     gate(reference, path.name, np.concatenate([e for e, _ in pairs]), reference.mask, precision="fp32")
     if (error := _error(pairs[0][1], cells)) > TOLERANCE:
-        raise ParityError(
-            f"{path.name}: cells off by {error:.1e} of their largest",
+        raise refusal(
+            ParityError,
+            "cells",
+            error=error,
             expected=f"at most {TOLERANCE}",
             cure="try another version of onnxruntime, or build with --no-simplify",
         )

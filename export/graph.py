@@ -83,30 +83,35 @@ def export_onnx(
 
 
 def simplify(model: onnx.ModelProto) -> tuple[onnx.ModelProto, str]:
-    """onnxsim, if it is installed and changes nothing but the graph's shape; and what was done, in words.
+    """The graph after onnxsim, if it is installed and keeps the outputs; and a code of what was done.
 
-    The simplified graph must give the original's outputs on a random image, bit for bit or within
-    1e-3 of their largest magnitude; otherwise the original is kept, and the words say so.
+    The simplified graph must give the original's outputs on a random image within 1e-3 of their largest
+    magnitude; otherwise the original is kept.
+
+    Returns:
+        The graph; `simplified:BEFORE:AFTER` with the numbers of nodes, or why it is the original: `too-large`
+        (beyond protobuf's 2 GB), `bfloat16` (onnxruntime cannot check it), `no-onnxsim`, `onnxsim-failed`,
+        `check-failed` (onnxsim's own), `outputs-moved:ERROR`.
     """
     if sum(len(tensor.raw_data) for tensor in model.graph.initializer) > 1_900_000_000:
-        return model, "not simplified: more than protobuf's 2 GB"
+        return model, "too-large"
     if any(t.data_type == onnx.TensorProto.BFLOAT16 for t in model.graph.initializer):
-        return model, "not simplified: onnxruntime has no bfloat16 to check it with"
+        return model, "bfloat16"
     try:
         import onnxsim
     except ImportError:
-        return model, "not simplified: onnxsim is not installed"
+        return model, "no-onnxsim"
     try:
         simpler, consistent = onnxsim.simplify(model)
-    except (RuntimeError, ValueError, onnx.checker.ValidationError) as error:
-        return model, f"not simplified: onnxsim failed ({str(error).partition(chr(10))[0]})"
+    except (RuntimeError, ValueError, onnx.checker.ValidationError):
+        return model, "onnxsim-failed"
     if not consistent:
-        return model, "not simplified: onnxsim's own check failed"
+        return model, "check-failed"
     simpler.ir_version = min(simpler.ir_version, IR_VERSION)
     worst = max(_difference(a, b) for a, b in zip(_outputs(model), _outputs(simpler), strict=True))
     if not worst < 1e-3:
-        return model, f"not simplified: outputs moved by {worst:.1e}"
-    return simpler, f"simplified from {len(model.graph.node)} to {len(simpler.graph.node)} nodes"
+        return model, f"outputs-moved:{worst:.1e}"
+    return simpler, f"simplified:{len(model.graph.node)}:{len(simpler.graph.node)}"
 
 
 def lint(model: onnx.ModelProto, *, opset: int = OPSETS["fp32"], toward: bool = False) -> None:

@@ -29,6 +29,7 @@ from export.standalone import write_beside
 from export.structure import Structure
 from runtime.backends.onnxruntime import EMBEDDING_MODELS, MODELS
 from runtime.package import GRAPHS
+from runtime.reasons import Reason
 from runtime.verify import Reference, limits_for
 
 CPU, TRT = "onnx int8 cpu", "onnx int8 trt"
@@ -43,7 +44,7 @@ class Calibration:
     images: np.ndarray
     """uint8 (N, H, W, 3)"""
     source: str
-    """Where they come from, for the manifest."""
+    """Where they come from, for the manifest: `folder:NAME`, or `reference` for the reference images."""
 
 
 def cpu_form(full: onnx.ModelProto, images: np.ndarray, *, reduce_range: bool = True) -> Form:
@@ -85,18 +86,18 @@ def trt_form(half: onnx.ModelProto, images: np.ndarray) -> Form:
 
 def write_int8(
     folder: Path, half: onnx.ModelProto | None, reference: Reference, calibration: Calibration, *, step: Step
-) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
+) -> tuple[dict[str, dict[str, Any]], dict[str, Reason]]:
     """Write both graphs beside `model.onnx`.
 
     Args:
         half: what the form for TensorRT is made of; without it there is none.
 
     Returns:
-        The gate's figures of what was written, and how they came about; and each form that is beyond the gate
-        even with half of its layers in float, and so is not written → why.
+        The gate's figures of each graph that was written, with its calibration and float layers; and each
+        form that is not written, as it is beyond the gate even with half of its layers in float → why.
     """
     full = onnx.load(str(folder / MODELS["fp32"]))
-    images, refused = calibration.images, dict[str, str]()
+    images, refused = calibration.images, dict[str, Reason]()
     parity: dict[str, dict[str, Any]] = {}
     makers: tuple[Callable[[onnx.ModelProto, np.ndarray], Form], ...] = (cpu_form, trt_form)
     sources, files = (full, half), (MODELS["int8"], GRAPHS["int8"])
@@ -107,8 +108,9 @@ def write_int8(
             form = make(source, images)
         model, _, figures = fit(form, reference, step=step)
         kept = in_float(form, model)
-        if why := "; ".join(figures.failures(limits_for("int8"))):
-            refused[form.name] = f"{why}, with {len(kept)} of {len(form.layers)} layers in float"
+        if figures.failures(limits_for("int8")):
+            layers = {"float_layers": len(kept), "layers": len(form.layers)}
+            refused[form.name] = {"code": "gate", "precision": "int8", "parity": figures.to_json(), **layers}
             continue
         graph.save(model, folder / file)
         parity[form.name] = {

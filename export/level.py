@@ -25,7 +25,8 @@ SHARES = (0.0, 0.03, 0.07, 0.12, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 ASKED = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
 WHOLE = 0.999
 """What is kept is 1 above it, but for rounding."""
-FILLS = ("the encoder's mean colour", "the image, blurred")
+FILLS = ("mean_colour", "blur")
+"""Codes of `runtime.reasons.fill`."""
 
 Embed = Callable[[np.ndarray], np.ndarray]
 """uint8 (h, w, 3) → embedding (D,)."""

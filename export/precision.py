@@ -14,8 +14,3 @@ OPSETS = {"fp32": 18, "fp16": 18, "bf16": 22, "int8": 20}
 
 AUTO = ("fp16", "int8", "bf16", "fp32")
 """What `--precision auto` tries for an engine, of what the package holds (int8: if it was made with it)."""
-
-
-def refusal(precision: str, *, toward: bool = False) -> str:
-    """The key in `Manifest.refused` that says why a package has no graph of this precision and form."""
-    return f"{precision} toward targets" if toward else precision

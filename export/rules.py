@@ -86,7 +86,7 @@ EVERYWHERE = (
         name="uint8 that is not cast first",
         level=ERROR,
         find=faults.moved_uint8,
-        happens="the parser takes uint8 as the graph's input and into Cast only, not into Transpose or Resize",
+        happens="the parser takes uint8 as an input and into Cast only, not into Transpose or Resize",
         cure="cast the image before anything else",
         source=_OPERATORS,
     ),
@@ -158,11 +158,18 @@ def check(path: Path, target: Target) -> list[Finding]:
     findings = lint(onnx.load(str(path), load_external_data=False), target)
     errors = [f for f in findings if f.rule.level == ERROR]
     if errors:
-        raise ExportError(
+        error = ExportError(
             f"{path.name} would fail on {described(target)}:\n    " + "\n    ".join(map(str, errors)),
             expected="none of these",
             cure="change the named nodes at export, as each line says, or choose another --target",
         )
+        error.reason = {
+            "code": "rules",
+            "graph": path.name,
+            "target": described(target),
+            "rules": {finding.rule.name: list(finding.nodes[:_SHOWN]) for finding in errors},
+        }
+        raise error
     return findings
 
 

@@ -20,6 +20,8 @@ exit with the class's `exit_code`: 1, or 3 where the parity gate failed (2 is a 
 
 from __future__ import annotations
 
+from typing import Any
+
 
 class NemuError(Exception):
     """Base of the tree: catch this one to catch them all.
@@ -31,6 +33,8 @@ class NemuError(Exception):
     """
 
     exit_code = 1
+    reason: dict[str, Any] | None = None
+    """What came, as a code and numbers (`runtime.reasons`), where a package stores it."""
 
     def __init__(self, came: str, *, expected: str, cure: str) -> None:
         super().__init__(f"{came}\n  expected: {expected}\n  cure: {cure}")

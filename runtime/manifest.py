@@ -15,9 +15,9 @@ from typing import Any
 from runtime.errors import IntegrityError, SchemaError
 from runtime.typed_json import json_object, read
 
-SCHEMA = 5
+SCHEMA = 6
 """2 added `training` and `metrics`, 3 `refused` and `left_out`, 4 `level`, 5 `target`; older packages lack
-what came later."""
+what came later.  6 stores codes (`runtime.reasons`) where older packages hold sentences."""
 OUTPUTS = ("embedding", "mask")
 """Of every graph that explains, in this order."""
 TOWARD = "toward"
@@ -240,16 +240,16 @@ class Manifest:
     """The run that trained the masker; None if its folder was not around the masker at the build."""
     metrics: MetricsRecord | None = None
     """What the masks were worth at the build; None in a package of schema 1."""
-    refused: dict[str, str] = dataclasses.field(default_factory=dict)
-    """Precision that was tried → why the package has no graph of it."""
+    refused: dict[str, Any] = dataclasses.field(default_factory=dict)
+    """Precision that was tried → why the package has no graph of it: a `runtime.reasons.Reason`."""
     level: LevelRecord | None = None
     """What a level of the mask means; None in a package of schema 3, or where the build had too few images
     that training did not see."""
     target: TargetRecord | None = None
     """What masks toward a target are worth; None if the masker takes none, or where the build had too few
     images that training did not see."""
-    left_out: dict[str, str] = dataclasses.field(default_factory=dict)
-    """Engine that was asked for when the package was made → why there is none."""
+    left_out: dict[str, Any] = dataclasses.field(default_factory=dict)
+    """Engine that was asked for when the package was made → for each precision why there is none."""
 
     def to_json(self) -> str:
         """The text of `manifest.json`: the fields, and `digest`, the sha256 over them."""

@@ -110,7 +110,7 @@ def test_an_engine_that_fails_on_this_device_gives_way_to_the_next(copy, refusin
     def gate(package, plan, record):
         if record.precision == "fp16":
             raise BackendError("mask is not finite", expected="numbers", cure="another precision")
-        return {"not_run": "a test"}
+        return {"not_run": "unavailable"}
 
     monkeypatch.setattr(attach, "_gate", gate)
     assert add(copy) == 0
@@ -129,7 +129,7 @@ def test_an_engine_that_is_there_is_said_before_anything_is_built(copy, refusing
     assert add(copy) == 0
     tried.clear()
     request = attach.Request(
-        targets=(attach.Target(name="t", what="", flavour="rtx", engines=("7.5",)),),
+        targets=(targets.Target(name="t", what="", flavour="rtx", engines=("7.5",)),),
         precision="auto",
         batch=(1, 1, 8),
     )
@@ -150,7 +150,9 @@ def test_an_engine_records_what_it_is_instead_of(copy, refusing):
     refusing(("portable", "fp16"))
     assert add(copy) == 0
     records = {e.record.compute_capability: e.record for e in Package.open(copy.path).engines()}
-    assert records["portable"].flags["instead_of"] == {"fp16": "layer 7 has no kernel"}
+    assert records["portable"].flags["instead_of"] == {
+        "fp16": {"code": "error", "said": "layer 7 has no kernel"}
+    }
     assert records["7.5"].flags["instead_of"] == {}
 
 

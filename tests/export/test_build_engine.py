@@ -8,7 +8,7 @@ import shutil
 import numpy as np
 import pytest
 
-from export import pack
+from export import pack, write_graphs
 from export.build_engine import main
 from export.engine import validity
 from export.images import PHOTOGRAPHS
@@ -149,13 +149,13 @@ def test_the_graph_without_the_mask_is_small_and_shares_the_weights(package, pho
 
 def test_a_failed_gate_writes_nothing_and_auto_goes_on(masker, tmp_path, monkeypatch, capsys):
     """A half graph that is subtly wrong: its embedding is half too long."""
-    original = pack.run_torch
+    original = write_graphs.run_torch
 
     def slightly_wrong(fused, images):
         embedding, mask = original(fused, images)
         return (embedding * 1.5 if fused.scale.dtype.itemsize == 2 else embedding), mask
 
-    monkeypatch.setattr(pack, "run_torch", slightly_wrong)
+    monkeypatch.setattr(write_graphs, "run_torch", slightly_wrong)
     out = tmp_path / "x.nemu"
     build = ["--masker", str(masker), "--out", str(out), "--quiet"]
     assert main([*build, "--precision", "fp16"]) == 3
@@ -179,7 +179,7 @@ def test_ctrl_c_or_a_full_disk_leaves_nothing(masker, tmp_path, monkeypatch, cap
     def fail(*_, **__):
         raise failure
 
-    monkeypatch.setattr(pack, "run_onnx", fail)
+    monkeypatch.setattr(write_graphs, "run_onnx", fail)
     arguments = ["--masker", str(masker), "--out", str(tmp_path / "x.nemu"), "--quiet"]
     assert main(arguments) == (130 if failure is KeyboardInterrupt else 1)
     assert ("No space left" in capsys.readouterr().err) is (failure is not KeyboardInterrupt)
@@ -199,7 +199,7 @@ def test_an_existing_package_stays_until_its_successor_is_whole(
         raise ParityError("no", expected="", cure="")
 
     with monkeypatch.context() as patch:
-        patch.setattr(pack, "measure_ranges", refuse)
+        patch.setattr(write_graphs, "measure_ranges", refuse)
         assert (
             main(["--masker", str(masker), "--out", str(out), "--quiet", "--force", "--precision", "fp16"])
             == 3

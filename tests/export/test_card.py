@@ -120,8 +120,9 @@ def test_a_masker_alone_says_that_its_data_is_not_known(alone):
 def test_pictures_to_evaluate_are_measured_and_not_shipped(alone, photographs):
     metrics = Package.open(alone).manifest.metrics
     assert metrics.n == 12
-    assert f"12 of the 12 images in the folder `{photographs.name}`" in metrics.images
-    assert "names for training" in metrics.images
+    assert metrics.images == f"evaluate:12:12:seen:{photographs.name}"
+    card = (alone / "README.md").read_text()
+    assert f"12 of the 12 images in the folder `{photographs.name}`; the folder overlaps with" in card
     with np.load(alone / "reference.npz") as arrays:
         assert len(arrays["images"]) == 8
     for file in ("manifest.json", "README.md"):

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from export import cells as cells_module
-from export import pack
+from export import write_graphs
 from export.cells import chosen, pooled, write_cells
 from export.fuse import Fused
 from runtime import Explainer, Package, fit_bank
@@ -80,9 +80,9 @@ def test_a_map_that_is_not_in_the_graph_is_an_error_and_the_build_goes_on_withou
     def fails(*_):
         raise ExportError("no map", expected="one", cure="none")
 
-    monkeypatch.setattr(pack, "write_cells", fails)
-    job = pack._Job(tmp_path, nem, reference, None, True, lambda _: nullcontext())
-    assert pack._write_cells(job) == {"cells": "no map"}
+    monkeypatch.setattr(write_graphs, "write_cells", fails)
+    job = write_graphs.Job(tmp_path, nem, reference, None, True, lambda _: nullcontext())
+    assert write_graphs._write_cells(job).refused == {"cells": {"code": "error", "said": "no map"}}
     assert "model.cells.onnx is left out: no map" in capsys.readouterr().err
 
 

@@ -149,9 +149,9 @@ def test_an_engine_that_cannot_leave_allocation_to_the_user_is_built_without(
 ) -> None:
     trt, compiled, asked = tensorrt_library.library("rtx"), engine._compile, []
 
-    def refuse(trt_, builder, network, config, *rest, **options):
+    def refuse(opened, network, config, **options):
         asked.append(config.get_flag(trt.BuilderFlag.REQUIRE_USER_ALLOCATION))
-        return None if asked[-1] else compiled(trt_, builder, network, config, *rest, **options)
+        return None if asked[-1] else compiled(opened, network, config, **options)
 
     monkeypatch.setattr(engine, "_compile", refuse)
     built = engine.build(graphs["fp16"], flavour="rtx", batch=(1, 1, 8), precision="fp16", progress=False)

@@ -12,6 +12,7 @@ from export.ranges import Ranges
 from runtime import Embedder, Explainer
 from runtime.errors import InputError
 from runtime.package import Package
+from runtime.reasons import sentence
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +99,7 @@ def test_a_form_beyond_the_gate_is_left_out_and_the_package_says_so(
     assert "int8 is not in the package: embedding error" in shown.out
     manifest = Package.open(out).manifest
     assert manifest.refused.keys() == {"int8"}
-    assert "with 0 of" in manifest.refused["int8"]
+    assert "with 0 of" in sentence(manifest.refused["int8"])
     assert manifest.parity.keys() == {"onnx fp32", "torch fp16", "onnx int8 cpu", "onnx fp16"}
     assert "no int8 graph: embedding error" in (out / "README.md").read_text()
     there = {file.name for file in out.glob("model*.onnx")}
@@ -121,10 +122,10 @@ def test_bf16_is_bfloat16_inside_and_leaves_turing_out(masker, tmp_path, capsys)
 def test_what_fp16_cannot_hold_stops_the_form_for_tensorrt_and_not_that_for_the_cpu(
     masker, photographs, tmp_path, monkeypatch
 ):
-    from export import pack
+    from export import write_graphs
 
     monkeypatch.setattr(
-        pack, "measure_ranges", lambda *_: Ranges(peaks={"attn/node_MatMul (MatMul)": 2e6}, images=12)
+        write_graphs, "measure_ranges", lambda *_: Ranges(peaks={"attn/node_MatMul (MatMul)": 2e6}, images=12)
     )
     out = tmp_path / "x.nemu"
     arguments = ["--masker", str(masker), "--calibration", str(photographs), "--precision", "int8"]
@@ -132,5 +133,5 @@ def test_what_fp16_cannot_hold_stops_the_form_for_tensorrt_and_not_that_for_the_
     manifest = Package.open(out).manifest
     assert {"model.int8.cpu.onnx", "model.bf16.onnx"} <= manifest.files.keys()
     assert not {"model.int8.trt.onnx", "model.fp16.onnx"} & manifest.files.keys()
-    assert manifest.refused["int8"].startswith("its layers in fp16: attn/node_MatMul")
-    assert manifest.refused["fp16"].startswith("attn/node_MatMul")
+    assert sentence(manifest.refused["int8"]).startswith("its layers in fp16: attn/node_MatMul")
+    assert sentence(manifest.refused["fp16"]).startswith("attn/node_MatMul")

@@ -13,7 +13,7 @@ from PIL import Image
 
 import export.images
 from export.build_engine import main
-from export.images import level_images
+from export.images import Chosen, level_images
 from export.level import FEWEST, SHARES, curve, fit
 from export.level_picture import LEVEL_PICTURE, level_picture
 from runtime.manifest import InputRecord, LevelCheck, LevelRecord
@@ -110,7 +110,7 @@ def test_the_build_fits_on_what_the_run_set_apart(masker, photographs, tmp_path,
     arguments = ["--masker", str(tmp_path / "masker.safetensors"), "--quiet", "--precision", "fp32"]
     assert main([*arguments, "--out", str(tmp_path / "x.nemu")]) == 0
     level = Package.open(tmp_path / "x.nemu").manifest.level
-    assert (level.n, level.images) == (5, "5 images that training set apart of its folder")
+    assert (level.n, level.images) == (5, "apart:5")
     monkeypatch.setattr(export.images, "FEWEST", 6)
     assert main([*arguments, "--out", str(tmp_path / "few.nemu")]) == 0
     assert Package.open(tmp_path / "few.nemu").manifest.level is None
@@ -148,7 +148,7 @@ def test_a_level_is_measured_on_what_was_set_apart_where_evaluate_is_too_small_o
     )  # fmt: skip
     for i in range(5):
         Image.new("RGB", (32, 32), (i, 0, 0)).save(tmp_path / f"{i}.png")
-    few, enough = ((np.zeros((n, 32, 32, 3), np.uint8), f"{n} of them") for n in (4, 5))
+    few, enough = (Chosen(np.zeros((n, 32, 32, 3), np.uint8), f"{n} of them") for n in (4, 5))
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     for judged, trained_on, word in (
@@ -159,7 +159,7 @@ def test_a_level_is_measured_on_what_was_set_apart_where_evaluate_is_too_small_o
         images, source = level_images(
             judged, size, evaluate=tmp_path / "few", masker=masker, trained_on=str(trained_on)
         )
-        assert (len(images), source) == (5, "5 images that training set apart of its folder")
+        assert (len(images), source) == (5, "apart:5")
         assert word in capsys.readouterr().err
     taken = level_images(enough, size, evaluate=tmp_path / "few", masker=masker, trained_on=str(elsewhere))
     assert taken is enough

@@ -13,6 +13,7 @@ from export.request import Request
 from export.targets import Target
 from runtime.errors import ExportError, ParityError
 from runtime.package import GRAPHS, TOWARD_GRAPHS, Package
+from runtime.reasons import sentence
 
 REFUSED = {
     "fp16 toward targets": "beyond fp16",
@@ -60,7 +61,7 @@ def test_what_is_left_out_names_only_what_was_refused_of_its_form(monkeypatch, t
 
     monkeypatch.setattr(attach, "_attempt", refuse)
     built = attach.build(made(**REFUSED), request("auto", toward=toward))
-    assert list(built.left_out.values()) == [left_out]
+    assert [sentence(reasons) for reasons in built.left_out.values()] == [left_out]
 
 
 def test_the_card_words_each_of_them():

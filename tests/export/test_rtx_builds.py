@@ -186,14 +186,14 @@ def test_a_target_elsewhere_checks_and_builds_nothing(package, tmp_path, capsys)
     assert main(["--package", str(copy), "--target", "jetpack6", "--target", "datacenter"]) == 0
     assert Package.open(copy).engines() == []
     said = capsys.readouterr().out
-    assert "jetpack6: nothing known stands against the graph" in said
-    assert f"python -m export.build_engine --package {copy} --precision fp16" in said
+    assert "jetpack6: the graph breaks no known rule" in said
+    assert f"nemu build --package {copy} --precision fp16" in said
 
 
 def test_a_graph_that_would_fail_elsewhere_is_not_packed(package, tmp_path, monkeypatch, capsys):
     """With --masker the whole package is not written, and the nodes are named."""
 
-    def copied(folder, **_):
+    def copied(folder, *_, **__):
         shutil.copytree(package, folder, dirs_exist_ok=True)
         return Package.open(folder)
 

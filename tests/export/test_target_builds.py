@@ -76,7 +76,7 @@ def test_rtx_builds_one_beside_the_plain_engine(copy: Package, capsys) -> None:
     assert main([*command, "--toward"]) == 0
     said = capsys.readouterr()
     assert "fp16, takes a target" in said.out
-    assert f"next: python -m runtime verify {copy.path}" in said.out
+    assert f"next: nemu verify {copy.path}" in said.out
     assert "runs beside a plain engine" not in said.err
     asks = next(e for e in copy.engines() if e.record.takes_target)
     assert asks.path.name == "rtx-fp16-b8-toward.engine"
@@ -154,7 +154,7 @@ def test_plain_calls_get_what_they_always_got(copy: Package, built: list) -> Non
 def test_a_new_package_that_takes_targets_gets_both_forms(
     asking: Path, built: list, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
 ) -> None:
-    def copied(folder, **_):
+    def copied(folder, *_, **__):
         shutil.copytree(asking, folder, dirs_exist_ok=True)
         return Package.open(folder)
 
@@ -165,7 +165,7 @@ def test_a_new_package_that_takes_targets_gets_both_forms(
     assert built == [("model.onnx", "fp32", ("image",)), ("model.toward.onnx", "fp32", BOTH)]
     assert engines(out) == {"rtx-fp32-b2-toward.engine": True, "rtx-fp32-b2.engine": False}
     said = capsys.readouterr().out.splitlines()
-    options = [line.partition("--precision ")[2] for line in said if line.startswith("  python -m export")]
+    options = [line.partition("--precision ")[2] for line in said if line.startswith("  nemu build")]
     assert options == ["fp32", "fp32 --toward"]
 
 

@@ -9,7 +9,7 @@ import onnx
 import pytest
 import torch
 
-from export import pack
+from export import write_graphs
 from export.build_engine import main
 from export.target import measure_target
 from runtime import Explainer
@@ -81,14 +81,14 @@ def test_verify_runs_the_targets_too(asked, capsys):
 
 
 def test_a_half_graph_that_fails_with_targets_is_left_out_alone(asking, tmp_path, monkeypatch, capsys):
-    original = pack.run_torch
+    original = write_graphs.run_torch
 
     def wrong(fused, images, toward=None):
         embedding, mask = original(fused, images, toward)
         half = fused.scale.dtype == torch.float16 and toward is not None
         return embedding, (1 - mask if half else mask)
 
-    monkeypatch.setattr(pack, "run_torch", wrong)
+    monkeypatch.setattr(write_graphs, "run_torch", wrong)
     out = tmp_path / "x.nemu"
     assert main(["--masker", str(asking), "--out", str(out), "--quiet"]) == 0
     manifest = Package.open(out).manifest

@@ -9,7 +9,8 @@ import threading
 import pytest
 
 from export import targets
-from export.engine import _check_capability, _scratch_limit
+from export.builder_config import scratch_limit
+from export.engine import _check_capability
 from export.progress import Progress, interruptible
 from runtime.backends import cuda
 from runtime.errors import BackendUnavailable, InputError
@@ -90,6 +91,6 @@ def test_the_bar_moves_while_a_step_takes_long():
 
 def test_scratch_memory_is_limited_where_gpu_and_cpu_share_it():
     card = dataclasses.replace(ORIN, integrated=False)
-    assert _scratch_limit(None, ORIN) == 2 << 30
-    assert _scratch_limit(1 << 20, ORIN) == 1 << 20
-    assert _scratch_limit(None, card) is _scratch_limit(None, None) is None
+    assert scratch_limit(None, ORIN) == 2 << 30
+    assert scratch_limit(1 << 20, ORIN) == 1 << 20
+    assert scratch_limit(None, card) is scratch_limit(None, None) is None
