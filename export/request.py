@@ -80,7 +80,7 @@ class Request:
         return {p: why for p, why in either.items() if why}
 
     def for_targets(self, package: Package) -> Request:
-        """This request for engines that take a target; `auto` if the package has no such graph of its precision."""
+        """The request for engines that take a target; `auto` if the package has none of its precision."""
         held = TOWARD_GRAPHS.get(self.precision) in package.manifest.files
         return dataclasses.replace(self, toward=True, precision=self.precision if held else "auto")
 
