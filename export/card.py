@@ -9,7 +9,7 @@ from runtime.manifest import LevelRecord, Manifest
 from runtime.reasons import fill, images_used, sentence
 
 FEW = 30
-"""Images, below which the card says that they are few."""
+"""With fewer images, the card says that they are few."""
 
 _SEEN = {
     "crop": "the photograph is scaled, its proportions are kept, and the middle is cut out",
@@ -20,7 +20,7 @@ _CUT = "; what is cut off never reaches the encoder, and the mask is 0 there"
 
 
 def model_card(manifest: Manifest, *, name: str) -> str:
-    """Markdown for a reader who has nothing but the package."""
+    """Markdown for a reader who has only the package."""
     sections = (_intro, _inside, _data, _metrics, _level, _target, _parity, _use, _limits, _citation)
     return "\n".join(section(manifest, name) for section in sections)
 
@@ -89,8 +89,8 @@ from a masker without the summary of its run.  """
 |---|---|
 {table}
 
-{said}Where these images come from and what they show, nemu does not know.
-What the encoder was trained on, its owner says.
+{said}nemu does not know where these images come from or what they show.
+Ask the encoder's owner what the encoder was trained on.
 """
 
 
@@ -133,14 +133,14 @@ Not measured: the build had too few images that training did not see (`--evaluat
 
 {_checks(k)}
 
-Each half of the images was asked by the curve of the other half.  Hidden pixels showed, in turn,
+Each half of the images was asked by the curve of the other half.  Hidden pixels showed in turn
 {" and ".join(map(fill, k.fills))}; what is kept is the mean.  Against a fill that adds something, such
 as noise or another photograph, a region keeps less.
 """
 
 
 def _checks(k: LevelRecord) -> str:
-    """Asked against kept, as a table."""
+    """The table of what was asked and what was kept."""
     rows = "\n".join(
         f"| {c.asked:g} | {c.kept:.3f} | {c.low:.2f} to {c.high:.2f} | {c.moved:.3f} | {c.area:.0%} |"
         for c in k.checks
@@ -153,12 +153,12 @@ def _checks(k: LevelRecord) -> str:
 def _target(m: Manifest, name: str) -> str:
     if not m.masker.config.get("toward"):
         return """## Masks toward a target
-None: this masker takes no target.  `nemu compare` shows each of two pictures by itself.
+None: this masker takes no target.  `nemu compare` shows each of two images by itself.
 """
     said = """## Masks toward a target
-`explainer(image, toward=other)` shows the smallest region of a picture whose embedding is like the target's:
-another picture's, or any embedding of this encoder.  A picture that has nothing of it has an empty mask, and
-`Explanation.absent` says so.
+`explainer(image, toward=other)` shows the smallest region of an image whose embedding is like the target:
+another image's embedding, or any embedding of this encoder.  If an image shows nothing of the target, its
+mask is empty and `Explanation.absent` says so.
 """
     if m.target is None:
         return f"""{said}
@@ -183,7 +183,7 @@ Measured on {n} mixtures, in each of which a region shows one image and the rest
 
 {verdict}Of the masks toward an image that is not there, {empty}.
 
-A target is rarely all in a picture.  So `region(keep=0.8)` of such a mask is the region that keeps 0.8 of the
+A target is rarely all in an image.  So `region(keep=0.8)` of such a mask is the region that keeps 0.8 of the
 most that any of its regions keeps on average; an image may keep more than that, or nothing:
 
 {_checks(m.target.level)}
@@ -212,7 +212,7 @@ figures are in `engines/NAME.engine.json`; `nemu verify {name}` measures on the 
 
 
 def _no_graph(key: str) -> str:
-    """What a key of `Manifest.refused` names, in words."""
+    """The graph that a key of `Manifest.refused` stands for, in words."""
     if key == "cells":
         return "no graph of local features, so that `nemu bank` refuses"
     precision, _, form = key.partition(" ")

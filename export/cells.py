@@ -1,8 +1,8 @@
-"""`model.cells.onnx`: the embedding and a grid of local features, for a bank of normal pictures.
+"""`model.cells.onnx`: the embedding and a grid of local features, for a bank of normal images.
 
-The features are the encoder's own, of the pyramid that the masker reads.  Each is averaged with its eight
+The features are those of the encoder's pyramid that the masker reads.  Each is averaged with its eight
 neighbours, as PatchCore does (Roth et al., CVPR 2022), and a finer map is averaged down to the grid of the
-coarsest.  No weight is added: the graph names those of `model.onnx.data`.
+coarsest.  No weight is added: the graph uses those in `model.onnx.data`.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ from train.encoder import FrozenEncoder
 from train.nem import NEM
 
 FINEST, COARSEST = 4, 16
-"""Strides, in pixels, of the feature maps that are taken.  Against 8 and 16 alone (benchmarks.defects, two
-encoders), 4 finds more scratches and costs next to nothing."""
+"""Strides, in pixels, of the feature maps that are taken.  Stride 4 finds more scratches than 8 and 16
+alone, at almost no cost (benchmarks.defects, two encoders)."""
 TOLERANCE = 1e-3
 """Largest error of a feature relative to the largest of its map."""
 
@@ -75,7 +75,7 @@ def pooled(levels: Sequence[Tensor]) -> Tensor:
 
 
 def _on_grid(level: Tensor, size: torch.Size) -> Tensor:
-    """Averaged where the grid divides the map evenly, otherwise resampled."""
+    """Average if the grid divides the map evenly, otherwise resample."""
     if level.shape[2:] == size:
         return level
     if step := _step(level, size):
@@ -89,7 +89,7 @@ def _step(level: Tensor, size: torch.Size) -> list[int] | None:
 
 
 def _found(model: onnx.ModelProto, levels: list[Tensor], image: np.ndarray) -> list[str]:
-    """Names of the tensors that hold these maps: known by their values, since exporters rename them.
+    """Names of the tensors that hold these maps, found by their values because exporters rename tensors.
 
     `model` is changed: the candidates become its outputs.
     """
@@ -141,7 +141,7 @@ def _with_cells(whole: onnx.ModelProto, names: list[str], levels: list[Tensor]) 
 
 
 def _nodes(name: str, end: str, level: Tensor, size: torch.Size) -> Iterator[onnx.NodeProto]:
-    """What `pooled` does to one map."""
+    """The nodes that do to one map what `pooled` does."""
     mean = end if level.shape[2:] == size else f"{end}_mean"
     yield helper.make_node(
         "AveragePool", [name], [mean], name=mean, kernel_shape=[3, 3], pads=[1] * 4, count_include_pad=0
@@ -158,7 +158,7 @@ def _nodes(name: str, end: str, level: Tensor, size: torch.Size) -> Iterator[onn
 
 
 def _check(path: Path, cells: np.ndarray, reference: Reference) -> None:
-    """Both outputs of the graph on disk."""
+    """Check both outputs of the graph on disk."""
     onnx.checker.check_model(str(path))
     session = Session(path)
     pairs = [session([OUTPUTS[0], CELLS], image[None]) for image in reference.images]

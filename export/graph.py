@@ -37,7 +37,7 @@ def export_onnx(
     """The graph of `fused`, batch axis `N` free, everything else fixed.
 
     Args:
-        toward: with a second input, the targets.
+        toward: give the graph a second input, the targets.
 
     Raises:
         ExportError: the exporter could not trace the encoder.
@@ -115,10 +115,10 @@ def simplify(model: onnx.ModelProto) -> tuple[onnx.ModelProto, str]:
 
 
 def lint(model: onnx.ModelProto, *, opset: int = OPSETS["fp32"], toward: bool = False) -> None:
-    """Refuse a graph that breaks the package's contract, or that no TensorRT gets right.
+    """Refuse a graph that breaks the package's contract, or a rule for every TensorRT.
 
     Args:
-        toward: it has the second input.
+        toward: the graph has the second input.
 
     Raises:
         ExportError: naming every node at fault.
@@ -128,13 +128,13 @@ def lint(model: onnx.ModelProto, *, opset: int = OPSETS["fp32"], toward: bool = 
         raise ExportError(
             "the graph would not run everywhere: " + "\n    ".join(faults),
             expected=f"opset {opset}, IR {IR_VERSION}, uint8 {INPUT} in, float32 {OUTPUTS} out, "
-            "and none of the faults that export.rules lists for every TensorRT",
+            "and no fault that export.rules lists for every TensorRT",
             cure="rewrite that part of the encoder (tables as constants, nn.LayerNorm, plain interpolate)",
         )
 
 
 def save(model: onnx.ModelProto, path: Path) -> None:
-    """Write `path` and its weights as `path.data`, so that runtimes can map them."""
+    """Write `path`, and its weights as `path.data`, which runtimes can map into memory."""
     external.save(model, path)
     onnx.checker.check_model(str(path))
 
@@ -149,7 +149,7 @@ def _name_by_module(model: onnx.ModelProto) -> None:
 
 
 def _one_type(model: onnx.ModelProto) -> None:
-    """Round to bfloat16 what the exporter left in float32: the weights it folded a BatchNorm into."""
+    """Round to bfloat16 the weights that the exporter left in float32: those it folded a BatchNorm into."""
     halves = {t.name for t in model.graph.initializer if t.data_type == onnx.TensorProto.BFLOAT16}
     if not halves:
         return

@@ -1,8 +1,8 @@
-"""The int8 graphs of a package: calibrated, gated, and, for the CPU, timed.
+"""Write the int8 graphs of a package: calibrate them, run the gate, and time the one for the CPU.
 
-onnxruntime's CPU kernels want unsigned activations and TensorRT refuses them, so there are two forms:
-`model.int8.cpu.onnx` and `model.int8.trt.onnx`.  The first is gated as it runs.  The second is gated in
-float: its quantised values times its quantised weights, summed exactly, as an engine does.
+onnxruntime's CPU kernels need unsigned activations and TensorRT refuses them, so there are two forms:
+`model.int8.cpu.onnx` and `model.int8.trt.onnx`.  The gate runs the first as it is.  It computes the second in
+float: quantised values times quantised weights, summed exactly, as an engine does.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from runtime.verify import Reference, limits_for
 
 CPU, TRT = "onnx int8 cpu", "onnx int8 trt"
 _RANKED = 16
-"""Calibration images that layers are ranked on."""
+"""Number of calibration images that layers are ranked on."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +48,7 @@ class Calibration:
 
 
 def cpu_form(full: onnx.ModelProto, images: np.ndarray, *, reduce_range: bool = True) -> Form:
-    """What onnxruntime runs, from the float32 graph."""
+    """The form for onnxruntime, made from the float32 graph."""
     bounds, rounding = ranges(full, images), Rounding(full, images)
     heads = Structure(full).heads()
 
@@ -64,7 +64,7 @@ def cpu_form(full: onnx.ModelProto, images: np.ndarray, *, reduce_range: bool = 
 
 
 def trt_form(half: onnx.ModelProto, images: np.ndarray) -> Form:
-    """What TensorRT compiles, from the half graph; the first layer stays half too."""
+    """The form for TensorRT, made from the half graph; the first layer stays half too."""
     full = widened(half)
     bounds, rounding = ranges(full, images), Rounding(full, images)
     structure = Structure(half)
@@ -90,7 +90,7 @@ def write_int8(
     """Write both graphs beside `model.onnx`.
 
     Args:
-        half: what the form for TensorRT is made of; without it there is none.
+        half: the graph that the form for TensorRT is made from; None makes no such form.
 
     Returns:
         The gate's figures of each graph that was written, with its calibration and float layers; and each
@@ -128,7 +128,7 @@ def write_int8(
 
 
 def in_float(form: Form, model: onnx.ModelProto) -> list[str]:
-    """Those of a form's layers that a graph of it computes in float: those asked for, and what feeds them."""
+    """The layers of a form that a graph computes in float: those asked for, and those that feed them."""
     floats = {n.name for n in Structure(model).weighted()}
     return [name for name in form.layers if name in floats]
 

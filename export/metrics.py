@@ -1,11 +1,11 @@
-"""What a package's masks are worth, for its card: how much of the embedding they keep, and what any would.
+"""The metrics of the model card: how much of the embedding a mask keeps, and how much any mask would.
 
-z is the embedding of an image, and that of what a mask keeps of the image (`runtime.occlusion`) is z':
+z is the embedding of an image, z' that of what a mask keeps of the image (`runtime.occlusion`):
   fidelity         cos(z, z')
-  fidelity, moved  the same with the mask moved to a random place, around the edges: as large, of the same
-                   shape, elsewhere.  Where the mask is, matters as far as this is lower.
-  fidelity, empty  the same with nothing kept.  High already where an encoder's embeddings are all alike.
-All by the float32 graph, through onnxruntime on the CPU.
+  fidelity, moved  the same with the mask moved to a random place, around the edges: the same size and
+                   shape, elsewhere.  The lower it is, the more the mask's place matters.
+  fidelity, empty  the same with nothing kept.  High if an encoder's embeddings are all alike.
+The float32 graph computes all of them, in onnxruntime on the CPU.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def measure(path: Path, images: np.ndarray, *, mean: Sequence[float], source: st
         path: the float32 graph.
         images: uint8 (N, H, W, 3), at least two.
         mean: the encoder's mean colour in 0..1.
-        source: which images these are, for people.
+        source: which images these are, a code of `runtime.reasons.images_used`.
     """
     session = Session(path)
     embedding, mask = session.explain(images)
@@ -54,5 +54,5 @@ def measure(path: Path, images: np.ndarray, *, mean: Sequence[float], source: st
 
 
 def _fidelity(embedding: np.ndarray, masked: np.ndarray) -> Spread:
-    """Both (N, D)."""
+    """Cosine of each pair of rows of two (N, D)."""
     return spread(np.array([cosine(a, b) for a, b in zip(embedding, masked, strict=True)]))

@@ -1,4 +1,4 @@
-"""Is int8 worth it on this device?  The package's two CPU graphs, timed in turn."""
+"""Is int8 faster than fp32 on this device?  The package's two CPU graphs, timed in turn."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from export.run import Session
 from runtime.backends.onnxruntime import MODELS
 
 WORTH = 1.15
-"""Less faster than this is not worth what int8 loses."""
+"""A smaller speed-up is not worth the accuracy that int8 loses."""
 _SECONDS = 3.0
 _FEWEST = 10
 
@@ -46,7 +46,7 @@ def int8_against_fp32(folder: Path, image: np.ndarray) -> dict[str, Any]:
 
 
 def verdict(speed: dict[str, Any]) -> str:
-    """The measurement in a sentence."""
+    """A sentence about the measurement."""
     low, high = speed["times_faster_ci"]
     said = "" if speed["worth_it"] else f"NOT shown worth it here ({WORTH}): use fp32 on this device; "
     return (
@@ -63,7 +63,7 @@ def _median_interval(ordered: list[float]) -> tuple[float, float]:
 
 
 def processor() -> str:
-    """Name of this machine's processor, as Linux knows it."""
+    """Name and number of this machine's processors, from /proc/cpuinfo."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.is_file() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]

@@ -1,6 +1,6 @@
-"""One ONNX file out of a package, as another program wants it.
+"""Write one ONNX file of a package in the form of another program.
 
-What is written gives the reference outputs of the package within the gate, or is not written.
+A file is written only if it gives the reference outputs of the package within the gate.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def float_nchw(model: onnx.ModelProto) -> onnx.ModelProto:
     if cast is None or turned is None or (cast.op_type, turned.op_type) != ("Cast", "Transpose"):
         raise ExportError(
             "the graph does not begin with Cast and Transpose",
-            expected="a graph of python -m export.build_engine",
+            expected="a graph that nemu build wrote",
             cure="build the package again",
         )
     batch, height, width, channels = image.type.tensor_type.shape.dim
@@ -73,11 +73,11 @@ def drop_mask(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def write_beside(graph: Path, file: str, reference: Reference, *, precision: str) -> None:
-    """Write a graph without the mask beside the whole one; it names the weights in that one's `.data`.
+    """Write a graph without the mask beside the whole one; it uses the weights in the `.data` of that one.
 
     Args:
-        graph: of a package that is being made.
-        file: its name.
+        graph: a graph of a package that is being made.
+        file: name of the new file.
 
     Raises:
         ParityError: it does not give the reference embeddings.
@@ -94,13 +94,15 @@ def write(
     *,
     precision: str = "fp32",
     nchw: bool = False,
-    only_embedding: bool = False,
+    embedding_only: bool = False,
     force: bool = False,
 ) -> Path:
     """Write the graph into `out`, whole; its weights lie inside the file.
 
     Args:
-        precision: `fp32` or `fp16`: which graph of the package.
+        precision: the graph of the package to write, `fp32` or `fp16`.
+        nchw: give it a float32 (N, 3, H, W) input, see `float_nchw`.
+        embedding_only: leave out the mask.
 
     Raises:
         PackageError: the package was built without that precision.
@@ -110,7 +112,7 @@ def write(
     refuse_existing(out, force=force)
     model = onnx.load(str(package.file(GRAPHS[precision])))
     model = float_nchw(model) if nchw else model
-    model = drop_mask(model) if only_embedding else model
+    model = drop_mask(model) if embedding_only else model
     reference = load_reference(package)
     names = [output.name for output in model.graph.output]
     images = reference.images.transpose(0, 3, 1, 2).astype(np.float32) if nchw else reference.images

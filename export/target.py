@@ -1,7 +1,7 @@
-"""What masks toward a target are worth, on mixtures of two images by a region: it is known what to show.
+"""Measure masks toward a target on mixtures of two images, where the right region is known.
 
-The level of such a mask is fitted as that of plain masks is (`export.level`).  But a target is rarely all in
-an image: what a region keeps is a share of the most that any region of the masks keeps on average.
+The level of such a mask is fitted like that of plain masks (`export.level`).  But a target is rarely all in
+an image, so what a region keeps is a share of the most that any region of the masks keeps on average.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from runtime.assess import INSIDE, assess
 from runtime.manifest import TargetRecord
 
 MOST = 32
-"""Mixtures, at most."""
+"""At most this many mixtures are measured."""
 
 
 def measure_target(
@@ -27,10 +27,10 @@ def measure_target(
     """`runtime.assess` by two float32 graphs, and the level of masks toward the image that a region shows.
 
     Args:
-        graphs: the one that takes targets, and the one without the mask.
+        graphs: the graph that takes targets, and the one without the mask.
         images: uint8 (N, h, w, 3), different ones that training did not see.
         mean: the encoder's mean colour in 0..1.
-        source: which images these are, for people.
+        source: which images these are, a code of `runtime.reasons.images_used`.
     """
     asked, embedding_only = map(Session, graphs)
 

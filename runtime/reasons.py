@@ -96,7 +96,7 @@ def _range(r: Mapping[str, Any]) -> str:
 
 
 def _gate(r: Mapping[str, Any]) -> str:
-    numbers = {k: float(v) if v in ("inf", "-inf", "nan") else v for k, v in r["parity"].items()}
+    numbers: dict[str, Any] = {k: float(v) if isinstance(v, str) else v for k, v in r["parity"].items()}
     said = "; ".join(Parity(**numbers).failures(LIMITS[r["precision"]]))
     floats = f", with {r['float_layers']} of {r['layers']} layers in float" if "layers" in r else ""
     return f"{r['compared']}: {said}{floats}" if "compared" in r else said + floats
