@@ -16,9 +16,10 @@ from runtime.backends.cells import PRECISION, CellsBackend
 from runtime.bank import Bank
 from runtime.decode import pillow
 from runtime.errors import InputError
-from runtime.image import Geometry, ImageLike, Placement, load_image
+from runtime.image import ImageLike, Placement
 from runtime.overlay import STYLES, overlay
 from runtime.package import Package
+from runtime.prepare import Preparer
 from runtime.progress import progress
 
 FALSE_ALARMS = 0.01
@@ -160,20 +161,22 @@ class Eye:
     """A package's graph of local features, with the package's geometry: picture → `Seen`."""
 
     def __init__(self, package: Package, *, channel_order: str = "rgb") -> None:
-        self._geometry = Geometry.from_record(package.manifest.input)
-        self._channel_order = channel_order
+        self._prepare = Preparer(package.manifest.input, channel_order=channel_order)
         self._backend = CellsBackend(package)
 
     def __call__(self, image: ImageLike) -> Seen:
         """Raises as `Watch` does."""
-        began = time.perf_counter()
-        original = load_image(image, channel_order=self._channel_order)
-        fitted, placement = self._geometry.fit(original)
-        ready = time.perf_counter()
-        embedding, cells = self._backend.run(fitted)
-        done = time.perf_counter()
-        timing = {"preprocess": 1e3 * (ready - began), "run": 1e3 * (done - ready)}
-        return Seen(image=original, placement=placement, embedding=embedding, cells=cells, timing=timing)
+        prepared = self._prepare(image)
+        started = time.perf_counter()
+        embedding, cells = self._backend.run(prepared.fitted)
+        timing = {"preprocess": prepared.milliseconds, "run": 1e3 * (time.perf_counter() - started)}
+        return Seen(
+            image=prepared.original,
+            placement=prepared.placement,
+            embedding=embedding,
+            cells=cells,
+            timing=timing,
+        )
 
 
 def fit_bank(

@@ -184,9 +184,9 @@ def test_a_comparison_may_be_of_each_by_itself(explainer):
 
 def test_what_takes_targets_is_warmed_up_when_asked(explainer):
     explainer.warm_up()
-    assert explainer._for_targets is None
+    assert explainer._runs.for_targets is None
     explainer.warm_up(toward=True)
-    assert explainer._for_targets is not None
+    assert explainer._runs.for_targets is not None
 
 
 @pytest.mark.parametrize("content", [b"", b"no array", np.zeros(5, np.float32)])
