@@ -21,6 +21,7 @@ from runtime.backends.cuda_memory import DeviceBuffer, PinnedArray, Stream
 from runtime.backends.tensorrt import TensorRTBackend
 from runtime.manifest import EngineRecord, InputRecord
 from runtime.package import Engine
+from runtime.parity_record import ParityRecord
 
 Outputs = Sequence[np.ndarray]
 """embedding, mask."""
@@ -187,7 +188,7 @@ def _record(gpu: cuda.DeviceInfo, most: int, *, flavour: str = "tensorrt") -> En
         onnx_sha256="0" * 64,
         package="0" * 64,
         flags={"require_user_allocation": False},
-        parity={"not_run": "a stand-in"},
+        parity=ParityRecord(not_run="unavailable"),
         build_seconds=0.0,
         sha256="0" * 64,
     )

@@ -135,7 +135,7 @@ def weight_and_layers(model: str, scratch: Path) -> list[dict[str, Any]]:
                 "engine": f"{record.flavour} {record.version}",
                 "weighted_layers": record.flags["weighted_layers"],
                 "build_seconds": round(record.build_seconds, 2),
-                "parity": package.manifest.parity,
+                "parity": package.manifest.fields()["parity"],
             }
         rows.append(row)
         print({k: v for k, v in row.items() if k != "parity"}, flush=True)

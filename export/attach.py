@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import onnx
 
@@ -35,6 +34,7 @@ from runtime.errors import (
 )
 from runtime.manifest import OUTPUTS, EngineRecord
 from runtime.package import GRAPHS, TOWARD_GRAPHS, Engine, Package
+from runtime.parity_record import ParityRecord, parity_record
 from runtime.verify import embed_all, load_reference, run_all, run_all_toward
 
 __all__ = ["Built", "Request", "build", "write"]
@@ -201,12 +201,13 @@ def _attempt(package: Package, request: Request, target: Target, gpu: str, preci
             progress=request.progress,
         )
     record = _record(package, built, graph, request.inputs)
-    return built.plan, record.with_parity(_gate(package, built.plan, record))
+    return built.plan, dataclasses.replace(record, parity=_gate(package, built.plan, record))
 
 
 def _check_range(package: Package, precision: str) -> None:
     """Refuse a half graph that leaves fp16, in a package of a version that did not measure that."""
-    made_with_it = "ranges" in package.manifest.parity.get("torch fp16", {})
+    checked = package.manifest.parity.get("torch fp16", ParityRecord())
+    made_with_it = checked.ranges is not None
     if precision in ("fp16", "int8") and not made_with_it:
         model = onnx.load(str(package.file(GRAPHS[precision])))
         measure_ranges(model, load_reference(package).images).check()
@@ -242,7 +243,7 @@ def _record(package: Package, built: engine.BuiltEngine, graph: str, inputs: tup
         onnx_sha256=package.manifest.files[graph],
         package=package.hash,
         flags=built.flags,
-        parity={},
+        parity=ParityRecord(),
         build_seconds=built.build_seconds,
         sha256=hashlib.sha256(built.plan).hexdigest(),
         outputs=tuple(name for name in OUTPUTS if name in built.outputs),
@@ -262,7 +263,7 @@ def _without_companion(package: Package, built: Built, record: EngineRecord, job
         )
 
 
-def _gate(package: Package, plan: bytes, record: EngineRecord) -> dict[str, Any]:
+def _gate(package: Package, plan: bytes, record: EngineRecord) -> ParityRecord:
     """The engine's parity on this device, or why it could not be run here."""
     from runtime.backends.tensorrt import open_engine
 
@@ -272,22 +273,22 @@ def _gate(package: Package, plan: bytes, record: EngineRecord) -> dict[str, Any]
         try:
             backend = open_engine(package, Engine(path, record))
         except (BackendUnavailable, EngineMismatch) as error:
-            return {
-                "not_run": error.came
-            }  # RTX also builds for other machines than this: the sidecar says so
+            # RTX also builds for other machines than this: the sidecar says so.
+            code = "mismatch" if isinstance(error, EngineMismatch) else "unavailable"
+            return ParityRecord(not_run=code)
     name = f"{record.flavour} {record.precision} engine" + " for targets" * record.takes_target
     try:
         reference = load_reference(package)
         if record.embedding_only:
             embedding = embed_all(backend, reference.images)
             parity = gate(reference, name, embedding, reference.mask, precision=record.precision)
-            return parity.embedding_to_json()
+            return parity_record(parity.embedding_to_json())
         if record.takes_target:
             toward, asked = reference.targets()
             outputs = run_all_toward(backend, asked.images, toward)
             parity = gate(asked, name, *outputs, precision=record.precision)
-            return {**parity.to_json(), "target_effect": reference.target_effect()}
+            return parity_record({**parity.to_json(), "target_effect": reference.target_effect()})
         outputs = run_all(backend, reference.images)
     finally:
         backend.close()
-    return gate(reference, name, *outputs, precision=record.precision).to_json()
+    return parity_record(gate(reference, name, *outputs, precision=record.precision).to_json())

@@ -137,8 +137,8 @@ def _run(options: argparse.Namespace) -> int:
         "package": str(package.path),
         "hash": package.hash,
         "embedding_id": package.manifest.embedding_id,
-        "parity": package.manifest.parity,
-        "engines": {engine.path.name: dataclasses.asdict(engine.record) for engine in package.engines()},
+        "parity": package.manifest.fields()["parity"],
+        "engines": {engine.path.name: engine.record.fields() for engine in package.engines()},
         "refused": package.manifest.refused,
         "left_out": built.left_out,
         "notes": built.notes,
@@ -153,15 +153,15 @@ def _run(options: argparse.Namespace) -> int:
 
 def _report(package: Package, request: attach.Request, built: attach.Built) -> Iterator[str]:
     for name, figures in package.manifest.parity.items():
-        yield f"parity {name}: {_figures(figures)}"
+        yield f"parity {name}: {_figures(figures.fields())}"
     for precision, reason in package.manifest.refused.items():
         yield f"{precision} is not in the package: {reason}"
     for engine in package.engines():
         r = engine.record
         kind = r.precision + ", embedding only" * r.embedding_only + ", takes a target" * r.takes_target
         yield f"{engine.path.name}: {r.flavour} {r.version}, {kind}, {r.tensor_types}"
-        why = r.parity.get("not_run")
-        yield f"  parity: {f'not run here: {why}' if why else _figures(r.parity)}"
+        why = r.parity.why_not_run()
+        yield f"  parity: {f'not run: {why}' if why else _figures(r.parity.fields())}"
     for target in request.targets:
         if target.tensorrt and not target.engines:
             yield f"{target.name}: nothing known stands against the graph; build its engine on the device:"

@@ -191,8 +191,8 @@ most that any of its regions keeps on average; an image may keep more than that,
 
 def _parity(m: Manifest, name: str) -> str:
     rows = "\n".join(
-        f"| {key} | {p['embedding_error']:.1e} | {p['centred_cosine']:.4f} | {p['neighbours']:.0%} "
-        f"| {p['mask_error']:.1e} | {p['mask_iou']:.4f} | {p['n']} |"
+        f"| {key} | {p.embedding_error:.1e} | {p.centred_cosine:.4f} | {p.neighbours:.0%} "
+        f"| {p.mask_error:.1e} | {p.mask_iou:.4f} | {p.n} |"
         for key, p in m.parity.items()
     )
     missing = [f"- {_no_graph(key)}: {why}" for key, why in m.refused.items()]

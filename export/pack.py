@@ -44,6 +44,7 @@ from runtime.manifest import (
     TargetRecord,
 )
 from runtime.package import GRAPHS, MANIFEST, REFERENCE, TOWARD_GRAPHS, Package, files_in, sha256_file
+from runtime.parity_record import parity_record
 from runtime.verify import Reference
 from train.checkpoint import load_nem, read_config
 from train.config import TrainConfig
@@ -118,7 +119,7 @@ def make_package(
         masker=_masker_record(masker, config),
         input=size,
         outputs=_outputs(nem.encoder.record, size),
-        parity=parity | others | toward,
+        parity={key: parity_record(of) for key, of in (parity | others | toward).items()},
         files={},
         training=training,
         metrics=metrics,

@@ -28,6 +28,7 @@ from runtime.manifest import (
     OutputRecord,
 )
 from runtime.package import MANIFEST, REFERENCE, Package, files_in, sha256_file
+from runtime.parity_record import ParityRecord
 
 HEIGHT, WIDTH = 24, 32
 
@@ -96,7 +97,7 @@ def manifest_for(root: Path) -> Manifest:
             OutputRecord(name="embedding", shape=("N", 3), meaning="mean colour"),
             OutputRecord(name="mask", shape=("N", HEIGHT, WIDTH), meaning="brightness"),
         ),
-        parity={"onnxruntime": {"embedding_error": 0.0}},
+        parity={"onnxruntime": ParityRecord(embedding_error=0.0)},
         files={name: sha256_file(path) for name, path in files_in(root)},
     )
 
@@ -216,7 +217,7 @@ def add():
             onnx_sha256="0",
             package=package.hash,
             flags={},
-            parity={"not_run": "a toy"},
+            parity=ParityRecord(not_run="unavailable"),
             build_seconds=1.0,
             sha256=hashlib.sha256(plan).hexdigest(),
         )

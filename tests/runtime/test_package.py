@@ -11,6 +11,7 @@ import pytest
 from runtime.errors import IntegrityError, OutputExists, PackageError, SchemaError
 from runtime.manifest import SCHEMA, EngineRecord, Manifest
 from runtime.package import MANIFEST, Package
+from runtime.parity_record import ParityRecord
 
 FILES = ["README.md", "model.onnx", "model.onnx.data", "reference.npz"]
 
@@ -25,7 +26,7 @@ RECORD = EngineRecord(
     onnx_sha256="0" * 64,
     package="0" * 64,
     flags={},
-    parity={"not_run": "no GPU"},
+    parity=ParityRecord(not_run="unavailable"),
     build_seconds=1.0,
     sha256="0" * 64,
 )
