@@ -160,7 +160,7 @@ def _report(package: Package, request: attach.Request, built: attach.Built) -> I
         r = engine.record
         kind = r.precision + ", embedding only" * r.embedding_only + ", takes a target" * r.takes_target
         yield f"{engine.path.name}: {r.flavour} {r.version}, {kind}, {r.tensor_types}"
-        why = r.parity.why_not_run()
+        why = r.parity.not_run
         yield f"  parity: {f'not run: {why}' if why else _figures(r.parity.fields())}"
     for target in request.targets:
         if target.tensorrt and not target.engines:

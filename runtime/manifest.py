@@ -16,7 +16,6 @@ from runtime.errors import IntegrityError, SchemaError
 from runtime.parity_record import ParityRecord, known_figures
 from runtime.records import (
     EncoderRecord,
-    ImageSource,
     InputRecord,
     LevelCheck,
     LevelRecord,
@@ -36,7 +35,6 @@ __all__ = [
     "TOWARD",
     "EncoderRecord",
     "EngineRecord",
-    "ImageSource",
     "InputRecord",
     "LevelCheck",
     "LevelRecord",
@@ -54,7 +52,8 @@ __all__ = [
 
 SCHEMA = 6
 """Version of the manifest's form.  2 added `training` and `metrics`, 3 `refused` and `left_out`, 4 `level`,
-5 `target`; 6 has records where 5 had sentences (`ImageSource`).  Older packages still open."""
+5 `target`; 6 stores codes where older packages hold sentences.
+Older packages still open."""
 OUTPUTS = ("embedding", "mask")
 """Outputs of every graph that explains, in this order."""
 TOWARD = "toward"
@@ -84,16 +83,16 @@ class Manifest:
     """The run that trained the masker; None if the build did not find the run's folder around the masker."""
     metrics: MetricsRecord | None = None
     """Quality of the masks at the build; None in a package of schema 1."""
-    refused: dict[str, str] = dataclasses.field(default_factory=dict)
-    """Precision that was tried → why the package has no graph of it."""
+    refused: dict[str, Any] = dataclasses.field(default_factory=dict)
+    """Precision that was tried → why the package has no graph of it; in older packages a sentence."""
     level: LevelRecord | None = None
     """What a level of the mask means; None in a package of schema 3, or if the build had too few images that
     training did not see."""
     target: TargetRecord | None = None
     """Quality of masks toward a target; None if the masker takes none, or if the build had too few images
     that training did not see."""
-    left_out: dict[str, str] = dataclasses.field(default_factory=dict)
-    """Engine that was asked for when the package was made → why there is none."""
+    left_out: dict[str, Any] = dataclasses.field(default_factory=dict)
+    """Engine that was asked for when the package was made → why there is none; in older packages a sentence."""
 
     def fields(self) -> dict[str, Any]:
         """Plain values for JSON, as in the file, without the digest."""

@@ -48,13 +48,6 @@ class SpeedRecord:
     worth_it: bool
 
 
-NOT_RUN = {
-    "unavailable": "a library, driver or GPU that the engine needs was not on the machine that built it",
-    "mismatch": "the machine that built it has another GPU or library version than the engine is for",
-}
-"""Codes of `ParityRecord.not_run`, in words."""
-
-
 @dataclass(frozen=True, kw_only=True)
 class ParityRecord:
     """Figures of one comparison, as a manifest or an engine's sidecar stores them.
@@ -84,17 +77,14 @@ class ParityRecord:
     target_effect: float | None = None
     """See `runtime.verify.Reference.target_effect`."""
     not_run: str | None = None
-    """Why the gate was not run: a key of `NOT_RUN`; older sidecars hold a sentence."""
+    """Why the gate was not run: `unavailable` (a library, driver or GPU was not there) or `mismatch` (another GPU
+    or version); older sidecars hold a sentence."""
 
     def fields(self) -> dict[str, Any]:
         """Plain values for JSON.  An undefined rank correlation of a mask is null."""
         undefined = {"mask_rank_correlation"} if self.mask_error is not None else set()
         plain = dataclasses.asdict(self)
         return {name: value for name, value in plain.items() if value is not None or name in undefined}
-
-    def why_not_run(self) -> str:
-        """The sentence for `not_run`; empty if the gate was run."""
-        return NOT_RUN.get(self.not_run or "", self.not_run or "")
 
 
 def parity_record(fields: dict[str, Any], *, source: str = "parity") -> ParityRecord:

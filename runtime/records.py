@@ -105,35 +105,6 @@ class TrainingRecord:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ImageSource:
-    """Which images something was measured on; `str` says it in words."""
-
-    kind: str
-    """`bundled`: nemu's own photographs.  `reference`: the package's reference images, from `folder`.
-    `folder`: images spread over `folder`.  `set_apart`: images that training set apart."""
-    used: int
-    """How many images were used."""
-    found: int | None = None
-    """Image files in `folder`; None where that was not counted."""
-    folder: str | None = None
-    """Name of the folder, without its path."""
-    overlaps_training: bool | None = None
-    """Whether `folder` lies in the training folder or around it; None where that cannot matter."""
-
-    def __str__(self) -> str:
-        if self.kind == "bundled":
-            return f"the {self.used} photographs that nemu comes with, not representative of your data"
-        if self.kind == "set_apart":
-            return f"{self.used} images that training set apart of its folder"
-        said = f"{self.used} images of the folder `{self.folder}`, which are in reference.npz"
-        if self.kind == "folder":
-            said = f"{self.used} of the {self.found} images in the folder `{self.folder}`"
-        if self.overlaps_training:
-            return f"{said}; among them or around them the folder that the masker was trained on"
-        return f"{said}; whether training saw them, nemu does not know"
-
-
-@dataclass(frozen=True, kw_only=True)
 class Spread:
     """One measure over several images."""
 
@@ -149,8 +120,8 @@ class Spread:
 class MetricsRecord:
     """Quality of the masks at the build; measured by `export.metrics`, explained there."""
 
-    images: ImageSource | str
-    """Which images; packages of schema 5 and older hold a sentence."""
+    images: str
+    """Which images, a code; packages of schema 5 and older hold a sentence."""
     n: int
     fidelity: Spread
     """Cosine of the embedding and of the embedding of what the mask keeps."""
@@ -185,8 +156,8 @@ class LevelCheck:
 class LevelRecord:
     """What a level of the mask means: fitted by `export.level`, read by `runtime.level`."""
 
-    images: ImageSource | str
-    """Which images; packages of schema 5 and older hold a sentence."""
+    images: str
+    """Which images, a code; packages of schema 5 and older hold a sentence."""
     n: int
     fills: tuple[str, ...]
     """What replaced the hidden pixels: what is kept is the mean over these fills."""
@@ -223,8 +194,8 @@ class TargetMeasures:
 class TargetRecord:
     """Quality of masks toward a target; measured by `export.target`."""
 
-    images: ImageSource | str
-    """Which images were mixed; packages of schema 5 and older hold a sentence."""
+    images: str
+    """Which images were mixed, a code; packages of schema 5 and older hold a sentence."""
     n: int
     """Number of mixtures."""
     measured: TargetMeasures
