@@ -92,7 +92,7 @@ class Manifest:
     """Quality of masks toward a target; None if the masker takes none, or if the build had too few images
     that training did not see."""
     left_out: dict[str, Any] = dataclasses.field(default_factory=dict)
-    """Engine that was asked for when the package was made → why there is none; in older packages a sentence."""
+    """Engine that was asked for at the build → why there is none; in older packages a sentence."""
 
     def fields(self) -> dict[str, Any]:
         """Plain values for JSON, as in the file, without the digest."""

@@ -77,8 +77,8 @@ class ParityRecord:
     target_effect: float | None = None
     """See `runtime.verify.Reference.target_effect`."""
     not_run: str | None = None
-    """Why the gate was not run: `unavailable` (a library, driver or GPU was not there) or `mismatch` (another GPU
-    or version); older sidecars hold a sentence."""
+    """Why the gate was not run: `unavailable` (no library, driver or GPU) or `mismatch` (another GPU or
+    version of the library); older sidecars hold a sentence."""
 
     def fields(self) -> dict[str, Any]:
         """Plain values for JSON.  An undefined rank correlation of a mask is null."""

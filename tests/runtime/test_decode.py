@@ -197,7 +197,7 @@ def test_missing_files_and_folders_are_refused(tmp_path):
         (np.zeros((0, 4, 3), np.uint8), "no pixels"),
         (np.zeros((5, 5, 2), np.uint8), "channels last"),
         (np.zeros((2, 4, 4, 3), np.uint8), "array[0]"),
-        (np.zeros(4, np.uint8), "one picture"),
+        (np.zeros(4, np.uint8), "one image"),
     ],
 )
 def test_arrays_of_another_kind_are_refused_with_the_cure(array, word):

@@ -12,7 +12,8 @@ from PIL import Image
 
 from runtime.encode import save_png
 from runtime.errors import InputError
-from runtime.image import Geometry, Placement, _resample, find_images
+from runtime.image import Geometry, Placement, _resample
+from runtime.sources import find_images
 
 side = st.integers(1, 90)
 grid_side = st.integers(4, 48)

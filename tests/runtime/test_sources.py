@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from runtime.errors import InputError
-from runtime.sources import find_pictures
+from runtime.sources import find_named_images
 
 
 @pytest.fixture
@@ -20,7 +20,7 @@ def photos(tmp_path):
 
 
 def names(*sources) -> list[str]:
-    return sorted(picture.name for picture in find_pictures(sources))
+    return sorted(picture.name for picture in find_named_images(sources))
 
 
 def test_names_do_not_collide(photos):
