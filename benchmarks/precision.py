@@ -39,8 +39,8 @@ from export.sensitivity import fit
 from export.structure import Structure
 from export.verify import run_torch
 from export.widen import widened
-from runtime.image import find_images
 from runtime.package import Package
+from runtime.sources import find_images
 from runtime.verify import Reference
 from train.checkpoint import load_nem
 from train.nem import NEM
