@@ -91,7 +91,7 @@ def test_a_picture_that_cannot_be_read_is_left_out_and_listed(with_cells, tmp_pa
     bank, skipped = fit_bank(with_cells, [*pictures, ("gone", tmp_path / "gone.png")])
     assert len(bank.names) == 8
     assert [one["image"] for one in skipped] == ["gone"]
-    with pytest.raises(InputError, match="0 normal pictures"):
+    with pytest.raises(InputError, match="0 normal images"):
         fit_bank(with_cells, [])
 
 

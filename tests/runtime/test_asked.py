@@ -73,7 +73,7 @@ def test_a_list_takes_one_target_for_all_or_one_for_each(explainer):
     [
         (np.zeros(4, np.float32), r"float32 \(4,\)"),
         (np.float32([1, np.nan, 0]), "not finite"),
-        ([RED, BLUE], "2 targets for 1 picture"),
+        ([RED, BLUE], "2 targets for 1 image"),
         (np.zeros((24, 32), np.int64), "int64"),
     ],
 )
@@ -83,7 +83,7 @@ def test_a_target_that_is_none_is_refused(explainer, toward, said):
 
 
 def test_targets_of_another_number_or_id_are_refused(explainer, asked):
-    with pytest.raises(InputError, match="3 targets for 2 pictures"):
+    with pytest.raises(InputError, match="3 targets for 2 images"):
         explainer([picture(0), picture(1)], toward=np.ones((3, 3), np.float32))
     with pytest.raises(InputError, match="another-id"):
         target_vectors(

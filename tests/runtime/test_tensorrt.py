@@ -64,7 +64,7 @@ def test_a_mismatch_says_what_it_was_built_for(
     with pytest.raises(EngineMismatch) as error:
         tensorrt.select(toy, capability)
     assert f"toy.engine: {words}" in error.value.came
-    assert f"python -m export.build_engine --package {toy.path}" in error.value.cure
+    assert f"nemu build --package {toy.path}" in error.value.cure
 
 
 def test_portable_runs_on_gpus_newer_than_the_library_names(
