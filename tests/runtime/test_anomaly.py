@@ -1,4 +1,4 @@
-"""Pictures judged against normal ones, on a tiny package whose cells are mean colours."""
+"""Images compared with normal ones, on a tiny package whose cells are mean colours."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_a_defect_is_found_where_it_is(with_cells, bank):
     assert set(bad.timing) == {"preprocess", "run", "search"}
 
 
-def test_the_scale_is_that_of_the_threshold_not_of_the_picture(with_cells, bank):
+def test_the_map_is_scaled_by_the_threshold_alone(with_cells, bank):
     explainer = Explainer(with_cells, backend="onnxruntime")
     strict, lax = (explainer.against(bank, false_alarms=share)(picture(300)) for share in (0.5, 0.0))
     assert strict.score == lax.score
@@ -78,7 +78,7 @@ def test_channel_order_and_a_saved_bank(with_cells, bank, tmp_path):
     assert json.loads(json.dumps(rgb.facts()))["anomalous"] is True
 
 
-def test_another_package_or_one_without_cells_is_refused(with_cells, bank, tiny):
+def test_banks_of_other_packages_are_refused(with_cells, bank, tiny):
     with pytest.raises(PackageError, match=r"model\.cells\.onnx: it was built by an older"):
         Explainer(tiny, backend="onnxruntime").against(bank)
     other = Bank(**{**vars(bank), "embedding_id": "other-fp32"})
@@ -86,7 +86,7 @@ def test_another_package_or_one_without_cells_is_refused(with_cells, bank, tiny)
         Explainer(with_cells, backend="onnxruntime").against(other)
 
 
-def test_a_picture_that_cannot_be_read_is_left_out_and_listed(with_cells, tmp_path):
+def test_unreadable_images_are_left_out_and_listed(with_cells, tmp_path):
     pictures = [(f"n{i}", picture(i)) for i in range(8)]
     bank, skipped = fit_bank(with_cells, [*pictures, ("gone", tmp_path / "gone.png")])
     assert len(bank.names) == 8
@@ -95,7 +95,7 @@ def test_a_picture_that_cannot_be_read_is_left_out_and_listed(with_cells, tmp_pa
         fit_bank(with_cells, [])
 
 
-def test_the_commands_from_normal_pictures_to_a_list(with_cells, folder, tmp_path, capsys):
+def test_commands_from_normal_images_to_a_list(with_cells, folder, tmp_path, capsys):
     normal = tmp_path / "normal"
     normal.mkdir()
     for i in range(10):

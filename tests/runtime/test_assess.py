@@ -1,4 +1,4 @@
-"""Whether masks can be believed, on toys whose masks are known to be right, wrong or blind."""
+"""Assessment of toys whose masks are known to be right, wrong or blind."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def ignoring(images, toward):
     return blind(images)
 
 
-def test_a_mask_that_follows_its_target_is_believed_and_a_blind_one_is_not():
+def test_only_masks_that_follow_targets_are_believed():
     found, mixed = assess(largest, right, PICTURES)
     assert found.n == 24
     assert (found.targets.shown.mean, found.targets.around.mean) == (1, 0)
@@ -61,14 +61,14 @@ def test_a_mask_that_follows_its_target_is_believed_and_a_blind_one_is_not():
     assert "NOT" in asked.verdict()
 
 
-def test_a_mask_that_ignores_the_picture_says_how_large_the_regions_are():
+def test_a_blind_mask_has_the_regions_area():
     found, _ = assess(blind, None, PICTURES)
     assert found.plain.mean == pytest.approx(found.region.mean, abs=1e-6)
     assert found.targets is None
     assert not found.believed  # although its share is as large as the region, and so is the embedding's
 
 
-def test_a_mask_that_lies_where_the_embedding_comes_from_is_believed():
+def test_masks_on_the_embeddings_origin_are_believed():
     """Embedding: the mean colour of the bright pixels; mask: those."""
     rng = np.random.default_rng(1)
     pictures = np.where(rng.random((32, 20, 30, 1)) < 0.5, COLOURS[rng.integers(24, size=(32, 1, 1))], 0)
@@ -85,7 +85,7 @@ def test_a_mask_that_lies_where_the_embedding_comes_from_is_believed():
     assert not shuffled.follows_embedding
 
 
-def test_what_both_depend_on_is_taken_out():
+def test_partial_correlation_removes_the_common_cause():
     rng = np.random.default_rng(0)
     given, noise = rng.normal(size=(2, 400))
     a, b = given + 0.3 * rng.normal(size=400), given + 0.3 * rng.normal(size=400)
@@ -94,12 +94,12 @@ def test_what_both_depend_on_is_taken_out():
     assert partial_rank_correlation(given, b, given) == 0
 
 
-def test_pictures_that_are_all_alike_are_refused():
+def test_identical_images_are_refused():
     with pytest.raises(InputError, match="does not tell apart"):
         assess(blind, None, np.repeat(PICTURES[:1], 9, axis=0))
 
 
-def test_the_embedding_moves_as_far_as_the_region_changes_it():
+def test_moved_is_the_regions_effect_on_the_embedding():
     """Of one colour each: the mean moves by the region's area times the distance of the colours."""
     found, mixed = assess(blind, None, PICTURES)
     area = mixed.region.mean((1, 2))
@@ -110,20 +110,20 @@ def test_the_embedding_moves_as_far_as_the_region_changes_it():
     assert found.moved.mean == pytest.approx(float((area * apart).mean() / unit), rel=1e-3)
 
 
-def test_too_few_pictures_are_refused():
+def test_too_few_images_are_refused():
     with pytest.raises(InputError, match="at least 8"):
         assess(blind, None, PICTURES[:7])
 
 
 @given(st.integers(0, 10_000), st.integers(12, 60), st.integers(12, 60))
-def test_regions_lie_inside_and_are_neither_nothing_nor_everything(seed, height, width):
+def test_regions_have_a_moderate_area(seed, height, width):
     found = regions(3, (height, width), np.random.default_rng(seed))
     assert found.shape == (3, height, width)
     assert (found.mean((1, 2)) > 0.05).all()
     assert (found.mean((1, 2)) < 0.62).all()
 
 
-def test_a_mixture_shows_one_picture_in_the_region_and_the_other_around():
+def test_a_mixture_shows_one_image_in_the_region():
     region = regions(2, (20, 30), np.random.default_rng(0))
     mixed = mix(PICTURES[:2], PICTURES[2:4], region)
     assert np.array_equal(mixed[region], PICTURES[:2][region])
@@ -132,7 +132,7 @@ def test_a_mixture_shows_one_picture_in_the_region_and_the_other_around():
     assert share_in(np.zeros((20, 30), np.float32), region[0]) == pytest.approx(region[0].mean())
 
 
-def test_the_interval_of_a_correlation():
+def test_the_interval_covers_the_true_correlation():
     """Against resampling: 95 % of the intervals of correlated normal pairs hold the true rank correlation."""
     rng, held = np.random.default_rng(0), 0
     true = 6 / np.pi * np.arcsin(0.6 / 2)
@@ -143,7 +143,7 @@ def test_the_interval_of_a_correlation():
     assert 0.91 < held / 400 <= 0.99
 
 
-def test_the_command_answers_and_says_whether(tiny, tmp_path, capsys):
+def test_the_command_exits_3_if_not_believed(tiny, tmp_path, capsys):
     folder = tmp_path / "pictures"
     folder.mkdir()
     for i, colour in enumerate(COLOURS[:10]):
@@ -163,7 +163,7 @@ def test_the_command_answers_and_says_whether(tiny, tmp_path, capsys):
     assert main(run) == 1  # the picture is there
 
 
-def test_the_picture_has_a_row_a_mixture():
+def test_the_drawing_has_one_row_per_mixture():
     _, mixed = assess(largest, right, PICTURES)
     drawn = picture(mixed)
     assert drawn.shape == (6 * 20 + 5 * 4, 6 * 30 + 5 * 4, 3)

@@ -64,7 +64,7 @@ def test_a_photograph_through_the_real_backend(package_path, tmp_path):
 
 
 @pytest.mark.parametrize("kind", [list, tuple])
-def test_a_list_is_cut_into_batches_and_keeps_its_order(explainer, backend, kind):
+def test_a_list_runs_in_batches_in_order(explainer, backend, kind):
     together = explainer(kind(PICTURES))
     assert backend.batches == [4, 2]
     alone = [explainer(picture) for picture in PICTURES]
@@ -79,12 +79,12 @@ def test_an_array_with_four_axes_is_a_batch(explainer):
 
 
 @pytest.mark.parametrize("nothing", [[], (), np.zeros((0, 4, 4, 3), np.uint8)])
-def test_nothing_is_refused(explainer, nothing):
+def test_an_empty_list_is_refused(explainer, nothing):
     with pytest.raises(InputError, match="no images"):
         explainer(nothing)
 
 
-def test_in_a_list_the_bad_picture_is_named(explainer):
+def test_the_bad_image_of_a_list_is_named(explainer):
     with pytest.raises(InputError, match=r"images\[1\]: an array float32"):
         explainer([PICTURES[0], PICTURES[0].astype(np.float32)])
 
@@ -113,7 +113,7 @@ def test_what_is_degraded_is_in_the_timing(tiny, backend):
     assert Explainer(tiny, backend=backend)(PICTURES[0]).timing["degraded"] == "no CUDA graph"
 
 
-def test_close_is_final_and_may_be_repeated(tiny, backend):
+def test_a_closed_explainer_refuses_and_closes_again(tiny, backend):
     explainer = Explainer(tiny, backend=backend)
     explainer.close()
     explainer.close()
@@ -123,18 +123,18 @@ def test_close_is_final_and_may_be_repeated(tiny, backend):
             use()
 
 
-def test_a_backend_that_returns_too_little_is_an_error(tiny):
+def test_too_few_outputs_are_an_error(tiny):
     short = FakeBackend(lambda images: (np.zeros((1, 3), np.float32), np.zeros((1, 24, 32), np.float32)))
     with pytest.raises(BackendError, match="1 embeddings and 1 masks"):
         Explainer(tiny, backend=short)([PICTURES[0], PICTURES[1]])
 
 
-def test_no_package(tmp_path):
+def test_a_missing_package_is_refused(tmp_path):
     with pytest.raises(PackageError, match="holds no"):
         Explainer(tmp_path / "none.nemu")
 
 
-def test_warm_up_is_one_run_where_the_backend_knows_nothing_better(explainer, backend):
+def test_warm_up_of_a_plain_backend_runs_once(explainer, backend):
     explainer.warm_up()
     assert backend.batches == [1]
     explainer.close()

@@ -1,4 +1,4 @@
-"""Where a picture lies on the graph's grid, and the way back."""
+"""Resizing to the graph's grid, and restoring masks from it."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def test_squash_is_timms_squash(photographs, crop_pct):
     st.sampled_from([0.875, 0.9, 1.0]),
     st.sampled_from(["bilinear", "bicubic"]),
 )
-def test_crop_from_a_box_is_the_crop_of_the_whole(height, width, rows, columns, crop_pct, interpolation):
+def test_a_box_gives_the_crop_of_the_whole(height, width, rows, columns, crop_pct, interpolation):
     """Also on noise, where any shift would show."""
     image = np.random.default_rng(height * 91 + width).integers(0, 256, (height, width, 3), dtype=np.uint8)
     ours = geometry(rows, columns, "crop", crop_pct, interpolation)
@@ -97,7 +97,7 @@ def test_crop_from_a_box_is_the_crop_of_the_whole(height, width, rows, columns, 
 
 @settings(max_examples=150, deadline=None)
 @given(st.data(), side, side, grid_side, grid_side, rule, st.sampled_from([0.875, 1.0]))
-def test_a_marked_blob_comes_back_to_its_place(data, height, width, rows, columns, resize, crop_pct):
+def test_a_blob_is_restored_to_its_place(data, height, width, rows, columns, resize, crop_pct):
     ours = geometry(rows, columns, resize, crop_pct)
     place = ours.place(height, width)
     left, top, right, bottom = place.valid
@@ -142,7 +142,7 @@ def test_a_full_mask_fills_exactly_the_valid_box(height, width, rows, columns, r
 
 @settings(max_examples=60, deadline=None)
 @given(side, side, grid_side, grid_side, rule)
-def test_a_ramp_comes_back_as_a_ramp(height, width, rows, columns, resize):
+def test_a_ramp_is_restored_without_a_shift(height, width, rows, columns, resize):
     """No shift by half a pixel: the mask value at a pixel is that of its own position on the grid."""
     place = geometry(rows, columns, resize).place(height, width)
     left, top, right, bottom = place.content
@@ -158,7 +158,7 @@ def test_a_ramp_comes_back_as_a_ramp(height, width, rows, columns, resize):
     assert np.allclose(restored[y0, x0:x1][inner], position[inner], atol=0.02)
 
 
-def test_a_picture_of_the_graphs_size_is_not_touched():
+def test_an_image_of_the_graphs_size_is_unchanged():
     image = np.random.default_rng(0).integers(0, 256, (24, 32, 3), dtype=np.uint8)
     mask = np.random.default_rng(0).random((24, 32), np.float32)
     for resize in ("crop", "squash", "letterbox"):
@@ -168,7 +168,7 @@ def test_a_picture_of_the_graphs_size_is_not_touched():
         assert np.array_equal(placement.restore(mask), mask)
 
 
-def test_a_cut_without_scaling_is_a_view_of_the_same_pixels_that_resizing_gives():
+def test_a_cut_without_scaling_is_a_view():
     image = np.random.default_rng(0).integers(0, 256, (235, 235, 3), dtype=np.uint8)
     rule = Geometry(height=224, width=224, resize="crop", crop_pct=0.95, interpolation="bicubic")
     fitted, placement = rule.fit(image)
@@ -217,7 +217,7 @@ def test_extreme_shapes_cost_little():
         ({"height": 0}, "0x32"),
     ],
 )
-def test_settings_that_mean_nothing_are_refused(wrong, word):
+def test_invalid_settings_are_refused(wrong, word):
     with pytest.raises(InputError, match=word):
         dataclasses.replace(geometry(24, 32, "crop"), **wrong)
 
