@@ -17,9 +17,9 @@ from runtime.encode import encode_png
 from runtime.errors import InputError, UnusableOutput
 from runtime.image import Box, Placement
 from runtime.level import curve_of, kept_by, level_for, share_above, share_for
-from runtime.manifest import LevelRecord
 from runtime.occlusion import cosine
 from runtime.overlay import STYLES, overlay
+from runtime.records import LevelRecord
 
 NEARLY_NOTHING = 0.01
 """A mask whose mean is below this, or above 1 minus this, is degenerate."""

@@ -20,7 +20,7 @@ import numpy as np
 
 from runtime.decode import ImageLike, check_channel_order, load_image, pillow
 from runtime.errors import InputError
-from runtime.manifest import InputRecord
+from runtime.records import InputRecord
 
 __all__ = [
     "Box",

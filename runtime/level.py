@@ -12,7 +12,7 @@ import math
 import numpy as np
 
 from runtime.errors import InputError
-from runtime.manifest import LevelRecord
+from runtime.records import LevelRecord
 
 
 def share_above(mask: np.ndarray, level: float) -> float:

@@ -17,38 +17,14 @@ from runtime.parity_record import ParityRecord, known_figures
 from runtime.records import (
     EncoderRecord,
     InputRecord,
-    LevelCheck,
     LevelRecord,
     MaskerRecord,
     MetricsRecord,
     OutputRecord,
-    Spread,
-    TargetMeasures,
     TargetRecord,
     TrainingRecord,
 )
 from runtime.typed_json import json_object, read
-
-__all__ = [
-    "OUTPUTS",
-    "SCHEMA",
-    "TOWARD",
-    "EncoderRecord",
-    "EngineRecord",
-    "InputRecord",
-    "LevelCheck",
-    "LevelRecord",
-    "Manifest",
-    "MaskerRecord",
-    "MetricsRecord",
-    "OutputRecord",
-    "ParityRecord",
-    "Spread",
-    "TargetMeasures",
-    "TargetRecord",
-    "TrainingRecord",
-    "changed",
-]
 
 SCHEMA = 6
 """Version of the manifest's form.  2 added `training` and `metrics`, 3 `refused` and `left_out`, 4 `level`,

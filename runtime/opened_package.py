@@ -7,21 +7,15 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import TracebackType
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, TypeVar
 
+from runtime.backends.base import Backend, EmbeddingBackend
 from runtime.errors import BackendError
 from runtime.manifest import Manifest
 from runtime.package import Package
 from runtime.prepare import Preparer
 
-
-class _Backend(Protocol):
-    precision: str
-
-    def close(self) -> None: ...
-
-
-AnyBackend = TypeVar("AnyBackend", bound=_Backend)
+AnyBackend = TypeVar("AnyBackend", Backend, EmbeddingBackend)
 Self = TypeVar("Self", bound="OpenedPackage")  # type: ignore[type-arg]
 
 
@@ -80,7 +74,7 @@ class OpenedPackage(Generic[AnyBackend]):
 
     def _use(self, backend: AnyBackend) -> None:
         """Run this backend from now on, and close it at the end."""
-        self._backend = backend
+        self._backend: AnyBackend = backend
         self._embedding_id = f"{self.manifest.embedding_id}-{backend.precision}"
 
     @property

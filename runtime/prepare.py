@@ -10,7 +10,7 @@ import numpy as np
 
 from runtime.errors import InputError
 from runtime.image import Geometry, ImageLike, Placement, check_channel_order, load_image
-from runtime.manifest import InputRecord
+from runtime.records import InputRecord
 
 
 class Prepared(NamedTuple):

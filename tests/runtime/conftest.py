@@ -18,17 +18,10 @@ from fake_tensorrt import EMBEDDING, TARGETS, fake_tensorrt
 from onnx import TensorProto, helper, numpy_helper
 
 from runtime.backends import cuda
-from runtime.manifest import (
-    SCHEMA,
-    EncoderRecord,
-    EngineRecord,
-    InputRecord,
-    Manifest,
-    MaskerRecord,
-    OutputRecord,
-)
+from runtime.manifest import SCHEMA, EngineRecord, Manifest
 from runtime.package import MANIFEST, REFERENCE, Package, files_in, sha256_file
 from runtime.parity_record import ParityRecord
+from runtime.records import EncoderRecord, InputRecord, MaskerRecord, OutputRecord
 
 HEIGHT, WIDTH = 24, 32
 

@@ -10,9 +10,9 @@ import pytest
 
 from runtime.__main__ import main
 from runtime.errors import IntegrityError, SchemaError
-from runtime.manifest import MetricsRecord, Spread, TrainingRecord
 from runtime.package import MANIFEST, Package
 from runtime.parity_record import ParityRecord, parity_record
+from runtime.records import MetricsRecord, Spread, TrainingRecord
 
 TRAINING = TrainingRecord(
     steps=300,

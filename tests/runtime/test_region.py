@@ -19,9 +19,10 @@ from runtime.explainer import Explainer
 from runtime.explanation import Explanation
 from runtime.image import Geometry, load_image
 from runtime.level import level_for, share_above, share_for
-from runtime.manifest import LevelCheck, LevelRecord, Manifest
+from runtime.manifest import Manifest
 from runtime.overlay import overlay
 from runtime.package import MANIFEST, Package
+from runtime.records import LevelCheck, LevelRecord
 from runtime.report import write_report
 
 CURVE = LevelRecord(
