@@ -19,9 +19,10 @@ from benchmarks.gpu_stand_in import VERSION, stand_in
 from runtime.backends import cuda
 from runtime.backends.cuda_memory import DeviceBuffer, PinnedArray, Stream
 from runtime.backends.tensorrt import TensorRTBackend
-from runtime.manifest import EngineRecord, InputRecord
+from runtime.manifest import EngineRecord
 from runtime.package import Engine
 from runtime.parity_record import ParityRecord
+from runtime.records import InputRecord
 
 Outputs = Sequence[np.ndarray]
 """embedding, mask."""

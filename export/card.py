@@ -5,7 +5,8 @@ from __future__ import annotations
 from export.level_picture import LEVEL_PICTURE
 from runtime.assess import LEAST_FOLLOWED, low_end
 from runtime.explanation import NEARLY_NOTHING
-from runtime.manifest import LevelRecord, Manifest
+from runtime.manifest import Manifest
+from runtime.records import LevelRecord
 
 FEW = 30
 """Images, below which the card says that they are few."""

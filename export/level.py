@@ -16,8 +16,9 @@ import onnx
 from export.run import Session, run_session
 from runtime.decode import pillow
 from runtime.level import level_for
-from runtime.manifest import OUTPUTS, LevelCheck, LevelRecord
+from runtime.manifest import OUTPUTS
 from runtime.occlusion import kept, occlude
+from runtime.records import LevelCheck, LevelRecord
 
 IMAGES, FEWEST = 64, 24
 """How many images are measured at most, and at least."""

@@ -19,8 +19,8 @@ import onnx
 from export.run import Session, run_session
 from runtime.assess import spread
 from runtime.explanation import what_is_degenerate
-from runtime.manifest import MetricsRecord, Spread
 from runtime.occlusion import cosine, occlude
+from runtime.records import MetricsRecord, Spread
 
 IMAGES = 64
 """At most this many images of --evaluate are taken, spread evenly over the folder."""

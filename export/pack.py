@@ -33,18 +33,10 @@ from export.target import measure_target
 from export.verify import gate, run_onnx, run_torch
 from runtime.backends.onnxruntime import CELLS_MODEL, EMBEDDING_MODELS, MODELS
 from runtime.errors import ExportError, ParityError
-from runtime.manifest import (
-    SCHEMA,
-    EncoderRecord,
-    InputRecord,
-    LevelRecord,
-    Manifest,
-    MaskerRecord,
-    OutputRecord,
-    TargetRecord,
-)
+from runtime.manifest import SCHEMA, Manifest
 from runtime.package import GRAPHS, MANIFEST, REFERENCE, TOWARD_GRAPHS, Package, files_in, sha256_file
 from runtime.parity_record import parity_record
+from runtime.records import EncoderRecord, InputRecord, LevelRecord, MaskerRecord, OutputRecord, TargetRecord
 from runtime.verify import Reference
 from train.checkpoint import load_nem, read_config
 from train.config import TrainConfig

@@ -10,7 +10,7 @@ import numpy as np
 
 from runtime.errors import InputError
 from runtime.image import Geometry, decoded, load_image
-from runtime.manifest import InputRecord
+from runtime.records import InputRecord
 from runtime.sources import find_images
 
 FEWEST = 4

@@ -16,7 +16,8 @@ import onnx
 from export.level import fit
 from export.run import Session, run_session
 from runtime.assess import INSIDE, assess
-from runtime.manifest import OUTPUTS, TargetRecord
+from runtime.manifest import OUTPUTS
+from runtime.records import TargetRecord
 
 MOST = 32
 """Mixtures, at most."""

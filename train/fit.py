@@ -28,7 +28,7 @@ from runtime.assess import LEAST_FOLLOWED
 from runtime.atomic import atomic_file
 from runtime.errors import InputError
 from runtime.image import Geometry, decoded
-from runtime.manifest import TrainingRecord
+from runtime.records import TrainingRecord
 from runtime.sources import find_images
 from train.checkpoint import save_masker
 from train.config import FEWEST_TO_PAIR, EncoderConfig, TrainConfig

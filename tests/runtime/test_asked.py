@@ -14,8 +14,8 @@ from runtime import Explainer
 from runtime.__main__ import main
 from runtime.errors import InputError
 from runtime.info import describe
-from runtime.manifest import LevelRecord, Spread, TargetMeasures, TargetRecord
 from runtime.occlusion import cosine, occlude
+from runtime.records import LevelRecord, Spread, TargetMeasures, TargetRecord
 from runtime.targets import target_vectors
 
 CURVE = LevelRecord(images="toys", n=2, fills=("black",), share=(0.0, 0.5), kept=(0.0, 1.0), checks=())

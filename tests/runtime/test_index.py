@@ -26,7 +26,8 @@ from runtime.index.canary import check, read_sample, write_sample
 from runtime.index.search import search
 from runtime.index.stores import STORES
 from runtime.journal import LINES
-from runtime.manifest import LevelRecord, Manifest
+from runtime.manifest import Manifest
+from runtime.records import LevelRecord
 from runtime.sources import find_named_images
 
 LIBRARIES = {"parquet": "pyarrow", "lancedb": "lancedb", "qdrant": "qdrant_client"}
