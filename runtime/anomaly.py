@@ -116,7 +116,7 @@ class Watch:
         self.bank = bank
         """The bank of normal images."""
         self.threshold = bank.threshold(false_alarms)
-        """The score above which a picture is called anomalous."""
+        """The score above which an image is called anomalous."""
         self._eye = Eye(package, channel_order=channel_order)
 
     def __call__(self, image: ImageLike) -> Anomaly:

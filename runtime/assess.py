@@ -27,14 +27,14 @@ FEWEST, MOST = 8, 64
 LEAST_FOLLOWED = 0.1
 """Masks follow their targets if `TargetMeasures.difference` is above this."""
 ROWS = 6
-"""Mixtures that `picture` draws."""
+"""Number of mixtures that `draw` shows."""
 PLAIN, INSIDE, AROUND, ABSENT = (
     "by itself",
     "toward the image inside",
     "toward the one around it",
     "toward one that is not there",
 )
-"""What a mask of a mixture was asked for, in words."""
+"""Kinds of masks of a mixture, in words."""
 
 Run = Callable[[np.ndarray], "tuple[np.ndarray, np.ndarray]"]
 """uint8 (N, h, w, 3) → embedding float32 (N, D), mask float32 (N, h, w)."""
@@ -106,7 +106,7 @@ class Mixed:
     region: np.ndarray
     """bool (N, h, w)"""
     masks: dict[str, np.ndarray]
-    """What was asked for → masks float32 (N, h, w)."""
+    """Masks float32 (N, h, w), by what was asked for, such as PLAIN."""
     embedding: np.ndarray
     """float32 (N, D): embeddings of the images in the regions."""
 
@@ -182,7 +182,7 @@ def table(found: Assessment) -> str:
     return "\n".join(f"{name:30}{said}" for name, said in rows.items())
 
 
-def picture(mixed: Mixed) -> np.ndarray:
+def draw(mixed: Mixed) -> np.ndarray:
     """Draw the first mixtures, one a row, with the region and each mask: uint8 (H, W, 3)."""
     rows = []
     for i in range(min(ROWS, len(mixed.images))):

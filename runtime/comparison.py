@@ -20,7 +20,7 @@ from runtime.overlay import STYLES, grid
 class ComparisonPaths(NamedTuple):
     """Files of `Comparison.save`."""
 
-    picture: Path
+    image: Path
     record: Path
 
     @classmethod
@@ -111,9 +111,9 @@ class Comparison:
             refuse_existing(path, force=force)
         with (
             atomic_file(paths.record, force=force) as record,
-            atomic_file(paths.picture, force=force) as picture,
+            atomic_file(paths.image, force=force) as image,
         ):
-            picture.write_bytes(encode_png(self.overlay(keep=keep, style=style)))
+            image.write_bytes(encode_png(self.overlay(keep=keep, style=style)))
             record.write_text(json.dumps(self.to_json(), indent=2) + "\n")
         return paths
 

@@ -190,9 +190,9 @@ class Explanation:
         with (
             atomic_file(paths.record, force=force) as record,
             atomic_file(paths.mask, force=force) as mask,
-            atomic_file(paths.overlay, force=force) as picture,
+            atomic_file(paths.overlay, force=force) as image,
         ):
-            picture.write_bytes(encode_png(self.overlay()))
+            image.write_bytes(encode_png(self.overlay()))
             with mask.open("wb") as file:
                 np.save(file, self.mask)
             record.write_text(json.dumps(self.to_json(), indent=2) + "\n")

@@ -1,4 +1,4 @@
-"""What `Explainer` and `Embedder` share: an opened package, its backend, turns of threads, closing."""
+"""The base of `Explainer` and `Embedder`: an opened package, its backend, turns of threads, closing."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ class OpenedPackage(Generic[AnyBackend]):
 
     @property
     def manifest(self) -> Manifest:
-        """What the package says about itself."""
+        """The package's manifest."""
         return self._package.manifest
 
     @property

@@ -66,7 +66,7 @@ class ParityRecord:
     control_embedding_error: float | None = None
     control_failed: bool | None = None
     graph: str | None = None
-    """What the simplifier did, in words."""
+    """Result of the simplifier, in words."""
     ranges: RangesRecord | None = None
     calibration: CalibrationRecord | None = None
     layers: int | None = None

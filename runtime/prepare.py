@@ -68,5 +68,5 @@ def batch_of(prepared: Sequence[Prepared]) -> np.ndarray:
 
 
 def is_several(images: object) -> bool:
-    """Whether it is a list, a tuple or an array with four axes, and not one image."""
+    """Whether these are several images: a list, a tuple or an array with four axes."""
     return isinstance(images, (list, tuple)) or (isinstance(images, np.ndarray) and images.ndim == 4)

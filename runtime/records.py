@@ -37,7 +37,7 @@ class OutputRecord:
     shape: tuple[str | int, ...]
     """Symbolic where an axis is free, e.g. `("N", 512)`; always float32."""
     meaning: str
-    """What the output's values are, as documentation for people."""
+    """Description of the output's values."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,9 +137,10 @@ class MetricsRecord:
 
 @dataclass(frozen=True, kw_only=True)
 class LevelCheck:
-    """What was asked of the curve, and what was kept on images that it was not fitted on."""
+    """One check of the curve, on images that it was not fitted on."""
 
     asked: float
+    """What was to be kept."""
     kept: float
     """Mean over the images and fills; also `moved` and `area`."""
     low: float

@@ -12,13 +12,13 @@ from runtime.coreset import Coreset
 from runtime.errors import InputError, IntegrityError, OutputExists, SchemaError
 
 
-def made(pictures: int = 12, *, seed: int = 0) -> tuple[Bank, np.ndarray]:
-    """A bank of pictures of 2 x 3 cells whose features differ in scale, one of them constant; those cells."""
+def made(images: int = 12, *, seed: int = 0) -> tuple[Bank, np.ndarray]:
+    """A bank of images of 2 x 3 cells whose features differ in scale, one of them constant; those cells."""
     rng = np.random.default_rng(seed)
     scale = np.array([3, 1, 0.5, 0], np.float32)[:, None, None]
-    cells = rng.normal(size=(pictures, 4, 2, 3)).astype(np.float32) * scale
-    embeddings = rng.normal(size=(pictures, 5)).astype(np.float32)
-    names = tuple(f"n{i}" for i in range(pictures))
+    cells = rng.normal(size=(images, 4, 2, 3)).astype(np.float32) * scale
+    embeddings = rng.normal(size=(images, 5)).astype(np.float32)
+    names = tuple(f"n{i}" for i in range(images))
     return Bank.fit(embeddings, cells, names, embedding_id="toy-fp32"), cells
 
 
@@ -52,12 +52,12 @@ def test_a_strange_cell_is_found():
 
 @settings(deadline=None, max_examples=20)
 @given(st.floats(0, 0.99), st.integers(FEWEST, 30))
-def test_false_alarms_stay_within_their_share(share, pictures):
-    bank, _ = made(pictures)
+def test_false_alarms_stay_within_their_share(share, images):
+    bank, _ = made(images)
     assert np.mean(bank.normal_scores > bank.threshold(share)) <= share
     assert bank.threshold(0) == bank.normal_scores.max()
     low, high = (bank.p_value(score) for score in (bank.normal_scores.max() + 1, 0.0))
-    assert (low, high) == (1 / (pictures + 1), 1)
+    assert (low, high) == (1 / (images + 1), 1)
 
 
 def test_left_out_images_score_higher():
@@ -67,7 +67,7 @@ def test_left_out_images_score_higher():
 
 
 def test_near_duplicates_are_left_out_together():
-    """Four bursts, each of four pictures that are nearly the same, one burst after the other."""
+    """Four bursts, each of four images that are nearly the same, one burst after the other."""
     rng = np.random.default_rng(0)
     bursts = np.repeat(rng.normal(size=(4, 3, 2, 2)), 4, axis=0)
     cells = (bursts + rng.normal(scale=1e-3, size=bursts.shape)).astype(np.float32)

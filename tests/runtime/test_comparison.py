@@ -101,7 +101,7 @@ def test_compare_shows_what_matched(explainer):
 def test_what_a_comparison_writes(explainer, tmp_path):
     comparison = explainer.compare(scene((255, 0, 0), 4), np.zeros((40, 10, 3), np.uint8))
     paths = comparison.save(tmp_path, "a-b")
-    assert load_image(paths.picture).shape == (40, 32 + 4 + 10, 3)
+    assert load_image(paths.image).shape == (40, 32 + 4 + 10, 3)
     record = json.loads(paths.record.read_text())
     assert record["similarity"] == comparison.similarity
     assert record["b"]["mask"]["degenerate"] == "empty"

@@ -27,22 +27,22 @@ def indexing(make_package, tmp_path) -> Package:
 
 
 @pytest.fixture
-def pictures():
+def images():
     rng = np.random.default_rng(0)
     return [rng.integers(0, 256, (20 + i, 30, 3), np.uint8) for i in range(19)]  # of more than two batches
 
 
-def test_embeddings_equal_those_of_the_explainer(indexing, pictures):
+def test_embeddings_equal_those_of_the_explainer(indexing, images):
     with Embedder(indexing) as embedder, Explainer(indexing) as explainer:
         assert embedder.backend.outputs == EMBEDDING_ONLY
         assert "computes the mask" not in embedder.backend.why
         assert embedder.embedding_id == explainer.embedding_id
-        expected = np.stack([e.embedding for e in explainer(pictures)])
-        found = embedder(pictures)
+        expected = np.stack([e.embedding for e in explainer(images)])
+        found = embedder(images)
         assert (found.shape, found.dtype) == ((19, 3), np.float32)
         np.testing.assert_allclose(found, expected, rtol=1e-6)
         assert len(np.unique(found[:, 0])) == 19
-        same = np.stack([picture[:20] for picture in pictures])
+        same = np.stack([image[:20] for image in images])
         np.testing.assert_allclose(embedder(same), embedder(list(same)), rtol=1e-6)
 
 
@@ -85,12 +85,12 @@ def test_what_cannot_be_embedded_is_refused(indexing, images, words):
         embedder(images)
 
 
-def test_a_closed_embedder_refuses(indexing, pictures):
+def test_a_closed_embedder_refuses(indexing, images):
     embedder = Embedder(indexing)
     embedder.close()
     embedder.close()
     with pytest.raises(BackendError, match="closed"):
-        embedder(pictures)
+        embedder(images)
 
 
 def test_warm_up_on_the_cpu_is_a_run(indexing, monkeypatch):

@@ -10,7 +10,7 @@ from runtime import Explainer, Explanation
 from runtime.backends.fake import FakeBackend
 from runtime.errors import BackendError, InputError, PackageError
 
-PICTURES = [
+IMAGES = [
     np.random.default_rng(i).integers(0, 256, shape, dtype=np.uint8)
     for i, shape in enumerate([(24, 32, 3), (50, 20, 3), (7, 90, 3), (24, 32, 3), (300, 200, 3), (1, 1, 3)])
 ]
@@ -65,16 +65,16 @@ def test_a_photograph_through_the_real_backend(package_path, tmp_path):
 
 @pytest.mark.parametrize("kind", [list, tuple])
 def test_a_list_runs_in_batches_in_order(explainer, backend, kind):
-    together = explainer(kind(PICTURES))
+    together = explainer(kind(IMAGES))
     assert backend.batches == [4, 2]
-    alone = [explainer(picture) for picture in PICTURES]
+    alone = [explainer(image) for image in IMAGES]
     assert all(map(same, together, alone))
-    assert [e.mask.shape for e in together] == [p.shape[:2] for p in PICTURES]
+    assert [e.mask.shape for e in together] == [p.shape[:2] for p in IMAGES]
     assert [e.timing["batch"] for e in together] == [4, 4, 4, 4, 2, 2]
 
 
 def test_an_array_with_four_axes_is_a_batch(explainer):
-    batch = np.stack([PICTURES[0], PICTURES[3]])
+    batch = np.stack([IMAGES[0], IMAGES[3]])
     assert all(map(same, explainer(batch), [explainer(batch[0]), explainer(batch[1])]))
 
 
@@ -86,14 +86,14 @@ def test_an_empty_list_is_refused(explainer, nothing):
 
 def test_the_bad_image_of_a_list_is_named(explainer):
     with pytest.raises(InputError, match=r"images\[1\]: an array float32"):
-        explainer([PICTURES[0], PICTURES[0].astype(np.float32)])
+        explainer([IMAGES[0], IMAGES[0].astype(np.float32)])
 
 
 def test_channel_order(tiny, backend):
     with Explainer(tiny, backend=backend, channel_order="bgr") as explainer:
-        explanation = explainer(PICTURES[0])
-    assert np.array_equal(explanation.image, PICTURES[0][..., ::-1])
-    assert np.allclose(explanation.embedding, PICTURES[0][..., ::-1].mean((0, 1)) / 255, atol=1e-6)
+        explanation = explainer(IMAGES[0])
+    assert np.array_equal(explanation.image, IMAGES[0][..., ::-1])
+    assert np.allclose(explanation.embedding, IMAGES[0][..., ::-1].mean((0, 1)) / 255, atol=1e-6)
     with pytest.raises(InputError, match="'rgb' or 'bgr'"):
         Explainer(tiny, backend=backend, channel_order="rbg")
 
@@ -110,7 +110,7 @@ def test_a_crop_leaves_the_rest_at_zero(with_input, backend):
 
 def test_what_is_degraded_is_in_the_timing(tiny, backend):
     backend.degraded = "no CUDA graph"
-    assert Explainer(tiny, backend=backend)(PICTURES[0]).timing["degraded"] == "no CUDA graph"
+    assert Explainer(tiny, backend=backend)(IMAGES[0]).timing["degraded"] == "no CUDA graph"
 
 
 def test_a_closed_explainer_refuses_and_closes_again(tiny, backend):
@@ -118,7 +118,7 @@ def test_a_closed_explainer_refuses_and_closes_again(tiny, backend):
     explainer.close()
     explainer.close()
     assert backend.closed
-    for use in (lambda: explainer(PICTURES[0]), lambda: explainer(PICTURES), lambda: explainer.stream([])):
+    for use in (lambda: explainer(IMAGES[0]), lambda: explainer(IMAGES), lambda: explainer.stream([])):
         with pytest.raises(BackendError, match="closed"):
             use()
 
@@ -126,7 +126,7 @@ def test_a_closed_explainer_refuses_and_closes_again(tiny, backend):
 def test_too_few_outputs_are_an_error(tiny):
     short = FakeBackend(lambda images: (np.zeros((1, 3), np.float32), np.zeros((1, 24, 32), np.float32)))
     with pytest.raises(BackendError, match="1 embeddings and 1 masks"):
-        Explainer(tiny, backend=short)([PICTURES[0], PICTURES[1]])
+        Explainer(tiny, backend=short)([IMAGES[0], IMAGES[1]])
 
 
 def test_a_missing_package_is_refused(tmp_path):

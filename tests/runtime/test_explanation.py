@@ -21,7 +21,7 @@ IMAGE = np.random.default_rng(0).integers(0, 256, (30, 60, 3), dtype=np.uint8)
 
 @pytest.fixture
 def explanation() -> Explanation:
-    """A crop of a wide picture; the mask is 1 in the upper half of what was seen."""
+    """A crop of a wide image; the mask is 1 in the upper half of what was seen."""
     placement = Geometry(height=10, width=10, resize="crop").place(30, 60)
     mask = np.zeros((10, 10), np.float32)
     mask[:5] = 1

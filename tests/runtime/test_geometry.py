@@ -26,7 +26,7 @@ def geometry(height: int, width: int, resize: str, crop_pct: float = 1.0, interp
 
 
 def columns_first(image: np.ndarray, box_free: Geometry) -> np.ndarray:
-    """timm's crop as its words say it: scale the whole picture, then cut; columns before rows."""
+    """timm's crop as its words say it: scale the whole image, then cut; columns before rows."""
     place = box_free.place(*image.shape[:2])
     left, top, right, bottom = place.box
     height, width = image.shape[:2]
@@ -153,7 +153,7 @@ def test_a_ramp_is_restored_without_a_shift(height, width, rows, columns, resize
     x0, y0, x1, _ = place.valid
     position = (np.arange(x0, x1) + 0.5 - place.box[0]) / (place.box[2] - place.box[0])
     inner = (position > 1.5 / (right - left)) & (position < 1 - 1.5 / (right - left))
-    if x1 - x0 < right - left:  # the picture is smaller: at its edges the average is one-sided
+    if x1 - x0 < right - left:  # the image is smaller: at its edges the average is one-sided
         inner[[0, -1]] = False
     assert np.allclose(restored[y0, x0:x1][inner], position[inner], atol=0.02)
 

@@ -38,7 +38,7 @@ IMAGE = np.random.default_rng(0).integers(0, 256, (30, 60, 3), dtype=np.uint8)
 
 @pytest.fixture
 def explanation() -> Explanation:
-    """A crop of a wide picture; the mask falls from the top row to the last."""
+    """A crop of a wide image; the mask falls from the top row to the last."""
     mask = np.repeat(np.linspace(0.95, 0.05, 10, dtype=np.float32)[:, None], 10, axis=1)
     return Explanation(
         embedding=np.ones(3, np.float32),
@@ -171,11 +171,11 @@ DRAWN = [
 
 @pytest.mark.parametrize(("words", "options", "said"), DRAWN)
 def test_every_command_draws_the_same(with_curve, photo, tmp_path, words, options, said):
-    page, picture = tmp_path / "page.html", str(photo)
+    page, image = tmp_path / "page.html", str(photo)
     draw = ["--overlays", "png", "--quiet", *words]
-    assert main(["explain", str(with_curve), picture, "--out", str(tmp_path / "out"), *draw]) == 0
-    assert main(["compare", str(with_curve), picture, picture, "--out", str(tmp_path), *words]) == 0
-    assert main(["report", str(with_curve), picture, "--out", str(page), *words]) == 0
+    assert main(["explain", str(with_curve), image, "--out", str(tmp_path / "out"), *draw]) == 0
+    assert main(["compare", str(with_curve), image, image, "--out", str(tmp_path), *words]) == 0
+    assert main(["report", str(with_curve), image, "--out", str(page), *words]) == 0
     with Explainer(with_curve) as explainer:
         expected = explainer(IMAGE).overlay(**options)
     assert (load_image(tmp_path / "out" / "photo.overlay.png") == expected).all()
@@ -201,7 +201,7 @@ def test_every_function_draws_the_spotlight_unless_told(with_curve, tmp_path):
     both = pair.overlay()
     assert (both == pair.overlay(style="spotlight")).all()
     assert (both[:, :60] == expected).all()
-    assert (load_image(pair.save(tmp_path, "two").picture) == both).all()
+    assert (load_image(pair.save(tmp_path, "two").image) == both).all()
     assert base64.b64encode(encode_jpeg(expected)).decode() in (tmp_path / "p").read_text()
 
 

@@ -20,7 +20,7 @@ def photos(tmp_path):
 
 
 def names(*sources) -> list[str]:
-    return sorted(picture.name for picture in find_named_images(sources))
+    return sorted(image.name for image in find_named_images(sources))
 
 
 def test_each_image_gets_its_own_name(photos):
