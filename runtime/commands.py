@@ -14,7 +14,7 @@ import numpy as np
 
 from runtime.assess import MOST
 from runtime.assess import assess as assess_masks
-from runtime.assess import picture as assessment_picture
+from runtime.assess import draw as assessment_picture
 from runtime.assess import table as assessment_table
 from runtime.atomic import atomic_file, refuse_existing
 from runtime.backends import (
@@ -138,7 +138,7 @@ def compare(arguments: argparse.Namespace) -> int:
     lines += [
         f"similarity {comparison.similarity:.3f}; of what the masks keep {comparison.kept_similarity:.3f}, "
         f"with the masks exchanged {comparison.exchanged_similarity:.3f}",
-        f"next: look at {paths.picture}; the numbers are in {paths.record.name}",
+        f"next: look at {paths.image}; the numbers are in {paths.record.name}",
     ]
     files = {kind: str(path) for kind, path in paths._asdict().items()}
     answer(arguments, {**files, **comparison.to_json()}, "\n".join(lines))
