@@ -75,9 +75,8 @@ class Explainer(OpenedPackage[Backend]):
                 cure="leave the precision out",
             )
         self._use(chosen)
-        self._runs = Runs(
-            self._package, chosen, device=device, embedding_id=self._embedding_id, turns=self._turns
-        )
+        own_id, turns = self._embedding_id, self._turns
+        self._runs = Runs(self._package, chosen, device=device, embedding_id=own_id, turns=turns)
 
     @property
     def takes_target(self) -> bool:

@@ -27,8 +27,7 @@ class CalibrationRecord:
     """The images that int8's ranges were measured on."""
 
     images: str | None
-    """Name of their folder; None for the package's reference images, for which packages of schema 5 and older
-    hold a sentence."""
+    """Name of their folder, or a code for the reference images; older packages hold a sentence."""
     n: int
 
 
@@ -66,7 +65,7 @@ class ParityRecord:
     control_embedding_error: float | None = None
     control_failed: bool | None = None
     graph: str | None = None
-    """Result of the simplifier, in words."""
+    """Code of what the simplifier did, see `export.graph.simplify`; older packages hold a sentence."""
     ranges: RangesRecord | None = None
     calibration: CalibrationRecord | None = None
     layers: int | None = None
