@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import onnx
 
@@ -35,6 +35,7 @@ from runtime.errors import (
 )
 from runtime.manifest import OUTPUTS, EngineRecord
 from runtime.package import GRAPHS, TOWARD_GRAPHS, Engine, Package
+from runtime.parity_record import ParityRecord, parity_record
 from runtime.reasons import Reason, sentence
 from runtime.verify import embed_all, load_reference, run_all, run_all_toward
 
@@ -229,12 +230,12 @@ def _attempt(package: Package, request: Request, job: Job, precision: str) -> Pl
             progress=request.progress,
         )
     record = _record(package, built, graph, request.inputs)
-    return Plan(built.plan, record.with_parity(_gate(package, built.plan, record)))
+    return Plan(built.plan, dataclasses.replace(record, parity=_gate(package, built.plan, record)))
 
 
 def _check_range(package: Package, precision: str) -> None:
     """Measure the range of a half graph, if the version that made the package did not."""
-    made_with_it = "ranges" in package.manifest.parity.get("torch fp16", {})
+    made_with_it = package.manifest.parity.get("torch fp16", ParityRecord()).ranges is not None
     if precision in ("fp16", "int8") and not made_with_it:
         model = onnx.load(str(package.file(GRAPHS[precision])))
         measure_ranges(model, load_reference(package).images).check()
@@ -264,7 +265,7 @@ def _record(package: Package, built: engine.BuiltEngine, graph: str, inputs: tup
         onnx_sha256=package.manifest.files[graph],
         package=package.hash,
         flags=built.flags,
-        parity={},
+        parity=ParityRecord(),
         build_seconds=built.build_seconds,
         sha256=hashlib.sha256(built.plan).hexdigest(),
         outputs=tuple(name for name in OUTPUTS if name in built.outputs),
@@ -284,7 +285,7 @@ def _without_companion(package: Package, built: Built, record: EngineRecord, lab
         )
 
 
-def _gate(package: Package, plan: bytes, record: EngineRecord) -> dict[str, Any]:
+def _gate(package: Package, plan: bytes, record: EngineRecord) -> ParityRecord:
     """The engine's parity on this device; or `not_run` and a code of `runtime.reasons.not_run`."""
     from runtime.backends.tensorrt import open_engine
 
@@ -294,20 +295,20 @@ def _gate(package: Package, plan: bytes, record: EngineRecord) -> dict[str, Any]
         try:
             backend = open_engine(package, Engine(path, record))
         except (BackendUnavailable, EngineMismatch) as error:  # RTX builds for other machines too
-            return {"not_run": "mismatch" if isinstance(error, EngineMismatch) else "unavailable"}
+            return ParityRecord(not_run="mismatch" if isinstance(error, EngineMismatch) else "unavailable")
     name = f"{record.flavour} {record.precision} engine" + " for targets" * record.takes_target
     try:
         reference = load_reference(package)
         if record.embedding_only:
             embedding = embed_all(backend, reference.images)
             parity = gate(reference, name, embedding, reference.mask, precision=record.precision)
-            return parity.embedding_to_json()
+            return parity_record(parity.embedding_to_json())
         if record.takes_target:
             toward, asked = reference.targets()
             outputs = run_all_toward(backend, asked.images, toward)
             parity = gate(asked, name, *outputs, precision=record.precision)
-            return {**parity.to_json(), "target_effect": reference.target_effect()}
+            return parity_record({**parity.to_json(), "target_effect": reference.target_effect()})
         outputs = run_all(backend, reference.images)
     finally:
         backend.close()
-    return gate(reference, name, *outputs, precision=record.precision).to_json()
+    return parity_record(gate(reference, name, *outputs, precision=record.precision).to_json())

@@ -90,8 +90,8 @@ def _facts(package: Package, built: attach.Built) -> dict[str, Any]:
         "package": str(package.path),
         "hash": package.hash,
         "embedding_id": package.manifest.embedding_id,
-        "parity": package.manifest.parity,
-        "engines": {engine.path.name: dataclasses.asdict(engine.record) for engine in package.engines()},
+        "parity": package.manifest.fields()["parity"],
+        "engines": {engine.path.name: engine.record.fields() for engine in package.engines()},
         "refused": package.manifest.refused,
         "left_out": built.left_out,
         "notes": built.notes,
@@ -101,7 +101,7 @@ def _facts(package: Package, built: attach.Built) -> dict[str, Any]:
 def _report(package: Package, request: Request, built: attach.Built) -> Iterator[str]:
     """The answer for people, line by line."""
     for name, figures in package.manifest.parity.items():
-        yield f"parity {name}: {_figures(figures)}"
+        yield f"parity {name}: {_figures(figures.fields())}"
     for precision, reason in package.manifest.refused.items():
         yield f"{precision} is not in the package: {sentence(reason)}"
     for engine in package.engines():
@@ -121,8 +121,8 @@ def _engine_lines(engine: Engine) -> Iterator[str]:
     r = engine.record
     kind = r.precision + ", embedding only" * r.embedding_only + ", takes a target" * r.takes_target
     yield f"{engine.path.name}: {r.flavour} {r.version}, {kind}, {r.tensor_types}"
-    why = r.parity.get("not_run")
-    yield f"  parity: {f'not run here: {not_run(why)}' if why else _figures(r.parity)}"
+    why = r.parity.not_run
+    yield f"  parity: {f'not run here: {not_run(why)}' if why else _figures(r.parity.fields())}"
 
 
 def _figures(figures: dict[str, Any]) -> str:

@@ -15,7 +15,7 @@ import onnx
 from export.pictures import spread_over
 from export.run import Session, with_outputs
 from export.structure import float_tensors
-from runtime.manifest import InputRecord
+from runtime.records import InputRecord
 
 IMAGES = 64
 """At most this many calibration images are taken, spread evenly over the folder."""

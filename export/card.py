@@ -5,8 +5,9 @@ from __future__ import annotations
 from export.level_picture import LEVEL_PICTURE
 from runtime.assess import LEAST_FOLLOWED, low_end
 from runtime.explanation import NEARLY_NOTHING
-from runtime.manifest import LevelRecord, Manifest
+from runtime.manifest import Manifest
 from runtime.reasons import fill, images_used, sentence
+from runtime.records import LevelRecord
 
 FEW = 30
 """With fewer images, the card says that they are few."""
@@ -192,8 +193,8 @@ most that any of its regions keeps on average; an image may keep more than that,
 
 def _parity(m: Manifest, name: str) -> str:
     rows = "\n".join(
-        f"| {key} | {p['embedding_error']:.1e} | {p['centred_cosine']:.4f} | {p['neighbours']:.0%} "
-        f"| {p['mask_error']:.1e} | {p['mask_iou']:.4f} | {p['n']} |"
+        f"| {key} | {p.embedding_error:.1e} | {p.centred_cosine:.4f} | {p.neighbours:.0%} "
+        f"| {p.mask_error:.1e} | {p.mask_iou:.4f} | {p.n} |"
         for key, p in m.parity.items()
     )
     missing = [f"- {_no_graph(key)}: {sentence(why)}" for key, why in m.refused.items()]

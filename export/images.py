@@ -12,8 +12,8 @@ from export.level import FEWEST
 from export.level import IMAGES as LEVEL_IMAGES
 from export.metrics import IMAGES
 from export.pictures import readable, spread_over
-from runtime.manifest import InputRecord
 from runtime.reasons import images_used
+from runtime.records import InputRecord
 from train.folder import apart_of
 
 PHOTOGRAPHS = Path(__file__).parent / "photographs"

@@ -15,8 +15,8 @@ import numpy as np
 from export.run import Session
 from runtime.decode import pillow
 from runtime.level import level_for
-from runtime.manifest import LevelCheck, LevelRecord
 from runtime.occlusion import kept, occlude
+from runtime.records import LevelCheck, LevelRecord
 
 IMAGES, FEWEST = 64, 24
 """How many images are measured at most, and at least."""

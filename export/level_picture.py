@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from runtime.manifest import LevelRecord
+from runtime.records import LevelRecord
 
 LEVEL_PICTURE = "level.svg"
 """Its name in the package."""

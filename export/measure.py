@@ -12,8 +12,8 @@ from export.sensitivity import Step
 from export.source import Images
 from export.target import measure_target
 from runtime.backends.onnxruntime import EMBEDDING_MODELS
-from runtime.manifest import LevelRecord, MetricsRecord, TargetRecord
 from runtime.package import GRAPHS, TOWARD_GRAPHS
+from runtime.records import LevelRecord, MetricsRecord, TargetRecord
 
 
 class Measured(NamedTuple):

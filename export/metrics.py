@@ -18,8 +18,8 @@ import numpy as np
 from export.run import Session
 from runtime.assess import spread
 from runtime.explanation import what_is_degenerate
-from runtime.manifest import MetricsRecord, Spread
 from runtime.occlusion import cosine, occlude
+from runtime.records import MetricsRecord, Spread
 
 IMAGES = 64
 """At most this many images of --evaluate are taken, spread evenly over the folder."""

@@ -19,8 +19,10 @@ from export.sensitivity import Step
 from export.source import Source, Trained, load_images, load_trained
 from export.verify import torch_reference
 from export.write_graphs import Job, Written, write_graphs
-from runtime.manifest import SCHEMA, Manifest, MaskerRecord, OutputRecord
+from runtime.manifest import SCHEMA, Manifest
 from runtime.package import MANIFEST, REFERENCE, Package, files_in, sha256_file
+from runtime.parity_record import parity_record
+from runtime.records import MaskerRecord, OutputRecord
 from train.config import TrainConfig
 from train.encoder import FrozenEncoder
 
@@ -99,7 +101,7 @@ def _manifest(trained: Trained, written: Written, measured: Measured) -> Manifes
             ),
             OutputRecord(name="mask", shape=("N", size.height, size.width), meaning="importance"),
         ),
-        parity=written.parity,
+        parity={name: parity_record(figures) for name, figures in written.parity.items()},
         files={},
         training=trained.run,
         metrics=measured.metrics,

@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from runtime.errors import InputError
-from runtime.image import Geometry, decoded, find_images, load_image
-from runtime.manifest import InputRecord
+from runtime.image import Geometry, decoded, load_image
+from runtime.records import InputRecord
+from runtime.sources import find_images
 
 FEWEST = 4
 NAMED = 3

@@ -11,8 +11,8 @@ import numpy as np
 
 from export.calibrate import calibration_images
 from export.images import PHOTOGRAPHS, Chosen, judged_images, level_images, reference_images
-from runtime.manifest import InputRecord, TrainingRecord
 from runtime.package import sha256_file
+from runtime.records import InputRecord, TrainingRecord
 from train.checkpoint import load_nem, read_config
 from train.config import TrainConfig
 from train.folder import run_of

@@ -15,7 +15,7 @@ import numpy as np
 from export.level import fit
 from export.run import Session
 from runtime.assess import INSIDE, assess
-from runtime.manifest import TargetRecord
+from runtime.records import TargetRecord
 
 MOST = 32
 """At most this many mixtures are measured."""

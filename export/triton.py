@@ -15,8 +15,8 @@ from pathlib import Path
 
 from runtime.atomic import atomic_folder
 from runtime.errors import InputError
-from runtime.manifest import InputRecord, OutputRecord
 from runtime.package import Engine, Package
+from runtime.records import InputRecord, OutputRecord
 
 BACKENDS = ("onnxruntime", "tensorrt")
 _GRAPH = ("model.onnx", "model.onnx.data")

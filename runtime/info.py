@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
 
 from runtime.backends import choose, takes_targets
@@ -20,10 +19,8 @@ def describe(package: Package) -> tuple[dict[str, Any], str]:
         "hash": package.hash,
         "runs_on": runs,
         "takes_target": takes_targets(package),
-        "manifest": dataclasses.asdict(manifest),
-        "engines": [
-            {"path": str(e.path), "needs": e.record.needs(), **dataclasses.asdict(e.record)} for e in engines
-        ],
+        "manifest": manifest.fields(),
+        "engines": [{"path": str(e.path), "needs": e.record.needs(), **e.record.fields()} for e in engines],
     }
     size = manifest.input
     lines = [
@@ -36,7 +33,7 @@ def describe(package: Package) -> tuple[dict[str, Any], str]:
         f"metrics    {_metrics(manifest)}",
         f"input      {size.height}x{size.width} {size.channel_order}, {size.resize}, {size.interpolation}",
         *(f"output     {o.name} {o.shape}: {meaning(o.meaning)}" for o in manifest.outputs),
-        *(f"parity     {name}: {figures(numbers)}" for name, numbers in manifest.parity.items()),
+        *(f"parity     {name}: {figures(numbers.fields())}" for name, numbers in manifest.parity.items()),
         *(
             f"left out   {what}: {sentence(why)}"
             for what, why in (*manifest.refused.items(), *manifest.left_out.items())

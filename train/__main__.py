@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 
 from runtime import console
 from runtime.image import RESIZES
-from runtime.manifest import TrainingRecord
+from runtime.records import TrainingRecord
 from train.config import (
     AUGMENTATIONS,
     EMBEDDINGS,

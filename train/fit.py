@@ -27,8 +27,9 @@ import runtime
 from runtime.assess import LEAST_FOLLOWED
 from runtime.atomic import atomic_file
 from runtime.errors import InputError
-from runtime.image import Geometry, decoded, find_images
-from runtime.manifest import TrainingRecord
+from runtime.image import Geometry, decoded
+from runtime.records import TrainingRecord
+from runtime.sources import find_images
 from train.checkpoint import save_masker
 from train.config import FEWEST_TO_PAIR, EncoderConfig, TrainConfig
 from train.data import Photographs, Steps, collate, load, set_apart

@@ -13,7 +13,7 @@ import torch
 
 from runtime.atomic import atomic_file, refuse_existing
 from runtime.errors import InputError, OutputExists, SchemaError
-from runtime.manifest import TrainingRecord
+from runtime.records import TrainingRecord
 from train.checkpoint import read_config
 from train.config import TrainConfig
 

@@ -15,6 +15,7 @@ from export.ranges import Ranges
 from runtime.errors import BackendError, BackendUnavailable, ExportError, OutputExists, ParityError
 from runtime.manifest import OUTPUTS
 from runtime.package import Package
+from runtime.parity_record import ParityRecord
 
 pytest.importorskip("tensorrt_rtx")
 
@@ -110,7 +111,7 @@ def test_an_engine_that_fails_on_this_device_gives_way_to_the_next(copy, refusin
     def gate(package, plan, record):
         if record.precision == "fp16":
             raise BackendError("mask is not finite", expected="numbers", cure="another precision")
-        return {"not_run": "unavailable"}
+        return ParityRecord(not_run="unavailable")
 
     monkeypatch.setattr(attach, "_gate", gate)
     assert add(copy) == 0
@@ -178,7 +179,7 @@ def test_what_is_there_already_in_a_later_precision_is_kept(copy, refusing, caps
 def test_a_package_that_was_made_before_ranges_were_measured_is_measured_now(
     copy, refusing, monkeypatch, capsys, precision
 ):
-    parity = {**copy.manifest.parity, "torch fp16": {}}
+    parity = {**copy.manifest.parity, "torch fp16": ParityRecord()}
     older = dataclasses.replace(copy, manifest=dataclasses.replace(copy.manifest, parity=parity))
     seen = []
 

@@ -31,11 +31,11 @@ def test_a_package_is_what_the_design_says(package):
     assert set(manifest.files) == names - {"manifest.json"}
     assert set(manifest.parity) == {"onnx fp32", "torch fp16", "onnx fp16"}
     fp32, fp16 = manifest.parity["onnx fp32"], manifest.parity["torch fp16"]
-    assert fp32["embedding_error"] <= 1e-3
-    assert fp32["mask_error"] <= 1e-4
-    assert fp16["embedding_error"] <= 2e-2
-    assert fp16["mask_iou"] >= 0.98
-    assert all(p["control_failed"] for p in manifest.parity.values())
+    assert fp32.embedding_error <= 1e-3
+    assert fp32.mask_error <= 1e-4
+    assert fp16.embedding_error <= 2e-2
+    assert fp16.mask_iou >= 0.98
+    assert all(p.control_failed for p in manifest.parity.values())
 
 
 def test_it_says_nothing_of_the_makers_folders(package, photographs, weights):

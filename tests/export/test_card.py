@@ -13,8 +13,8 @@ import pytest
 
 from export.build_engine import main
 from export.card import model_card
-from runtime.manifest import LevelCheck, LevelRecord, Spread, TargetMeasures, TargetRecord
 from runtime.package import Package
+from runtime.records import LevelCheck, LevelRecord, Spread, TargetMeasures, TargetRecord
 
 
 def row(card: str, label: str) -> list[str]:

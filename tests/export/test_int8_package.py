@@ -28,10 +28,10 @@ def int8_package(masker, photographs, tmp_path_factory):
 def test_both_forms_are_inside_the_gate_and_say_how(int8_package):
     parity = Package.open(int8_package).manifest.parity
     for name in ("onnx int8 cpu", "onnx int8 trt"):
-        assert parity[name]["embedding_error"] <= 0.1
-        assert parity[name]["mask_iou"] >= 0.9
-        assert parity[name]["calibration"]["n"] == 12
-    assert parity["onnx int8 cpu"]["speed"]["device"]
+        assert parity[name].embedding_error <= 0.1
+        assert parity[name].mask_iou >= 0.9
+        assert parity[name].calibration.n == 12
+    assert parity["onnx int8 cpu"].speed.device
     assert not (int8_package / "model.fp16.onnx").exists()
 
 
@@ -40,7 +40,7 @@ def test_every_layer_but_those_named_is_int8_after_the_parser(int8_package):
     layers = engine.record.flags["weighted_layers"]
     parity = Package.open(int8_package).manifest.parity["onnx int8 trt"]
     assert engine.record.precision == "int8"
-    assert layers["INT8"] == parity["layers"] - len(parity["layers_back_to_float"])
+    assert layers["INT8"] == parity.layers - len(parity.layers_back_to_float)
     assert set(layers) == {"INT8", "HALF"}
 
 
@@ -116,7 +116,7 @@ def test_bf16_is_bfloat16_inside_and_leaves_turing_out(masker, tmp_path, capsys)
     (engine,) = package.engines()
     assert engine.record.flags["weighted_layers"].keys() == {"BF16"}
     assert "warning: no engine of rtx for 7.5: bf16: " in capsys.readouterr().err
-    assert package.manifest.parity["torch bf16"]["embedding_error"] > 0
+    assert package.manifest.parity["torch bf16"].embedding_error > 0
 
 
 def test_what_fp16_cannot_hold_stops_the_form_for_tensorrt_and_not_that_for_the_cpu(

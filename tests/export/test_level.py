@@ -16,8 +16,8 @@ from export.build_engine import main
 from export.images import Chosen, level_images
 from export.level import FEWEST, SHARES, curve, fit
 from export.level_picture import LEVEL_PICTURE, level_picture
-from runtime.manifest import InputRecord, LevelCheck, LevelRecord
 from runtime.package import Package
+from runtime.records import InputRecord, LevelCheck, LevelRecord
 from train.folder import APART
 
 

@@ -20,7 +20,7 @@ from export.rounding import Rounding
 from export.run import Session, run_model, widened
 from export.structure import Structure
 from runtime.errors import InputError
-from runtime.manifest import InputRecord
+from runtime.records import InputRecord
 
 
 def toy(*, half: bool = False, seed: int = 0, weight: float = 0.2, join: str = "Add") -> onnx.ModelProto:

@@ -20,6 +20,7 @@ from export.triton import write_repository
 from runtime.__main__ import main as runtime
 from runtime.errors import ExportError, InputError
 from runtime.package import GRAPHS, TOWARD_GRAPHS, Package
+from runtime.parity_record import ParityRecord
 
 rtx = pytest.mark.skipif(not find_spec("tensorrt_rtx"), reason="tensorrt_rtx is not installed")
 BOTH = ("image", "toward")
@@ -58,7 +59,7 @@ def built(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str, tuple[str, ..
         )
 
     monkeypatch.setattr(attach.engine, "build", build)
-    monkeypatch.setattr(attach, "_gate", lambda *_: {"not_run": "nothing was compiled"})
+    monkeypatch.setattr(attach, "_gate", lambda *_: ParityRecord(not_run="unavailable"))
     monkeypatch.setattr(Request, "check", lambda self: None)
     return asked
 

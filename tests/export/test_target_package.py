@@ -14,10 +14,10 @@ from export.build_engine import main
 from export.target import measure_target
 from runtime import Explainer
 from runtime.__main__ import main as runtime
-from runtime.image import find_images
 from runtime.level import kept_by, share_for
 from runtime.manifest import Manifest
 from runtime.package import REFERENCE, Package
+from runtime.sources import find_images
 from train.__main__ import WORTHLESS
 from train.__main__ import main as train
 from train.checkpoint import load_nem

@@ -15,6 +15,7 @@ from export.triton import write_repository
 from runtime.errors import InputError, OutputExists
 from runtime.manifest import EngineRecord
 from runtime.package import Package
+from runtime.parity_record import ParityRecord
 
 
 @pytest.fixture
@@ -38,7 +39,7 @@ def add(
         onnx_sha256="0",
         package=package.hash,
         flags={},
-        parity={"not_run": "a toy"},
+        parity=ParityRecord(not_run="unavailable"),
         build_seconds=1.0,
         sha256=hashlib.sha256(plan).hexdigest(),
         **more,
