@@ -13,6 +13,7 @@ from export.metrics import IMAGES
 from export.pictures import readable, spread_over
 from runtime.manifest import InputRecord
 from runtime.package import REFERENCE
+from train.checkpoint import MaskerFile
 from train.folder import apart_of
 
 PHOTOGRAPHS = Path(__file__).parent / "photographs"
@@ -61,7 +62,12 @@ def overlap(folder: Path, trained_on: str) -> bool:
 
 
 def level_images(
-    judged: tuple[np.ndarray, str], size: InputRecord, *, evaluate: Path | None, masker: Path, trained_on: str
+    judged: tuple[np.ndarray, str],
+    size: InputRecord,
+    *,
+    evaluate: Path | None,
+    masker: MaskerFile,
+    trained_on: str,
 ) -> tuple[np.ndarray, str]:
     """The images that the level is measured on: none that training saw, and none if they are too few.
 
@@ -94,7 +100,7 @@ def level_images(
     return images, source
 
 
-def set_apart(masker: Path, size: InputRecord) -> tuple[np.ndarray, str]:
+def set_apart(masker: MaskerFile, size: InputRecord) -> tuple[np.ndarray, str]:
     """uint8 (N, H, W, 3): what the masker's run set apart, and which these are, for people."""
     images = readable(apart_of(masker)[:LEVEL_IMAGES], size)
     return images, f"{len(images)} images that training set apart of its folder"

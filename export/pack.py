@@ -45,7 +45,7 @@ from runtime.manifest import (
 )
 from runtime.package import GRAPHS, MANIFEST, REFERENCE, TOWARD_GRAPHS, Package, files_in, sha256_file
 from runtime.verify import Reference
-from train.checkpoint import load_nem, read_config
+from train.checkpoint import MaskerFile
 from train.config import TrainConfig
 from train.encoder import FrozenEncoder
 from train.folder import run_of
@@ -85,16 +85,16 @@ def make_package(
 
     Raises:
         ParityError: a graph is beyond the gate: that of fp32, or of the precision that was asked for.
-        InputError, MaskerMismatch, SchemaError: see `train.checkpoint.load_nem`, `train.folder.run_of`.
+        InputError, MaskerMismatch, SchemaError: see `train.checkpoint.MaskerFile`, `train.folder.run_of`.
         ExportError: see `export.graph`.
     """
     with step("loading encoder and masker"):
-        nem = load_nem(masker, weights=weights)
-        config, training = read_config(masker), run_of(masker)
+        file = MaskerFile.open(masker)
+        nem, config, training = file.nem(weights=weights), file.config, run_of(file)
         size = nem.encoder.input
         images = reference_images(reference or PHOTOGRAPHS, size)
         judged = judged_images(images, size, named=reference, evaluate=evaluate, trained_on=config.data)
-        unseen = level_images(judged, size, evaluate=evaluate, masker=masker, trained_on=config.data)
+        unseen = level_images(judged, size, evaluate=evaluate, masker=file, trained_on=config.data)
         if training is not None and training.fault:
             print(f"warning: {training.fault}", file=sys.stderr)
     with step(f"torch reference on {len(images)} images"):
@@ -115,7 +115,7 @@ def make_package(
         created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         embedding_id=embedding_id(nem.encoder),
         encoder=nem.encoder.record,
-        masker=_masker_record(masker, config),
+        masker=_masker_record(file),
         input=size,
         outputs=_outputs(nem.encoder.record, size),
         parity=parity | others | toward,
@@ -167,12 +167,12 @@ def embedding_id(encoder: FrozenEncoder) -> str:
     return f"{name}-{r.embedding}-{hashlib.sha256(what.encode()).hexdigest()[:12]}"
 
 
-def _masker_record(masker: Path, config: TrainConfig) -> MaskerRecord:
+def _masker_record(file: MaskerFile) -> MaskerRecord:
     return MaskerRecord(
-        architecture=config.masker,
-        sha256=sha256_file(masker),
-        objective=config.objective,
-        config=_shippable(config),
+        architecture=file.config.masker,
+        sha256=file.sha256,
+        objective=file.config.objective,
+        config=_shippable(file.config),
     )
 
 
