@@ -14,7 +14,6 @@ import torch
 from torch import Tensor, nn
 
 from runtime.errors import InputError
-from train.batchnorm import BatchNorm
 from train.decoders import Lateral
 from train.target import Target
 
@@ -61,12 +60,12 @@ class LateralMasker(nn.Module):
         self.image_size = image_size
         widths = [_width(level[0], image_size[0], spec) for level in levels]
         self.lateral = nn.ModuleList(
-            nn.Sequential(nn.Conv2d(channels[i], width, 1, bias=False), BatchNorm(width))
+            nn.Sequential(nn.Conv2d(channels[i], width, 1, bias=False), nn.BatchNorm2d(width))
             for i, width in zip(self.taps, widths, strict=False)  # the levels above have no tap
         )
         self.smooth = nn.ModuleList(
             nn.Sequential(
-                nn.Conv2d(width, following, 3, padding=1, bias=False), BatchNorm(following), nn.ReLU()
+                nn.Conv2d(width, following, 3, padding=1, bias=False), nn.BatchNorm2d(following), nn.ReLU()
             )
             for width, following in pairwise([*widths, widths[-1]])
         )
@@ -174,10 +173,10 @@ class _Block(nn.Sequential):
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__(
             nn.Conv2d(in_channels, out_channels, kernel_size=3, padding=1, bias=False),
-            BatchNorm(out_channels),
+            nn.BatchNorm2d(out_channels),
             nn.SiLU(),
             nn.Conv2d(out_channels, out_channels, kernel_size=3, padding=1, bias=False),
-            BatchNorm(out_channels),
+            nn.BatchNorm2d(out_channels),
             nn.SiLU(),
         )
 
