@@ -14,6 +14,7 @@ from export.metrics import IMAGES
 from export.pictures import readable, spread_over
 from runtime.reasons import images_used
 from runtime.records import InputRecord
+from train.checkpoint import MaskerFile
 from train.folder import apart_of
 
 PHOTOGRAPHS = Path(__file__).parent / "photographs"
@@ -66,7 +67,7 @@ def overlap(folder: Path, trained_on: str) -> bool:
 
 
 def level_images(
-    judged: Chosen, size: InputRecord, *, evaluate: Path | None, masker: Path, trained_on: str
+    judged: Chosen, size: InputRecord, *, evaluate: Path | None, masker: MaskerFile, trained_on: str
 ) -> Chosen:
     """The images that the level is measured on: none that training saw.
 
@@ -99,7 +100,7 @@ def level_images(
     return chosen
 
 
-def set_apart(masker: Path, size: InputRecord) -> Chosen:
+def set_apart(masker: MaskerFile, size: InputRecord) -> Chosen:
     """The images that the masker's run set apart and did not train on."""
     images = readable(apart_of(masker)[:LEVEL_IMAGES], size)
     return Chosen(images, f"apart:{len(images)}")

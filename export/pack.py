@@ -41,7 +41,7 @@ def make_package(folder: Path, source: Source, *, name: str, step: Step) -> Pack
     with step("loading encoder, masker and images"):
         trained = load_trained(source)
         nem, size = trained.nem, trained.nem.encoder.input
-        images = load_images(source, size, trained.config)
+        images = load_images(source, trained.file, size)
     with step(f"torch reference on {len(images.reference)} images"):
         reference = torch_reference(nem, images.reference)
     written = write_graphs(
@@ -79,7 +79,7 @@ def embedding_id(encoder: FrozenEncoder) -> str:
 def _manifest(trained: Trained, written: Written, measured: Measured) -> Manifest:
     """The manifest without the files' hashes."""
     encoder = trained.nem.encoder
-    size, config = encoder.input, trained.config
+    size, config = encoder.input, trained.file.config
     return Manifest(
         schema=SCHEMA,
         nemu=runtime.__version__,
@@ -88,7 +88,7 @@ def _manifest(trained: Trained, written: Written, measured: Measured) -> Manifes
         encoder=encoder.record,
         masker=MaskerRecord(
             architecture=config.masker,
-            sha256=trained.sha256,
+            sha256=trained.file.sha256,
             objective=config.objective,
             config=_shippable(config),
         ),

@@ -11,10 +11,8 @@ import numpy as np
 
 from export.calibrate import calibration_images
 from export.images import PHOTOGRAPHS, Chosen, judged_images, level_images, reference_images
-from runtime.package import sha256_file
 from runtime.records import InputRecord, TrainingRecord
-from train.checkpoint import load_nem, read_config
-from train.config import TrainConfig
+from train.checkpoint import MaskerFile
 from train.folder import run_of
 from train.nem import NEM
 
@@ -42,12 +40,10 @@ class Source:
 class Trained(NamedTuple):
     """A masker with its encoder, and what is known of its training."""
 
+    file: MaskerFile
     nem: NEM
-    config: TrainConfig
     run: TrainingRecord | None
     """None if the folder of the run is not around the masker."""
-    sha256: str
-    """Of the masker's file."""
 
 
 class Images(NamedTuple):
@@ -69,17 +65,16 @@ def load_trained(source: Source) -> Trained:
     """Open the masker and its encoder.
 
     Raises:
-        InputError, MaskerMismatch, SchemaError: see `train.checkpoint.load_nem`, `train.folder.run_of`.
+        InputError, MaskerMismatch, SchemaError: see `train.checkpoint.MaskerFile`, `train.folder.run_of`.
     """
-    masker = source.masker
-    nem = load_nem(masker, weights=source.weights)
-    trained = Trained(nem, read_config(masker), run_of(masker), sha256_file(masker))
+    file = MaskerFile.open(source.masker)
+    trained = Trained(file, file.nem(weights=source.weights), run_of(file))
     if trained.run is not None and trained.run.fault:
         print(f"warning: {trained.run.fault}", file=sys.stderr)
     return trained
 
 
-def load_images(source: Source, size: InputRecord, config: TrainConfig) -> Images:
+def load_images(source: Source, file: MaskerFile, size: InputRecord) -> Images:
     """Read the images of every folder.
 
     Raises:
@@ -87,11 +82,9 @@ def load_images(source: Source, size: InputRecord, config: TrainConfig) -> Image
     """
     reference = reference_images(source.reference or PHOTOGRAPHS, size)
     judged = judged_images(
-        reference, size, named=source.reference, evaluate=source.evaluate, trained_on=config.data
+        reference, size, named=source.reference, evaluate=source.evaluate, trained_on=file.config.data
     )
-    unseen = level_images(
-        judged, size, evaluate=source.evaluate, masker=source.masker, trained_on=config.data
-    )
+    unseen = level_images(judged, size, evaluate=source.evaluate, masker=file, trained_on=file.config.data)
     folder = source.calibration
     calibration = None if folder is None else calibration_images(folder, size)
     return Images(

@@ -19,12 +19,12 @@ from train.config import (
     AUGMENTATIONS,
     EMBEDDINGS,
     FILLS,
+    MASKERS,
     OBJECTIVES,
     PRECISIONS,
     EncoderConfig,
     TrainConfig,
 )
-from train.decoders import MASKERS
 
 EXAMPLE = """example:
   python -m train --encoder timm/resnet50 --data photographs/ --out runs/resnet50

@@ -15,8 +15,7 @@ from export.fuse import Fused
 from export.precision import OPSETS
 from export.verify import run_onnx, run_torch
 from runtime.errors import ExportError
-from train.config import EncoderConfig
-from train.decoders import MASKERS
+from train.config import MASKERS, EncoderConfig
 from train.nem import NEM
 from train.zoo import load_encoder
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import shutil
-from types import SimpleNamespace
 from xml.etree import ElementTree
 
 import numpy as np
@@ -18,6 +18,7 @@ from export.level import FEWEST, SHARES, curve, fit
 from export.level_picture import LEVEL_PICTURE, level_picture
 from runtime.package import Package
 from runtime.records import InputRecord, LevelCheck, LevelRecord
+from train.checkpoint import MaskerFile
 from train.folder import APART
 
 
@@ -127,7 +128,9 @@ def test_images_set_apart_that_are_gone_or_broken_are_left_out_with_a_word(
     for path in sorted(photographs.glob("*.png"))[:5]:
         shutil.copy(path, data)
     (data / "broken.png").write_text("no image")
-    monkeypatch.setattr("train.folder.read_config", lambda _: SimpleNamespace(data=str(data)))
+    file = MaskerFile.open(tmp_path / "masker.safetensors")
+    file = dataclasses.replace(file, config=dataclasses.replace(file.config, data=str(data)))
+    monkeypatch.setattr(MaskerFile, "open", lambda _: file)
     names = [*sorted(path.name for path in data.iterdir()), "gone.png"]
     (tmp_path / APART).write_text("".join(f"{name}\n" for name in names))
     arguments = ["--masker", str(tmp_path / "masker.safetensors"), "--quiet", "--precision", "fp32"]

@@ -20,9 +20,8 @@ from runtime.errors import InputError, MaskerMismatch, SchemaError
 from runtime.sources import find_images
 from train.__main__ import WORTHLESS, main, parser
 from train.checkpoint import load_nem, read_config, save_masker
-from train.config import OBJECTIVES, EncoderConfig, TrainConfig
+from train.config import MASKERS, OBJECTIVES, EncoderConfig, TrainConfig
 from train.data import set_apart
-from train.decoders import MASKERS
 from train.folder import read_summary
 from train.nem import NEM
 from train.training import MaskerTraining
