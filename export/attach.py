@@ -8,13 +8,12 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
 
 import onnx
 
 from export import engine, rules
+from export.built import Attempts, Built, Plan
 from export.graph import save
 from export.ranges import measure_ranges
 from export.refusals import reason_of, refused_key
@@ -36,64 +35,12 @@ from runtime.errors import (
 from runtime.manifest import OUTPUTS, EngineRecord
 from runtime.package import GRAPHS, TOWARD_GRAPHS, Engine, Package
 from runtime.parity_record import ParityRecord, parity_record
-from runtime.reasons import Reason, sentence
+from runtime.reasons import sentence
 from runtime.verify import embed_all, load_reference, run_all, run_all_toward
 
 __all__ = ["Built", "Request", "build", "write"]
 
 _REFUSED = (ExportError, ParityError, InputError, BackendError)
-
-
-class Plan(NamedTuple):
-    """An engine that is not written yet."""
-
-    plan: bytes
-    record: EngineRecord
-
-
-class Attempts(NamedTuple):
-    """What the tries of one job came to, in one precision after another."""
-
-    precision: str | None
-    """The first that passed every check; None if none did."""
-    plan: Plan | None
-    """None if no engine was to be built, or is there already in that precision."""
-    refused: dict[str, NemuError]
-    """Precision that was tried before → what stood against it."""
-
-
-@dataclass(frozen=True)
-class Built:
-    """What `build` made; nothing of it is written yet."""
-
-    engines: dict[str, Plan] = field(default_factory=dict)
-    """Name → plan and sidecar."""
-    checked: dict[str, list[str]] = field(default_factory=dict)
-    """Target whose engines are built elsewhere → for each form whose graph breaks no rule, the options that
-    build its engine there."""
-    left_out: dict[str, dict[str, Reason]] = field(default_factory=dict)
-    """Engine that was asked for and not built → precision that was tried → what stood against it."""
-    notes: list[str] = field(default_factory=list)
-    """Which engine has another precision than the first choice, and why; what became of older engines."""
-    stale: list[str] = field(default_factory=list)
-    """Engines that are there already, in a precision that was refused now."""
-    failures: list[NemuError] = field(default_factory=list)
-    """The errors behind `left_out`."""
-
-    @property
-    def failure(self) -> NemuError | None:
-        """What to raise if nothing was built of all that was asked for; None if something was."""
-        if self.engines or not self.failures:
-            return None
-        if len(self.failures) == 1:
-            return self.failures[0]
-        kind = ParityError if all(isinstance(e, ParityError) for e in self.failures) else ExportError
-        return kind(
-            "nothing of what was asked for passes\n    "
-            + "\n    ".join(f"{job}: {sentence(why)}" for job, why in self.left_out.items()),
-            expected="for each GPU one precision that passes every check",
-            cure="each line says what stands against it; choose other GPUs with --target",
-        )
 
 
 def build(package: Package, *requests: Request) -> Built:

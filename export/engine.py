@@ -70,13 +70,11 @@ def build(
     """Compile an explicitly typed graph.
 
     Args:
-        onnx: input `image` uint8 (N, H, W, 3), for targets also `toward` float32 (N, D), outputs float32;
-            external weights beside it are found by their path.
+        onnx: takes `image` uint8 (N, H, W, 3), for targets also `toward` float32 (N, D); returns float32.
         flavour: one of `FLAVOURS`.
         batch: min, opt, max of N.  The engine takes every N between, and is fastest at opt.
         precision: of `PRECISIONS`, which the graph must already be; it is checked, not converted.
-        capability: compute capability of the GPU to build for, or `portable`; None is `portable` for RTX,
-            and for the classic library this device's, the only one it can build for.
+        capability: compute capability to build for, or `portable`; None: `portable` for RTX, else this GPU's.
         workspace_bytes: limit of the scratch memory, in the engine and while kernels are timed; None leaves
             it to the library, but where GPU and CPU share their memory it is a quarter of that.
         inputs, outputs: which the graph must have, and no others.
@@ -84,7 +82,7 @@ def build(
 
     Raises:
         InputError: an option that cannot be used.
-        BackendUnavailable: the flavour's library, or the GPU that it builds on, is not here.
+        BackendUnavailable: the library, or the GPU that it builds on, is not here.
         ExportError: the graph is refused, has other names or types than asked for, or does not build.
         KeyboardInterrupt: Ctrl-C, after the build was stopped.
     """
@@ -93,8 +91,7 @@ def build(
     network = read_network(opened, onnx, inputs=inputs, outputs=outputs, precision=precision)
     workspace_bytes = scratch_limit(workspace_bytes, opened.gpu)
     config = configure(opened, network.inputs, batch, workspace_bytes, onnx)
-    started = time.monotonic()
-    plan, memory_and_timings = _plan(opened, network.definition, config, show=progress)
+    plan, memory_and_timings, seconds = _plan(opened, network.definition, config, show=progress)
     return BuiltEngine(
         plan=plan,
         flavour=flavour,
@@ -106,7 +103,7 @@ def build(
         outputs=network.outputs,
         batch=batch,
         flags={**flags(opened, config, network, workspace_bytes), **memory_and_timings},
-        build_seconds=time.monotonic() - started,
+        build_seconds=seconds,
     )
 
 
@@ -164,12 +161,14 @@ def _check_capability(flavour: str, capability: str, precision: str, gpu: cuda.D
         )
 
 
-def _plan(opened: Library, network: Any, config: Any, *, show: bool) -> tuple[bytes, dict[str, Any]]:
+def _plan(opened: Library, network: Any, config: Any, *, show: bool) -> tuple[bytes, dict[str, Any], float]:
     """Compile.
 
     Returns:
-        The plan; and for the sidecar, how the engine's memory is allocated and where timings came from.
+        The plan; for the sidecar, how the engine's memory is allocated and where timings came from; and the
+        seconds that the build took.
     """
+    started = time.monotonic()
     classic = opened.gpu is not None
     how: dict[str, Any] = {"resizable": resize_activations(opened, config)} if classic else {}
     capturable = require_user_allocation(opened, config, True)
@@ -186,7 +185,7 @@ def _plan(opened: Library, network: Any, config: Any, *, show: bool) -> tuple[by
             expected="a serialised engine",
             cure="the lines above name the layer or the resource: a larger workspace, or a smaller --batch",
         )
-    return plan, {**how, "timing_cache": cache.state}
+    return plan, {**how, "timing_cache": cache.state}, time.monotonic() - started
 
 
 def _compile(opened: Library, network: Any, config: Any, *, show: bool) -> bytes | None:

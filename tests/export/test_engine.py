@@ -134,7 +134,7 @@ def test_validity_in_words(answer: str, reasons: tuple[str, ...], words: str) ->
         ("renamed", "fp32", ["'features': 'FLOAT'", "'embedding': 'FLOAT'"]),
     ],
 )
-def test_a_graph_that_is_not_what_was_asked_for(
+def test_graph_of_another_kind_is_refused(
     graphs: dict[str, Path], graph: str, precision: str, named: list[str]
 ) -> None:
     with pytest.raises(ExportError) as refused:
@@ -144,7 +144,7 @@ def test_a_graph_that_is_not_what_was_asked_for(
 
 
 @rtx
-def test_an_engine_that_cannot_leave_allocation_to_the_user_is_built_without(
+def test_engine_is_rebuilt_without_required_user_allocation(
     graphs: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trt, compiled, asked = tensorrt_library.library("rtx"), engine._compile, []

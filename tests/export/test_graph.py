@@ -63,7 +63,7 @@ def test_onnx_gives_what_torch_gives(tmp_path, name, options):
     assert mask.shape == images.shape[:3]
 
 
-def test_the_boundary_is_uint8_in_float_out_and_half_inside(tmp_path):
+def test_boundary_is_uint8_and_float_with_half_inside(tmp_path):
     fused = Fused(nem_of(tmp_path, "test_resnet"), precision="fp16")
     model = graph.export_onnx(fused, height=64, width=64)
     graph.lint(model)
@@ -173,7 +173,7 @@ def test_lint_accepts_the_contract():
     assert list(graph._faults(model, 18)) == []
 
 
-def test_a_simplifier_that_changes_the_outputs_is_not_believed(tmp_path, monkeypatch):
+def test_simplifier_that_changes_outputs_is_rejected(tmp_path, monkeypatch):
     import onnxsim
 
     model = graph.export_onnx(Fused(nem_of(tmp_path, "test_resnet"), precision="fp32"), height=64, width=64)

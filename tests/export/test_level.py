@@ -22,7 +22,7 @@ from train.checkpoint import MaskerFile
 from train.folder import APART
 
 
-def test_an_embedding_that_lives_in_the_mask_is_kept_by_it_and_not_by_the_moved_one():
+def test_mask_keeps_the_embedding_and_moved_mask_not():
     """The embedding is the mean colour of a square; the mask is high there."""
     random = np.random.default_rng(0)
     images = random.integers(0, 256, (24, 1, 1, 3)) + random.integers(-20, 20, (24, 20, 20, 3))
@@ -103,7 +103,7 @@ def test_the_build_fits_on_images_that_are_named(masker, tmp_path, capsys):
     assert [float(kept) for _, kept in rows] == pytest.approx([c.kept for c in level.checks], abs=1e-3)
 
 
-def test_the_build_fits_on_what_the_run_set_apart(masker, photographs, tmp_path, capsys, monkeypatch):
+def test_level_is_fitted_on_images_set_apart(masker, photographs, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(export.images, "FEWEST", 4)
     shutil.copy(masker, tmp_path / "masker.safetensors")
     names = [path.name for path in sorted(photographs.glob("*.png"))][:5]
@@ -118,7 +118,7 @@ def test_the_build_fits_on_what_the_run_set_apart(masker, photographs, tmp_path,
     assert "what a level of the mask means is not measured" in capsys.readouterr().err
 
 
-def test_images_set_apart_that_are_gone_or_broken_are_left_out_with_a_word(
+def test_unreadable_images_set_apart_are_skipped_and_named(
     masker, photographs, tmp_path, capsys, monkeypatch
 ):
     monkeypatch.setattr(export.images, "FEWEST", 4)
@@ -140,9 +140,7 @@ def test_images_set_apart_that_are_gone_or_broken_are_left_out_with_a_word(
     assert Package.open(tmp_path / "x.nemu").manifest.level.n == 5
 
 
-def test_a_level_is_measured_on_what_was_set_apart_where_evaluate_is_too_small_or_was_trained_on(
-    masker, photographs, tmp_path, capsys, monkeypatch
-):
+def test_level_falls_back_to_images_set_apart(masker, photographs, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(export.images, "FEWEST", 5)
     monkeypatch.setattr(export.images, "apart_of", lambda _: sorted(photographs.glob("*.png"))[:5])
     size = InputRecord(

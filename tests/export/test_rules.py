@@ -173,7 +173,7 @@ def test_an_operator_of_another_domain_is_unknown():
     assert "unknown operator" in broken(graph, "datacenter")
 
 
-def test_group_normalisation_of_opset_21_needs_tensorrt_10_9():
+def test_group_normalisation_21_needs_tensorrt_10_9():
     graph = model(node("GroupNormalization", "f a b", "x", num_groups=1), opset=21)
     assert "unknown operator" in broken(graph, "jetpack6")
     assert "unknown operator" not in broken(graph, "jetpack7")
