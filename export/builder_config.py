@@ -65,9 +65,10 @@ def scratch_limit(asked: int | None, gpu: cuda.DeviceInfo | None) -> int | None:
 
 def flags(library: Library, config: Any, network: Network, workspace_bytes: int | None) -> dict[str, Any]:
     """Settings that change the engine, and the builder's warnings, for the sidecar."""
+    trt = library.trt
     return {
         "strongly_typed": True,
-        "tf32": bool(config.get_flag(library.trt.BuilderFlag.TF32)),
+        "tf32": bool(config.get_flag(trt.BuilderFlag.TF32)),
         "optimization_level": int(config.builder_optimization_level),
         "workspace_bytes": workspace_bytes,
         "weighted_layers": dict(collections.Counter(layer.dtype for layer in network.weighted)),

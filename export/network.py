@@ -75,7 +75,8 @@ def read_network(
 
 def _parse(library: Library, network: Any, onnx: Path) -> None:
     """Fill `network` from the file, or raise with everything that the parser says."""
-    parser = library.trt.OnnxParser(network, library.log)
+    trt = library.trt
+    parser = trt.OnnxParser(network, library.log)
     if parser.parse_from_file(str(onnx)):
         return
     reasons = []
