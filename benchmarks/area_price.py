@@ -29,7 +29,8 @@ from benchmarks.faithfulness import centred_cosine, held_out_fill, insertion_del
 from benchmarks.record import meta, write
 from benchmarks.world import SIZE, scene
 from export.pictures import fitted
-from runtime.image import Geometry, find_images
+from runtime.image import Geometry
+from runtime.sources import find_images
 from train.config import EncoderConfig, TrainConfig
 from train.data import Photographs, collate
 from train.nem import NEM

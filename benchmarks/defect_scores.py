@@ -12,7 +12,8 @@ from PIL import Image
 from scipy import ndimage
 from sklearn.metrics import roc_auc_score, roc_curve
 
-from runtime.image import find_images, load_image
+from runtime.image import load_image
+from runtime.sources import find_images
 
 GOOD = "good"
 MOST_FALSE = 0.3

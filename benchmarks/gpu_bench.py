@@ -19,8 +19,10 @@ from benchmarks.gpu_stand_in import VERSION, stand_in
 from runtime.backends import cuda
 from runtime.backends.cuda_memory import DeviceBuffer, PinnedArray, Stream
 from runtime.backends.tensorrt import TensorRTBackend
-from runtime.manifest import EngineRecord, InputRecord
+from runtime.manifest import EngineRecord
 from runtime.package import Engine
+from runtime.parity_record import ParityRecord
+from runtime.records import InputRecord
 
 Outputs = Sequence[np.ndarray]
 """embedding, mask."""
@@ -187,7 +189,7 @@ def _record(gpu: cuda.DeviceInfo, most: int, *, flavour: str = "tensorrt") -> En
         onnx_sha256="0" * 64,
         package="0" * 64,
         flags={"require_user_allocation": False},
-        parity={"not_run": "a stand-in"},
+        parity=ParityRecord(not_run="unavailable"),
         build_seconds=0.0,
         sha256="0" * 64,
     )

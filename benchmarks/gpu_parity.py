@@ -75,7 +75,7 @@ def _flavour(path: Path | None, flavour: str, result: dict[str, Any], out: Path)
                 asked = run_all_toward(asks, images, toward)
     result["reference"] = f"onnxruntime on the CPU, fp32, {len(images)} reference images of the package"
     for engine in explaining:
-        report: dict[str, Any] = {"engine": engine.path.name, "record": asdict(engine.record)}
+        report: dict[str, Any] = {"engine": engine.path.name, "record": engine.record.fields()}
         result["engines"].append(report)
         targets, right = (toward, asked) if engine.record.takes_target else (None, expected)
         try:

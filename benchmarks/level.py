@@ -21,9 +21,9 @@ import torch
 from benchmarks.record import meta, write
 from export.level import blurred, fit
 from export.pictures import fitted
-from runtime.image import find_images
 from runtime.level import level_for, share_above, share_for
 from runtime.occlusion import kept, occlude
+from runtime.sources import find_images
 from train.checkpoint import load_nem, read_config
 from train.nem import NEM
 

@@ -15,8 +15,8 @@ import numpy as np
 from benchmarks.record import meta, write
 from runtime import Explainer
 from runtime.diff import iou
-from runtime.image import find_images
 from runtime.index.code import decode_mask, encode_mask
+from runtime.sources import find_images
 
 
 def measured(package: Path, images: list[Path]) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from benchmarks.natural_tables import KIND
 from benchmarks.record import meta, write_compact
 from benchmarks.scoring import Row, maps_of, measured
 from runtime.errors import NemuError
-from train.checkpoint import load_nem, read_config
+from train.checkpoint import MaskerFile
 from train.folder import run_of
 
 
@@ -41,7 +41,8 @@ def main() -> int:
 
 def row(masker: Path, data: Path, images: int) -> Row:
     """With the keys of `benchmarks.natural`."""
-    nem, config, run = load_nem(masker), read_config(masker), run_of(masker)
+    file = MaskerFile.open(masker)
+    nem, config, run = file.nem(), file.config, run_of(file)
     seen = subject(nem.encoder, data, images)
     maps = maps_of(functools.partial(maskers.mask, nem.masker), nem.encoder, seen.x)
     values = measured(seen, maps, is_mask=True, faithfulness=images, seed=config.seed)

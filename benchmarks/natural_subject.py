@@ -20,7 +20,7 @@ from benchmarks.scoring import CHUNK, Subject
 from export.pictures import fitted
 from runtime.atomic import atomic_file
 from runtime.errors import InputError
-from runtime.image import find_images
+from runtime.sources import find_images
 from train.config import EncoderConfig
 from train.encoder import FrozenEncoder
 from train.zoo import load_encoder

@@ -33,7 +33,7 @@ from benchmarks.scoring import CHUNK, ORDER_ONLY, Counts, Explain, Row, Subject,
 from benchmarks.timing import TIMED_SEED, seconds_per_image
 from export.pictures import fitted
 from runtime.errors import InputError, NemuError
-from runtime.image import find_images
+from runtime.sources import find_images
 from train.checkpoint import load_nem, read_config
 from train.encoder import FrozenEncoder
 from train.folder import MASKER

@@ -34,13 +34,12 @@ from export.pictures import fitted
 from export.precision import OPSETS
 from export.quantize import insert_qdq
 from export.quantize_cpu import quantize_cpu
-from export.run import run_model
+from export.run import run_model, widened
 from export.sensitivity import fit
 from export.structure import Structure
 from export.verify import run_torch
-from export.widen import widened
-from runtime.image import find_images
 from runtime.package import Package
+from runtime.sources import find_images
 from runtime.verify import Reference
 from train.checkpoint import load_nem
 from train.nem import NEM
@@ -135,7 +134,7 @@ def weight_and_layers(model: str, scratch: Path) -> list[dict[str, Any]]:
                 "engine": f"{record.flavour} {record.version}",
                 "weighted_layers": record.flags["weighted_layers"],
                 "build_seconds": round(record.build_seconds, 2),
-                "parity": package.manifest.parity,
+                "parity": package.manifest.fields()["parity"],
             }
         rows.append(row)
         print({k: v for k, v in row.items() if k != "parity"}, flush=True)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from train.decoders import LATERALS
-
 NEMU = "nemu"
 """The default of `python -m train`, but without targets."""
 TARGETS = "nemu, with targets"
@@ -41,10 +39,10 @@ SETTINGS: dict[str, tuple[str, ...]] = {
 TRAINED = (NEMU, "ranking", "authors")
 ABLATION = tuple(name for name in SETTINGS if name not in (WEIGHT_HALF, TARGETS))
 
-SETTINGS |= {name: ("--masker", name) for name in LATERALS if name != "lateral"}
+SETTINGS["lateral-early"] = ("--masker", "lateral-early")
 # the authors' decoder as they have it on a ResNet, at the learning rate that suits it, else trained as ours
 SETTINGS["unet"] = ("--masker", "unet", "--image-skip", "--learning-rate", "2e-3")
-DECODERS = {"lateral": NEMU, **{name: name for name in LATERALS if name != "lateral"}, "unet": "unet"}
+DECODERS = {"lateral": NEMU, "lateral-early": "lateral-early", "unet": "unet"}
 """Value of `--masker` → the training that differs from the default in nothing else."""
 
 _FAST = ("gradient_shap", "saliency", "lafam", "centre", "random")

@@ -28,7 +28,7 @@ from runtime.decode import pillow
 from runtime.explain import explain_pictures
 from runtime.explainer import Explainer
 from runtime.image import Geometry
-from runtime.sources import find_pictures
+from runtime.sources import find_named_images
 from runtime.video import explain_video
 
 HEIGHT, WIDTH = 480, 640
@@ -68,7 +68,7 @@ def pictures(explainer: Explainer, work: Path, count: int, *, block: int) -> dic
     folder.mkdir()
     for i, frame in zip(range(count), _frames(), strict=False):
         pillow().fromarray(frame).save(folder / f"{i:05}.jpg", quality=90)
-    found = find_pictures([folder])
+    found = find_named_images([folder])
     bare, ours, memory = [], [], []
     before = _bare(explainer, BARE)
     for start in range(0, count, block):

@@ -51,7 +51,7 @@ from benchmarks.toward_jobs import (
 from benchmarks.toward_measures import LOCALISED
 from benchmarks.toward_methods import METHODS
 from runtime.errors import InputError, NemuError
-from train.checkpoint import read_config
+from train.checkpoint import MaskerFile
 from train.folder import MASKER, run_of
 
 
@@ -80,7 +80,8 @@ def merged(options: Options) -> dict[str, Any]:
 
 
 def _masker(name: str, seed: int, run: Path, kind: str) -> Row:
-    config, summary = read_config(run / MASKER), run_of(run / MASKER)
+    masker = MaskerFile.open(run / MASKER)
+    config, summary = masker.config, run_of(masker)
     of = {"encoder": name, "seed": seed, "masker": kind, "batch_size": config.batch_size}
     return {**of, "steps": config.steps, "train_seconds": summary and summary.seconds}
 

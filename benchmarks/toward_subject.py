@@ -15,8 +15,8 @@ from benchmarks.natural_subject import SWAPS, TEST, TRAIN, Source, embeddings, e
 from benchmarks.scoring import CHUNK, Subject
 from export.pictures import fitted
 from runtime.errors import InputError
-from runtime.image import find_images
 from runtime.mixtures import mix, regions
+from runtime.sources import find_images
 from train.encoder import FrozenEncoder
 from train.folding import folded
 from train.nem import NEM

@@ -32,7 +32,8 @@ from benchmarks.authors_loop import AuthorsLoop
 from benchmarks.record import meta, write
 from benchmarks.stopwatch import Stopwatch, StopwatchCallback
 from demo.world import scene
-from runtime.image import Geometry, find_images
+from runtime.image import Geometry
+from runtime.sources import find_images
 from train.config import EncoderConfig, TrainConfig
 from train.data import Photographs, Steps, collate, load
 from train.encoder import FrozenEncoder

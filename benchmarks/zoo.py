@@ -82,9 +82,9 @@ def run(name: str, out: Path, scratch: Path) -> dict[str, Any]:
         "precision": record.precision,
         "weighted_layers": record.flags["weighted_layers"],
         "build_seconds": round(record.build_seconds, 2),
-        "fp32_embedding_error": opened.manifest.parity["onnx fp32"]["embedding_error"],
-        "fp16_embedding_error": opened.manifest.parity["torch fp16"]["embedding_error"],
-        "fp16_mask_iou": opened.manifest.parity["torch fp16"]["mask_iou"],
+        "fp32_embedding_error": opened.manifest.parity["onnx fp32"].embedding_error,
+        "fp16_embedding_error": opened.manifest.parity["torch fp16"].embedding_error,
+        "fp16_mask_iou": opened.manifest.parity["torch fp16"].mask_iou,
     }
 
 

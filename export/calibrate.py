@@ -1,7 +1,7 @@
 """Calibration: what values each activation takes on real images, and the range that int8 should span.
 
-A range that holds every value wastes steps on rare ones; a narrower one clips them.  The range taken is that
-of least squared error of rounding and clipping, searched over a histogram of the values.
+A range that holds every value wastes steps on rare ones; a narrower one clips them.  The range with the least
+squared error of rounding and clipping is taken, searched over a histogram of the values.
 """
 
 from __future__ import annotations
@@ -13,22 +13,22 @@ import numpy as np
 import onnx
 
 from export.pictures import spread_over
-from export.run import Session
+from export.run import Session, with_outputs
 from export.structure import float_tensors
-from runtime.manifest import InputRecord
+from runtime.records import InputRecord
 
 IMAGES = 64
 """At most this many calibration images are taken, spread evenly over the folder."""
 _BINS = 2048
-_SAMPLE = 1 << 16  # values of one tensor of one image that enter its histogram; min and max see all
+_SAMPLE = 1 << 16  # values of one tensor of one image in its histogram; min and max are over all values
 
 Ranges = dict[str, tuple[float, float]]
-"""Tensor → the interval int8 spans for it; holds zero."""
+"""Tensor → the interval that its int8 values span; holds zero."""
 
 
 @dataclass(frozen=True)
 class Observed:
-    """Values of one tensor over all calibration images."""
+    """The values of one tensor on all calibration images."""
 
     low: float
     high: float
@@ -51,7 +51,7 @@ class Observed:
 
 
 def ranges(model: onnx.ModelProto, images: np.ndarray) -> Ranges:
-    """The interval of every float32 tensor that a node gives, except those that are empty.
+    """The interval of every float32 tensor that a node computes.
 
     Runs the graph on the images twice: for the extremes, then for histograms between them.
 
@@ -59,14 +59,9 @@ def ranges(model: onnx.ModelProto, images: np.ndarray) -> Ranges:
         model: a float32 graph.
         images: uint8 (N, H, W, 3).
     """
-    probe = onnx.ModelProto()
-    probe.CopyFrom(model)
     known = {o.name for o in model.graph.output}
     names = [name for name in float_tensors(model) if name not in known]
-    probe.graph.output.extend(
-        onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in names
-    )
-    session = Session(probe)
+    session = Session(with_outputs(model, names))
     extremes = dict.fromkeys(names, (np.inf, -np.inf))
     for image in images:
         for name, value in zip(names, session(names, image[None]), strict=True):

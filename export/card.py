@@ -5,10 +5,12 @@ from __future__ import annotations
 from export.level_picture import LEVEL_PICTURE
 from runtime.assess import LEAST_FOLLOWED, low_end
 from runtime.explanation import NEARLY_NOTHING
-from runtime.manifest import LevelRecord, Manifest
+from runtime.manifest import Manifest
+from runtime.reasons import fill, images_used, sentence
+from runtime.records import LevelRecord
 
 FEW = 30
-"""Images, below which the card says that they are few."""
+"""With fewer images, the card says that they are few."""
 
 _SEEN = {
     "crop": "the photograph is scaled, its proportions are kept, and the middle is cut out",
@@ -19,7 +21,7 @@ _CUT = "; what is cut off never reaches the encoder, and the mask is 0 there"
 
 
 def model_card(manifest: Manifest, *, name: str) -> str:
-    """Markdown for a reader who has nothing but the package."""
+    """Markdown for a reader who has only the package."""
     sections = (_intro, _inside, _data, _metrics, _level, _target, _parity, _use, _limits, _citation)
     return "\n".join(section(manifest, name) for section in sections)
 
@@ -88,8 +90,8 @@ from a masker without the summary of its run.  """
 |---|---|
 {table}
 
-{said}Where these images come from and what they show, nemu does not know.
-What the encoder was trained on, its owner says.
+{said}nemu does not know where these images come from or what they show.
+Ask the encoder's owner what the encoder was trained on.
 """
 
 
@@ -99,7 +101,7 @@ def _metrics(m: Manifest, name: str) -> str:
         return "## Metrics\nNone were measured.\n"
     few = "  They are few: a check, and no result to quote." if k.n < FEW else ""
     return f"""## Metrics
-Measured at the build on {k.images}.{few}
+Measured at the build on {images_used(k.images)}.{few}
 
 | measure | mean ± standard deviation | n |
 |---|---|---|
@@ -126,20 +128,20 @@ Not measured: the build had too few images that training did not see (`--evaluat
 """
     return f"""## What a level of the mask means
 `explanation.region(keep=0.8)` is the region that keeps 0.8 of the embedding on average (centred cosine:
-1 the same, 0 as another image).  Measured on {k.n} images: {k.images}.
+1 the same, 0 as another image).  Measured on {k.n} images: {images_used(k.images)}.
 
 ![What was asked against what was kept; the table below has the numbers]({LEVEL_PICTURE})
 
 {_checks(k)}
 
-Each half of the images was asked by the curve of the other half.  Hidden pixels showed, in turn,
-{" and ".join(k.fills)}; what is kept is the mean.  Against a fill that adds something, such
+Each half of the images was asked by the curve of the other half.  Hidden pixels showed in turn
+{" and ".join(map(fill, k.fills))}; what is kept is the mean.  Against a fill that adds something, such
 as noise or another photograph, a region keeps less.
 """
 
 
 def _checks(k: LevelRecord) -> str:
-    """Asked against kept, as a table."""
+    """The table of what was asked and what was kept."""
     rows = "\n".join(
         f"| {c.asked:g} | {c.kept:.3f} | {c.low:.2f} to {c.high:.2f} | {c.moved:.3f} | {c.area:.0%} |"
         for c in k.checks
@@ -152,12 +154,12 @@ def _checks(k: LevelRecord) -> str:
 def _target(m: Manifest, name: str) -> str:
     if not m.masker.config.get("toward"):
         return """## Masks toward a target
-None: this masker takes no target.  `nemu compare` shows each of two pictures by itself.
+None: this masker takes no target.  `nemu compare` shows each of two images by itself.
 """
     said = """## Masks toward a target
-`explainer(image, toward=other)` shows the smallest region of a picture whose embedding is like the target's:
-another picture's, or any embedding of this encoder.  A picture that has nothing of it has an empty mask, and
-`Explanation.absent` says so.
+`explainer(image, toward=other)` shows the smallest region of an image whose embedding is like the target:
+another image's embedding, or any embedding of this encoder.  If an image shows nothing of the target, its
+mask is empty and `Explanation.absent` says so.
 """
     if m.target is None:
         return f"""{said}
@@ -170,7 +172,7 @@ What such masks are worth was not measured: the build had too few images that tr
     verdict = "**These masks do not follow a target: do not ask for one.**\n\n" * ignored
     return f"""{said}
 Measured on {n} mixtures, in each of which a region shows one image and the rest another:
-{m.target.images}.
+{images_used(m.target.images)}.
 
 | measure | mean ± standard deviation |
 |---|---|
@@ -182,7 +184,7 @@ Measured on {n} mixtures, in each of which a region shows one image and the rest
 
 {verdict}Of the masks toward an image that is not there, {empty}.
 
-A target is rarely all in a picture.  So `region(keep=0.8)` of such a mask is the region that keeps 0.8 of the
+A target is rarely all in an image.  So `region(keep=0.8)` of such a mask is the region that keeps 0.8 of the
 most that any of its regions keeps on average; an image may keep more than that, or nothing:
 
 {_checks(m.target.level)}
@@ -191,12 +193,12 @@ most that any of its regions keeps on average; an image may keep more than that,
 
 def _parity(m: Manifest, name: str) -> str:
     rows = "\n".join(
-        f"| {key} | {p['embedding_error']:.1e} | {p['centred_cosine']:.4f} | {p['neighbours']:.0%} "
-        f"| {p['mask_error']:.1e} | {p['mask_iou']:.4f} | {p['n']} |"
+        f"| {key} | {p.embedding_error:.1e} | {p.centred_cosine:.4f} | {p.neighbours:.0%} "
+        f"| {p.mask_error:.1e} | {p.mask_iou:.4f} | {p.n} |"
         for key, p in m.parity.items()
     )
-    missing = [f"- {_no_graph(key)}: {why}" for key, why in m.refused.items()]
-    missing += [f"- no engine of {name}: {why}" for name, why in m.left_out.items()]
+    missing = [f"- {_no_graph(key)}: {sentence(why)}" for key, why in m.refused.items()]
+    missing += [f"- no engine of {name}: {sentence(why)}" for name, why in m.left_out.items()]
     listed = "\n".join(["", "What was left out, and why:", "", *missing, ""]) if missing else ""
     return f"""## Parity with the torch module in float32
 | compared | embedding error | centred cosine | neighbours kept | mask error | mask IoU at 0.5 | n |
@@ -211,7 +213,7 @@ figures are in `engines/NAME.engine.json`; `nemu verify {name}` measures on the 
 
 
 def _no_graph(key: str) -> str:
-    """What a key of `Manifest.refused` names, in words."""
+    """The graph that a key of `Manifest.refused` stands for, in words."""
     if key == "cells":
         return "no graph of local features, so that `nemu bank` refuses"
     precision, _, form = key.partition(" ")

@@ -1,8 +1,8 @@
-"""`model.cells.onnx`: the embedding and a grid of local features, for a bank of normal pictures.
+"""`model.cells.onnx`: the embedding and a grid of local features, for a bank of normal images.
 
-The features are the encoder's own, of the pyramid that the masker reads.  Each is averaged with its eight
+The features are those of the encoder's pyramid that the masker reads.  Each is averaged with its eight
 neighbours, as PatchCore does (Roth et al., CVPR 2022), and a finer map is averaged down to the grid of the
-coarsest.  No weight is added: the graph names those of `model.onnx.data`.
+coarsest.  No weight is added: the graph uses those in `model.onnx.data`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from export.fuse import Fused
-from export.run import Session
+from export.refusals import refusal
+from export.run import Session, copied
 from export.standalone import drop_mask
 from export.verify import gate
 from runtime.backends.onnxruntime import CELLS
@@ -29,8 +30,8 @@ from train.encoder import FrozenEncoder
 from train.nem import NEM
 
 FINEST, COARSEST = 4, 16
-"""Strides, in pixels, of the feature maps that are taken.  Against 8 and 16 alone (benchmarks.defects, two
-encoders), 4 finds more scratches and costs next to nothing."""
+"""Strides, in pixels, of the feature maps that are taken.  Stride 4 finds more scratches than 8 and 16
+alone, at almost no cost (benchmarks.defects, two encoders)."""
 TOLERANCE = 1e-3
 """Largest error of a feature relative to the largest of its map."""
 
@@ -74,7 +75,7 @@ def pooled(levels: Sequence[Tensor]) -> Tensor:
 
 
 def _on_grid(level: Tensor, size: torch.Size) -> Tensor:
-    """Averaged where the grid divides the map evenly, otherwise resampled."""
+    """Average if the grid divides the map evenly, otherwise resample."""
     if level.shape[2:] == size:
         return level
     if step := _step(level, size):
@@ -88,13 +89,12 @@ def _step(level: Tensor, size: torch.Size) -> list[int] | None:
 
 
 def _found(model: onnx.ModelProto, levels: list[Tensor], image: np.ndarray) -> list[str]:
-    """Names of the tensors that hold these maps: known by their values, since exporters rename them.
+    """Names of the tensors that hold these maps, found by their values because exporters rename tensors.
 
     `model` is changed: the candidates become its outputs.
     """
     shapes = {tuple(level.shape[1:]) for level in levels}
-    without_weights = onnx.ModelProto()
-    without_weights.CopyFrom(model)
+    without_weights = copied(model)
     for tensor in without_weights.graph.initializer:
         if len(tensor.raw_data) >= 1024:  # not a shape or a scale
             tensor.ClearField("raw_data")
@@ -113,18 +113,19 @@ def _nearest(level: np.ndarray, given: dict[str, np.ndarray]) -> str:
     errors = {name: _error(value, level) for name, value in given.items() if value.shape == level.shape}
     best = min(errors, key=lambda name: errors[name], default="")
     if not errors or errors[best] > TOLERANCE:
-        raise ExportError(
-            f"no tensor of the graph holds the encoder's feature map {level.shape[1:]}",
+        raise refusal(
+            ExportError,
+            "no_map",
+            shape=list(level.shape[1:]),
             expected="the pyramid that the masker reads, as outputs of nodes",
-            cure="build with --no-simplify if you need a bank of normal pictures",
+            cure="build with --no-simplify if you need a bank of normal images",
         )
     return best
 
 
 def _with_cells(whole: onnx.ModelProto, names: list[str], levels: list[Tensor]) -> onnx.ModelProto:
     """A copy with `cells`, and without what only the mask needs."""
-    model = onnx.ModelProto()
-    model.CopyFrom(whole)
+    model = copied(whole)
     size = levels[-1].shape[2:]
     ends = []
     for i, (name, level) in enumerate(zip(names, levels, strict=True)):
@@ -140,7 +141,7 @@ def _with_cells(whole: onnx.ModelProto, names: list[str], levels: list[Tensor]) 
 
 
 def _nodes(name: str, end: str, level: Tensor, size: torch.Size) -> Iterator[onnx.NodeProto]:
-    """What `pooled` does to one map."""
+    """The nodes that do to one map what `pooled` does."""
     mean = end if level.shape[2:] == size else f"{end}_mean"
     yield helper.make_node(
         "AveragePool", [name], [mean], name=mean, kernel_shape=[3, 3], pads=[1] * 4, count_include_pad=0
@@ -157,14 +158,16 @@ def _nodes(name: str, end: str, level: Tensor, size: torch.Size) -> Iterator[onn
 
 
 def _check(path: Path, cells: np.ndarray, reference: Reference) -> None:
-    """Both outputs of the graph on disk."""
+    """Check both outputs of the graph on disk."""
     onnx.checker.check_model(str(path))
-    session = Session(onnx.load(str(path)))
+    session = Session(path)
     pairs = [session([OUTPUTS[0], CELLS], image[None]) for image in reference.images]
     gate(reference, path.name, np.concatenate([e for e, _ in pairs]), reference.mask, precision="fp32")
     if (error := _error(pairs[0][1], cells)) > TOLERANCE:
-        raise ParityError(
-            f"{path.name}: cells off by {error:.1e} of their largest",
+        raise refusal(
+            ParityError,
+            "cells",
+            error=error,
             expected=f"at most {TOLERANCE}",
             cure="try another version of onnxruntime, or build with --no-simplify",
         )

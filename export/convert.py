@@ -1,4 +1,4 @@
-"""python -m export.convert: a package in the form that another program wants.  Needs no torch.
+"""nemu convert (python -m export.convert): write a package in the form of another program.  Needs no torch.
 
 formats:
   onnx          one ONNX file; --float-nchw: input float32 (N, 3, H, W), values 0 to 255; --embedding-only:
@@ -6,7 +6,7 @@ formats:
   deepstream    the ONNX file with --float-nchw, and config_infer_NAME.txt for Gst-nvinfer beside it
   triton        a model repository for Triton Inference Server: NAME/config.pbtxt, NAME/1/…
 
-Every ONNX file gives the reference outputs of the package within the gate, or is not written.
+An ONNX file is written only if it gives the reference outputs of the package within the gate.
 """
 
 from __future__ import annotations
@@ -16,14 +16,15 @@ import sys
 from pathlib import Path
 
 from export import standalone, triton
+from export.deploy.deepstream import deepstream_config
 from runtime import console
 from runtime.atomic import atomic_file, refuse_existing
 from runtime.package import Package
 
 EXAMPLE = """examples:
-  python -m export.convert demo.nemu --format onnx --embedding-only --out index.onnx
-  python -m export.convert demo.nemu --format deepstream --precision fp16 --out demo.onnx
-  python -m export.convert demo.nemu --format triton --out models
+  nemu convert demo.nemu --format onnx --embedding-only --out index.onnx
+  nemu convert demo.nemu --format deepstream --precision fp16 --out demo.onnx
+  nemu convert demo.nemu --format triton --out models
 
 exit codes: 0 ok, 1 error, 2 usage, 3 the parity gate failed (nothing is written)
 """
@@ -32,7 +33,7 @@ exit codes: 0 ok, 1 error, 2 usage, 3 the parity gate failed (nothing is written
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     p = argparse.ArgumentParser(
-        prog="python -m export.convert",
+        prog="nemu convert",
         description=__doc__,
         epilog=EXAMPLE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -80,7 +81,7 @@ def _run(o: argparse.Namespace) -> int:
 
 
 def _triton(package: Package, o: argparse.Namespace) -> tuple[list[Path], str, str]:
-    """What was written, what to say of it, and what to do next."""
+    """The files written, a sentence about them, and the next command."""
     folder = triton.write_repository(package, o.out, backend=o.served_by, force=o.force)
     return [folder], f"{folder}: served by {o.served_by}", f"tritonserver --model-repository={o.out}"
 
@@ -95,14 +96,14 @@ def _file(package: Package, o: argparse.Namespace) -> tuple[list[Path], str, str
         o.out,
         precision=o.precision,
         nchw=o.float_nchw or deepstream,
-        only_embedding=o.embedding_only,
+        embedding_only=o.embedding_only,
         force=o.force,
     )
     said = f"{o.out}: gives the reference outputs of {o.package}"
     if not deepstream:
         return [o.out], said, f"trtexec --onnx={o.out}"
     with atomic_file(config, force=o.force) as file:
-        file.write_text(standalone.deepstream_config(package, o.out, precision=o.precision))
+        file.write_text(deepstream_config(package, o.out, precision=o.precision))
     return [o.out, config], said, f"nvinfer config-file-path={config}"
 
 

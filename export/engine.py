@@ -1,46 +1,39 @@
-"""ONNX → TensorRT engine, every flavour, on one strongly typed path.
+"""ONNX → TensorRT engine, every flavour, in one strongly typed way.
 
-The same calls serve TensorRT 10.0 to 11.4 and TensorRT-RTX: precision is in the graph, the network is
-strongly typed, names are used instead of numbers.  What was asked for is not believed: types and names
-are read back from the parsed network before the build.
+The same calls serve TensorRT 10.0 to 11.4 and TensorRT-RTX: the graph holds the precision, the network is
+strongly typed, and tensors are found by name.  Types and names are read back from the parsed network before
+the build, and compared with what was asked for.
 
 TensorRT-RTX builds on a machine without a GPU.  The classic library needs the device it builds for.
 """
 
 from __future__ import annotations
 
-import collections
 import threading
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
-from export.layers import PRECISIONS, Layer, check_precision, check_turing, weighted_layers
+from export.builder_config import configure, flags, require_user_allocation, resize_activations, scratch_limit
+from export.layers import PRECISIONS
+from export.network import Library, Signature, read_network
 from export.progress import Progress, interruptible, monitor
-from export.targets import PORTABLE, TURING, can
+from export.refusals import refusal
+from export.targets import PORTABLE, can
 from export.timing_cache import TimingCache
 from runtime.backends import cuda
 from runtime.backends.tensorrt import RTX_CAPABILITIES
-from runtime.backends.tensorrt_library import FLAVOURS, Log, Validity, library, logger, validity
+from runtime.backends.tensorrt_library import FLAVOURS, Validity, library, logger, validity
 from runtime.errors import ExportError, InputError
-from runtime.manifest import OUTPUTS, TOWARD
+from runtime.manifest import OUTPUTS
 
 __all__ = ["FLAVOURS", "BuiltEngine", "Validity", "build", "validity"]
-
-Signature = dict[str, tuple[str, tuple[int, ...]]]
-"""Tensor name → (dtype, shape); -1 where an axis is free."""
-
-_INPUTS = {"image": "UINT8", TOWARD: "FLOAT"}
-_INTEGRATED_SHARE = 4
-"""On a Jetson without a limit, TensorRT 10.3 asks for more memory than there is (NVIDIA/TensorRT 4258)."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class BuiltEngine:
-    """A plan and everything that decides where it can run; the sidecar is made from it."""
+    """A plan, and what its sidecar says of it."""
 
     plan: bytes
     """The serialised engine, nothing prepended."""
@@ -77,13 +70,11 @@ def build(
     """Compile an explicitly typed graph.
 
     Args:
-        onnx: input `image` uint8 (N, H, W, 3), for targets also `toward` float32 (N, D), outputs float32;
-            external weights beside it are found by their path.
+        onnx: takes `image` uint8 (N, H, W, 3), for targets also `toward` float32 (N, D); returns float32.
         flavour: one of `FLAVOURS`.
         batch: min, opt, max of N.  The engine takes every N between, and is fastest at opt.
         precision: of `PRECISIONS`, which the graph must already be; it is checked, not converted.
-        capability: compute capability of the GPU to build for, or `portable`; None is `portable` for RTX,
-            and for the classic library this device's, the only one it can build for.
+        capability: compute capability to build for, or `portable`; None: `portable` for RTX, else this GPU's.
         workspace_bytes: limit of the scratch memory, in the engine and while kernels are timed; None leaves
             it to the library, but where GPU and CPU share their memory it is a quarter of that.
         inputs, outputs: which the graph must have, and no others.
@@ -91,47 +82,41 @@ def build(
 
     Raises:
         InputError: an option that cannot be used.
-        BackendUnavailable: the flavour's library, or the GPU that it builds on, is not here.
+        BackendUnavailable: the library, or the GPU that it builds on, is not here.
         ExportError: the graph is refused, has other names or types than asked for, or does not build.
         KeyboardInterrupt: Ctrl-C, after the build was stopped.
     """
     _check_options(onnx, batch, precision)
+    opened = _open_library(flavour, capability, precision)
+    network = read_network(opened, onnx, inputs=inputs, outputs=outputs, precision=precision)
+    workspace_bytes = scratch_limit(workspace_bytes, opened.gpu)
+    config = configure(opened, network.inputs, batch, workspace_bytes, onnx)
+    plan, memory_and_timings, seconds = _plan(opened, network.definition, config, show=progress)
+    return BuiltEngine(
+        plan=plan,
+        flavour=flavour,
+        version=str(opened.trt.__version__),
+        compute_capability=opened.capability,
+        precision=precision,
+        tensor_types=network.tensor_types(),
+        inputs=network.inputs,
+        outputs=network.outputs,
+        batch=batch,
+        flags={**flags(opened, config, network, workspace_bytes), **memory_and_timings},
+        build_seconds=seconds,
+    )
+
+
+def _open_library(flavour: str, capability: str | None, precision: str) -> Library:
+    """The library and its builder, for a device that it can build for; raises as `build`."""
     trt = library(flavour)
-    # Classic TensorRT times its kernels on the device: probe it before a builder needs it.
+    # Classic TensorRT times its kernels on the device: find it before the builder needs it.
     gpu = None if flavour == "rtx" else cuda.device()
     capability = capability or (gpu.compute_capability if gpu else PORTABLE)
     _check_capability(flavour, capability, precision, gpu)
     log = logger(trt)
     log.lines.clear()
-    builder = trt.Builder(log)
-    network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
-    _parse(trt, network, onnx, log)
-    taken, given = _signature(network, onnx, inputs, outputs)
-    weighted = weighted_layers(trt, network)
-    check_precision(weighted, precision, onnx)
-    if flavour == "rtx" and capability == TURING:
-        check_turing(weighted, onnx)
-    workspace_bytes = _scratch_limit(workspace_bytes, gpu)
-    config = _configure(trt, builder, taken, batch, workspace_bytes, onnx)
-    _aim(trt, config, flavour, capability)
-    if gpu is not None and workspace_bytes is not None:
-        config.set_memory_pool_limit(trt.MemoryPoolType.TACTIC_DRAM, workspace_bytes)
-
-    started = time.monotonic()
-    plan, how = _plan(trt, builder, network, config, log, gpu, show=progress)
-    return BuiltEngine(
-        plan=plan,
-        flavour=flavour,
-        version=str(trt.__version__),
-        compute_capability=capability,
-        precision=precision,
-        tensor_types=_tensor_types(network),
-        inputs=taken,
-        outputs=given,
-        batch=batch,
-        flags={**_flags(trt, config, weighted, workspace_bytes, log), **how},
-        build_seconds=time.monotonic() - started,
-    )
+    return Library(trt, flavour, log, trt.Builder(log), gpu, capability)
 
 
 def _check_options(onnx: Path, batch: tuple[int, int, int], precision: str) -> None:
@@ -152,12 +137,12 @@ def _check_options(onnx: Path, batch: tuple[int, int, int], precision: str) -> N
         raise InputError(
             f"{onnx} is not a file",
             expected="an ONNX file",
-            cure="export it first: python -m export.build_engine",
+            cure="export it first: nemu build",
         )
 
 
 def _check_capability(flavour: str, capability: str, precision: str, gpu: cuda.DeviceInfo | None) -> None:
-    """Refuse here what the builder would refuse in its own words, minutes later."""
+    """Refuse now what the builder would refuse minutes later."""
     known = (gpu.compute_capability,) if gpu else (PORTABLE, *RTX_CAPABILITIES)
     if capability not in known:
         raise InputError(
@@ -166,187 +151,46 @@ def _check_capability(flavour: str, capability: str, precision: str, gpu: cuda.D
             cure="build on the device itself" if gpu else "for other GPUs: --target tensorrt on the device",
         )
     if not can(capability, precision):
-        raise InputError(
-            f"precision {precision} for compute capability {capability}",
+        raise refusal(
+            InputError,
+            "lacks",
+            precision=precision,
+            capability=capability,
             expected=f"a GPU that computes in {precision}: 8.0 or newer for bf16",
             cure="--precision fp16, or leave that GPU out: --target rtx-portable",
         )
 
 
-def _aim(trt: ModuleType, config: Any, flavour: str, capability: str) -> None:
-    """Build for that GPU alone.  Classic TensorRT always does; portable is RTX's own choice."""
-    if flavour != "rtx":
-        return
-    if capability != PORTABLE:
-        config.num_compute_capabilities = 1
-        name = "SM" + capability.replace(".", "")
-        config.set_compute_capability(trt.ComputeCapability.__members__[name], 0)
+def _plan(opened: Library, network: Any, config: Any, *, show: bool) -> tuple[bytes, dict[str, Any], float]:
+    """Compile.
 
-
-def _parse(trt: ModuleType, network: Any, onnx: Path, log: Log) -> None:
-    """Fill `network` from the file, or raise with everything that the parser says."""
-    parser = trt.OnnxParser(network, log)
-    if parser.parse_from_file(str(onnx)):
-        return
-    reasons = []
-    for index in range(parser.num_errors):
-        error = parser.get_error(index)
-        where = f"node {error.node()} {error.node_name()} ({error.node_operator()})"
-        reasons.append(f"{where}: {error.desc()}".replace("\n", "\n      "))
-    raise ExportError(
-        f"TensorRT's parser refuses {onnx.name}:\n    " + "\n    ".join(reasons or [log.text()]),
-        expected="a graph of operators and types that it knows",
-        cure="change the named nodes at export: for uint8 images cast before transposing, no antialiased"
-        " Resize, equal types on both inputs of an addition",
-    )
-
-
-def _signature(
-    network: Any, onnx: Path, wanted_inputs: tuple[str, ...], wanted_outputs: tuple[str, ...]
-) -> tuple[Signature, Signature]:
-    """Names, types and shapes of inputs and outputs, or `ExportError` if they break the contract."""
-    inputs = _describe(network.get_input(i) for i in range(network.num_inputs))
-    outputs = _describe(network.get_output(i) for i in range(network.num_outputs))
-    contract = {name: _INPUTS[name] for name in wanted_inputs}, dict.fromkeys(wanted_outputs, "FLOAT")
-    for kind, found, wanted in zip(("inputs", "outputs"), (inputs, outputs), contract, strict=True):
-        types = {name: dtype for name, (dtype, _) in found.items()}
-        if types != wanted:
-            raise ExportError(
-                f"{onnx.name} has the {kind} {types}",
-                expected=f"exactly {wanted}",
-                cure="export it with export.fuse: uint8 image in (and float32 toward, for targets), float32 "
-                "embedding and mask out",
-            )
-    return inputs, outputs
-
-
-def _describe(tensors: Iterator[Any]) -> Signature:
-    return {t.name: (t.dtype.name, tuple(int(side) for side in t.shape)) for t in tensors}
-
-
-def _tensor_types(network: Any) -> dict[str, int]:
-    """How many tensors of the network have which type: inputs, and outputs of every layer."""
-    types = [network.get_input(i).dtype.name for i in range(network.num_inputs)]
-    for index in range(network.num_layers):
-        layer = network.get_layer(index)
-        types += [layer.get_output(i).dtype.name for i in range(layer.num_outputs)]
-    return dict(sorted(collections.Counter(types).items()))
-
-
-def _configure(
-    trt: ModuleType,
-    builder: Any,
-    inputs: Signature,
-    batch: tuple[int, int, int],
-    workspace_bytes: int | None,
-    onnx: Path,
-) -> Any:
-    """A builder configuration with one optimisation profile over the batch axis of every input."""
-    for name, (_, shape) in inputs.items():
-        free = shape[0] == -1
-        if -1 in shape[1:] or not (free or set(batch) == {shape[0]}):
-            what = "images" if name == "image" else name
-            raise ExportError(
-                f"{onnx.name} takes {what} of shape {shape}, and the batch was to be "
-                f"{':'.join(map(str, batch))}",
-                expected="a free first axis (-1) and fixed others, or a batch equal to the fixed first axis",
-                cure="export with a dynamic batch axis and a fixed image size",
-            )
-    config = builder.create_builder_config()
-    # TF32 has fp16's ten bits of mantissa: neither fp32 engines nor float heads are to compute in it.
-    config.clear_flag(trt.BuilderFlag.TF32)
-    if workspace_bytes is not None:
-        config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, workspace_bytes)
-    profile = builder.create_optimization_profile()
-    for name, (_, shape) in inputs.items():
-        profile.set_shape(name, *((n, *shape[1:]) for n in batch))
-    config.add_optimization_profile(profile)
-    return config
-
-
-def _flags(
-    trt: ModuleType,
-    config: Any,
-    weighted: list[Layer],
-    workspace_bytes: int | None,
-    log: Log,
-) -> dict[str, Any]:
-    """What changes the engine, or tells how it came out, for the sidecar."""
-    return {
-        "strongly_typed": True,
-        "tf32": bool(config.get_flag(trt.BuilderFlag.TF32)),
-        "optimization_level": int(config.builder_optimization_level),
-        "workspace_bytes": workspace_bytes,
-        "weighted_layers": dict(collections.Counter(layer.dtype for layer in weighted)),
-        "warnings": list(log.lines),
-    }
-
-
-def _scratch_limit(asked: int | None, gpu: cuda.DeviceInfo | None) -> int | None:
-    if asked is None and gpu is not None and gpu.integrated:
-        return gpu.memory_bytes // _INTEGRATED_SHARE
-    return asked
-
-
-def _resize_activations(trt: ModuleType, config: Any) -> bool:
-    """Have the engine say what memory a smaller batch needs, from TensorRT 10.10 on: lanes ask for it."""
-    if not hasattr(trt, "PreviewFeature"):
-        return False
-    if not hasattr(trt.PreviewFeature, "RUNTIME_ACTIVATION_RESIZE_10_10"):
-        return False
-    config.set_preview_feature(trt.PreviewFeature.RUNTIME_ACTIVATION_RESIZE_10_10, True)
-    return True
-
-
-def _require_user_allocation(trt: ModuleType, config: Any, required: bool) -> bool:
-    """Whether the engine must allocate nothing while it runs: RTX records no other in a CUDA graph."""
-    if not hasattr(trt.BuilderFlag, "REQUIRE_USER_ALLOCATION"):
-        return False
-    change = config.set_flag if required else config.clear_flag
-    change(trt.BuilderFlag.REQUIRE_USER_ALLOCATION)
-    return required
-
-
-def _plan(
-    trt: ModuleType,
-    builder: Any,
-    network: Any,
-    config: Any,
-    log: Log,
-    gpu: cuda.DeviceInfo | None,
-    *,
-    show: bool,
-) -> tuple[bytes, dict[str, Any]]:
-    """The plan, and for the sidecar how its memory and its kernels' times were had.
-
-    Args:
-        gpu: that it is built on and for; None for TensorRT-RTX, which needs none.
+    Returns:
+        The plan; for the sidecar, how the engine's memory is allocated and where timings came from; and the
+        seconds that the build took.
     """
-    how: dict[str, Any] = {}
-    if gpu is not None:
-        how["resizable"] = _resize_activations(trt, config)
-    capturable = _require_user_allocation(trt, config, True)
-    with TimingCache(trt, config, gpu, say=show) as cache:
-        plan = _compile(trt, builder, network, config, log, show=show)
+    started = time.monotonic()
+    classic = opened.gpu is not None
+    how: dict[str, Any] = {"resizable": resize_activations(opened, config)} if classic else {}
+    capturable = require_user_allocation(opened, config, True)
+    with TimingCache(opened.trt, config, opened.gpu, say=show) as cache:
+        plan = _compile(opened, network, config, show=show)
         if plan is None and capturable:
-            capturable = _require_user_allocation(trt, config, False)
-            plan = _compile(trt, builder, network, config, log, show=show)
-    if gpu is None:
+            capturable = require_user_allocation(opened, config, False)
+            plan = _compile(opened, network, config, show=show)
+    if not classic:
         how["require_user_allocation"] = capturable
     if plan is None:
         raise ExportError(
-            f"TensorRT {trt.__version__} could not build the engine:\n    {log.text()}",
+            f"TensorRT {opened.trt.__version__} could not build the engine:\n    {opened.log.text()}",
             expected="a serialised engine",
             cure="the lines above name the layer or the resource: a larger workspace, or a smaller --batch",
         )
-    return plan, {**how, "timing_cache": cache.state}
+    return plan, {**how, "timing_cache": cache.state}, time.monotonic() - started
 
 
-def _compile(
-    trt: ModuleType, builder: Any, network: Any, config: Any, log: Log, *, show: bool
-) -> bytes | None:
+def _compile(opened: Library, network: Any, config: Any, *, show: bool) -> bytes | None:
     """The plan, or None if it could not be built.  Ctrl-C stops the build at its next step."""
-    cancelled = threading.Event()
+    trt, builder, cancelled = opened.trt, opened.builder, threading.Event()
     with Progress(show=show, cancelled=cancelled) as bar:
         if hasattr(trt, "IProgressMonitor"):
             config.progress_monitor = monitor(trt, bar)

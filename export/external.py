@@ -1,4 +1,4 @@
-"""A graph on disk whose weights lie beside it, in one file that runtimes can map."""
+"""Write a graph with its weights in a second file, which runtimes can map into memory."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import onnx
 from onnx.external_data_helper import set_external_data
 
 _LEAST = 1024
-"""Bytes of a tensor that is worth a place in the other file."""
+"""Tensors of fewer bytes stay in the graph's own file."""
 
 
 def save_beside(model: onnx.ModelProto, path: Path, whole: Path) -> None:
-    """Write `path`; weights that are in `whole.data` already are named there, the others lie in `path`.
+    """Write `path`; it refers to weights that are already in `whole.data`, and holds the others.
 
     Args:
         whole: a graph that `save` wrote, in the same folder.
@@ -34,10 +34,10 @@ def save_beside(model: onnx.ModelProto, path: Path, whole: Path) -> None:
 
 
 def save(model: onnx.ModelProto, path: Path) -> None:
-    """Write `path`, and its weights as `path.data`; the model's own are let go.
+    """Write `path`, and its weights as `path.data`; removes the weights from `model`.
 
-    onnx's own `save_as_external_data` does the same, but refuses where the folder that the user stands in
-    holds a file of that name, wherever `path` is.
+    onnx's own `save_as_external_data` fails if the working directory holds a file of that name, wherever
+    `path` is.
     """
     for tensor in model.graph.initializer:
         if len(tensor.raw_data) >= _LEAST:

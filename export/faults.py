@@ -1,4 +1,4 @@
-"""Finders for `export.rules`: each gives the nodes of a graph that a rule is about."""
+"""Finders for `export.rules`: each returns the nodes of a graph that break one rule."""
 
 from __future__ import annotations
 
@@ -10,13 +10,6 @@ from onnx import NodeProto, TensorProto, numpy_helper
 from export.structure import attributes
 from export.targets import Target, can
 
-FP8 = (
-    TensorProto.FLOAT8E4M3FN,
-    TensorProto.FLOAT8E4M3FNUZ,
-    TensorProto.FLOAT8E5M2,
-    TensorProto.FLOAT8E5M2FNUZ,
-)
-BF16 = (TensorProto.BFLOAT16,)
 _FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE)
 _QUANTISING = ("QuantizeLinear", "DequantizeLinear")
 _ELEMENTWISE = ("Add", "Sub", "Mul", "Div", "Pow", "Min", "Max", "Sum", "MatMul", "Gemm", "Conv", "Concat")
@@ -32,7 +25,7 @@ FIRST_KNOWN = {
     "TensorScatter": (10, 15),
     "Swish": (11, 0),  # not in the list of 10.15; measured to parse with RTX 1.7.1
 }
-"""Operators that a parser of TensorRT 10 learnt on the way."""
+"""Operators that only later parsers of TensorRT 10 know, and since which version."""
 
 _UNKNOWN = """
     AffineGrid Bernoulli BitShift BitwiseAnd BitwiseNot BitwiseOr BitwiseXor CenterCropPad Col2Im
@@ -42,14 +35,11 @@ _UNKNOWN = """
     SequenceLength SequenceMap SplitToSequence Unique
 """
 UNKNOWN = frozenset(_UNKNOWN.split())
-"""Operators that the parsers' lists name as not supported, to 10.15."""
-
-OPSETS = (((11, 5), 25), ((10, 15), 24), ((10, 11), 23), ((10, 6), 22), ((10, 0), 20))
-"""From which TensorRT on which opset is the newest its parser was written for."""
+"""Operators that the parsers' lists, up to 10.15, name as not supported."""
 
 
 class Graph:
-    """A model, and the type of each of its tensors as far as they can be inferred; weights are not read."""
+    """The nodes of a model and the types of its tensors, as far as they can be inferred; reads no weights."""
 
     def __init__(self, model: onnx.ModelProto) -> None:
         self.nodes = list(model.graph.node)
@@ -69,7 +59,7 @@ class Graph:
         return [self.types[name] for name in node.input if self.types.get(name)]
 
     def is_zero(self, name: str) -> bool:
-        """Whether a constant is all zeros; one whose values lie in the weights' file is taken for zero."""
+        """Whether a constant is all zeros; assumed for one whose values lie in the weights' file."""
         tensor = self.constants.get(name)
         if tensor is None or tensor.data_location == TensorProto.EXTERNAL:
             return True
@@ -86,7 +76,7 @@ def operators(*kinds: str) -> Callable[[Graph, Target], Iterator[NodeProto]]:
 
 
 def layer_norm_in_pieces(graph: Graph, target: Target) -> Iterator[NodeProto]:
-    """The mean of (x − mean x)², a variance: a LayerNorm in pieces has it, an RMSNorm not."""
+    """The mean of (x − mean x)², a variance: a LayerNorm in pieces has one, an RMSNorm has none."""
     means = {n.output[0] for n in graph.nodes if n.op_type == "ReduceMean"}
     deviations = {n.output[0] for n in graph.nodes if n.op_type == "Sub" and set(n.input) & means}
     squares = {
@@ -104,14 +94,14 @@ def antialiased_resize(graph: Graph, target: Target) -> Iterator[NodeProto]:
 
 
 def moved_uint8(graph: Graph, target: Target) -> Iterator[NodeProto]:
-    """Anything that takes uint8, but a cast or a look at its shape."""
+    """Every node that takes uint8, except Cast, Shape and quantisation."""
     for node in graph.nodes:
         if node.op_type not in ("Cast", "Shape", *_QUANTISING) and TensorProto.UINT8 in graph.inputs(node):
             yield node
 
 
 def unsigned_int8(graph: Graph, target: Target) -> Iterator[NodeProto]:
-    """Quantisation to unsigned or to asymmetric numbers."""
+    """Quantisation with an unsigned type or a zero point that is not zero."""
     for node in graph.nodes:
         if node.op_type in _QUANTISING and len(node.input) > 2:
             zero = node.input[2]
@@ -126,20 +116,6 @@ def mixed_types(graph: Graph, target: Target) -> Iterator[NodeProto]:
             yield node
 
 
-def mixed_batch_norm(graph: Graph, target: Target) -> Iterator[NodeProto]:
-    """A BatchNormalization with statistics of another type, before 10.7."""
-    if older(target, (10, 7)):
-        for node in graph.nodes:
-            if node.op_type == "BatchNormalization" and len(set(graph.inputs(node))) > 1:
-                yield node
-
-
-def pad_with_axes(graph: Graph, target: Target) -> Iterator[NodeProto]:
-    """Pad with its input `axes`, before 10.4."""
-    if older(target, (10, 4)):
-        yield from (n for n in graph.nodes if n.op_type == "Pad" and len(n.input) > 3 and n.input[3])
-
-
 def unknown_operator(graph: Graph, target: Target) -> Iterator[NodeProto]:
     """Operators that the parser of that version does not know."""
     for node in graph.nodes:
@@ -151,35 +127,17 @@ def unknown_operator(graph: Graph, target: Target) -> Iterator[NodeProto]:
             yield node
 
 
-def newer_opset(graph: Graph, target: Target) -> Iterator[NodeProto]:
-    """The first node, to show one, if the graph's opset is newer than the parser."""
-    known = next((opset for since, opset in OPSETS if not older(target, since)), OPSETS[0][1])
-    if target.tensorrt and graph.opset > known:
-        yield from graph.nodes[:1]
-
-
-def halves_squared(graph: Graph, target: Target) -> Iterator[NodeProto]:
-    """Sums of squares in half precision."""
-    for node in graph.nodes:
-        squares = node.op_type in ("LpNormalization", "ReduceL2", "ReduceSumSquare")
-        if squares and TensorProto.FLOAT16 in graph.inputs(node):
-            yield node
-
-
-def type_missing_on(
-    types: tuple[int, ...], precision: str, *, everywhere: bool
-) -> Callable[[Graph, Target], Iterator[NodeProto]]:
-    """The first node with such a type, if all of the target's GPUs (or some, but not all) lack it."""
+def bf16_missing(*, everywhere: bool) -> Callable[[Graph, Target], Iterator[NodeProto]]:
+    """The first node with bfloat16, if all of the target's GPUs (or some, but not all) lack it."""
 
     def find(graph: Graph, target: Target) -> Iterator[NodeProto]:
-        lacking = [not can(gpu, precision) for gpu in target.gpus]
+        lacking = [not can(gpu, "bf16") for gpu in target.gpus]
         if any(lacking) and all(lacking) is everywhere:
-            found = (n for n in graph.nodes if set(graph.inputs(n)) & set(types))
-            yield from (node for node, _ in zip(found, range(1), strict=False))
+            yield from [n for n in graph.nodes if TensorProto.BFLOAT16 in graph.inputs(n)][:1]
 
     return find
 
 
 def older(target: Target, than: tuple[int, int]) -> bool:
-    """Whether the target's TensorRT is older; False where the library itself will be asked."""
+    """Whether the target's TensorRT is older; False where the installed library's own parser is used."""
     return target.tensorrt is not None and target.tensorrt < than

@@ -1,4 +1,4 @@
-"""The module that is exported: a uint8 photograph in, embedding and mask out, everything in between."""
+"""The module that is exported: takes a uint8 image, returns embedding and mask."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from train.nem import NEM
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16, "int8": torch.float16}
-"""int8 layers lie inside the half module: what is not int8 is half."""
+"""Precision → type inside.  An int8 graph is made from the half module: other layers stay half."""
 
 
 class Fused(nn.Module):

@@ -19,6 +19,7 @@ import onnx.numpy_helper
 
 from export import external, rules
 from export.precision import OPSETS
+from export.run import Session
 from export.targets import TARGETS
 from runtime.errors import ExportError
 from runtime.manifest import OUTPUTS, TOWARD
@@ -36,7 +37,7 @@ def export_onnx(
     """The graph of `fused`, batch axis `N` free, everything else fixed.
 
     Args:
-        toward: with a second input, the targets.
+        toward: give the graph a second input, the targets.
 
     Raises:
         ExportError: the exporter could not trace the encoder.
@@ -82,37 +83,42 @@ def export_onnx(
 
 
 def simplify(model: onnx.ModelProto) -> tuple[onnx.ModelProto, str]:
-    """onnxsim, if it is installed and changes nothing but the graph's shape; and what was done, in words.
+    """The graph after onnxsim, if it is installed and keeps the outputs; and a code of what was done.
 
-    The simplified graph must give the original's outputs on a random image, bit for bit or within
-    1e-3 of their largest magnitude; otherwise the original is kept, and the words say so.
+    The simplified graph must give the original's outputs on a random image within 1e-3 of their largest
+    magnitude; otherwise the original is kept.
+
+    Returns:
+        The graph; `simplified:BEFORE:AFTER` with the numbers of nodes, or why it is the original: `too-large`
+        (beyond protobuf's 2 GB), `bfloat16` (onnxruntime cannot check it), `no-onnxsim`, `onnxsim-failed`,
+        `check-failed` (onnxsim's own), `outputs-moved:ERROR`.
     """
     if sum(len(tensor.raw_data) for tensor in model.graph.initializer) > 1_900_000_000:
-        return model, "not simplified: more than protobuf's 2 GB"
+        return model, "too-large"
     if any(t.data_type == onnx.TensorProto.BFLOAT16 for t in model.graph.initializer):
-        return model, "not simplified: onnxruntime has no bfloat16 to check it with"
+        return model, "bfloat16"
     try:
         import onnxsim
     except ImportError:
-        return model, "not simplified: onnxsim is not installed"
+        return model, "no-onnxsim"
     try:
         simpler, consistent = onnxsim.simplify(model)
-    except (RuntimeError, ValueError, onnx.checker.ValidationError) as error:
-        return model, f"not simplified: onnxsim failed ({str(error).partition(chr(10))[0]})"
+    except (RuntimeError, ValueError, onnx.checker.ValidationError):
+        return model, "onnxsim-failed"
     if not consistent:
-        return model, "not simplified: onnxsim's own check failed"
+        return model, "check-failed"
     simpler.ir_version = min(simpler.ir_version, IR_VERSION)
     worst = max(_difference(a, b) for a, b in zip(_outputs(model), _outputs(simpler), strict=True))
     if not worst < 1e-3:
-        return model, f"not simplified: outputs moved by {worst:.1e}"
-    return simpler, f"simplified from {len(model.graph.node)} to {len(simpler.graph.node)} nodes"
+        return model, f"outputs-moved:{worst:.1e}"
+    return simpler, f"simplified:{len(model.graph.node)}:{len(simpler.graph.node)}"
 
 
 def lint(model: onnx.ModelProto, *, opset: int = OPSETS["fp32"], toward: bool = False) -> None:
-    """Refuse a graph that breaks the package's contract, or that no TensorRT gets right.
+    """Refuse a graph that breaks the package's contract, or a rule for every TensorRT.
 
     Args:
-        toward: it has the second input.
+        toward: the graph has the second input.
 
     Raises:
         ExportError: naming every node at fault.
@@ -122,13 +128,13 @@ def lint(model: onnx.ModelProto, *, opset: int = OPSETS["fp32"], toward: bool = 
         raise ExportError(
             "the graph would not run everywhere: " + "\n    ".join(faults),
             expected=f"opset {opset}, IR {IR_VERSION}, uint8 {INPUT} in, float32 {OUTPUTS} out, "
-            "and none of the faults that export.rules lists for every TensorRT",
+            "and no fault that export.rules lists for every TensorRT",
             cure="rewrite that part of the encoder (tables as constants, nn.LayerNorm, plain interpolate)",
         )
 
 
 def save(model: onnx.ModelProto, path: Path) -> None:
-    """Write `path` and its weights as `path.data`, so that runtimes can map them."""
+    """Write `path`, and its weights as `path.data`, which runtimes can map into memory."""
     external.save(model, path)
     onnx.checker.check_model(str(path))
 
@@ -143,7 +149,7 @@ def _name_by_module(model: onnx.ModelProto) -> None:
 
 
 def _one_type(model: onnx.ModelProto) -> None:
-    """Round to bfloat16 what the exporter left in float32: the weights it folded a BatchNorm into."""
+    """Round to bfloat16 the weights that the exporter left in float32: those it folded a BatchNorm into."""
     halves = {t.name for t in model.graph.initializer if t.data_type == onnx.TensorProto.BFLOAT16}
     if not halves:
         return
@@ -176,21 +182,12 @@ def _faults(model: onnx.ModelProto, wanted: int, toward: bool = False) -> Iterat
 
 
 def _outputs(model: onnx.ModelProto) -> list[np.ndarray]:
-    """The graph's outputs on one random image, toward a random target, through onnxruntime."""
-    import onnxruntime
-
+    """The graph's outputs on one random image (toward a random target) in onnxruntime, not optimised."""
     rng = np.random.default_rng(0)
     shapes = {i.name: [d.dim_value or 1 for d in i.type.tensor_type.shape.dim] for i in model.graph.input}
-    given: dict[str, np.ndarray] = {INPUT: rng.integers(0, 256, shapes[INPUT], dtype=np.uint8)}
-    if TOWARD in shapes:
-        given[TOWARD] = rng.standard_normal(shapes[TOWARD], dtype=np.float32)
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    session = onnxruntime.InferenceSession(
-        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
-    )
-    return session.run(None, given)
+    image = rng.integers(0, 256, shapes[INPUT], dtype=np.uint8)
+    toward = rng.standard_normal(shapes[TOWARD], dtype=np.float32) if TOWARD in shapes else None
+    return Session(model, as_written=True)(None, image, toward)
 
 
 def _difference(a: np.ndarray, b: np.ndarray) -> float:

@@ -1,8 +1,8 @@
-"""The int8 graphs of a package: calibrated, gated, and, for the CPU, timed.
+"""Write the int8 graphs of a package: calibrate them, run the gate, and time the one for the CPU.
 
-onnxruntime's CPU kernels want unsigned activations and TensorRT refuses them, so there are two forms:
-`model.int8.cpu.onnx` and `model.int8.trt.onnx`.  The first is gated as it runs.  The second is gated in
-float: its quantised values times its quantised weights, summed exactly, as an engine does.
+onnxruntime's CPU kernels need unsigned activations and TensorRT refuses them, so there are two forms:
+`model.int8.cpu.onnx` and `model.int8.trt.onnx`.  The gate runs the first as it is.  It computes the second in
+float: quantised values times quantised weights, summed exactly, as an engine does.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ from export.losses import losses
 from export.quantize import insert_qdq
 from export.quantize_cpu import quantize_cpu
 from export.rounding import Rounding
-from export.run import run_model
+from export.run import run_model, widened
 from export.sensitivity import Form, Step, fit
 from export.speed import int8_against_fp32, verdict
 from export.standalone import write_beside
 from export.structure import Structure
-from export.widen import widened
 from runtime.backends.onnxruntime import EMBEDDING_MODELS, MODELS
 from runtime.package import GRAPHS
+from runtime.reasons import Reason
 from runtime.verify import Reference, limits_for
 
 CPU, TRT = "onnx int8 cpu", "onnx int8 trt"
 _RANKED = 16
-"""Calibration images that layers are ranked on."""
+"""Number of calibration images that layers are ranked on."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,11 +44,11 @@ class Calibration:
     images: np.ndarray
     """uint8 (N, H, W, 3)"""
     source: str
-    """Where they come from, for the manifest."""
+    """Where they come from, for the manifest: `folder:NAME`, or `reference` for the reference images."""
 
 
 def cpu_form(full: onnx.ModelProto, images: np.ndarray, *, reduce_range: bool = True) -> Form:
-    """What onnxruntime runs, from the float32 graph."""
+    """The form for onnxruntime, made from the float32 graph."""
     bounds, rounding = ranges(full, images), Rounding(full, images)
     heads = Structure(full).heads()
 
@@ -64,7 +64,7 @@ def cpu_form(full: onnx.ModelProto, images: np.ndarray, *, reduce_range: bool = 
 
 
 def trt_form(half: onnx.ModelProto, images: np.ndarray) -> Form:
-    """What TensorRT compiles, from the half graph; the first layer stays half too."""
+    """The form for TensorRT, made from the half graph; the first layer stays half too."""
     full = widened(half)
     bounds, rounding = ranges(full, images), Rounding(full, images)
     structure = Structure(half)
@@ -86,18 +86,18 @@ def trt_form(half: onnx.ModelProto, images: np.ndarray) -> Form:
 
 def write_int8(
     folder: Path, half: onnx.ModelProto | None, reference: Reference, calibration: Calibration, *, step: Step
-) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
+) -> tuple[dict[str, dict[str, Any]], dict[str, Reason]]:
     """Write both graphs beside `model.onnx`.
 
     Args:
-        half: what the form for TensorRT is made of; without it there is none.
+        half: the graph that the form for TensorRT is made from; None makes no such form.
 
     Returns:
-        The gate's figures of what was written, and how they came about; and each form that is beyond the gate
-        even with half of its layers in float, and so is not written → why.
+        The gate's figures of each graph that was written, with its calibration and float layers; and each
+        form that is not written, as it is beyond the gate even with half of its layers in float → why.
     """
     full = onnx.load(str(folder / MODELS["fp32"]))
-    images, refused = calibration.images, dict[str, str]()
+    images, refused = calibration.images, dict[str, Reason]()
     parity: dict[str, dict[str, Any]] = {}
     makers: tuple[Callable[[onnx.ModelProto, np.ndarray], Form], ...] = (cpu_form, trt_form)
     sources, files = (full, half), (MODELS["int8"], GRAPHS["int8"])
@@ -108,8 +108,9 @@ def write_int8(
             form = make(source, images)
         model, _, figures = fit(form, reference, step=step)
         kept = in_float(form, model)
-        if why := "; ".join(figures.failures(limits_for("int8"))):
-            refused[form.name] = f"{why}, with {len(kept)} of {len(form.layers)} layers in float"
+        if figures.failures(limits_for("int8")):
+            layers = {"float_layers": len(kept), "layers": len(form.layers)}
+            refused[form.name] = {"code": "gate", "precision": "int8", "parity": figures.to_json(), **layers}
             continue
         graph.save(model, folder / file)
         parity[form.name] = {
@@ -127,7 +128,7 @@ def write_int8(
 
 
 def in_float(form: Form, model: onnx.ModelProto) -> list[str]:
-    """Those of a form's layers that a graph of it computes in float: those asked for, and what feeds them."""
+    """The layers of a form that a graph computes in float: those asked for, and those that feed them."""
     floats = {n.name for n in Structure(model).weighted()}
     return [name for name in form.layers if name in floats]
 

@@ -1,4 +1,4 @@
-"""The layers of a parsed TensorRT network that do arithmetic with weights, and what they compute in."""
+"""The layers of a parsed TensorRT network that do arithmetic with weights, and their types."""
 
 from __future__ import annotations
 
@@ -10,21 +10,24 @@ from typing import Any, NamedTuple
 import onnx as onnx_library
 
 from export.quantize import FLOAT_LAYERS
+from export.refusals import refusal
 from runtime.errors import ExportError
 
 PRECISIONS = {"fp32": "FLOAT", "fp16": "HALF", "bf16": "BF16", "int8": "INT8"}
 _CONVOLUTIONS = ("CONVOLUTION", "DECONVOLUTION")
 _WEIGHTED = (*_CONVOLUTIONS, "MATRIX_MULTIPLY", "EINSUM")
-"""Names of the layer types that do the arithmetic; their output type is the engine's precision."""
+"""Layer types that do arithmetic with weights; their output type is the engine's precision."""
+_SHOWN = 20
+"""At most this many layers are named."""
 
 
 class Layer(NamedTuple):
-    """One such layer."""
+    """A layer that does arithmetic with weights."""
 
     name: str
     kind: str
     dtype: str
-    """Of its output; INT8 if activation and weight both come out of int8."""
+    """Type of its output; INT8 if activation and weight are both dequantised from int8."""
 
 
 def weighted_layers(trt: ModuleType, network: Any) -> list[Layer]:
@@ -48,25 +51,38 @@ def weighted_layers(trt: ModuleType, network: Any) -> list[Layer]:
 
 
 def check_precision(weighted: list[Layer], precision: str, onnx: Path) -> None:
-    """Compare what the parsed network computes in with what was asked for.
+    """Compare the types of the parsed network with the precision that was asked for.
 
-    Every convolution must be of the asked type, but those that an int8 graph says it leaves alone.  A
-    matrix product may be left in another (a head that is kept in float32 on purpose), but not all of them.
+    Every convolution must be of that type, except those that an int8 graph lists as left in float.  Single
+    matrix products may have another type (a head that is kept in float32 on purpose), but not all of them.
+
+    Raises:
+        ExportError: naming up to 20 layers of another type.
     """
     wanted = PRECISIONS[precision]
     kept = _float_layers(onnx) if precision == "int8" else set()
     other = [layer for layer in weighted if layer.dtype != wanted and layer.name not in kept]
     convolutions = [layer for layer in other if layer.kind in _CONVOLUTIONS]
     none = all(layer.dtype != wanted for layer in weighted)
-    if not convolutions and not none:
-        return
-    shown = [f"{x.name}: {x.kind} in {x.dtype}" for x in convolutions or other or weighted]
-    more = [f"… and {len(shown) - 20} more"] if len(shown) > 20 else []
-    raise ExportError(
-        f"{onnx.name} was to be {precision}, but "
-        + ("no layer with weights is" if none else f"{len(convolutions)} convolution(s) are not")
-        + "".join(f"\n    {line}" for line in [*shown[:20], *more]),
-        expected=f"convolutions and matrix products in {wanted}",
+    if convolutions or none:
+        raise _other_type(convolutions or other or weighted, len(convolutions), none, precision, onnx)
+
+
+def _other_type(
+    layers: list[Layer], convolutions: int, none: bool, precision: str, onnx: Path
+) -> ExportError:
+    """The error for layers of another type than asked for."""
+    shown = [f"{x.name}: {x.kind} in {x.dtype}" for x in layers]
+    more = [f"… and {len(shown) - _SHOWN} more"] if len(shown) > _SHOWN else []
+    return refusal(
+        ExportError,
+        "layers",
+        graph=onnx.name,
+        precision=precision,
+        none=none,
+        convolutions=convolutions,
+        layers=[*shown[:_SHOWN], *more],
+        expected=f"convolutions and matrix products in {PRECISIONS[precision]}",
         cure=f"give a graph of that precision (model.fp16.onnx for fp16), or ask for other than {precision}",
     )
 
@@ -75,15 +91,19 @@ def check_turing(weighted: list[Layer], onnx: Path) -> None:
     """Refuse float32 matrix products, which TensorRT-RTX 1.7 does not compile for Turing (measured)."""
     wide = [x.name for x in weighted if x.kind not in _CONVOLUTIONS and x.dtype == "FLOAT"]
     if wide:
-        raise ExportError(
-            f"{onnx.name} has {len(wide)} float32 matrix products, the first is {wide[0]}",
+        raise refusal(
+            ExportError,
+            "turing",
+            graph=onnx.name,
+            n=len(wide),
+            first=wide[0],
             expected="half precision: TensorRT-RTX compiles no float32 matrix product for Turing (7.5)",
             cure="--precision fp16, or leave Turing out: --target rtx-portable",
         )
 
 
 def _float_layers(path: Path) -> set[str]:
-    """The layers that an int8 graph says it leaves in float, see `export.quantize`."""
+    """The layers that an int8 graph lists as left in float, see `export.quantize`."""
     model = onnx_library.load(str(path), load_external_data=False)
     said = {p.key: p.value for p in model.metadata_props}
     return set(json.loads(said.get(FLOAT_LAYERS, "[]")))

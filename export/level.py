@@ -1,8 +1,8 @@
-"""What a level of the mask means: regions of growing share are shown, and what they keep is measured.
+"""Fit what a level of the mask means: show regions of growing size, and measure what they keep.
 
 The mean over images gives the curve that `runtime.level` reads.  A hidden pixel shows the encoder's mean
-colour, or the blurred image: these two put nothing into the image that was not there.  Noise and other
-photographs would, and what a region keeps against them is less.
+colour, or the blurred image: these two add nothing to the image.  Noise or another photograph would, and a
+region keeps less against them.
 """
 
 from __future__ import annotations
@@ -11,22 +11,22 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
-import onnx
 
-from export.run import Session, run_session
+from export.run import Session
 from runtime.decode import pillow
 from runtime.level import level_for
-from runtime.manifest import OUTPUTS, LevelCheck, LevelRecord
 from runtime.occlusion import kept, occlude
+from runtime.records import LevelCheck, LevelRecord
 
 IMAGES, FEWEST = 64, 24
 """How many images are measured at most, and at least."""
 SHARES = (0.0, 0.03, 0.07, 0.12, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
-"""Regions that are shown; the whole image keeps 1 and need not be."""
+"""Shares of the image that are shown; the whole image keeps 1 and is not measured."""
 ASKED = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
 WHOLE = 0.999
-"""What is kept is 1 above it, but for rounding."""
-FILLS = ("the encoder's mean colour", "the image, blurred")
+"""A mean above it counts as 1; the rest is rounding."""
+FILLS = ("mean_colour", "blur")
+"""Codes of `runtime.reasons.fill`."""
 
 Embed = Callable[[np.ndarray], np.ndarray]
 """uint8 (h, w, 3) → embedding (D,)."""
@@ -42,14 +42,14 @@ def fit(
     source: str,
     relative: bool = False,
 ) -> LevelRecord:
-    """The curve, and how far it holds.
+    """Fit the curve, and check it on images that it was not fitted on.
 
     Args:
         images: uint8 (N, h, w, 3), at least two.
-        embedding, mask: (N, D), (N, h, w), of them, or targets and the masks toward them.
+        embedding, mask: (N, D), (N, h, w), of the images; or targets and the masks toward them.
         mean: the encoder's mean colour in 0..1.
-        source: which images these are, for people.
-        relative: what a region keeps is a share of the most that any share keeps on average.
+        source: which images these are, a code of `runtime.reasons.images_used`.
+        relative: count what a region keeps as a share of the most that any region keeps on average.
     """
     centre = embedding.mean(axis=0, dtype=np.float64)
     places = np.random.default_rng(0).integers(mask.shape[1:], size=(len(mask), 2))
@@ -81,7 +81,7 @@ def _measure(
     fills: tuple[Sequence[float] | np.ndarray, ...],
     place: np.ndarray,
 ) -> list[list[float]]:
-    """Of one image, at SHARES and 1: what the region keeps, what it keeps when moved, its area."""
+    """For one image, at SHARES and 1: what the region keeps, what it keeps when moved, its area."""
 
     def keeps(region: np.ndarray) -> float:
         shown = (embed(occlude(image, region.astype(np.float32), fill)) for fill in fills)
@@ -95,9 +95,10 @@ def _measure(
 
 
 def curve(measured: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """What each image keeps at SHARES and 1 (N, shares) → shares and means, both strictly ascending.
+    """The curve of means: what each image keeps at SHARES and 1 (N, shares) → shares and means.
 
-    It ends where the mean is largest: with the whole image, or, toward a target, with a part of it.
+    Both ascend strictly.  The curve ends where the mean is largest: at the whole image, or, toward a
+    target, at a part of it.
     """
     points: list[tuple[float, float]] = []
     for share, value in zip((*SHARES, 1.0), measured.mean(axis=0), strict=True):
@@ -117,7 +118,7 @@ def blurred(image: np.ndarray, *, sigma: float = 5) -> np.ndarray:
 
 
 def _check(asked: float, measured: np.ndarray) -> LevelCheck:
-    """Each image asked by the curve of the half that it is not in."""
+    """Ask each image with the curve of the half that it is not in."""
     rows = []
     for i, columns in enumerate(measured):
         share, mean_kept = curve(measured[1 - i % 2 :: 2, 0])
@@ -140,12 +141,12 @@ def measure_level(
     """`fit` by two float32 graphs, through onnxruntime on the CPU.
 
     Args:
-        graphs: the whole one, and the one without the mask.
+        graphs: the one with embedding and mask, and the one without the mask.
     """
-    whole, alone = (Session(onnx.load(str(graph))) for graph in graphs)
-    embedding, mask = run_session(whole, images)
+    whole, embedding_only = map(Session, graphs)
+    embedding, mask = whole.explain(images)
     return fit(
-        lambda image: alone(OUTPUTS[:1], image[None])[0][0],
+        lambda image: embedding_only.embed(image[None])[0],
         images,
         embedding,
         mask,

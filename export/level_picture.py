@@ -1,10 +1,10 @@
-"""The curve of `export.level` as a picture for the model card: what was asked against what was kept."""
+"""The drawing of the model card that shows what was asked against what was kept."""
 
 from __future__ import annotations
 
 import math
 
-from runtime.manifest import LevelRecord
+from runtime.records import LevelRecord
 
 LEVEL_PICTURE = "level.svg"
 """Its name in the package."""
@@ -21,7 +21,7 @@ polyline, path { fill: none; stroke-width: 2 }
 
 
 def level_picture(level: LevelRecord) -> str:
-    """SVG, 530 x 300: of `level.checks` the mean kept, its range, and the mean that moved regions keep."""
+    """SVG, 530 x 300, of `level.checks`: the mean kept, its range, and the mean that moved regions keep."""
     asked = [check.asked for check in level.checks]
     least = min(value for check in level.checks for value in (check.low, check.moved))
     floor = min(0, math.floor(5 * least))  # in fifths

@@ -1,4 +1,4 @@
-"""What each int8 layer loses by itself: all of them beside the float graph, in one pass over some images."""
+"""The error of each int8 layer by itself, measured for all layers in one pass over some images."""
 
 from __future__ import annotations
 
@@ -6,19 +6,19 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
-from export.run import Session
+from export.run import Session, copied
 
 _PAIR = ("QuantizeLinear", "DequantizeLinear")
 _OURS = "int8/"
-"""Before the names of what is copied beside the float graph."""
+"""Prefix of the names of nodes that are copied into the float graph."""
 
 
 def losses(model: onnx.ModelProto, quantised: onnx.ModelProto, images: np.ndarray) -> dict[str, float]:
-    """Of each int8 layer, fed with float activations: mean square of its error / variance of its output.
+    """For each int8 layer, given float activations: mean square of its error / variance of its output.
 
     Args:
         model: the float32 graph.
-        quantised: made from it, float32 where it is not int8; its nodes keep their names.
+        quantised: made from `model`, float32 except for int8; its nodes keep their names.
         images: uint8 (N, H, W, 3).
     """
     both, outputs = _beside(model, quantised)
@@ -34,9 +34,8 @@ def losses(model: onnx.ModelProto, quantised: onnx.ModelProto, images: np.ndarra
 
 
 def _beside(model: onnx.ModelProto, quantised: onnx.ModelProto) -> tuple[onnx.ModelProto, dict[str, str]]:
-    """The float graph with a copy of each int8 layer beside the original; layer → the original's output."""
-    both = onnx.ModelProto()
-    both.CopyFrom(model)
+    """The float graph with a copy of each int8 layer; and layer → output of the original layer."""
+    both = copied(model)
     first = {n.name: n.output[0] for n in model.graph.node}
     pairs = {name for n in quantised.graph.node if n.op_type in _PAIR for name in n.output}
     constants = {t.name for t in quantised.graph.initializer}

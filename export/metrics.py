@@ -1,11 +1,11 @@
-"""What a package's masks are worth, for its card: how much of the embedding they keep, and what any would.
+"""The metrics of the model card: how much of the embedding a mask keeps, and how much any mask would.
 
-z is the embedding of an image, and that of what a mask keeps of the image (`runtime.occlusion`) is z':
+z is the embedding of an image, z' that of what a mask keeps of the image (`runtime.occlusion`):
   fidelity         cos(z, z')
-  fidelity, moved  the same with the mask moved to a random place, around the edges: as large, of the same
-                   shape, elsewhere.  Where the mask is, matters as far as this is lower.
-  fidelity, empty  the same with nothing kept.  High already where an encoder's embeddings are all alike.
-All by the float32 graph, through onnxruntime on the CPU.
+  fidelity, moved  the same with the mask moved to a random place, around the edges: the same size and
+                   shape, elsewhere.  The lower it is, the more the mask's place matters.
+  fidelity, empty  the same with nothing kept.  High if an encoder's embeddings are all alike.
+The float32 graph computes all of them, in onnxruntime on the CPU.
 """
 
 from __future__ import annotations
@@ -14,13 +14,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import onnx
 
-from export.run import Session, run_session
+from export.run import Session
 from runtime.assess import spread
 from runtime.explanation import what_is_degenerate
-from runtime.manifest import MetricsRecord, Spread
 from runtime.occlusion import cosine, occlude
+from runtime.records import MetricsRecord, Spread
 
 IMAGES = 64
 """At most this many images of --evaluate are taken, spread evenly over the folder."""
@@ -33,15 +32,15 @@ def measure(path: Path, images: np.ndarray, *, mean: Sequence[float], source: st
         path: the float32 graph.
         images: uint8 (N, H, W, 3), at least two.
         mean: the encoder's mean colour in 0..1.
-        source: which images these are, for people.
+        source: which images these are, a code of `runtime.reasons.images_used`.
     """
-    session = Session(onnx.load(str(path)))
-    embedding, mask = run_session(session, images)
+    session = Session(path)
+    embedding, mask = session.explain(images)
     places = np.random.default_rng(0).integers(mask.shape[1:], size=(len(mask), 2))
     moved = [np.roll(m, tuple(place), (0, 1)) for m, place in zip(mask, places, strict=True)]
     kept = [occlude(x, m, mean) for masks in (mask, moved) for x, m in zip(images, masks, strict=True)]
     nothing = occlude(images[0], np.zeros_like(mask[0]), mean)
-    again, _ = run_session(session, np.stack([*kept, nothing]))
+    again, _ = session.explain(np.stack([*kept, nothing]))
     n = len(images)
     return MetricsRecord(
         images=source,
@@ -55,5 +54,5 @@ def measure(path: Path, images: np.ndarray, *, mean: Sequence[float], source: st
 
 
 def _fidelity(embedding: np.ndarray, masked: np.ndarray) -> Spread:
-    """Both (N, D)."""
+    """Cosine of each pair of rows of two (N, D)."""
     return spread(np.array([cosine(a, b) for a, b in zip(embedding, masked, strict=True)]))

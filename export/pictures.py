@@ -1,4 +1,4 @@
-"""Folders of photographs that a build takes, on the graph's grid."""
+"""Read folders of photographs, at the size of the graph's input."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from runtime.errors import InputError
-from runtime.image import Geometry, decoded, find_images, load_image
-from runtime.manifest import InputRecord
+from runtime.image import Geometry, decoded, load_image
+from runtime.records import InputRecord
+from runtime.sources import find_images
 
 FEWEST = 4
 NAMED = 3
@@ -23,7 +24,7 @@ def spread_over(
     """At most `most` images, spread evenly over the folder, and how many it holds.
 
     Args:
-        option: that names the folder, for the message.
+        option: the option that names the folder, for the message.
         expected: what kind of images are wanted, for the message.
 
     Returns:
@@ -44,7 +45,7 @@ def spread_over(
 
 
 def readable(files: Sequence[Path], size: InputRecord) -> np.ndarray:
-    """uint8 (N, H, W, 3): those that can be read; a warning counts and names the others."""
+    """uint8 (N, H, W, 3): the files that can be read; a warning counts and names the others."""
     images, others = decoded(files, Geometry.from_record(size))
     if others:
         names = ", ".join(str(path) for path in others[:NAMED]) + (", …" if len(others) > NAMED else "")
@@ -53,6 +54,6 @@ def readable(files: Sequence[Path], size: InputRecord) -> np.ndarray:
 
 
 def fitted(files: Iterable[Path], size: InputRecord) -> np.ndarray:
-    """uint8 (N, H, W, 3): each file as the encoder would see it.  Raises `InputError`: one is no image."""
+    """uint8 (N, H, W, 3): each file as the encoder would see it; raises `InputError` if one is no image."""
     geometry = Geometry.from_record(size)
     return np.stack([geometry.fit(load_image(file))[0] for file in files])

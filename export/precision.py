@@ -10,12 +10,7 @@ int8  the half module with quantise–dequantise pairs (`export.quantize`); onnx
 from __future__ import annotations
 
 OPSETS = {"fp32": 18, "fp16": 18, "bf16": 22, "int8": 20}
-"""As low as it goes: convolutions in bfloat16 came with opset 22, float16 scales with 19."""
+"""As low as possible: convolutions in bfloat16 need opset 22, float16 scales need 19."""
 
 AUTO = ("fp16", "int8", "bf16", "fp32")
-"""What `--precision auto` tries for an engine, of what the package holds (int8: if it was made with it)."""
-
-
-def refusal(precision: str, *, toward: bool = False) -> str:
-    """The key in `Manifest.refused` that says why a package has no graph of this precision and form."""
-    return f"{precision} toward targets" if toward else precision
+"""The order in which `--precision auto` tries the precisions that the package holds."""

@@ -1,4 +1,4 @@
-"""The bar that a TensorRT build shows, from the phases that the builder reports; and how Ctrl-C ends it."""
+"""The progress bar of a TensorRT build, from the phases that the builder reports, and how Ctrl-C stops it."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ T = TypeVar("T")
 
 
 class Progress:
-    """How much of a build is done, counted over nested phases; thread-safe.
+    """The share of a build that is done, counted over nested phases; thread-safe.
 
     Args:
         show: draw a bar on stderr; otherwise only count.
-        cancelled: once set, the build is told to stop at its next step.
+        cancelled: when it is set, the build stops at its next step.
     """
 
     def __init__(self, *, show: bool, cancelled: threading.Event) -> None:
@@ -29,14 +29,14 @@ class Progress:
         self._lock = threading.Lock()
         self._phases: dict[str, _Phase] = {}
         self.percent = 0.0
-        """0 to 100; never goes back."""
+        """0 to 100; never decreases."""
         self._bar = tqdm(
             total=100,
             desc="TensorRT",
             disable=not show,
             miniters=0,
-            mininterval=0.1 if sys.stderr.isatty() else 10,  # a log takes a line now and then
-            smoothing=0,  # steps differ by orders of magnitude: only the mean since the start says much
+            mininterval=0.1 if sys.stderr.isatty() else 10,  # fewer lines in a log
+            smoothing=0,  # steps differ by orders of magnitude: use the mean since the start
             bar_format="{desc}: {percentage:3.0f}%|{bar}| {elapsed} gone, about {remaining} left {postfix}",
         )
 
@@ -49,7 +49,7 @@ class Progress:
         self._bar.close()
 
     def tick(self) -> None:
-        """Some time has passed: a step can take minutes, and the bar is not to look dead."""
+        """Redraw the bar, because one step can take minutes."""
         with self._lock:
             self._bar.update(0)
 
@@ -118,10 +118,10 @@ def monitor(trt: ModuleType, progress: Progress) -> Any:
 
 
 def interruptible(work: Callable[[], T], cancelled: threading.Event, tick: Callable[[], None]) -> T:
-    """Run `work` in a thread, and wait for it; Ctrl-C sets `cancelled` and is raised when `work` has ended.
+    """Run `work` in a thread and wait for it; Ctrl-C sets `cancelled` and is raised when `work` has ended.
 
-    Signals are handled in the main thread, between its own lines: it must not be inside the library.
-    `tick` is called every second meanwhile.
+    Python handles signals between lines of the main thread only, so the library is called in another thread.
+    `tick` is called every second while it runs.
     """
     with _interrupt_as(cancelled), ThreadPoolExecutor(max_workers=1) as pool:
         future = pool.submit(work)

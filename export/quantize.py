@@ -1,13 +1,13 @@
-"""int8 as TensorRT wants it: quantise–dequantise pairs written into a graph, by its structure.
+"""int8 for TensorRT: write quantise–dequantise pairs into a graph, by its structure.
 
-Every weighted layer that is asked for gets int8 inputs: its activation by one symmetric scale, its weight by
-one scale an output channel, zero-point 0.  Outputs stay as they are, so that what follows a convolution can
-fuse into it.  Where a convolution's result meets another activation in an addition, the other one is
-quantised, or TensorRT would run the addition by itself.  What a concatenation joins has one common scale,
-and so has what lies on both sides of a node that only copies or picks values.
+Every quantised layer has int8 inputs: its activation with one symmetric scale, its weight with one scale for
+each output channel, zero points 0.  Outputs are not quantised, so that the node after a convolution can fuse
+into it.  Where a convolution's result is added to another activation, the other one is quantised; otherwise
+TensorRT would run the addition as a layer of its own.  All inputs of a concatenation have one common scale,
+and so have both sides of a node that only copies or picks values.
 
-Scales have the graph's own type.  In the half graph they are float16, so that everything around the
-int8 layers is half; on the float32 graph it would silently stay float32.
+Scales have the graph's own type.  In the half graph they are float16, so that everything around the int8
+layers is half; with float32 scales it would be float32.
 """
 
 from __future__ import annotations
@@ -20,12 +20,13 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from export.calibrate import Ranges
+from export.run import copied
 from export.structure import Structure, commutes, output_axis
 
 FLOAT_LAYERS = "nemu.float_layers"
 """Metadata key: JSON list of the weighted nodes left in float; `export.engine` checks TensorRT against it."""
 _SMALLEST: dict[int, float] = {TensorProto.FLOAT16: 2.0**-14, TensorProto.FLOAT: 2.0**-126}
-"""Below it a scale would be subnormal, and dividing by it imprecise."""
+"""A smaller scale would be subnormal, and division by it imprecise."""
 _TYPES: dict[int, type] = {TensorProto.FLOAT16: np.float16, TensorProto.FLOAT: np.float32}
 
 _Edge = tuple[str, int]
@@ -54,7 +55,7 @@ def insert_qdq(model: onnx.ModelProto, ranges: Ranges, *, keep_float: Collection
 
 
 def _edges(graph: Structure, layers: Collection[str]) -> Iterator[tuple[_Edge, str]]:
-    """Where activations are to be quantised: (node, input) and the tensor that comes in there."""
+    """Where activations are quantised: (node, input) and the tensor at that input."""
     pending = []
     for node in graph.nodes:
         if node.name in layers:
@@ -84,7 +85,7 @@ def _identity(graph: Structure, add: onnx.NodeProto, layers: Collection[str]) ->
 
 
 def _scales(graph: Structure, tensors: Collection[str], ranges: Ranges) -> dict[str, float]:
-    """The scale of each tensor; one for all that are joined, or are the same values in another order."""
+    """The scale of each tensor; one for all that are concatenated or are copies of each other."""
     group = {name: name for name in tensors}
 
     def root(name: str) -> str:
@@ -105,11 +106,10 @@ def _scales(graph: Structure, tensors: Collection[str], ranges: Ranges) -> dict[
 
 
 class _Writer:
-    """Writes pairs into a copy of the graph, each before the node that first needs it."""
+    """Writes pairs into a copy of the graph, each before the first node that needs it."""
 
     def __init__(self, model: onnx.ModelProto) -> None:
-        self.model = onnx.ModelProto()
-        self.model.CopyFrom(model)
+        self.model = copied(model)
         self.nodes = {n.name: n for n in self.model.graph.node}
         self.written: set[str] = set()
         self.order = {n.name: i for i, n in enumerate(model.graph.node)}
@@ -135,7 +135,7 @@ class _Writer:
         self.nodes[node.name].input[1] = f"{name}_dequantized"
 
     def activation(self, edge: _Edge, tensor: str, scale: float, type_: type) -> None:
-        """A pair on one input of a node; all that want the tensor in int8 share it."""
+        """A pair on one input of a node; all nodes that take the tensor in int8 share the pair."""
         node, index = edge
         rounded = _rounded(np.float32(scale), helper.np_dtype_to_tensor_dtype(np.dtype(type_)))
         constants = [f"{tensor}_scale", f"{tensor}_zero"]
@@ -150,7 +150,7 @@ class _Writer:
         self.nodes[node].input[index] = back
 
     def finish(self, kept: list[str]) -> onnx.ModelProto:
-        """The graph in an order in which everything is there before it is needed, without unused weights."""
+        """The graph in the order of computation, without unused weights."""
         inserts: dict[int, list[onnx.NodeProto]] = {}
         for position, nodes in self.first.values():
             inserts.setdefault(position, []).extend(nodes)
@@ -179,5 +179,5 @@ class _Writer:
 
 
 def _rounded(scale: np.ndarray, type_: int) -> np.ndarray:
-    """Scales in the graph's type, none so small that dividing by it loses the value."""
+    """Scales in the graph's type, none smaller than `_SMALLEST`."""
     return np.maximum(scale, _SMALLEST[type_]).astype(_TYPES[type_])

@@ -1,8 +1,8 @@
-"""int8 as onnxruntime's CPU kernels want it: unsigned activations, signed weights, by onnxruntime's own tool.
+"""int8 for onnxruntime's CPU kernels: unsigned activations, signed weights, by onnxruntime's own tool.
 
 Weights have seven bits.  Without VNNI, an x86 CPU multiplies unsigned by signed bytes with an instruction
-that adds two products in 16 bits and saturates: 2 · 255 · 127 does not fit, 2 · 255 · 64 does.  So the same
-file computes the same on every CPU; what the bit costs in accuracy is in benchmarks/results/precision.json.
+that adds two products in 16 bits and saturates: 2 · 255 · 127 does not fit, 2 · 255 · 64 does.  So one file
+gives the same values on every CPU; benchmarks/results/precision.json has the accuracy that the bit costs.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import onnx
 from onnx import numpy_helper
 
 from export.calibrate import Ranges
+from export.run import copied
 from export.structure import Structure, commutes
 
 _JOINING = ("Add", "Concat", "MaxPool", "AveragePool", "Relu", "Clip", "Resize")
@@ -32,9 +33,9 @@ def quantize_cpu(
     """A copy of a float32 graph, int8 in the QDQ format, except for the weighted nodes named.
 
     Args:
-        ranges: of every activation.
+        ranges: the interval of every activation.
         heads: names of weighted nodes whose weights stay in float.
-        keep_float: names of those that compute in float, inputs too: so do the nodes that these come from.
+        keep_float: names of weighted nodes that compute in float, with the nodes that their inputs come from.
         reduce_range: seven bits for weights; eight saturate on CPUs without VNNI.
     """
     from onnxruntime.quantization import CalibrationMethod, QDQQuantizer, QuantType
@@ -43,17 +44,15 @@ def quantize_cpu(
     graph = Structure(model)
     before = set().union(*(graph.weighted_before(name) for name in keep_float))
     wanted = int8_nodes(model, {*heads, *keep_float, *before})
-    copy = onnx.ModelProto()
-    copy.CopyFrom(model)
     data = {
         name: TensorData(lowest=np.array(low, np.float32), highest=np.array(high, np.float32))
         for name, (low, high) in ranges.items()
     }
     level = logging.root.level
-    logging.root.setLevel(logging.ERROR)  # it warns of every node it leaves alone
+    logging.root.setLevel(logging.ERROR)  # it warns about every node that it skips
     try:
         quantizer = QDQQuantizer(
-            copy,
+            copied(model),
             True,
             reduce_range,
             QuantType.QInt8,
@@ -89,10 +88,10 @@ def int8_nodes(model: onnx.ModelProto, keep_float: Collection[str]) -> list[str]
 
 
 def _give_float_inputs(model: onnx.ModelProto, layers: Collection[str]) -> None:
-    """Take layers off the quantised copy of their input that others want.
+    """Give these layers the float input where other layers read its quantised copy.
 
-    It would cost what they are in float for, and more: onnxruntime quantises any convolution that stands
-    between pairs, its weights by one scale for all.
+    Otherwise onnxruntime quantises them: it quantises every convolution between pairs, with one scale for all
+    its weights.
     """
     producer = {out: node for node in model.graph.node for out in node.output}
     for node in model.graph.node:
@@ -102,10 +101,10 @@ def _give_float_inputs(model: onnx.ModelProto, layers: Collection[str]) -> None:
 
 
 def _resize_one_plane(model: onnx.ModelProto, heads: Collection[str]) -> None:
-    """Take the channel away between a head of one channel and its Resize, and give it back.
+    """Remove the channel axis between a head of one channel and its Resize, and add it again after it.
 
-    onnxruntime's float convolutions give blocks of 8 or 16 channels, and what follows one keeps them: it
-    would enlarge the mask with 7 or 15 empty planes, which costs a fiftieth of an int8 ResNet-50.
+    onnxruntime's float convolutions return blocks of 8 or 16 channels, which the next node keeps.  It would
+    resize 7 or 15 empty planes with the mask, which takes a fiftieth of the time of an int8 ResNet-50.
     """
     producer = {out: node for node in model.graph.node for out in node.output}
     weights = {t.name: t for t in model.graph.initializer}

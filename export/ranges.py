@@ -1,8 +1,7 @@
-"""What fp16 can hold, and what a graph computes: the largest magnitude of every tensor, on real images.
+"""Can fp16 hold what a graph computes?  The largest magnitude of every tensor, on real images.
 
-A scaled dot product's Q·Kᵀ is the output of no module, so hooks do not see it; in the graph it is a node
-like any other.  Measured is the graph that a device builds from, with its rounded weights, computed in
-float32.
+Q·Kᵀ of an attention is the output of no module, so hooks do not see it; in the graph it is a node.  The graph
+that a device builds from is measured, with its rounded weights, computed in float32.
 """
 
 from __future__ import annotations
@@ -14,16 +13,15 @@ import numpy as np
 import onnx
 import onnx.numpy_helper
 
-from export.run import Session
-from export.widen import widened
+from export.refusals import refusal
+from export.run import Session, widened
 from runtime.errors import ExportError, ParityError
+from runtime.reasons import LARGEST_HALF
 
-LARGEST_HALF = 65504.0
-"""The largest finite float16."""
 MARGIN = 4.0
-"""A tensor that comes nearer to it than by this factor is named, and `auto` refuses it: other images may
-reach further."""
+"""A tensor closer to it than this factor is named, and `auto` refuses it: other images may reach further."""
 _SHOWN = 8
+"""At most this many nodes of one refusal are named."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,33 +33,42 @@ class Ranges:
     images: int
 
     def beyond(self) -> dict[str, float]:
-        """The nodes that leave half precision."""
+        """The nodes whose values half precision cannot hold."""
         return {name: peak for name, peak in self.peaks.items() if not peak <= LARGEST_HALF}
 
     def near(self) -> dict[str, float]:
-        """Those that come within MARGIN of its end."""
+        """The nodes within MARGIN of the largest float16."""
         return {n: p for n, p in self.peaks.items() if LARGEST_HALF / MARGIN < p <= LARGEST_HALF}
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values: the nodes beyond and near the end, or the three largest; infinity as text."""
+        """Plain values: the nodes beyond and near the limit, or the three largest; infinity as text."""
         told = {**self.beyond(), **self.near()} or dict(list(self.peaks.items())[:3])
-        peaks = {name: peak if np.isfinite(peak) else str(peak) for name, peak in told.items()}
-        return {"largest": peaks, "limit": LARGEST_HALF, "tensors": len(self.peaks), "images": self.images}
+        return {
+            "largest": _plain(told),
+            "limit": LARGEST_HALF,
+            "tensors": len(self.peaks),
+            "images": self.images,
+        }
 
     def check(self, *, careful: bool = True) -> None:
-        """Refuse a graph that leaves half precision.
+        """Refuse a graph whose values half precision cannot hold.
 
         Args:
-            careful: also one that comes within MARGIN of its end.
+            careful: also refuse one within MARGIN of the limit.
 
         Raises:
             ParityError: naming the nodes.
         """
         refused = {**self.beyond(), **(self.near() if careful else {})}
         if refused:
-            margin = f", and other images may reach {MARGIN:g} times as far" * (not self.beyond())
-            raise ParityError(
-                f"{named(refused)} on {self.images} images; fp16 ends at {LARGEST_HALF:.0f}{margin}",
+            shown = dict(list(refused.items())[:_SHOWN])
+            raise refusal(
+                ParityError,
+                "range",
+                peaks=_plain(shown),
+                more=len(refused) - len(shown),
+                images=self.images,
+                margin=1.0 if self.beyond() else MARGIN,
                 expected=f"every tensor below {LARGEST_HALF:.0f}",
                 cure="build with --precision auto or bf16; for GPUs older than 8.0 with --precision fp32",
             )
@@ -109,14 +116,16 @@ def measure_ranges(model: onnx.ModelProto, *sets: np.ndarray, toward: np.ndarray
 
 
 def _check_weights(model: onnx.ModelProto) -> None:
-    """A product of an infinite weight and zero is no number, which a maximum passes over."""
+    """Refuse infinite weights: their product with zero is NaN, which a maximum ignores."""
     for tensor in model.graph.initializer:
         if (
             tensor.data_type == onnx.TensorProto.FLOAT16
             and not np.isfinite(onnx.numpy_helper.to_array(tensor)).all()
         ):
-            raise ParityError(
-                f"the weight {tensor.name} is not finite in fp16",
+            raise refusal(
+                ParityError,
+                "weight",
+                tensor=tensor.name,
                 expected=f"weights below {LARGEST_HALF:.0f}",
                 cure="build with --precision auto or bf16",
             )
@@ -128,15 +137,17 @@ def _halves(model: onnx.ModelProto) -> set[str]:
     types = {v.name: v.type.tensor_type.elem_type for v in (*inferred.value_info, *inferred.output)}
     unknown = [name for node in model.graph.node for name in node.output if name and not types.get(name)]
     if unknown:
-        raise ExportError(
-            f"no type is known of {len(unknown)} tensors of the graph, the first is {unknown[0]}",
+        raise refusal(
+            ExportError,
+            "type",
+            n=len(unknown),
+            first=unknown[0],
             expected="operators that ONNX's shape inference knows, so that every half tensor can be measured",
             cure="build with --precision fp32, or write that part of the encoder in standard operators",
         )
     return {name for name, kind in types.items() if kind == onnx.TensorProto.FLOAT16}
 
 
-def named(peaks: dict[str, float]) -> str:
-    """The largest of them, in words."""
-    shown = [f"{name} reaches {peak:.3g}" for name, peak in list(peaks.items())[:_SHOWN]]
-    return ", ".join(shown) + (f" and {len(peaks) - _SHOWN} nodes more" if len(peaks) > _SHOWN else "")
+def _plain(peaks: dict[str, float]) -> dict[str, float | str]:
+    """JSON knows no infinity: it becomes text."""
+    return {name: peak if np.isfinite(peak) else str(peak) for name, peak in peaks.items()}

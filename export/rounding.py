@@ -1,10 +1,10 @@
-"""Rounding of int8 weights that makes up for itself: what one weight loses, those after it take up.
+"""Round int8 weights so that the rounding errors of a layer compensate each other.
 
 Weights rounded one by one lose most where sums are short, as in a depthwise convolution: nine errors do not
-average out, and what is left of them moves every pixel alike.  Here a layer's weights are rounded in turn.
-The error of each is spread over the weights still to come, and at last over the bias, so that the output on
-real images changes least (the order of GPTQ, Frantar et al., 2023).  The bias is one more weight, of the
-input 1, which is never rounded.
+average out, and their sum shifts every pixel alike.  Here a layer's weights are rounded in turn.  The error
+of each is compensated by the weights after it and finally by the bias, so that the output on real images
+changes least (the order of GPTQ, Frantar et al., 2023).  The bias counts as the weight of an input 1, and is
+not rounded.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from dataclasses import dataclass
 
 import numpy as np
 import onnx
-from onnx import helper, numpy_helper
+from onnx import numpy_helper
 
-from export.run import Session
+from export.run import Session, with_outputs
 from export.structure import Structure, attributes
 
-_PLACES = 64  # of each image, where a layer's inputs are looked at
-_MOST = 1536  # terms of a sum; in longer ones errors average out, and only their mean is made up for
+_PLACES = 64  # positions of each image at which a layer's inputs are sampled
+_MOST = 1536  # terms of a sum; in longer sums errors average out, and only their mean is compensated
 _DAMPING = 1e-2  # added to each second moment, as a share of their mean
 _BLOCK = 64  # weights rounded before their errors are carried on to all others
 
@@ -34,12 +34,12 @@ class _Layer:
     kernel: tuple[int, ...]
     """Height and width; empty for a product of matrices."""
     moments: np.ndarray
-    """float32 (groups, terms + 1, terms + 1): sums of products of the terms, and of 1; only the last of these
-    rows if there are more than _MOST."""
+    """float32 (groups, terms + 1, terms + 1): sums of products of the terms and of 1; only the last row if
+    there are more than _MOST terms."""
 
 
 class Rounding:
-    """Second moments of the inputs of every weighted layer, and the rounding they lead to.
+    """Second moments of the inputs of every weighted layer, and the rounding that follows from them.
 
     Args:
         model: a float32 graph.
@@ -51,12 +51,7 @@ class Rounding:
         self._layers = {n.name: _layer(n, graph.weight(n)) for n in graph.weighted() if _known(n, graph)}
         self._rounded: dict[tuple[str, bytes], np.ndarray] = {}
         inputs = list(dict.fromkeys(layer.node.input[0] for layer in self._layers.values()))
-        probe = onnx.ModelProto()
-        probe.CopyFrom(model)
-        probe.graph.output.extend(
-            helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in inputs
-        )
-        session, rng = Session(probe), np.random.default_rng(0)
+        session, rng = Session(with_outputs(model, inputs)), np.random.default_rng(0)
         for image in images:
             values = dict(zip(inputs, session(inputs, image[None]), strict=True))
             for layer in self._layers.values():
@@ -127,7 +122,7 @@ def _write(tensor: onnx.TensorProto, node: onnx.NodeProto, steps: np.ndarray) ->
 
 
 def _rows(layer: _Layer, x: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """What a layer's sums are over, at some places of one image: float32 (places, groups, terms + 1)."""
+    """The terms of a layer's sums at some positions of one image: float32 (places, groups, terms + 1)."""
     if layer.kernel:
         rows = _patches(layer, x[0], rng)
     else:
@@ -137,7 +132,7 @@ def _rows(layer: _Layer, x: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def _patches(layer: _Layer, x: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """What a convolution sees of (C, H, W) at some places: (places, groups, terms)."""
+    """The inputs of a convolution on (C, H, W) at some positions: (places, groups, terms)."""
     a = attributes(layer.node)
     top, left, bottom, right = a.get("pads", [0] * 4)
     strides, dilations = a.get("strides", [1, 1]), a.get("dilations", [1, 1])
@@ -172,7 +167,7 @@ def _rounded(layer: _Layer, scales: np.ndarray, limit: int) -> np.ndarray:
 
 
 def _bias_for(layer: _Layer, weight: np.ndarray) -> np.ndarray:
-    """What the bias must gain for the mean output to stay as it was: float64 (outputs,)."""
+    """What to add to the bias so that the mean output does not change: float64 (outputs,)."""
     mean = layer.moments[:, -1, :-1].astype(np.float64) / layer.moments[:, -1, -1:]
     return ((layer.weight - weight) @ mean[..., None]).reshape(-1)
 

@@ -1,11 +1,11 @@
-"""What TensorRT's parsers refuse, and what engines are known to get wrong: one row a rule.
+"""Faults that TensorRT's parsers refuse or that engines are known to compute wrongly: one row a rule.
 
-Checked on the ONNX graph, on any machine, before anything is built.  It finds what is known; whether an
-engine computes what it should, only the parity gate on the device can say.
+The rules are checked on the ONNX graph, on any machine, before anything is built.  They find known faults
+only: whether an engine computes the right values is decided by the parity gate on the device.
 
-Sources: `parser` is the list of operators and the changelog of onnx/onnx-tensorrt; `measured` was seen
-with the parser of TensorRT-RTX 1.7.1; the others are public reports, by repository and number.
-int64 needs no rule: it is native since TensorRT 10.
+Each rule names its source: docs/operators.md of onnx/onnx-tensorrt, a public report by repository and number,
+or NVIDIA's support matrix.  `tests/export/test_rules.py` has a failing graph for each, and gives those that
+TensorRT-RTX refuses to its parser.
 """
 
 from __future__ import annotations
@@ -24,17 +24,18 @@ from runtime.errors import ExportError
 ERROR, WARNING = "error", "warning"
 _SHOWN = 8
 """At most this many nodes of one finding are named."""
+_OPERATORS = "onnx/onnx-tensorrt, docs/operators.md"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Rule:
-    """One thing that is looked for."""
+    """One known fault."""
 
     name: str
     level: str
-    """`error`: it will not build, or not compute the same; `warning`: it may not."""
+    """`error`: the graph does not build, or computes wrong values; `warning`: it may."""
     find: Callable[[faults.Graph, Target], Iterator[NodeProto]]
-    """The nodes at fault, for a target."""
+    """Returns the nodes at fault, for a target."""
     happens: str
     cure: str
     source: str
@@ -42,7 +43,7 @@ class Rule:
 
 @dataclass(frozen=True)
 class Finding:
-    """A rule that a graph trips."""
+    """A rule that a graph breaks."""
 
     rule: Rule
     nodes: tuple[str, ...]
@@ -61,7 +62,7 @@ EVERYWHERE = (
         name="control flow",
         level=ERROR,
         find=faults.operators("If", "Loop", "Scan"),
-        happens="a branch of the exporter is left in the graph: engines with it were wrong or did not build",
+        happens="the exporter left a branch in the graph; such engines were wrong or did not build",
         cure="make rotary and position tables constants of a fixed size, and use no torch.tile in them",
         source="lightly-train 783, romav2-onnx 6",
     ),
@@ -69,7 +70,7 @@ EVERYWHERE = (
         name="LayerNorm in pieces",
         level=ERROR,
         find=faults.layer_norm_in_pieces,
-        happens="the squares overflow in half precision: a ViT-B fell to 19% on an Orin Nano",
+        happens="the squares overflow in half precision; the accuracy of a ViT-B fell to 19% on an Orin Nano",
         cure="use torch.nn.LayerNorm, which becomes one LayerNormalization",
         source="NVIDIA/TensorRT 2564, pytorch/TensorRT 2730 and 4061",
     ),
@@ -79,18 +80,18 @@ EVERYWHERE = (
         find=faults.antialiased_resize,
         happens="the parser refuses it",
         cure="interpolate without antialias in the graph; resize photographs before it",
-        source="parser; measured",
+        source=_OPERATORS,
     ),
     Rule(
         name="uint8 that is not cast first",
         level=ERROR,
         find=faults.moved_uint8,
-        happens="the parser takes uint8 as an input and into a Cast only, not into a Transpose or a Resize",
+        happens="the parser takes uint8 as an input and into Cast only, not into Transpose or Resize",
         cure="cast the image before anything else",
-        source="parser; measured",
+        source=_OPERATORS,
     ),
 )
-"""Rules for every TensorRT: a package is never made with these."""
+"""Rules for every TensorRT: no package is made that breaks one."""
 
 RULES = (
     *EVERYWHERE,
@@ -100,7 +101,7 @@ RULES = (
         find=faults.unknown_operator,
         happens="the parser of this version does not know it",
         cure="export with a lower opset, so that it becomes older operators, or write it in those",
-        source="parser",
+        source=_OPERATORS,
     ),
     Rule(
         name="mixed types",
@@ -108,73 +109,40 @@ RULES = (
         find=faults.mixed_types,
         happens="a strongly typed network refuses operands of two floating types",
         cure="export the whole module in one type (--precision fp16); do not convert a float32 graph",
-        source="measured; onnxconverter-common 320",
-    ),
-    Rule(
-        name="BatchNorm of two types",
-        level=ERROR,
-        find=faults.mixed_batch_norm,
-        happens="the parser takes statistics of another type only from 10.7 on",
-        cure="export with the module in eval mode and half precision throughout",
-        source="parser",
-    ),
-    Rule(
-        name="Pad with axes",
-        level=ERROR,
-        find=faults.pad_with_axes,
-        happens="the parser takes a tensor of axes only from 10.4 on",
-        cure="pad all axes: torch.nn.functional.pad, simplified by onnxsim",
-        source="parser",
+        source="onnxconverter-common 320",
     ),
     Rule(
         name="unsigned int8",
         level=ERROR,
         find=faults.unsigned_int8,
-        happens="zero points must be zero, numbers signed; some parsers read others as signed",
-        cure="build from model.int8.trt.onnx; model.int8.cpu.onnx is onnxruntime's",
-        source="parser",
+        happens="values must be signed and zero points zero; some parsers read others as signed",
+        cure="build from model.int8.trt.onnx; model.int8.cpu.onnx is for onnxruntime",
+        source=_OPERATORS,
     ),
     *(
         Rule(
-            name=f"{name} that {which} GPUs lack",
+            name=f"bf16 that {which} GPUs lack",
             level=level,
-            find=faults.type_missing_on(types, name, everywhere=level == ERROR),
-            happens=f"{name} needs compute capability {since} or newer: the build fails on others",
+            find=faults.bf16_missing(everywhere=level == ERROR),
+            happens="bf16 needs compute capability 8.0 or newer: the build fails on others",
             cure="--precision fp16",
-            source="measured; NVIDIA's support matrices",
+            source="NVIDIA's support matrix of TensorRT",
         )
-        for name, types, since in (("bf16", faults.BF16, "8.0"), ("fp8", faults.FP8, "8.9"))
         for level, which in ((ERROR, "its"), (WARNING, "some of its"))
     ),
     Rule(
         name="Tile",
         level=WARNING,
         find=faults.operators("Tile"),
-        happens="rotary tables that are tiled at run time were behind wrong ViT engines on 10.3",
+        happens="ViT engines of TensorRT 10.3 were wrong where rotary tables were tiled at run time",
         cure="keep the whole table as a constant; compare the device's parity figures",
         source="lightly-train 783; NVIDIA/TensorRT 4558",
-    ),
-    Rule(
-        name="opset newer than the parser",
-        level=WARNING,
-        find=faults.newer_opset,
-        happens="it parses what it knows, with an opset its makers had not seen",
-        cure="use the precision whose graph has the lower opset: fp16 has 18, int8 20, bf16 22",
-        source="parser",
-    ),
-    Rule(
-        name="norm in half precision",
-        level=WARNING,
-        find=faults.halves_squared,
-        happens="a sum of squares passes 65504, and its floor (1e-12) becomes zero",
-        cure="normalise in float32: x.float() before torch.nn.functional.normalize",
-        source="measured",
     ),
 )
 
 
 def lint(model: onnx.ModelProto, target: Target, rules: tuple[Rule, ...] = RULES) -> list[Finding]:
-    """Every rule that the graph trips for that target, errors first."""
+    """Every rule that the graph breaks for that target, errors first."""
     graph = faults.Graph(model)
     found = ((rule, tuple(_label(node) for node in rule.find(graph, target))) for rule in rules)
     findings = [Finding(rule, nodes) for rule, nodes in found if nodes]
@@ -182,7 +150,7 @@ def lint(model: onnx.ModelProto, target: Target, rules: tuple[Rule, ...] = RULES
 
 
 def check(path: Path, target: Target) -> list[Finding]:
-    """Lint a file for a target; the warnings.
+    """Lint a file for a target; returns the warnings.
 
     Raises:
         ExportError: naming every node that is an error.
@@ -190,11 +158,18 @@ def check(path: Path, target: Target) -> list[Finding]:
     findings = lint(onnx.load(str(path), load_external_data=False), target)
     errors = [f for f in findings if f.rule.level == ERROR]
     if errors:
-        raise ExportError(
+        error = ExportError(
             f"{path.name} would fail on {described(target)}:\n    " + "\n    ".join(map(str, errors)),
             expected="none of these",
             cure="change the named nodes at export, as each line says, or choose another --target",
         )
+        error.reason = {
+            "code": "rules",
+            "graph": path.name,
+            "target": described(target),
+            "rules": {finding.rule.name: list(finding.nodes[:_SHOWN]) for finding in errors},
+        }
+        raise error
     return findings
 
 

@@ -1,4 +1,4 @@
-"""Which layers int8 must leave alone: if the gate fails, those that lose most go back to float."""
+"""Which layers stay in float: if the gate fails, the int8 layers that lose most go back to float."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from runtime.parity import LIMITS, Parity
 from runtime.verify import Reference
 
 MOST = 0.5
-"""Share of the layers that may go back to float; beyond it int8 is not worth its trouble."""
+"""Largest share of the layers that may go back to float; if more must, int8 is refused."""
 _LIMITS = LIMITS["int8"]
 
 Step = Callable[[str], AbstractContextManager[None]]
-"""Wraps each long step, for progress."""
+"""Wraps each long step, to show progress."""
 
 
 class Form(NamedTuple):
-    """One way to write int8."""
+    """One of the int8 graphs, and how it is built, run and measured."""
 
     name: str
     layers: list[str]
@@ -29,13 +29,13 @@ class Form(NamedTuple):
     build: Callable[[Collection[str]], onnx.ModelProto]
     """Names of layers to leave in float besides the heads → the graph."""
     losses: Callable[[onnx.ModelProto], dict[str, float]]
-    """How much each int8 layer of the graph loses by itself."""
+    """The error of each int8 layer of the graph by itself."""
     run: Callable[[onnx.ModelProto, np.ndarray], tuple[np.ndarray, np.ndarray]]
-    """Its outputs for images."""
+    """The graph's outputs for images."""
 
 
 class Fit(NamedTuple):
-    """A form with as many layers in float as the gate asked for."""
+    """A graph with the layers in float that the gate needs."""
 
     model: onnx.ModelProto
     kept: list[str]
@@ -43,7 +43,7 @@ class Fit(NamedTuple):
 
 
 def badness(parity: Parity) -> float:
-    """How much of what the gate allows is used up; above 1 it fails."""
+    """The largest error relative to its limit; above 1 the gate fails."""
     return max(
         parity.embedding_error / _LIMITS.embedding,
         (1 - parity.mask_iou) / (1 - (_LIMITS.mask_iou or 0.0)),
@@ -51,10 +51,10 @@ def badness(parity: Parity) -> float:
 
 
 def fit(form: Form, reference: Reference, *, step: Step) -> Fit:
-    """The form with few layers in float that passes the gate; the best that was found if none does.
+    """The graph with few layers in float that passes the gate; the best that was found if none does.
 
-    Layers are ranked by what each loses by itself, which one pass over the images tells of all of them.
-    How many must be in float is found by doubling, then by halving the last step to an eighth of them.
+    Layers are ranked by their own errors, which one pass over the images measures.  The number of layers in
+    float is found by doubling, then by halving the last step down to an eighth of that number.
     """
     best = _fit(form, reference, [], step)
     if badness(best.parity) <= 1:

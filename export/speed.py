@@ -1,4 +1,4 @@
-"""Is int8 worth it on this device?  The package's two CPU graphs, timed in turn."""
+"""Is int8 faster than fp32 on this device?  The package's two CPU graphs, timed in turn."""
 
 from __future__ import annotations
 
@@ -11,25 +11,26 @@ from typing import Any
 
 import numpy as np
 
+from export.run import Session
 from runtime.backends.onnxruntime import MODELS
 
 WORTH = 1.15
-"""Less faster than this is not worth what int8 loses."""
+"""A smaller speed-up is not worth the accuracy that int8 loses."""
 _SECONDS = 3.0
 _FEWEST = 10
 
 
 def int8_against_fp32(folder: Path, image: np.ndarray) -> dict[str, Any]:
     """Median times of one image uint8 (H, W, 3), fp32 and int8 in turn, on all CPUs of this process."""
-    sessions = [_session(folder / MODELS[precision]) for precision in ("fp32", "int8")]
+    sessions = [Session(folder / MODELS[precision]) for precision in ("fp32", "int8")]
     times: tuple[list[float], list[float]] = ([], [])
     for session in sessions * 3:  # warm-up
-        session.run(None, {"image": image[None]})
+        session(None, image[None])
     until = time.perf_counter() + _SECONDS
     while time.perf_counter() < until or len(times[0]) < _FEWEST:
         for session, mine in zip(sessions, times, strict=True):
             began = time.perf_counter()
-            session.run(None, {"image": image[None]})
+            session(None, image[None])
             mine.append(time.perf_counter() - began)
     ratios = sorted(a / b for a, b in zip(*times, strict=True))
     low, high = _median_interval(ratios)
@@ -45,7 +46,7 @@ def int8_against_fp32(folder: Path, image: np.ndarray) -> dict[str, Any]:
 
 
 def verdict(speed: dict[str, Any]) -> str:
-    """The measurement in a sentence."""
+    """A sentence about the measurement."""
     low, high = speed["times_faster_ci"]
     said = "" if speed["worth_it"] else f"NOT shown worth it here ({WORTH}): use fp32 on this device; "
     return (
@@ -62,17 +63,8 @@ def _median_interval(ordered: list[float]) -> tuple[float, float]:
 
 
 def processor() -> str:
-    """Name of this machine's processor, as Linux knows it."""
+    """Name and number of this machine's processors, from /proc/cpuinfo."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.is_file() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return f"{names[0] if names else platform.machine()}, {len(names)} logical CPUs"
-
-
-def _session(path: Path) -> Any:
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # two would slow each other
-    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])

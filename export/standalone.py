@@ -1,6 +1,6 @@
-"""One ONNX file out of a package, as another program wants it.
+"""Write one ONNX file of a package in the form of another program.
 
-What is written gives the reference outputs of the package within the gate, or is not written.
+A file is written only if it gives the reference outputs of the package within the gate.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 
 from export.graph import INPUT
-from export.run import Session
+from export.run import Session, copied
 from export.verify import gate
 from runtime.atomic import atomic_file, refuse_existing
 from runtime.errors import ExportError
@@ -20,8 +20,6 @@ from runtime.package import GRAPHS, Package
 from runtime.verify import Reference, load_reference
 
 PRECISIONS = ("fp32", "fp16")
-_MODES = {"fp32": 0, "fp16": 2}
-"""DeepStream's network-mode.  The graph is typed: it decides no more than what the engine is called."""
 
 
 def float_nchw(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -30,7 +28,7 @@ def float_nchw(model: onnx.ModelProto) -> onnx.ModelProto:
     Raises:
         ExportError: the graph does not begin with this project's cast and transpose.
     """
-    model = _copy(model)
+    model = copied(model)
     graph = model.graph
     image = graph.input[0]
     cast = next((n for n in graph.node if INPUT in n.input), None)
@@ -38,7 +36,7 @@ def float_nchw(model: onnx.ModelProto) -> onnx.ModelProto:
     if cast is None or turned is None or (cast.op_type, turned.op_type) != ("Cast", "Transpose"):
         raise ExportError(
             "the graph does not begin with Cast and Transpose",
-            expected="a graph of python -m export.build_engine",
+            expected="a graph that nemu build wrote",
             cure="build the package again",
         )
     batch, height, width, channels = image.type.tensor_type.shape.dim
@@ -54,7 +52,7 @@ def float_nchw(model: onnx.ModelProto) -> onnx.ModelProto:
 
 def drop_mask(model: onnx.ModelProto) -> onnx.ModelProto:
     """A copy without the mask, and without every node and weight that only the mask needs."""
-    model = _copy(model)
+    model = copied(model)
     graph = model.graph
     graph.output.remove(next(o for o in graph.output if o.name == OUTPUTS[1]))
     needed = {o.name for o in graph.output}
@@ -75,19 +73,18 @@ def drop_mask(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def write_beside(graph: Path, file: str, reference: Reference, *, precision: str) -> None:
-    """Write a graph without the mask beside the whole one; it names the weights in that one's `.data`.
+    """Write a graph without the mask beside the whole one; it uses the weights in the `.data` of that one.
 
     Args:
-        graph: of a package that is being made.
-        file: its name.
+        graph: a graph of a package that is being made.
+        file: name of the new file.
 
     Raises:
         ParityError: it does not give the reference embeddings.
     """
     path = graph.with_name(file)
     path.write_bytes(drop_mask(onnx.load(str(graph), load_external_data=False)).SerializeToString())
-    session = Session(onnx.load(str(path)))
-    embedding = np.concatenate([session(OUTPUTS[:1], image[None])[0] for image in reference.images])
+    embedding = Session(path).embed(reference.images)
     gate(reference, file, embedding, reference.mask, precision=precision)
 
 
@@ -97,13 +94,15 @@ def write(
     *,
     precision: str = "fp32",
     nchw: bool = False,
-    only_embedding: bool = False,
+    embedding_only: bool = False,
     force: bool = False,
 ) -> Path:
     """Write the graph into `out`, whole; its weights lie inside the file.
 
     Args:
-        precision: `fp32` or `fp16`: which graph of the package.
+        precision: the graph of the package to write, `fp32` or `fp16`.
+        nchw: give it a float32 (N, 3, H, W) input, see `float_nchw`.
+        embedding_only: leave out the mask.
 
     Raises:
         PackageError: the package was built without that precision.
@@ -113,7 +112,7 @@ def write(
     refuse_existing(out, force=force)
     model = onnx.load(str(package.file(GRAPHS[precision])))
     model = float_nchw(model) if nchw else model
-    model = drop_mask(model) if only_embedding else model
+    model = drop_mask(model) if embedding_only else model
     reference = load_reference(package)
     names = [output.name for output in model.graph.output]
     images = reference.images.transpose(0, 3, 1, 2).astype(np.float32) if nchw else reference.images
@@ -130,31 +129,3 @@ def write(
     with atomic_file(out, force=force) as file:
         onnx.save_model(model, str(file))
     return out
-
-
-def deepstream_config(package: Package, file: Path, *, precision: str, batch: int = 1) -> str:
-    """config_infer for Gst-nvinfer: both outputs raw, as tensor metadata.
-
-    Source: Gst-nvinfer's documentation.  It computes net-scale-factor · (x − offset), float and planar; with
-    1 and 0 the graph normalises.
-    """
-    size = package.manifest.input
-    return f"""# {package.manifest.embedding_id}
-[property]
-onnx-file={file.name}
-model-engine-file={file.name}_b{batch}_gpu0_{precision}.engine
-batch-size={batch}
-network-mode={_MODES[precision]}
-network-type=100
-output-tensor-meta=1
-infer-dims=3;{size.height};{size.width}
-model-color-format=0
-net-scale-factor=1
-offsets=0;0;0
-"""
-
-
-def _copy(model: onnx.ModelProto) -> onnx.ModelProto:
-    copy = onnx.ModelProto()
-    copy.CopyFrom(model)
-    return copy

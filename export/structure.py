@@ -1,5 +1,5 @@
-"""What a graph is made of, read from its structure and not from its names: who does arithmetic with weights,
-which of these are heads, which read the image, and where activations meet.
+"""Find nodes of a graph by its structure, not by names: nodes with weights, heads, nodes that read the image,
+and where activations meet.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _POOLING = ("ReduceMean", "ReduceMax", "ReduceSum", "GlobalAveragePool", "Global
 
 
 class Structure:
-    """Lookups over the nodes of one graph, which must not be changed meanwhile."""
+    """Lookups over the nodes of one graph, which must not change while this is used."""
 
     def __init__(self, model: onnx.ModelProto) -> None:
         self.nodes = list(model.graph.node)
@@ -29,7 +29,7 @@ class Structure:
         return [name for name in node.input if name and name not in self.constants]
 
     def weighted(self) -> list[onnx.NodeProto]:
-        """Nodes that multiply an activation with a constant weight: convolutions, and products with one."""
+        """Nodes that multiply an activation by a constant weight: convolutions and matrix products."""
         return [n for n in self.nodes if n.op_type in WEIGHTED and n.input[1] in self.constants]
 
     def weight(self, node: onnx.NodeProto) -> np.ndarray:
@@ -37,10 +37,10 @@ class Structure:
         return numpy_helper.to_array(self.constants[node.input[1]])
 
     def heads(self) -> set[str]:
-        """Names of the weighted nodes that an output is taken from: the mask's logits, a projection.
+        """Names of the last weighted nodes before each output: the mask's logits, a projection.
 
-        Walks back from each output through nodes of one activation.  A pooling ends the walk: what is
-        pooled is a feature map, and its last convolution is not a head.
+        The search goes back from each output through nodes with one activation.  It ends at a pooling: its
+        input is a feature map, whose last convolution is not a head.
         """
         weighted = {n.name for n in self.weighted()}
         found = set()
@@ -56,8 +56,8 @@ class Structure:
         return found
 
     def stems(self) -> set[str]:
-        """Names of the weighted nodes that nothing weighted comes before."""
-        behind: set[str] = set()  # tensors that a weighted node had a part in
+        """Names of the weighted nodes with no weighted node before them."""
+        behind: set[str] = set()  # tensors computed with a weighted node
         found = set()
         weighted = {n.name for n in self.weighted()}
         for node in self.nodes:
@@ -69,8 +69,8 @@ class Structure:
         return found
 
     def weighted_before(self, name: str) -> set[str]:
-        """Name of the weighted node that a node's input comes from, of two that are added the later one; none
-        if that is the image."""
+        """Name of the weighted node that a node's input comes from: of two that are added, the later one.
+        Empty if the input comes from the image."""
         weighted = {n.name for n in self.weighted()}
         order = {n.name: i for i, n in enumerate(self.nodes)}
         node = self.nodes[order[name]]
@@ -83,7 +83,7 @@ class Structure:
                 return {node.name}
 
     def depth(self, tensor: str) -> int:
-        """How many weighted nodes stand one after the other before a tensor, at most."""
+        """The largest number of weighted nodes on a path from the image to a tensor."""
         if not hasattr(self, "_depth"):
             weighted = {n.name for n in self.weighted()}
             self._depth: dict[str, int] = {}
@@ -99,7 +99,7 @@ def attributes(node: onnx.NodeProto) -> dict[str, Any]:
 
 
 def output_axis(node: onnx.NodeProto) -> int:
-    """The axis of the weight along which the output channels lie."""
+    """The axis of the weight that counts the output channels."""
     if node.op_type == "Conv":
         return 0
     if node.op_type == "Gemm":
@@ -108,7 +108,7 @@ def output_axis(node: onnx.NodeProto) -> int:
 
 
 def commutes(node: onnx.NodeProto) -> bool:
-    """Whether quantising before the node equals quantising after it: it only copies or picks values."""
+    """Whether the node only copies or picks values, so that it may be quantised before or after."""
     if node.op_type == "Resize":
         return attributes(node).get("mode", b"nearest") == b"nearest"
     return node.op_type in ("MaxPool", "Transpose", "Reshape", "Squeeze", "Unsqueeze", "Flatten")

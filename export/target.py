@@ -1,7 +1,7 @@
-"""What masks toward a target are worth, on mixtures of two images by a region: it is known what to show.
+"""Measure masks toward a target on mixtures of two images, where the right region is known.
 
-The level of such a mask is fitted as that of plain masks is (`export.level`).  But a target is rarely all in
-an image: what a region keeps is a share of the most that any region of the masks keeps on average.
+The level of such a mask is fitted like that of plain masks (`export.level`).  But a target is rarely all in
+an image, so what a region keeps is a share of the most that any region of the masks keeps on average.
 """
 
 from __future__ import annotations
@@ -11,15 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 
 from export.level import fit
-from export.run import Session, run_session
+from export.run import Session
 from runtime.assess import INSIDE, assess
-from runtime.manifest import OUTPUTS, TargetRecord
+from runtime.records import TargetRecord
 
 MOST = 32
-"""Mixtures, at most."""
+"""At most this many mixtures are measured."""
 
 
 def measure_target(
@@ -28,21 +27,21 @@ def measure_target(
     """`runtime.assess` by two float32 graphs, and the level of masks toward the image that a region shows.
 
     Args:
-        graphs: the one that takes targets, and the one without the mask.
+        graphs: the graph that takes targets, and the one without the mask.
         images: uint8 (N, h, w, 3), different ones that training did not see.
         mean: the encoder's mean colour in 0..1.
-        source: which images these are, for people.
+        source: which images these are, a code of `runtime.reasons.images_used`.
     """
-    asked, alone = (Session(onnx.load(str(graph))) for graph in graphs)
+    asked, embedding_only = map(Session, graphs)
 
     def embed(image: np.ndarray) -> np.ndarray:
-        return alone(OUTPUTS[:1], image[None])[0][0]
+        return embedding_only.embed(image[None])[0]
 
-    def run(pictures: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        return run_session(asked, pictures, np.zeros((len(pictures), dimension), np.float32))
+    def run(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        return asked.explain(images, np.zeros((len(images), dimension), np.float32))
 
     dimension = len(embed(images[0]))
-    found, mixed = assess(run, lambda x, toward: run_session(asked, x, toward), images[:MOST])
+    found, mixed = assess(run, asked.explain, images[:MOST])
     level = fit(
         embed, mixed.images, mixed.embedding, mixed.masks[INSIDE], mean=mean, source=source, relative=True
     )

@@ -1,8 +1,8 @@
-"""What a package can be made for: the TensorRT that is there, the GPUs it runs on, the engines built here.
+"""The table of targets: for each, its TensorRT, the GPUs it runs on, and the engines that are built here.
 
-Engines of TensorRT-RTX are built on any machine.  Those of classic TensorRT are built on the device
-itself (`tensorrt`); for one that is elsewhere (`jetpack6`, …) the graph is checked against what its
-parser is known to refuse or to get wrong (`export.rules`), and nothing is built.
+Engines of TensorRT-RTX are built on any machine.  Those of classic TensorRT are built on the device itself
+(`tensorrt`).  For a device elsewhere (`jetpack6`, …) the graph is checked for known faults (`export.rules`),
+and nothing is built.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ PORTABLE = "portable"
 """A plan of TensorRT-RTX for GPUs of compute capability 8.0 and newer, finished on the GPU that loads it."""
 
 TURING = "7.5"
-"""Measured: TensorRT-RTX 1.7 builds float32 convolutions for it, and refuses float32 matrix products."""
+"""TensorRT-RTX 1.7 builds float32 convolutions for it and refuses float32 matrix products (measured)."""
 
-NEEDS = {"bf16": (8, 0), "fp8": (8, 9)}
-"""Types that older GPUs lack, and the compute capability they came with."""
+NEEDS = {"bf16": (8, 0)}
+"""Types that older GPUs lack, and the compute capability that has them first."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,13 +34,13 @@ class Target:
     what: str
     """For the help."""
     flavour: str | None = None
-    """Of `runtime.backends.tensorrt_library.FLAVOURS`: which library builds its engines; None builds none."""
+    """Library that builds its engines, of `runtime.backends.tensorrt_library.FLAVOURS`; None builds none."""
     tensorrt: tuple[int, int] | None = None
-    """The version whose parser reads the graph; None where that library itself is asked, or none is."""
+    """The version whose parser reads the graph; None if the installed library decides, or none is used."""
     gpus: tuple[str, ...] = ()
     """Compute capabilities that the graph must run on."""
     engines: tuple[str, ...] = ()
-    """Compute capabilities that an engine each is built for; for classic TensorRT that of this device."""
+    """Compute capabilities, for each of which an engine is built; classic TensorRT has this device's."""
 
 
 _ROWS = (
@@ -101,7 +101,7 @@ _ROWS = (
 )
 TARGETS = {row.name: row for row in _ROWS}
 
-_OLD = "its TensorRT 8 has no strongly typed networks, on which precision rests here"
+_OLD = "its TensorRT 8 has no strongly typed networks, which nemu needs to set the precision"
 _NOT_RTX = "it is not among the GPUs that TensorRT-RTX supports"
 REFUSED = {
     "jetpack5": (_OLD, "upgrade to JetPack 6.1 or newer if the module takes it, or run on the CPU there"),
@@ -111,14 +111,14 @@ REFUSED = {
         for number in (87, 90, 100, 103, 110)
     },
 }
-"""Names that people will try: why not, and what instead."""
+"""Names that people may try → why there is no such target, and what to use instead."""
 
 
 def find(name: str) -> Target:
-    """The row of that name.  `tensorrt` is filled in with the library and the GPU of this device.
+    """The target of that name; `tensorrt` gets the version and the GPU of this device.
 
     Raises:
-        InputError: no such target, or one that cannot be.
+        InputError: no such target, or one that nemu cannot build for.
         BackendUnavailable: `tensorrt`, and the library, the driver or the GPU is not here.
     """
     if name in REFUSED:
@@ -128,13 +128,13 @@ def find(name: str) -> Target:
         raise InputError(
             f"target {name!r}",
             expected="one of " + ", ".join(TARGETS),
-            cure="python -m export.build_engine --help says what each is for",
+            cure="nemu build --help says what each is for",
         )
     return _here() if name == "tensorrt" else TARGETS[name]
 
 
 def default() -> Target:
-    """What this machine can build: classic TensorRT if it is installed and there is a GPU, else RTX.
+    """The target that this machine can build: classic TensorRT if it is here with a GPU, else RTX.
 
     Raises:
         BackendUnavailable: neither library is here, or only the classic one, without a GPU.
@@ -147,7 +147,7 @@ def default() -> Target:
         raise BackendUnavailable(
             "neither tensorrt nor tensorrt_rtx is installed",
             expected="the library that the engine is for",
-            cure="python -m runtime doctor says how to get them; on a Jetson JetPack's own is used",
+            cure="nemu doctor says how to get them; on a Jetson JetPack's own is used",
         )
     if not installed["tensorrt_rtx"]:
         return find("tensorrt")
@@ -167,7 +167,7 @@ def number(text: str) -> tuple[int, ...]:
 
 
 def _here() -> Target:
-    here = version("tensorrt")  # before the driver is asked: what is missing first is said first
+    here = version("tensorrt")  # first, so that a missing library is reported before a missing driver
     capability = cuda.device().compute_capability
     major, minor, *_ = number(here)
     return dataclasses.replace(

@@ -1,11 +1,11 @@
-"""What classic TensorRT measured of its kernels on this device, kept from one build to the next.
+"""Keep classic TensorRT's kernel timings on this device from one build to the next.
 
-A second build of the same layers takes the timings from here instead of measuring again.  It is kept in
-the user's cache directory, one file for everything that makes timings invalid: TensorRT's version, the
-GPU's name and compute capability, and the driver.  The file is the sha256 of the rest, then what TensorRT
-serialised, so that a damaged one is found before TensorRT reads it.
+A second build of the same layers reads the timings instead of measuring again.  They are in the user's cache
+directory, in one file for each TensorRT version, GPU name, compute capability and driver.  The file begins
+with the sha256 of the rest, which TensorRT serialised, so that a damaged file is found before TensorRT reads
+it.
 
-TensorRT-RTX measures nothing at build time: it has no use for one.
+TensorRT-RTX measures nothing at build time and needs no cache.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ _DIGEST = 32
 
 
 class TimingCache:
-    """Give `config` the timings of earlier builds; at the end keep those of this one, interrupted or not.
+    """Give `config` the timings of earlier builds; at the end store those of this one, interrupted or not.
 
     Args:
-        gpu: of the device that builds; None (TensorRT-RTX) does nothing.
-        say: tell which file is used, on stderr.  A file that is dropped is always told.
+        gpu: the GPU that builds; None (TensorRT-RTX) does nothing.
+        say: print which file is used, on stderr.  A dropped file is always reported.
     """
 
     def __init__(self, trt: ModuleType, config: Any, gpu: cuda.DeviceInfo | None, *, say: bool) -> None:
@@ -37,7 +37,7 @@ class TimingCache:
         self._say = say
         self._path = None if gpu is None else cache_file(trt, gpu)
         self.state = "none" if gpu is None else "empty"
-        """`none`, `empty` or `filled`, at the start of the build; goes into the sidecar."""
+        """`none`, `empty` or `filled` at the start of the build, for the sidecar."""
 
     def __enter__(self) -> TimingCache:
         if self._path is not None:
@@ -62,17 +62,17 @@ class TimingCache:
         try:
             with atomic_file(self._path) as temporary:
                 temporary.write_bytes(hashlib.sha256(blob).digest() + blob)
-        except OSError as full:  # the engine is built: it is worth more than its timings
+        except OSError as full:  # keep the engine, which is built
             print(f"timing cache {self._path} could not be kept: {full}", file=sys.stderr)
 
     def _set(self, blob: bytes) -> bool:
-        """False if TensorRT does not take these timings: other device, other version."""
+        """False if TensorRT refuses these timings: another device or version."""
         cache = self._config.create_timing_cache(blob)
         return cache is not None and bool(self._config.set_timing_cache(cache, False))
 
 
 def cache_file(trt: ModuleType, gpu: cuda.DeviceInfo) -> Path:
-    """Where the timings for this TensorRT on this device are."""
+    """The file of the timings for this TensorRT on this device."""
     base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     key = (trt.__version__, gpu.name, gpu.compute_capability, cuda.driver().cuda)
     name = "_".join(re.sub(r"[^A-Za-z0-9.]+", "-", str(part)) for part in key)
@@ -80,7 +80,7 @@ def cache_file(trt: ModuleType, gpu: cuda.DeviceInfo) -> Path:
 
 
 def _read(path: Path) -> bytes:
-    """What TensorRT serialised; empty if there is nothing, or nothing whole."""
+    """The bytes that TensorRT serialised; empty if there is no file, or a damaged one."""
     try:
         data = path.read_bytes()
     except FileNotFoundError:

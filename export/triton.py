@@ -1,4 +1,4 @@
-"""A package as a model repository of Triton Inference Server: the graph or the plans, and config.pbtxt.
+"""Write a model repository for Triton Inference Server: the graph or the plans, and config.pbtxt.
 
     MODELS/NAME/config.pbtxt
     MODELS/NAME/1/model.onnx, model.onnx.data     served by onnxruntime, on any machine
@@ -15,12 +15,12 @@ from pathlib import Path
 
 from runtime.atomic import atomic_folder
 from runtime.errors import InputError
-from runtime.manifest import InputRecord, OutputRecord
 from runtime.package import Engine, Package
+from runtime.records import InputRecord, OutputRecord
 
 BACKENDS = ("onnxruntime", "tensorrt")
 _GRAPH = ("model.onnx", "model.onnx.data")
-_MAX_BATCH = 32  # of the graph, which takes any
+_MAX_BATCH = 32  # for the graph, which takes any batch
 _DELAY_US = 500
 """How long a request may wait for others to share its batch."""
 
@@ -29,11 +29,11 @@ def write_repository(package: Package, models: Path, *, backend: str, force: boo
     """Write NAME into the repository `models`; returns its folder.
 
     Args:
-        backend: `onnxruntime` serves the float32 graph; `tensorrt` the package's plans of classic TensorRT,
-            which only a server with that very TensorRT loads.
+        backend: `onnxruntime` serves the float32 graph; `tensorrt` serves the package's plans of classic
+            TensorRT, which only a server with that exact TensorRT loads.
 
     Raises:
-        InputError: a backend that is not known, or `tensorrt` and no plan of classic TensorRT.
+        InputError: an unknown backend, or `tensorrt` and no plan of classic TensorRT.
         OutputExists: the model is there and `force` is not given.
     """
     if backend not in BACKENDS:
@@ -77,7 +77,7 @@ model_warmup [ {{
 
 
 def _plans(package: Package) -> list[Engine]:
-    """One plan for each compute capability: the first of fp16, then of others."""
+    """One plan for each compute capability, of fp16 if there is one."""
     found: dict[str, Engine] = {}
     for engine in sorted(package.engines(), key=lambda e: e.record.precision != "fp16"):
         record = engine.record
@@ -90,7 +90,7 @@ def _plans(package: Package) -> list[Engine]:
     raise InputError(
         f"{package.path} holds {what}",
         expected="plans of one TensorRT, that of the server",
-        cure="build them in the server's own container: python -m export.build_engine --package "
+        cure="build them in the server's own container: nemu build --package "
         f"{package.path} --target tensorrt; or serve the graph with onnxruntime",
     )
 

@@ -1,9 +1,9 @@
 """The parity gate: nothing enters a package without passing it.
 
-The reference is the torch module in float32 on the reference images.  Against it stand the ONNX graphs
-as onnxruntime runs them on the CPU, and, for fp16 and bf16, the torch module in half precision: onnxruntime
-computes half graphs in float32 on a CPU, so it can only vouch for the graph, not for its arithmetic.
-What is measured, and the negative control, is in `runtime.parity`.
+The reference is the torch module in float32 on the reference images.  The ONNX graphs are compared with it as
+onnxruntime runs them on the CPU.  For fp16 and bf16 the torch module in half precision is compared too:
+onnxruntime computes half graphs in float32 on a CPU, so it checks the graph and not its arithmetic.
+The measures and the negative control are in `runtime.parity`.
 """
 
 from __future__ import annotations
@@ -14,36 +14,57 @@ from typing import TYPE_CHECKING
 import numpy as np
 import onnx
 
-from export.run import run_model
-from export.widen import widened
+from export.refusals import refusal
+from export.run import run_model, widened
 from runtime.errors import ParityError
 from runtime.parity import Parity
 from runtime.verify import Reference, limits_for
 
 if TYPE_CHECKING:
     from export.fuse import Fused
+    from train.nem import NEM
 
 
 def gate(
     reference: Reference, name: str, embedding: np.ndarray, mask: np.ndarray, *, precision: str
 ) -> Parity:
-    """Hold outputs for the reference's images against it.
+    """Compare outputs for the reference's images with the reference.
 
     Args:
         name: what was compared, for the message.
-        precision: whose limits apply, see `runtime.parity.LIMITS`.
+        precision: its limits apply, see `runtime.parity.LIMITS`.
 
     Raises:
         ParityError: beyond the limits, with the likely cause.
     """
     parity = reference.compare(embedding, mask, precision=precision)
-    if failures := parity.failures(limits_for(precision)):
-        raise ParityError(
-            f"{name}: " + "; ".join(failures),
+    if parity.failures(limits_for(precision)):
+        raise refusal(
+            ParityError,
+            "gate",
+            compared=name,
+            precision=precision,
+            parity=parity.to_json(),
             expected="outputs within the gate",
             cure=_cure(parity, precision),
         )
     return parity
+
+
+def torch_reference(nem: NEM, images: np.ndarray) -> Reference:
+    """The outputs of torch for the images; and for targets, if the masker takes them.
+
+    The target is the image's own embedding for every second image, and that of the next image for the others.
+    """
+    from export.fuse import Fused
+
+    fused = Fused(nem, precision="fp32")
+    plain = Reference(images, *run_torch(fused, images))
+    if not nem.takes_target:
+        return plain
+    others = np.arange(len(images))[:, None] % 2 == 1
+    toward = np.where(others, np.roll(plain.embedding, -1, axis=0), plain.embedding)
+    return plain._replace(toward=toward, toward_mask=run_torch(fused, images, toward)[1])
 
 
 def run_torch(
@@ -66,7 +87,7 @@ def run_torch(
 def run_onnx(
     path: Path, images: np.ndarray, toward: np.ndarray | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The same by onnxruntime on the CPU, one image at a time; bfloat16 by its float32 twin."""
+    """Run a graph in onnxruntime on the CPU, one image at a time; a bfloat16 graph as its float32 copy."""
     model = onnx.load(str(path))
     if any(t.data_type == onnx.TensorProto.BFLOAT16 for t in model.graph.initializer):
         model = widened(model)

@@ -1,4 +1,4 @@
-"""What runs on the device: a compiled package in, embedding and explanation mask out."""
+"""The library for the device: opens a package, and gives the embedding and the explanation mask of images."""
 
 from runtime.anomaly import Anomaly, Watch, fit_bank
 from runtime.bank import Bank

@@ -16,7 +16,7 @@ from runtime.errors import InputError
 from runtime.overlay import STYLES
 from runtime.package import Package
 from runtime.progress import progress
-from runtime.sources import OVERLAY, Picture, find_pictures
+from runtime.sources import OVERLAY, NamedImage, find_named_images
 
 LINES = "anomalies.jsonl"
 OVERLAYS = ("anomalous", "all", "none")
@@ -26,7 +26,7 @@ OVERLAYS = ("anomalous", "all", "none")
 def bank(arguments: argparse.Namespace) -> int:
     """Normal pictures → a bank."""
     refuse_existing(arguments.out, force=arguments.force)
-    pictures = find_pictures(arguments.sources)
+    pictures = find_named_images(arguments.sources)
     made, skipped = fit_bank(
         Package.open(arguments.package),
         ((picture.name, picture.image) for picture in pictures),
@@ -57,7 +57,7 @@ def anomalies(arguments: argparse.Namespace) -> int:
     refuse_existing(arguments.out / LINES, force=arguments.force)
     known = open_bank(arguments.bank)
     watch = Watch(Package.open(arguments.package), known, false_alarms=arguments.false_alarms)
-    pictures = find_pictures(arguments.sources)
+    pictures = find_named_images(arguments.sources)
     found, skipped = _judge(watch, pictures, arguments)
     _tell(skipped)
     if len(skipped) == len(pictures):
@@ -87,7 +87,7 @@ def anomalies(arguments: argparse.Namespace) -> int:
 
 
 def _judge(
-    watch: Watch, pictures: list[Picture], arguments: argparse.Namespace
+    watch: Watch, pictures: list[NamedImage], arguments: argparse.Namespace
 ) -> tuple[list[dict[str, Any]], list[dict[str, str]]]:
     """The lines that were written, whole one by one; and what could not be read."""
     found, skipped = list[dict[str, Any]](), list[dict[str, str]]()
@@ -111,7 +111,7 @@ def _judge(
     return found, skipped
 
 
-def _draw(judged: Anomaly, picture: Picture, arguments: argparse.Namespace) -> dict[str, str]:
+def _draw(judged: Anomaly, picture: NamedImage, arguments: argparse.Namespace) -> dict[str, str]:
     """Write the overlay, if it is wanted; its name below the folder."""
     if arguments.overlays == "none" or (arguments.overlays == "anomalous" and not judged.is_anomalous):
         return {}

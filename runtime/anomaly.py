@@ -1,4 +1,4 @@
-"""What is strange about a picture, against a bank of normal ones."""
+"""Anomalies: compare images with a bank of normal ones."""
 
 from __future__ import annotations
 
@@ -16,38 +16,39 @@ from runtime.backends.cells import PRECISION, CellsBackend
 from runtime.bank import Bank
 from runtime.decode import pillow
 from runtime.errors import InputError
-from runtime.image import Geometry, ImageLike, Placement, load_image
+from runtime.image import ImageLike, Placement
 from runtime.overlay import STYLES, overlay
 from runtime.package import Package
+from runtime.prepare import Preparer
 from runtime.progress import progress
 
 FALSE_ALARMS = 0.01
-"""Share of normal pictures that may be called anomalous, unless another is given."""
+"""Default share of normal images that may be called anomalous."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Anomaly:
-    """How strange one picture is, and where."""
+    """How far one image is from normal, and where."""
 
     score: float
-    """Distance of its strangest cell from the nearest normal one."""
+    """Largest distance of a cell from the nearest normal cell."""
     threshold: float
-    """The score above which a picture is called anomalous; the same for every picture of a `Watch`."""
+    """The score above which an image is called anomalous; one for all images of a `Watch`."""
     p_value: float
-    """Share of normal pictures that score at least as high, this one counted with them: in (0, 1].  With P
-    normal pictures it is never below 1 / (P + 1)."""
+    """Share of images that score at least as high, among the P normal images and this one: from 1 / (P + 1)
+    to 1."""
     nearest: str
-    """The normal picture whose embedding is most like this one's."""
+    """Name of the normal image with the most similar embedding."""
     similarity: float
-    """Cosine of the two."""
+    """Cosine of the two embeddings."""
     distances: np.ndarray
-    """float32 (h, w): of each cell."""
+    """float32 (h, w): distance of each cell."""
     embedding: np.ndarray
-    """float32 (D,), from the same pass."""
+    """float32 (D,): embedding from the same pass."""
     placement: Placement
-    """Where the graph's grid lies on the picture."""
+    """Where the graph's grid lies on the image."""
     image: np.ndarray
-    """uint8 (H0, W0, 3) RGB, the original picture."""
+    """uint8 (H0, W0, 3) RGB, the original image."""
     embedding_id: str
     timing: Mapping[str, float]
     """Milliseconds: `preprocess`, `run` (the graph) and `search` (the bank)."""
@@ -61,7 +62,7 @@ class Anomaly:
     def map(self) -> np.ndarray:
         """float32 (H0, W0) in [0, 1] on the original pixels: 1/2 is the threshold, 1 is twice that or more.
 
-        The scale is that of the threshold, never stretched to the picture; 0 outside what the encoder saw.
+        The scale depends on the threshold only, not on the image; 0 outside what the encoder saw.
         """
         levels = np.clip(self.distances / (2 * max(self.threshold, 1e-12)), 0, 1).astype(np.float32)
         image, (height, width) = pillow(), self.placement.grid
@@ -69,15 +70,15 @@ class Anomaly:
         return self.placement.restore(np.asarray(grown))
 
     def overlay(self, *, style: str = STYLES[0]) -> np.ndarray:
-        """uint8 (H0, W0, 3): the map over the picture; the line of `spotlight` is at the threshold.
+        """Draw the map over the image: uint8 (H0, W0, 3); the line of `spotlight` is at the threshold.
 
         Raises:
-            InputError: a style that is not of `runtime.overlay.STYLES`.
+            InputError: a style that is not in `runtime.overlay.STYLES`.
         """
         return overlay(self.image, self.map, valid=self.placement.valid, style=style)
 
     def facts(self) -> dict[str, Any]:
-        """Everything but the arrays, for JSON."""
+        """All fields without the arrays, as plain values for JSON."""
         return {
             "anomalous": self.is_anomalous,
             "score": round(self.score, 6),
@@ -93,7 +94,7 @@ class Anomaly:
 
 
 class Watch:
-    """Judges pictures by a bank.  Made by `Explainer.against`.
+    """Compares images with a bank.  Made by `Explainer.against`.
 
         watch = explainer.against("line1.bank")
         found = watch("part.jpg")
@@ -113,16 +114,16 @@ class Watch:
                 cure="make the bank again with this package: nemu bank",
             )
         self.bank = bank
-        """What it judges by."""
+        """The bank of normal images."""
         self.threshold = bank.threshold(false_alarms)
-        """The score above which a picture is called anomalous."""
+        """The score above which an image is called anomalous."""
         self._eye = Eye(package, channel_order=channel_order)
 
     def __call__(self, image: ImageLike) -> Anomaly:
-        """Judge one picture: path, bytes, PIL image or uint8 array, as of `Explainer`.
+        """Judge one image: path, bytes, PIL image or uint8 array, as for `Explainer`.
 
         Raises:
-            InputError: a picture that cannot be used.
+            InputError: an image that cannot be used.
             BackendError: the run failed.
         """
         seen = self._eye(image)
@@ -147,7 +148,7 @@ class Watch:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Seen:
-    """One picture as the graph of local features gives it."""
+    """One image and the outputs of the graph of local features."""
 
     image: np.ndarray
     placement: Placement
@@ -157,52 +158,55 @@ class Seen:
 
 
 class Eye:
-    """A package's graph of local features, with the package's geometry: picture → `Seen`."""
+    """Runs a package's graph of local features on images: image → `Seen`."""
 
     def __init__(self, package: Package, *, channel_order: str = "rgb") -> None:
-        self._geometry = Geometry.from_record(package.manifest.input)
-        self._channel_order = channel_order
+        self._prepare = Preparer(package.manifest.input, channel_order=channel_order)
         self._backend = CellsBackend(package)
 
     def __call__(self, image: ImageLike) -> Seen:
-        """Raises as `Watch` does."""
-        began = time.perf_counter()
-        original = load_image(image, channel_order=self._channel_order)
-        fitted, placement = self._geometry.fit(original)
-        ready = time.perf_counter()
-        embedding, cells = self._backend.run(fitted)
-        done = time.perf_counter()
-        timing = {"preprocess": 1e3 * (ready - began), "run": 1e3 * (done - ready)}
-        return Seen(image=original, placement=placement, embedding=embedding, cells=cells, timing=timing)
+        """Run one image; raises as `Watch`."""
+        prepared = self._prepare(image)
+        started = time.perf_counter()
+        embedding, cells = self._backend.run(prepared.fitted)
+        timing = {"preprocess": prepared.milliseconds, "run": 1e3 * (time.perf_counter() - started)}
+        return Seen(
+            image=prepared.original,
+            placement=prepared.placement,
+            embedding=embedding,
+            cells=cells,
+            timing=timing,
+        )
 
 
 def fit_bank(
     package: Package,
-    pictures: Iterable[tuple[str, ImageLike]],
+    images: Iterable[tuple[str, ImageLike]],
     *,
     total: int | None = None,
     quiet: bool = True,
 ) -> tuple[Bank, list[dict[str, str]]]:
-    """Make a bank of normal pictures.  All their cells are in memory until it is made.
+    """Make a bank of normal images.  All their cells are in memory until it is made.
 
     Args:
-        pictures: what each is called, and what `runtime.image.load_image` takes.
-        total: how many, for the progress bar; quiet: without one.
+        images: name of each image, and what `runtime.image.load_image` takes.
+        total: number of images, for the progress bar.
+        quiet: no progress bar.
 
     Returns:
-        The bank; and the pictures that could not be read: `image` and `error`.
+        The bank; and the images that could not be read, each with `image` (its name) and `error`.
 
     Raises:
         PackageError: a package without local features.
-        InputError: too few pictures that can be read.
+        InputError: too few images that can be read.
     """
     eye = Eye(package)
     names, embeddings, cells, skipped = list[str](), [], [], []
     with progress(total, quiet=quiet) as bar:
-        for name, picture in pictures:
+        for name, image in images:
             bar.update()
             try:
-                seen = eye(picture)
+                seen = eye(image)
             except InputError as error:
                 skipped.append({"image": name, "error": f"{error.came}; {error.cure}"})
                 continue
@@ -215,10 +219,10 @@ def fit_bank(
 
 
 def cells_id(package: Package) -> str:
-    """The embedding id of what `model.cells.onnx` computes."""
+    """The embedding id of the outputs of `model.cells.onnx`."""
     return f"{package.manifest.embedding_id}-{PRECISION}"
 
 
 def open_bank(bank: Bank | str | os.PathLike[str]) -> Bank:
-    """The bank itself, or the one in that file; raises as `Bank.load`."""
+    """Return the bank, or load it from a file; raises as `Bank.load`."""
     return bank if isinstance(bank, Bank) else Bank.load(Path(bank))

@@ -1,8 +1,8 @@
-"""Can a package's masks be believed, on these pictures?  Measured on mixtures, where the truth is known.
+"""Assess a package's masks on given images, by mixtures of them whose correct masks are known.
 
-Each picture is put, by a region, over the next one.  That moves the embedding by a known cause: a mask is to
-lie in the region as far as the embedding is that of the picture shown there, and a mask toward one of the two
-pictures is to lie where that one is.
+A region of each image is put over the next image, which changes the embedding by a known cause.  The more
+the embedding is that of the image in the region, the more of the mask must lie in the region; and a mask
+toward one of the two images must lie where that image is.
 """
 
 from __future__ import annotations
@@ -17,69 +17,69 @@ import numpy as np
 
 from runtime.errors import InputError, ParityError
 from runtime.explanation import what_is_degenerate
-from runtime.manifest import Spread, TargetMeasures
 from runtime.mixtures import mix, regions, share_in
 from runtime.overlay import grid, overlay
 from runtime.parity import median_distance, ranks
+from runtime.records import Spread, TargetMeasures
 
 FEWEST, MOST = 8, 64
-"""Pictures, at least and at most."""
+"""Least and greatest number of images."""
 LEAST_FOLLOWED = 0.1
-"""Masks follow their targets if `TargetMeasures.difference` is above it."""
+"""Masks follow their targets if `TargetMeasures.difference` is above this."""
 ROWS = 6
-"""Of the picture."""
+"""Number of mixtures that `draw` shows."""
 PLAIN, INSIDE, AROUND, ABSENT = (
     "by itself",
-    "toward the picture inside",
+    "toward the image inside",
     "toward the one around it",
     "toward one that is not there",
 )
-"""What masks of mixtures are asked for, in words."""
+"""Kinds of masks of a mixture, in words."""
 
 Run = Callable[[np.ndarray], "tuple[np.ndarray, np.ndarray]"]
 """uint8 (N, h, w, 3) → embedding float32 (N, D), mask float32 (N, h, w)."""
 Ask = Callable[[np.ndarray, np.ndarray], "tuple[np.ndarray, np.ndarray]"]
-"""The same toward targets float32 (N, D)."""
+"""uint8 (N, h, w, 3) and targets float32 (N, D) → embedding float32 (N, D), mask float32 (N, h, w)."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Assessment:
-    """What was measured on n mixtures."""
+    """Measures over n mixtures."""
 
     n: int
     region: Spread
-    """Area of the regions: the share of a mask that ignores them."""
+    """Area of the regions: the share that a mask which ignores them has in them."""
     moved: Spread
-    """How far the region moves the embedding of the picture around it, in units of the median distance
-    between the pictures' embeddings."""
+    """How far the region moves the embedding of the image around it, in units of the median distance between
+    the images' embeddings."""
     plain: Spread
     """Share of the mask without a target that lies in the region."""
     agreement: float
-    """Rank correlation, over the mixtures, of that share and of how near the embedding is to that of the
-    picture which the region shows; with the region's area, on which both depend, taken out of both."""
+    """Rank correlation over the mixtures between that share and the nearness of the embedding to that of the
+    image in the region.  It is a partial correlation given the region's area, on which both depend."""
     low: float
     high: float
-    """Its 95 % interval (Fisher's transformation)."""
+    """95 % interval of `agreement`, from `low` (Fisher's transformation)."""
     targets: TargetMeasures | None
     """None if the masker takes none."""
 
     @property
     def follows_embedding(self) -> bool:
-        """Whether masks are where the embedding comes from, more than by chance."""
+        """Whether masks lie where the embedding comes from, more than by chance."""
         return self.low > 0
 
     @property
     def follows_target(self) -> bool:
-        """Whether masks are where their target is, by more than LEAST_FOLLOWED; True without targets."""
+        """Whether masks lie where their target is, by more than LEAST_FOLLOWED; True without targets."""
         return self.targets is None or low_end(self.targets.difference, self.n) > LEAST_FOLLOWED
 
     @property
     def believed(self) -> bool:
-        """Both."""
+        """Whether masks follow the embedding and the target."""
         return self.follows_embedding and self.follows_target
 
     def verdict(self) -> str:
-        """One line."""
+        """The result in one line."""
         said = (
             f"masks {'are' if self.follows_embedding else 'are NOT'} where the embedding comes from (rank "
             f"correlation {self.agreement:.2f}, {self.low:.2f} to {self.high:.2f})"
@@ -89,11 +89,11 @@ class Assessment:
         shown, around = self.targets.shown.mean, self.targets.around.mean
         return (
             f"{said}; they {'follow' if self.follows_target else 'do NOT follow'} a target ({shown:.0%} of "
-            f"them lies in the region that shows it, {around:.0%} when the other picture is asked for)"
+            f"them lies in the region that shows it, {around:.0%} when the other image is the target)"
         )
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values."""
+        """Plain values for JSON, with the verdict."""
         return {**dataclasses.asdict(self), "believed": self.believed, "verdict": self.verdict()}
 
 
@@ -106,26 +106,26 @@ class Mixed:
     region: np.ndarray
     """bool (N, h, w)"""
     masks: dict[str, np.ndarray]
-    """What was asked → float32 (N, h, w)."""
+    """Masks float32 (N, h, w), by what was asked for, such as PLAIN."""
     embedding: np.ndarray
-    """float32 (N, D), of the pictures that the regions show."""
+    """float32 (N, D): embeddings of the images in the regions."""
 
 
 def assess(run: Run, ask: Ask | None, images: np.ndarray, *, seed: int = 0) -> tuple[Assessment, Mixed]:
-    """Mix the pictures and measure.
+    """Mix the images and measure the masks.
 
     Args:
         run, ask: the package's graphs; `ask` is None if its masker takes no target.
-        images: uint8 (N, h, w, 3), different pictures on the graph's grid.
-        seed: of the regions.
+        images: uint8 (N, h, w, 3), different images on the graph's grid.
+        seed: seed of the regions.
 
     Raises:
-        InputError: fewer than FEWEST pictures.
+        InputError: fewer than FEWEST images.
     """
     n = len(images)
     if n < FEWEST:
         raise InputError(
-            f"{n} pictures that can be read", expected=f"at least {FEWEST}", cure="name a folder with more"
+            f"{n} images that can be read", expected=f"at least {FEWEST}", cure="name a folder with more"
         )
     own, _ = run(images)
     region = regions(n, images.shape[1:3], np.random.default_rng(seed))
@@ -167,10 +167,10 @@ def _targets(masks: dict[str, np.ndarray], region: np.ndarray) -> TargetMeasures
 
 
 def table(found: Assessment) -> str:
-    """The measures, a line each."""
+    """The measures, one a line."""
     rows = {
         "mixtures": f"{found.n}; their regions have {found.region} of the area",
-        "embedding moved": f"{found.moved} of the median distance between pictures",
+        "embedding moved": f"{found.moved} of the median distance between images",
         f"mask {PLAIN}": f"{found.plain} of it in the region",
     }
     if (t := found.targets) is not None:
@@ -182,8 +182,8 @@ def table(found: Assessment) -> str:
     return "\n".join(f"{name:30}{said}" for name, said in rows.items())
 
 
-def picture(mixed: Mixed) -> np.ndarray:
-    """uint8 (H, W, 3): a row a mixture; the region, then each mask."""
+def draw(mixed: Mixed) -> np.ndarray:
+    """Draw the first mixtures, one a row, with the region and each mask: uint8 (H, W, 3)."""
     rows = []
     for i in range(min(ROWS, len(mixed.images))):
         masks = [mixed.region[i].astype(np.float32), *(mask[i] for mask in mixed.masks.values())]
@@ -197,7 +197,7 @@ def spread(values: np.ndarray) -> Spread:
 
 
 def low_end(of: Spread, n: int) -> float:
-    """The lower end of the mean's 95 % interval, by Student's t."""
+    """Lower end of the mean's 95 % interval, by Student's t."""
     quantile = 1.96 + 2.85 / (n - 1)  # within 0.02 of it from n = 6 on
     return of.mean - quantile * of.std / math.sqrt(n)
 
@@ -209,12 +209,12 @@ def fisher(correlation: float, n: int) -> tuple[float, float]:
 
 
 def _shares(masks: np.ndarray, region: np.ndarray) -> np.ndarray:
-    """float64 (N,)"""
+    """Share of each mask in its region: float64 (N,)."""
     return np.array([share_in(mask, one) for mask, one in zip(masks, region, strict=True)])
 
 
 def partial_rank_correlation(a: np.ndarray, b: np.ndarray, given: np.ndarray) -> float:
-    """Spearman's correlation of a and b (N,), what `given` says of both taken out; 0 if nothing is left."""
+    """Spearman's partial correlation of a and b (N,) given `given`; 0 if that explains either entirely."""
     known = ranks(given) - ranks(given).mean()
     left = []
     for values in (a, b):
@@ -231,7 +231,7 @@ def _median_distance(embedding: np.ndarray) -> float:
         return median_distance(embedding)
     except ParityError as error:
         raise InputError(
-            f"{len(embedding)} pictures that the encoder does not tell apart",
-            expected="different pictures",
-            cure="name a folder of pictures that differ",
+            f"{len(embedding)} images that the encoder does not tell apart",
+            expected="different images",
+            cure="name a folder of images that differ",
         ) from error

@@ -1,4 +1,4 @@
-"""Write a file or a folder under a temporary name and rename it when it is whole.
+"""Write a file or a folder under a temporary name and rename it when it is complete.
 
 A full disk, an exception or Ctrl-C leaves nothing half-written behind; `kill -9` leaves at most a
 hidden `.*.tmp` beside the target, never a broken target.
@@ -18,12 +18,12 @@ from runtime.errors import OutputExists
 def refuse_existing(path: Path, *, force: bool) -> None:
     """Raise `OutputExists` if `path` is there and `force` is not given.
 
-    Call it before minutes of work, not after them.
+    Call it before long work, not after it.
     """
     if path.exists() and not force:
         raise OutputExists(
             f"{path} already exists",
-            expected="a path where nothing is yet",
+            expected="a path that does not exist yet",
             cure="choose another path, or add --force to replace it",
         )
 
@@ -32,8 +32,8 @@ def refuse_existing(path: Path, *, force: bool) -> None:
 def atomic_file(path: Path, *, force: bool = True) -> Iterator[Path]:
     """Yield a temporary path in the same folder (same suffix); rename it to `path` on success.
 
-    The file is the body's to make.  Its name is known before it exists, so that there is no moment at
-    which Ctrl-C could leave it behind.
+    The body of the `with` makes the file.  The name is chosen before the file exists, so that Ctrl-C cannot
+    leave it behind at any moment.
     """
     refuse_existing(path, force=force)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -49,8 +49,8 @@ def atomic_file(path: Path, *, force: bool = True) -> Iterator[Path]:
 def atomic_folder(path: Path, *, force: bool = False) -> Iterator[Path]:
     """Yield a temporary folder beside `path`; rename it to `path` on success.
 
-    With `force` an existing `path` is replaced: it is moved aside first and removed only after the
-    new one stands, so that at every moment one whole folder exists.
+    With `force` an existing `path` is replaced: it is moved aside first and removed only after the new folder
+    is in place, so that one complete folder exists at every moment.
     """
     refuse_existing(path, force=force)
     path.parent.mkdir(parents=True, exist_ok=True)

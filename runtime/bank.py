@@ -1,9 +1,9 @@
-"""Bank: what normal pictures look like, cell by cell; and how far a picture is from that.
+"""Bank: the local features of normal images, and the distance of an image from them.
 
-A picture is a grid of cells, each with the encoder's local features (`model.cells.onnx` of a package).  A
-bank keeps cells that represent all those of the normal pictures.  How far a cell is from the nearest of them
-says how strange it is, and a picture's score is its strangest cell's: PatchCore's rule (Roth et al., CVPR
-2022), on features that are first scaled by how much they vary among normal cells.
+An image is a grid of cells, each with the encoder's local features (`model.cells.onnx` of a package).  A bank
+keeps a selection of the cells of normal images.  The score of a cell is its distance to the nearest kept
+cell, and the score of an image is the highest score of its cells: PatchCore's rule (Roth et al., CVPR 2022),
+on features that are first scaled by how much they vary among normal cells.
 """
 
 from __future__ import annotations
@@ -24,30 +24,30 @@ from runtime.coreset import Coreset
 from runtime.errors import InputError, IntegrityError, SchemaError
 
 FEWEST = 8
-"""Normal pictures that a bank is made of, at least."""
+"""Least number of normal images in a bank."""
 FOLDS = 4
-"""Parts of the normal pictures, in their order, that are left out in turn: so that near-duplicates, which
-mostly follow each other, are left out together."""
+"""Number of consecutive parts of the normal images that are left out in turn.  Near-duplicates mostly follow
+each other, so they are left out together."""
 SCHEMA = 1
 _OWN, _CELLS = ("embeddings", "normal_scores"), ("mean", "projection", "rows")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Bank:
-    """Normal pictures, as a package's encoder sees them.  Make one with `runtime.anomaly.fit_bank`."""
+    """Normal images, as a package's encoder sees them.  Make one with `runtime.anomaly.fit_bank`."""
 
     embedding_id: str
-    """Of the package whose pictures it may judge."""
+    """Embedding id of the package that the bank belongs to."""
     grid: tuple[int, int]
-    """Rows and columns of cells."""
+    """Rows and columns of cells in an image."""
     names: tuple[str, ...]
-    """What the P normal pictures are called."""
+    """Names of the P normal images."""
     embeddings: np.ndarray
-    """float32 (P, D)."""
+    """float32 (P, D): embeddings of the normal images."""
     cells: Coreset
-    """What their cells look like."""
+    """The kept cells."""
     normal_scores: np.ndarray
-    """float32 (P,): the score of each normal picture against a bank without it."""
+    """float32 (P,): the score of each normal image against a bank without it."""
 
     @classmethod
     def fit(
@@ -56,18 +56,18 @@ class Bank:
         """Make a bank.
 
         Args:
-            embeddings: float32 (P, D) of normal pictures.
-            cells: float32 (P, C, h, w) of the same.
-            names: what they are called.
+            embeddings: float32 (P, D), of normal images.
+            cells: float32 (P, C, h, w), of the same images.
+            names: names of the images.
 
         Raises:
-            InputError: fewer than FEWEST pictures.
+            InputError: fewer than FEWEST images.
         """
         if len(cells) < FEWEST:
             raise InputError(
-                f"{len(cells)} normal pictures that can be read",
-                expected=f"at least {FEWEST}, better 40 or more, of all that is normal",
-                cure="add pictures without defects to the folder",
+                f"{len(cells)} normal images that can be read",
+                expected=f"at least {FEWEST}, better 40 or more, that show all that is normal",
+                cure="add images without defects to the folder",
             )
         flat = cells.reshape(*cells.shape[:2], -1)  # (P, C, h·w)
         scores = np.empty(len(cells), np.float32)
@@ -85,7 +85,7 @@ class Bank:
         )
 
     def distances(self, cells: np.ndarray) -> np.ndarray:
-        """float32 (C, h, w) of one picture → float32 (h, w): its cells' distances to the nearest normal ones.
+        """Distance of each cell of an image to the nearest normal cell: float32 (C, h, w) → float32 (h, w).
 
         Raises:
             InputError: cells of another shape than the bank's.
@@ -94,15 +94,15 @@ class Bank:
         if cells.shape != expected:
             raise InputError(
                 f"cells {cells.shape}",
-                expected=f"{expected}, as of the pictures the bank was made of",
+                expected=f"{expected}, as in the images of the bank",
                 cure="make the bank again with this package: nemu bank",
             )
         return self.cells.distances(cells.reshape(len(cells), -1)).reshape(self.grid)
 
     def threshold(self, false_alarms: float) -> float:
-        """The score that at most this share of the normal pictures exceeded when they were left out.
+        """The score that at most this share of the normal images exceeded when they were left out.
 
-        With fewer than 1 / false_alarms normal pictures that is the highest of theirs.
+        With fewer than 1 / false_alarms normal images it is their highest score.
 
         Raises:
             InputError: a share outside [0, 1).
@@ -111,22 +111,22 @@ class Bank:
             raise InputError(
                 f"false_alarms={false_alarms}",
                 expected="0 or more, below 1",
-                cure="0.01 for one normal picture in a hundred",
+                cure="0.01 for one normal image in a hundred",
             )
         return float(np.quantile(self.normal_scores, 1 - false_alarms, method="higher"))
 
     def p_value(self, score: float) -> float:
-        """Share of normal pictures that score at least as high, this one counted with them: in (0, 1]."""
+        """Share of images that score at least as high, among the normal images and this one: in (0, 1]."""
         return (1 + int(np.sum(self.normal_scores >= score))) / (1 + len(self.normal_scores))
 
     def nearest(self, embedding: np.ndarray) -> tuple[str, float]:
-        """The normal picture whose embedding, float32 (D,), is most like this one, and their cosine."""
+        """The normal image most similar to an embedding float32 (D,): its name, and the cosine."""
         cosines = self._directions @ (embedding / max(float(np.linalg.norm(embedding)), 1e-12))
         at = int(cosines.argmax())
         return self.names[at], float(cosines[at])
 
     def save(self, path: str | os.PathLike[str], *, force: bool = False) -> Path:
-        """Write it as one file, in numpy's .npz form, nothing pickled; returns `path`.
+        """Write the bank as one .npz file, without pickles; returns `path`.
 
         Raises:
             OutputExists: `path` is there and `force` is not given.
@@ -145,37 +145,14 @@ class Bank:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Bank:
-        """Read what `save` wrote.
+        """Read a bank that `save` wrote.
 
         Raises:
             InputError: no file there.
-            SchemaError: it is no bank, or of a newer version.
-            IntegrityError: it was changed.
+            SchemaError: the file is no bank, or a newer version wrote it.
+            IntegrityError: the file was changed.
         """
-        if not Path(path).is_file():
-            raise InputError(
-                f"{path}: no such file",
-                expected="a bank of normal pictures",
-                cure=f"nemu bank PACKAGE NORMAL_FOLDER --out {path}",
-            )
-        try:
-            with np.load(path, allow_pickle=False) as file:
-                arrays = {name: file[name] for name in file.files}
-            schema, digest = int(arrays["schema"]), str(arrays.pop("sha256"))
-        except (
-            ValueError,
-            KeyError,
-            TypeError,
-            AttributeError,
-            EOFError,
-            OSError,
-            zipfile.BadZipFile,
-        ) as error:
-            raise SchemaError(
-                f"{path} is no bank ({type(error).__name__})",
-                expected="a file of nemu bank",
-                cure="make it again: nemu bank PACKAGE NORMAL_FOLDER --out NAME.bank",
-            ) from error
+        arrays, schema, digest = _read(path)
         if schema > SCHEMA:
             raise SchemaError(
                 f"{path} has schema {schema}",
@@ -201,13 +178,33 @@ class Bank:
         return self.embeddings / np.maximum(np.linalg.norm(self.embeddings, axis=1, keepdims=True), 1e-12)
 
 
+def _read(path: str | os.PathLike[str]) -> tuple[dict[str, np.ndarray], int, str]:
+    """The arrays of a file, its schema and the sha256 that it states; raises as `Bank.load`."""
+    if not Path(path).is_file():
+        raise InputError(
+            f"{path}: no such file",
+            expected="a bank of normal images",
+            cure=f"nemu bank PACKAGE NORMAL_FOLDER --out {path}",
+        )
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+        return arrays, int(arrays["schema"]), str(arrays.pop("sha256"))
+    except (ValueError, KeyError, TypeError, AttributeError, EOFError, OSError, zipfile.BadZipFile) as error:
+        raise SchemaError(
+            f"{path} is no bank ({type(error).__name__})",
+            expected="a file that nemu bank wrote",
+            cure="make it again: nemu bank PACKAGE NORMAL_FOLDER --out NAME.bank",
+        ) from error
+
+
 def _rows(flat: np.ndarray) -> np.ndarray:
-    """(P, C, n) → (P·n, C)."""
+    """Cells of all images: (P, C, n) → (P·n, C)."""
     return flat.transpose(0, 2, 1).reshape(-1, flat.shape[1])
 
 
 def _digest(arrays: Mapping[str, Any]) -> str:
-    """sha256 over names, types, shapes and bytes."""
+    """sha256 over the arrays' names, types, shapes and bytes."""
     digest = hashlib.sha256()
     for name in sorted(arrays):
         array = np.asarray(arrays[name])

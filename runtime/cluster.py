@@ -20,7 +20,7 @@ from runtime.backends import NAMES
 from runtime.errors import BackendUnavailable, InputError
 from runtime.explain import Outcome, begun, write_files
 from runtime.explainer import Explainer
-from runtime.sources import Picture
+from runtime.sources import NamedImage
 
 _AT_ONCE = 8  # pictures that a dead worker may have to do again
 
@@ -28,7 +28,7 @@ _AT_ONCE = 8  # pictures that a dead worker may have to do again
 def explain_with_ray(
     explainer: Explainer,
     package: Path,
-    pictures: list[Picture],
+    pictures: list[NamedImage],
     folder: Path,
     *,
     workers: int,
@@ -73,7 +73,7 @@ def explain_with_ray(
     return outcome._replace(known=len(pictures) - len(todo))
 
 
-def _rows(ray: Any, pictures: list[Picture], workers: int, options: dict[str, Any]) -> Any:
+def _rows(ray: Any, pictures: list[NamedImage], workers: int, options: dict[str, Any]) -> Any:
     """What comes back, as it comes, each picture once."""
     if not pictures:
         return []
@@ -123,7 +123,7 @@ class Worker:
         row: dict[str, Any] = {"name": name, "image": str(image), "line": "", "embedding": [], "error": ""}
         try:
             explanation = self._explainer(image, **self._ask)
-            line = write_files(explanation, Picture(image, name), self._folder, **self._write)
+            line = write_files(explanation, NamedImage(image, name), self._folder, **self._write)
         except InputError as error:
             return {**row, "error": f"{error.came}; {error.cure}"}
         return {**row, "line": json.dumps(line), "embedding": explanation.embedding.tolist()}

@@ -14,7 +14,7 @@ import numpy as np
 
 from runtime.assess import MOST
 from runtime.assess import assess as assess_masks
-from runtime.assess import picture as assessment_picture
+from runtime.assess import draw as assessment_picture
 from runtime.assess import table as assessment_table
 from runtime.atomic import atomic_file, refuse_existing
 from runtime.backends import (
@@ -47,7 +47,7 @@ from runtime.level import curve_of, share_for
 from runtime.overlay import STYLES
 from runtime.package import Package
 from runtime.report import write_report
-from runtime.sources import Picture, find_pictures
+from runtime.sources import NamedImage, find_named_images
 from runtime.verify import load_reference, run_all, run_all_toward, verify_embedding, verify_toward
 from runtime.verify import verify as verify_package
 from runtime.video import explain_video, is_video, video_name
@@ -64,7 +64,7 @@ def explain(arguments: argparse.Namespace) -> int:
             expected="overlays to draw so",
             cure=f"leave out --overlays none, or {' and '.join(drawn)}",
         )
-    pictures = find_pictures(others) if others else []
+    pictures = find_named_images(others) if others else []
     lines = []
     with open_explainer(arguments) as explainer:
         common = {
@@ -97,7 +97,7 @@ def explain(arguments: argparse.Namespace) -> int:
 
 
 def _explain_pictures(
-    arguments: argparse.Namespace, explainer: Explainer, pictures: list[Picture], common: dict[str, Any]
+    arguments: argparse.Namespace, explainer: Explainer, pictures: list[NamedImage], common: dict[str, Any]
 ) -> Outcome:
     options = {"masks": arguments.masks, "overlays": arguments.overlays, **common}
     if arguments.ray is None:
@@ -138,7 +138,7 @@ def compare(arguments: argparse.Namespace) -> int:
     lines += [
         f"similarity {comparison.similarity:.3f}; of what the masks keep {comparison.kept_similarity:.3f}, "
         f"with the masks exchanged {comparison.exchanged_similarity:.3f}",
-        f"next: look at {paths.picture}; the numbers are in {paths.record.name}",
+        f"next: look at {paths.image}; the numbers are in {paths.record.name}",
     ]
     files = {kind: str(path) for kind, path in paths._asdict().items()}
     answer(arguments, {**files, **comparison.to_json()}, "\n".join(lines))
@@ -148,7 +148,7 @@ def compare(arguments: argparse.Namespace) -> int:
 def report(arguments: argparse.Namespace) -> int:
     """A folder → one HTML page."""
     refuse_existing(arguments.out, force=arguments.force)
-    images = [picture.image for picture in find_pictures(arguments.sources)]
+    images = [picture.image for picture in find_named_images(arguments.sources)]
     package = Package.open(arguments.package)
     with open_explainer(arguments, package) as explainer:
         report = write_report(
@@ -183,7 +183,7 @@ def assess(arguments: argparse.Namespace) -> int:
     package = Package.open(arguments.package)
     if arguments.out:
         refuse_existing(arguments.out, force=arguments.force)
-    files = [picture.image for picture in find_pictures(arguments.images)]
+    files = [picture.image for picture in find_named_images(arguments.images)]
     taken = files[:: -(-len(files) // MOST)]
     images, unreadable = decoded(taken, Geometry.from_record(package.manifest.input))
     for file in unreadable:
@@ -209,7 +209,7 @@ def assess(arguments: argparse.Namespace) -> int:
 
 def diff(arguments: argparse.Namespace) -> int:
     """Two packages → whether they may share an index; 3 if not."""
-    images = [picture.image for picture in find_pictures(arguments.images)]
+    images = [picture.image for picture in find_named_images(arguments.images)]
     options = {"backend": arguments.backend, "device": arguments.device}
     with (
         Explainer(arguments.old, **options, precision=arguments.precision) as old,

@@ -1,4 +1,4 @@
-"""Comparison: why two pictures match, or do not."""
+"""Comparison: why two images match, or do not."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ from runtime.overlay import STYLES, grid
 
 
 class ComparisonPaths(NamedTuple):
-    """What `Comparison.save` wrote."""
+    """Files of `Comparison.save`."""
 
-    picture: Path
+    image: Path
     record: Path
 
     @classmethod
     def of(cls, folder: Path, name: str) -> ComparisonPaths:
-        """Where a comparison of this name goes; nothing is written."""
+        """The paths for a comparison of this name; nothing is written."""
         return cls(folder / f"{name}.compare.png", folder / f"{name}.compare.json")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Comparison:
-    """Two explanations, how alike their embeddings are, and how alike what the masks keep is.
+    """Two explanations, the similarity of their embeddings, and the similarity of what the masks keep.
 
-    If the masker takes targets, each is explained toward the other's embedding.
+    If the masker takes targets, each image is explained toward the other's embedding.
 
     Raises:
         InputError: embeddings with different ids, or an explanation without `masked_embedding`.
@@ -42,20 +42,20 @@ class Comparison:
     a: Explanation
     b: Explanation
     exchanged: tuple[np.ndarray, np.ndarray] | None = None
-    """float32 (D,) each: embeddings of what the other's mask keeps of a, and of b."""
+    """float32 (D,) each: embeddings of what the mask of b keeps of image a, and the mask of a of image b."""
 
     def __post_init__(self) -> None:
         if self.a.embedding_id != self.b.embedding_id:
             raise InputError(
                 f"embeddings {self.a.embedding_id} and {self.b.embedding_id}",
                 expected="two embeddings with one id",
-                cure="explain both pictures with the same package and precision",
+                cure="explain both images with the same package and precision",
             )
         for name in ("a", "b"):
             if getattr(self, name).masked_embedding is None:
                 raise InputError(
                     f"explanation {name} has no masked_embedding",
-                    expected="explanations that know what their masks keep",
+                    expected="explanations with the embedding of what their masks keep",
                     cure="explainer.compare(a, b), or explainer(image, fidelity=True)",
                 )
 
@@ -66,22 +66,22 @@ class Comparison:
 
     @property
     def kept_similarity(self) -> float:
-        """The same when only what the masks keep survives in both pictures.
+        """Cosine of the embeddings of what the masks keep of each image, in [-1, 1].
 
-        Where it is near `similarity`, the masks show what made the two match.  Two pictures of nothing
-        match too: read it beside `Explanation.degenerate`.
+        If it is near `similarity`, the masks show what made the two match.  Empty masks match too, so check
+        `Explanation.degenerate` as well.
         """
         one, other = self.a.masked_embedding, self.b.masked_embedding
         return 0.0 if one is None or other is None else cosine(one, other)
 
     @property
     def exchanged_similarity(self) -> float | None:
-        """`kept_similarity` with the two masks exchanged, on the graph's grid: what masks of this size and
-        shape keep that do not know their picture.  None if it was not measured."""
+        """`kept_similarity` with the two masks exchanged on the graph's grid, as a baseline: what masks of
+        this size and shape keep of an image that they were not made for.  None if it was not measured."""
         return None if self.exchanged is None else cosine(*self.exchanged)
 
     def overlay(self, *, keep: float | None = None, style: str = STYLES[0]) -> np.ndarray:
-        """uint8 (H, W, 3): the two overlays side by side, each in its picture's own size.
+        """Draw the two overlays side by side, each in its image's own size: uint8 (H, W, 3).
 
         Arguments and errors are those of `Explanation.overlay`.
         """
@@ -96,10 +96,10 @@ class Comparison:
         keep: float | None = None,
         style: str = STYLES[0],
     ) -> ComparisonPaths:
-        """Write NAME.compare.png and NAME.compare.json; both or, where something fails, neither.
+        """Write NAME.compare.png and NAME.compare.json; both, or neither if something fails.
 
         Args:
-            keep, style: of `overlay`; the numbers are of the whole masks.
+            keep, style: as of `overlay`; the numbers are always those of the whole masks.
 
         Raises:
             InputError: a name that is not a plain file name; as `overlay`.
@@ -111,14 +111,14 @@ class Comparison:
             refuse_existing(path, force=force)
         with (
             atomic_file(paths.record, force=force) as record,
-            atomic_file(paths.picture, force=force) as picture,
+            atomic_file(paths.image, force=force) as image,
         ):
-            picture.write_bytes(encode_png(self.overlay(keep=keep, style=style)))
+            image.write_bytes(encode_png(self.overlay(keep=keep, style=style)))
             record.write_text(json.dumps(self.to_json(), indent=2) + "\n")
         return paths
 
     def to_json(self) -> dict[str, Any]:
-        """All similarities, and both explanations."""
+        """All similarities and both explanations, as plain values."""
         return {
             "similarity": self.similarity,
             "kept_similarity": self.kept_similarity,

@@ -1,4 +1,4 @@
-"""Anything image-like → RGB uint8 (H, W, 3).  Where a picture has no such meaning, it is refused."""
+"""Decode a path, bytes, a PIL image or an array to RGB uint8 (H, W, 3), or refuse it."""
 
 from __future__ import annotations
 
@@ -21,29 +21,28 @@ ImageLike = Union[str, "os.PathLike[str]", bytes, "PIL.Image.Image", np.ndarray]
 CHANNEL_ORDERS = ("rgb", "bgr")
 _EXPECTED_ARRAY = "a uint8 array (H, W), (H, W, 1), (H, W, 3) or (H, W, 4), at least one pixel"
 _ORIENTATION = 0x0112  # the EXIF tag
-_ONE_LOADS = threading.Lock()  # an image of the caller's may come twice, and loads itself but once
+_ONE_LOADS = threading.Lock()  # two threads may get the same PIL image, which must not be loaded twice
 
 
 def load_image(image: ImageLike, *, channel_order: str = "rgb") -> np.ndarray:
-    """Decode a picture to RGB.
+    """Decode an image to RGB.
 
-    EXIF rotation is applied; transparency is laid over white; grey is repeated in three channels;
-    16-bit grey is scaled to 8 (v / 257, rounded); CMYK and palettes are converted by Pillow; of an
-    animation the first frame is taken (of a PIL image: the frame it stands at).
+    EXIF rotation is applied; transparency is blended with white; grey is repeated in three channels;
+    16-bit grey is scaled to 8 bits (v / 257, rounded); CMYK and palettes are converted by Pillow.  An
+    animation gives its first frame; a PIL image gives its current frame.
 
     Args:
         image: path, bytes of an image file, PIL image, or uint8 ndarray (H, W), (H, W, 1), (H, W, 3)
             or (H, W, 4).
         channel_order: `rgb` or `bgr`: the order of an ndarray's channels (OpenCV's frames are `bgr`).
-            Files and PIL images know their own order; for them this changes nothing.
+            Files and PIL images know their own order; this does not change them.
 
     Returns:
-        uint8 (H, W, 3), RGB, C-contiguous.  An RGB array that is so already is returned as it is, not
-        copied.
+        uint8 (H, W, 3), RGB, C-contiguous.  An array that is so already is returned itself, not copied.
 
     Raises:
-        InputError: missing, truncated, not an image, larger than Pillow's limit against decompression
-            bombs, or an array of another dtype or layout.
+        InputError: a missing or truncated file, a file that is no image or is larger than Pillow's limit
+            against decompression bombs, or an array of another dtype or layout.
     """
     check_channel_order(channel_order)
     if isinstance(image, np.ndarray):
@@ -83,11 +82,11 @@ def _from_array(array: np.ndarray, channel_order: str) -> np.ndarray:
         }.get(array.dtype.kind, "array.astype(np.uint8), if its values lie in 0..255")
         raise InputError(came, expected=_EXPECTED_ARRAY, cure=cure)
     if array.ndim not in (2, 3) or channels not in (1, 3, 4) or array.size == 0:
-        cure = "pass one picture, channels last"
+        cure = "pass one image, channels last"
         if array.ndim == 3 and array.shape[0] in (1, 3, 4):
             cure = "channels go last: array.transpose(1, 2, 0)"
         elif array.ndim == 4:
-            cure = "pass a batch to the Explainer, or one picture: array[0]"
+            cure = "pass a batch to the Explainer, or one image: array[0]"
         elif array.size == 0:
             cure = "check the frame that was read: it holds no pixels"
         raise InputError(came, expected=_EXPECTED_ARRAY, cure=cure)
@@ -101,12 +100,12 @@ def _from_array(array: np.ndarray, channel_order: str) -> np.ndarray:
 
 
 def _grey(array: np.ndarray) -> np.ndarray:
-    """uint8 (H, W) → uint8 (H, W, 3)."""
+    """Repeat grey in three channels: uint8 (H, W) → uint8 (H, W, 3)."""
     return np.repeat(array[..., None], 3, axis=2)
 
 
 def _over_white(rgba: np.ndarray) -> np.ndarray:
-    """uint8 (H, W, 4) over white → uint8 (H, W, 3): (c·a + 255·(255 − a)) / 255, rounded."""
+    """Blend uint8 (H, W, 4) with white → uint8 (H, W, 3): (c·a + 255·(255 − a)) / 255, rounded."""
     alpha = rgba[..., 3:].astype(np.uint16)
     blended = rgba[..., :3] * alpha + 255 * (255 - alpha)  # at most 65025
     return ((blended + 127) // 255).astype(np.uint8)
@@ -125,7 +124,7 @@ def _from_path(path: Path) -> np.ndarray:
         raise InputError(
             f"{path} {what}",
             expected="the path of an image file",
-            cure="check the path; for a whole folder: python -m runtime explain PACKAGE FOLDER --out DIR",
+            cure="check the path; for a whole folder: nemu explain PACKAGE FOLDER --out DIR",
         ) from error
 
 
@@ -143,7 +142,7 @@ def _decode(file: Any, source: str) -> np.ndarray:
     except pil.DecompressionBombError as error:
         raise InputError(
             f"{source}: {error}",
-            expected="a picture within Pillow's limit against decompression bombs",
+            expected="an image within Pillow's limit against decompression bombs",
             cure="make it smaller first; if you trust it, raise PIL.Image.MAX_IMAGE_PIXELS in your program",
         ) from error
     except Exception as error:  # a broken header: Pillow's plugins raise many kinds
@@ -170,12 +169,12 @@ def _from_pil(image: PIL.Image.Image, source: str) -> np.ndarray:
         return np.array(image.convert("RGB"))
     except InputError:
         raise
-    except Exception as error:  # whatever a decoder raises means the same: these bytes are no picture
+    except Exception as error:  # whatever a decoder raises, these bytes are no image
         raise _broken(source, error) from error
 
 
 def _from_deep(array: np.ndarray, transparent: Any, source: str) -> np.ndarray:
-    """Grey values of 16 bits (int32 in older Pillow) → uint8 (H, W, 3)."""
+    """Scale 16-bit grey (int32 in older Pillow) to 8 bits → uint8 (H, W, 3)."""
     if array.dtype.kind == "f" or array.min() < 0 or array.max() > 65535:
         raise InputError(
             f"{source} holds {array.dtype} values from {array.min()} to {array.max()}",
@@ -197,13 +196,13 @@ def _broken(source: str, error: Exception) -> InputError:
 
 
 def pillow() -> Any:
-    """The module `PIL.Image`, or `BackendUnavailable` with the command that installs it."""
+    """Import `PIL.Image`, or raise `BackendUnavailable` with the command that installs it."""
     try:
         import PIL.Image
     except ImportError as error:
         raise BackendUnavailable(
             "Pillow is not installed",
-            expected="Pillow 10.1 or newer, which decodes and resizes pictures",
+            expected="Pillow 10.1 or newer, which decodes and resizes images",
             cure="pip install Pillow",
         ) from error
     return PIL.Image

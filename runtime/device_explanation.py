@@ -1,4 +1,4 @@
-"""Embedding and mask that never left the GPU: for applications that keep their own data there."""
+"""Embedding and mask that stay on the GPU, for applications that keep their data there."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class _Memory(Protocol):
 
 
 class _Path(Protocol):
-    """What computed an array, see `runtime.backends.device_lane.DevicePath`."""
+    """The path that computed an array, see `runtime.backends.device_lane.DevicePath`."""
 
     @property
     def stream_handle(self) -> int | None: ...
@@ -29,19 +29,20 @@ class _Path(Protocol):
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class DeviceArray:
-    """A C-contiguous float32 array on a GPU, which other libraries take without a copy:
+    """A C-contiguous float32 array on a GPU, which other libraries read without a copy:
 
         torch.from_dlpack(array), cupy.from_dlpack(array)
         pycuda.gpuarray.GPUArray(array.shape, "float32", gpudata=array.pointer, base=array)
 
-    By DLPack, what the reader's current stream is given next finds the values.  By the CUDA array interface
-    it does so if the reader heeds its `stream`, as CuPy and Numba do; torch does not.  With PyCUDA, call
-    `synchronize` first.
+    With DLPack, work that is enqueued next on the reader's current stream finds the values.  With the CUDA
+    array interface it does so if the reader heeds its `stream`, as CuPy and Numba do; torch does not.  With
+    PyCUDA, call `synchronize` first.
 
-    Its memory is its own until nothing refers to the array any more: also what these three make of it keeps
-    it.  A later `run_device` then writes there, first where was let go of first, after the work on the stream
-    that *it* is given or that its array is ready on.  It waits for no other stream, which its owner may have
-    destroyed: work on any other stream must have ended before the last reference goes.
+    The memory is reserved for this array as long as something refers to it, which includes the arrays that
+    these libraries make of it.  After that a later `run_device` reuses the memory, in the order of release,
+    after the work on the stream that this later call is given or that its input is ready on.  It waits for no
+    other stream, because the owner may have destroyed that stream: work on any other stream must have ended
+    before the last reference is dropped.
     """
 
     shape: tuple[int, ...]
@@ -51,17 +52,17 @@ class DeviceArray:
 
     @property
     def pointer(self) -> int:
-        """Its address on the device."""
+        """The address on the device."""
         return self.memory.handle
 
     @property
     def stream(self) -> int | None:
-        """The `cudaStream_t` that it is computed on; None once the backend is closed, and all is computed."""
+        """The `cudaStream_t` that computes the array; None after the backend was closed."""
         return self.path.stream_handle
 
     @property
     def __cuda_array_interface__(self) -> dict[str, Any]:
-        """Version 3 of the CUDA array interface; who honours `stream` need not wait for the values."""
+        """Version 3 of the CUDA array interface; a reader that heeds `stream` need not wait."""
         return {
             "shape": self.shape,
             "typestr": "<f4",
@@ -83,20 +84,20 @@ class DeviceArray:
         dl_device: tuple[int, int] | None = None,
         copy: bool | None = None,
     ) -> Any:
-        """A capsule, for `from_dlpack` of the reader's library.
+        """Make a capsule for `from_dlpack` of the reader's library.
 
         Args:
-            stream: of the reader, which is to find the values: a handle; 1 or None for the legacy default
-                stream, 2 for that of the calling thread; -1 if the reader waits by other means.
-            max_version: the capsule has no version, which every reader takes.
-            dl_device, copy: neither moved nor copied.
+            stream: stream of the reader on which the values must be ready: a handle; 1 or None for the legacy
+                default stream, 2 for that of the calling thread; -1 if the reader waits by other means.
+            max_version: ignored: the capsule has no version, which every reader accepts.
+            dl_device, copy: must not ask for another device or for a copy.
 
         Raises:
             BufferError: a copy was asked for, or another device.
             InputError: `stream` is 0, which DLPack forbids, or inside a stream capture.
         """
         if copy or (dl_device is not None and tuple(dl_device) != self.__dlpack_device__()):
-            raise BufferError(f"an array on {self.__dlpack_device__()} is given as it is, and where it is")
+            raise BufferError(f"an array on {self.__dlpack_device__()} is neither moved nor copied")
         if stream == 0:
             raise InputError(
                 "stream 0", expected="1, 2, -1, a handle or None", cure="1 is the default stream"
@@ -108,10 +109,10 @@ class DeviceArray:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class DeviceExplanation:
-    """What `Explainer.run_device` returns.
+    """Result of `Explainer.run_device`.
 
-    The values are there in the order of `embedding.stream`, in that of the stream that was given to
-    `run_device`, and for every reader after `synchronize()`.
+    Work on `embedding.stream`, or on the stream that was given to `run_device`, finds the values.  All other
+    readers must call `synchronize()` first.
     """
 
     embedding: DeviceArray
@@ -119,7 +120,7 @@ class DeviceExplanation:
     mask: DeviceArray
     """float32 (N, height, width) in [0, 1], of the graph's size."""
     embedding_id: str
-    """Encoder, kind of embedding and precision: only equal ids may be compared."""
+    """Encoder, kind of embedding and precision: only embeddings with equal ids may be compared."""
 
     def synchronize(self) -> None:
         """Wait for the values.
@@ -141,6 +142,5 @@ class DeviceExplanation:
             raise BackendError(
                 f"{wrong} of an explanation ({self.embedding_id}) is not finite",
                 expected="finite values",
-                cure="build the engine in bf16: "
-                "python -m export.build_engine --package PACKAGE --precision bf16",
+                cure="build the engine in bf16: nemu build --package PACKAGE --precision bf16",
             )

@@ -1,4 +1,4 @@
-"""DLPack, as far as arrays on a GPU need it: reading a capsule, and making one."""
+"""The part of DLPack that arrays on a GPU need: reading a capsule, and making one."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ CUDA = 2
 
 
 class Tensor(ctypes.Structure):
-    """DLTensor, as `__dlpack__` gives it where no version is asked for."""
+    """DLTensor, as in a capsule without a version."""
 
     _fields_ = (
         ("data", ctypes.c_void_p),
@@ -34,20 +34,20 @@ _pointer_of = ctypes.PYFUNCTYPE(ctypes.c_void_p, ctypes.py_object, ctypes.c_char
 
 
 def tensor_of(capsule: Any) -> Tensor:
-    """What a capsule that nobody has taken yet describes; valid while the capsule lives."""
+    """The tensor in a capsule that nobody has taken yet; valid while the capsule lives."""
     return Tensor.from_address(_pointer_of(capsule, b"dltensor"))
 
 
 def capsule_of(pointer: int, shape: tuple[int, ...], *, device: int, owner: object) -> Any:
-    """A capsule of C-contiguous float32 memory on a GPU.
+    """Make a capsule of C-contiguous float32 memory on a GPU.
 
-    NumPy makes it, of an array that it believes to be the host's and never reads: so what gives it back is C,
-    which may run in any thread and while an exception is on its way, as a callback into Python may not.
+    NumPy makes the capsule from an array that it takes for host memory and never reads.  So the code that
+    releases it is C, which may run in any thread and while an exception is raised; a Python callback may not.
 
     Args:
-        pointer, shape: of the memory.
+        pointer, shape: address and shape of the memory.
         device: number of the GPU.
-        owner: kept until who took the capsule has given it back, or the capsule goes untaken.
+        owner: kept alive until the reader releases the memory, or until an untaken capsule is deleted.
     """
     memory: Any = (ctypes.c_float * int(np.prod(shape))).from_address(pointer)
     memory.owner = owner

@@ -1,11 +1,9 @@
-"""Embedder: a package and a backend → embeddings alone, for indexing in bulk."""
+"""Embedder: a package and a backend → embeddings without masks, to index many images."""
 
 from __future__ import annotations
 
 import os
-import threading
 from collections.abc import Callable, Sequence
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,22 +11,24 @@ import numpy as np
 from runtime.backends import EmbeddingBackend, choose_embedding
 from runtime.backends.base import WarmBackend
 from runtime.backends.threads import thread_count
-from runtime.errors import BackendError, InputError
-from runtime.image import Geometry, ImageLike, check_channel_order, load_image
+from runtime.errors import InputError
+from runtime.image import ImageLike
+from runtime.opened_package import OpenedPackage
 from runtime.package import Package
+from runtime.prepare import is_several
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
 
 
-class Embedder:
-    """The embeddings that an `Explainer` gives, without the masks.
+class Embedder(OpenedPackage[EmbeddingBackend]):
+    """Gives the embeddings that an `Explainer` gives, without the masks.
 
         with Embedder("demo.nemu") as embedder:
             vectors = embedder(["one.jpg", "two.jpg"])  # float32 (2, D)
 
     It takes an engine that was built with `--embedding-only`, or on the CPU the package's graph without the
-    masker; where the package has neither, it computes the mask and drops it, and `backend.why` says so.  The
+    masker.  Where the package has neither, it computes the mask and drops it, and `backend.why` says so.  The
     backend is chosen once, here.  Several threads may use one embedder: they take turns.
 
     Args:
@@ -52,28 +52,11 @@ class Embedder:
         channel_order: str = "rgb",
         precision: str | None = None,
     ) -> None:
-        check_channel_order(channel_order)
-        opened = package if isinstance(package, Package) else Package.open(package)
-        self._input = opened.manifest.input
-        self._geometry = Geometry.from_record(self._input)
-        self._channel_order = channel_order
-        self._backend = choose_embedding(opened, backend, device, precision)
-        self._embedding_id = f"{opened.manifest.embedding_id}-{self._backend.precision}"
-        self._one_run = threading.Lock()
-        self._closed = False
-
-    @property
-    def backend(self) -> EmbeddingBackend:
-        """The backend that was chosen: its `name` and `why` say which and why, `outputs` what it computes."""
-        return self._backend
-
-    @property
-    def embedding_id(self) -> str:
-        """Encoder, kind of embedding and precision: only equal ids may be compared."""
-        return self._embedding_id
+        super().__init__(package, channel_order=channel_order)
+        self._use(choose_embedding(self._package, backend, device, precision))
 
     def __call__(self, images: Sequence[ImageLike] | np.ndarray) -> np.ndarray:
-        """Embed several pictures, in batches of what the backend takes.
+        """Embed several images, in batches of the backend's size.
 
         While one batch runs, threads decode and resize the next.
 
@@ -81,18 +64,18 @@ class Embedder:
             images: a list or tuple of what `Explainer` takes, sizes may differ; or uint8 (N, H, W, 3).
 
         Returns:
-            float32 (N, D), row i for picture i.
+            float32 (N, D), row i for image i.
 
         Raises:
-            InputError: a picture that cannot be used (its position is named), or none at all.
+            InputError: an image that cannot be used (its position is named), or no images.
             BackendError: a run failed, or the embedder is closed.
         """
-        several = isinstance(images, (list, tuple)) or (isinstance(images, np.ndarray) and images.ndim == 4)
+        several = is_several(images)
         if not several or len(images) == 0:
             raise InputError(
                 "no images (an empty list or array)" if several else f"images: {type(images).__name__}",
-                expected="a list or tuple of pictures, or a uint8 array (N, H, W, 3), of at least one",
-                cure="put a single picture into a list",
+                expected="a list or tuple of images, or a uint8 array (N, H, W, 3), of at least one",
+                cure="put a single image into a list",
             )
         from concurrent.futures import ThreadPoolExecutor  # 10 ms that other callers need not spend
 
@@ -108,26 +91,11 @@ class Embedder:
         Raises:
             BackendError: a run failed, or the embedder is closed.
         """
-        with self._one_run:
-            self._refuse_closed()
+        with self._turns:
             if isinstance(self._backend, WarmBackend):
                 self._backend.warm_up()
             else:
-                self._backend.embed(np.zeros((1, self._input.height, self._input.width, 3), np.uint8))
-
-    def close(self) -> None:
-        """Give back the backend's memory and handles; may be called again."""
-        self._closed = True
-        with self._one_run:
-            self._backend.close()
-
-    def __enter__(self) -> Embedder:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
+                self._backend.embed(self._prepare.black())
 
     def _batches(
         self, images: Sequence[Any] | np.ndarray, submit: Callable[..., Future[np.ndarray]]
@@ -143,20 +111,10 @@ class Embedder:
         for start in range(0, len(images), size):
             batch = np.stack([future.result() for future in coming])
             coming = prepare(start + size)
-            with self._one_run:
-                self._refuse_closed()
+            with self._turns:
                 found.append(self._backend.embed(batch))
         return found
 
-    def _refuse_closed(self) -> None:
-        if self._closed:
-            raise BackendError("this embedder is closed", expected="an open one", cure="make a new Embedder")
-
     def _fitted(self, image: ImageLike, position: int) -> np.ndarray:
-        """uint8 (height, width, 3), as the graph takes it."""
-        try:
-            return self._geometry.fit(load_image(image, channel_order=self._channel_order))[0]
-        except InputError as error:
-            raise InputError(
-                f"images[{position}]: {error.came}", expected=error.expected, cure=error.cure
-            ) from error
+        """uint8 (height, width, 3); the original image is not kept."""
+        return self._prepare.numbered(image, position).fitted

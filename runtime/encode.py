@@ -1,4 +1,4 @@
-"""Arrays → the files that others open."""
+"""Encode arrays as PNG and JPEG."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ _JPEG_MOST = 65500
 
 
 def encode_png(array: np.ndarray) -> bytes:
-    """uint8 (H, W, 3) or (H, W), or uint16 (H, W) → the bytes of a PNG file.
+    """Encode uint8 (H, W, 3) or (H, W), or uint16 (H, W), as the bytes of a PNG file.
 
-    Lightly compressed: a tenth larger than at Pillow's default, in a quarter of the time.
+    The compression is light: the file is a tenth larger than at Pillow's default, and takes a quarter of the
+    time.
     """
     buffer = io.BytesIO()
     pillow().fromarray(array).save(buffer, format="PNG", compress_level=1)
@@ -25,22 +26,22 @@ def encode_png(array: np.ndarray) -> bytes:
 
 
 def encode_jpeg(array: np.ndarray, *, longest: int | None = None) -> bytes:
-    """uint8 (H, W, 3) → the bytes of a JPEG file, made smaller if a side is longer than `longest` pixels.
+    """Encode uint8 (H, W, 3) as the bytes of a JPEG file, scaled down to sides of at most `longest` pixels.
 
     Raises:
-        InputError: larger than JPEG can be.
+        InputError: a side is longer than JPEG can hold.
     """
-    picture = pillow().fromarray(array)
+    image = pillow().fromarray(array)
     if longest is not None:
-        picture.thumbnail((longest, longest))
-    if max(picture.size) > _JPEG_MOST:
+        image.thumbnail((longest, longest))
+    if max(image.size) > _JPEG_MOST:
         raise InputError(
-            f"an overlay of {picture.width} x {picture.height} pixels",
-            expected=f"sides of at most {_JPEG_MOST} pixels, which is what JPEG can hold",
+            f"an overlay of {image.width} x {image.height} pixels",
+            expected=f"sides of at most {_JPEG_MOST} pixels, the limit of JPEG",
             cure="--overlays png, or none",
         )
     buffer = io.BytesIO()
-    picture.save(buffer, format="JPEG", quality=90)
+    image.save(buffer, format="JPEG", quality=90)
     return buffer.getvalue()
 
 

@@ -1,4 +1,4 @@
-"""Every error this project raises on purpose.
+"""The errors that this project raises on purpose.
 
     NemuError
     ├── InputError               an image, a folder or an option that cannot be used
@@ -14,15 +14,17 @@
     ├── ExportError              a graph or an engine that could not be built
     └── ParityError              two backends disagree by more than the gate allows
 
-Each one says what came, what was expected, and the cure.  The command lines print that text and
-exit with the class's `exit_code`: 1, or 3 where the parity gate failed (2 is a usage error).
+Each error says what came, what was expected, and the cure.  The commands print that text and exit with the
+class's `exit_code`: 1, or 3 if the parity gate failed (2 is a usage error).
 """
 
 from __future__ import annotations
 
+from typing import Any
+
 
 class NemuError(Exception):
-    """Base of the tree: catch this one to catch them all.
+    """Base class of all errors of this project.
 
     Args:
         came: what was found, with the name of the thing (a path, a shape, a version).
@@ -31,6 +33,8 @@ class NemuError(Exception):
     """
 
     exit_code = 1
+    reason: dict[str, Any] | None = None
+    """What came, as a code and numbers (`runtime.reasons`), where a package stores it."""
 
     def __init__(self, came: str, *, expected: str, cure: str) -> None:
         super().__init__(f"{came}\n  expected: {expected}\n  cure: {cure}")

@@ -20,7 +20,7 @@ from runtime.explanation import Explanation
 from runtime.image import load_image
 from runtime.journal import LINES, ROWS, Journal
 from runtime.progress import progress
-from runtime.sources import MASK, OVERLAY, Picture
+from runtime.sources import MASK, OVERLAY, NamedImage
 
 MASKS = ("npy", "png", "none")
 """How raw masks are written: float32, 16-bit grey (65535 is 1), or not at all."""
@@ -41,7 +41,7 @@ class Outcome(NamedTuple):
 
 def explain_pictures(
     explainer: Explainer,
-    pictures: list[Picture],
+    pictures: list[NamedImage],
     folder: Path,
     *,
     masks: str = "npy",
@@ -73,7 +73,7 @@ def explain_pictures(
     """
     outcome = Outcome([], 0, [])
     with begun(explainer, pictures, folder, toward=toward, force=force, quiet=quiet) as (journal, bar, todo):
-        coming: deque[Picture] = deque()
+        coming: deque[NamedImage] = deque()
 
         def frames() -> Iterator[np.ndarray]:
             for picture in todo:
@@ -103,13 +103,13 @@ def explain_pictures(
 @contextmanager
 def begun(
     explainer: Explainer,
-    pictures: list[Picture],
+    pictures: list[NamedImage],
     folder: Path,
     *,
     toward: np.ndarray | None,
     force: bool,
     quiet: bool,
-) -> Iterator[tuple[Journal, Any, list[Picture]]]:
+) -> Iterator[tuple[Journal, Any, list[NamedImage]]]:
     """The journal of `folder`, a progress bar, and the pictures that the journal does not have yet.
 
     Raises:
@@ -172,7 +172,7 @@ def write_parquet(folder: Path) -> Path:
 
 def write_files(
     explanation: Explanation,
-    picture: Picture,
+    picture: NamedImage,
     folder: Path,
     *,
     masks: str,
@@ -200,5 +200,5 @@ def write_files(
     return {"name": picture.name, "image": str(picture.image), "files": files, **explanation.facts()}
 
 
-def _skipped(picture: Picture, error: InputError) -> dict[str, str]:
+def _skipped(picture: NamedImage, error: InputError) -> dict[str, str]:
     return {"image": str(picture.image), "error": f"{error.came}; {error.cure}"}

@@ -1,4 +1,4 @@
-"""Explanation: what one picture gave, in numpy, checked when it is made."""
+"""Explanation: the embedding and mask of one image, in numpy, checked when it is made."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from runtime.encode import encode_png
 from runtime.errors import InputError, UnusableOutput
 from runtime.image import Box, Placement
 from runtime.level import curve_of, kept_by, level_for, share_above, share_for
-from runtime.manifest import LevelRecord
 from runtime.occlusion import cosine
 from runtime.overlay import STYLES, overlay
+from runtime.records import LevelRecord
 
 NEARLY_NOTHING = 0.01
-"""A mask of a mean below this, or above 1 minus this, says nothing about where."""
+"""A mask whose mean is below this, or above 1 minus this, is degenerate."""
 _TOLERANCE = 1e-3  # how far half precision may put a mask outside [0, 1]
 
 
 class SavedPaths(NamedTuple):
-    """What `Explanation.save` wrote."""
+    """Files of `Explanation.save`."""
 
     overlay: Path
     mask: Path
@@ -35,13 +35,13 @@ class SavedPaths(NamedTuple):
 
     @classmethod
     def of(cls, folder: Path, name: str) -> SavedPaths:
-        """Where an explanation of this name goes; nothing is written."""
+        """The paths for an explanation of this name; nothing is written."""
         return cls(folder / f"{name}.overlay.png", folder / f"{name}.mask.npy", folder / f"{name}.json")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Explanation:
-    """The embedding of one picture, and which of its pixels it comes from.
+    """The embedding of one image, and which pixels it comes from.
 
     Raises:
         BackendError: an array of another shape or dtype, a value that is not finite, or a mask outside
@@ -49,31 +49,31 @@ class Explanation:
     """
 
     embedding: np.ndarray
-    """float32 (D,), exactly what the encoder's owner uses; which vector it is, `embedding_id` says."""
+    """float32 (D,): the encoder's own embedding; `embedding_id` says which vector of the encoder it is."""
     graph_mask: np.ndarray
     """float32 (h, w) in [0, 1], on the graph's grid; higher = more important."""
     placement: Placement
-    """Where that grid lies on the picture."""
+    """Where that grid lies on the image."""
     image: np.ndarray
-    """uint8 (H0, W0, 3) RGB, the original picture.  It is your own array, not a copy, if you called the
-    Explainer with an RGB array: draw the overlay before you overwrite it."""
+    """uint8 (H0, W0, 3) RGB, the original image.  If you called the Explainer with an RGB array, this is that
+    array and not a copy: draw the overlay before you overwrite it."""
     embedding_id: str
-    """Embeddings may be compared only if their ids are equal."""
+    """Only embeddings with equal ids may be compared."""
     timing: Mapping[str, float | str]
-    """Milliseconds: `preprocess` (decode and resize, this picture) and `run` (the backend, the whole batch
-    that it was part of).  `batch`: how many pictures that was.  `degraded`, only if something is: why the
-    backend is slower than it could be."""
+    """Milliseconds: `preprocess` (decode and resize this image) and `run` (the backend's run of the whole
+    batch).  `batch`: number of images in the batch.  `degraded`, only if it applies: why the backend is
+    slower than it could be."""
     masked_embedding: np.ndarray | None = None
-    """float32 (D,): the embedding of what the mask keeps (`runtime.occlusion`), if fidelity was asked for."""
+    """float32 (D,): the embedding of what the mask keeps (`runtime.occlusion`); None without fidelity."""
     curve: LevelRecord | None = None
-    """The package's: what a level of its masks means; None if it has none."""
+    """The package's curve, which says what a level of its masks means; None if it has none."""
     target: np.ndarray | None = None
-    """float32 (D,): what the picture was asked for; None if that is its own embedding."""
+    """float32 (D,): the target; None if it is the image's own embedding."""
 
     def __post_init__(self) -> None:
         _check("embedding", self.embedding, ndim=1)
         if self.masked_embedding is not None:
-            _check("embedding of the masked picture", self.masked_embedding, ndim=1)
+            _check("embedding of the masked image", self.masked_embedding, ndim=1)
         if self.target is not None:
             _check("target", self.target, ndim=1)
         low, high = _check("mask", self.graph_mask, ndim=2)
@@ -84,8 +84,8 @@ class Explanation:
             )
         if self.image.dtype != np.uint8 or self.image.shape != (*self.placement.size, 3):
             raise InputError(
-                f"a picture {self.image.dtype} {self.image.shape}",
-                expected=f"uint8 {(*self.placement.size, 3)}, the picture the placement was made for",
+                f"an image {self.image.dtype} {self.image.shape}",
+                expected=f"uint8 {(*self.placement.size, 3)}, the image that the placement was made for",
                 cure="pass the array that load_image returned",
             )
 
@@ -93,20 +93,20 @@ class Explanation:
     def mask(self) -> np.ndarray:
         """float32 (H0, W0) in [0, 1] on the original pixels, 0 outside `valid`.
 
-        Upsampled when first asked for, then kept.
+        It is upsampled at the first use, and then kept.
         """
         return self.placement.restore(self.graph_mask)
 
     @property
     def valid(self) -> Box:
-        """left, top, right, bottom of the original pixels that the encoder saw."""
+        """left, top, right, bottom: the box of original pixels that the encoder saw."""
         return self.placement.valid
 
     @property
     def fidelity(self) -> float | None:
-        """Cosine of the embedding and that of the masked picture, in [-1, 1]: near 1, the mask kept what
-        made the embedding.  Toward a target, the cosine of that and the masked picture's embedding: compare
-        it with `similarity`.  None if it was not asked for."""
+        """Cosine of the embedding and of the masked image's embedding, in [-1, 1].  Near 1, the mask keeps
+        what made the embedding.  Toward a target, the cosine of the target and of the masked image's
+        embedding: compare it with `similarity`.  None if fidelity was not asked for."""
         if self.masked_embedding is None:
             return None
         return cosine(self.embedding if self.target is None else self.target, self.masked_embedding)
@@ -118,24 +118,26 @@ class Explanation:
 
     @property
     def absent(self) -> bool:
-        """Whether the picture has nothing of its target: the mask is nearly 0 everywhere."""
+        """Whether the image shows nothing of its target: the mask is nearly 0 everywhere."""
         return self.target is not None and what_is_degenerate(self.graph_mask) == "empty"
 
     @property
     def degenerate(self) -> str:
-        """`empty` or `full`: the mask is nearly 0 or nearly 1 everywhere and shows nothing; else no text.
+        """`empty` or `full` if the mask is nearly 0 or nearly 1 everywhere and so shows nothing; else "".
 
-        Toward a target an empty mask is an answer: see `absent`.
+        Toward a target, an empty mask is a valid answer: see `absent`.
         """
         return "" if self.absent else what_is_degenerate(self.graph_mask)
 
     def region(self, keep: float = 0.9) -> np.ndarray:
-        """bool (H0, W0): the smallest region that keeps so much of the embedding, False outside `valid`.
+        """The smallest region that keeps this much of the embedding: bool (H0, W0), False outside `valid`.
 
-        How large that is, the package's curve says: right on average, not for each picture; the range is in
-        the package's card.  `keep` is a centred cosine (`runtime.occlusion.kept`), above 0 and at most 1.
-        Toward a target it is a share of the most that any region keeps of that, and where the target is
-        `absent`, there is no region.
+        The package's curve gives its size, which is right on average, not for each image; the range is in
+        the package's card.  Where the target is `absent`, the region is empty.
+
+        Args:
+            keep: a centred cosine (`runtime.occlusion.kept`), above 0 and at most 1.  Toward a target, a
+                share of the most that any region keeps of the target.
 
         Raises:
             InputError: `keep` out of range, or a package without a curve.
@@ -145,7 +147,7 @@ class Explanation:
         return self.placement.restore((self.graph_mask >= level).astype(np.float32)) > 0.5
 
     def kept_at(self, level: float) -> float:
-        """What the pixels at or above this level of the mask keep, on average; see `region`.
+        """How much the pixels at or above this level of the mask keep, on average; see `region`.
 
         Raises:
             InputError: a level outside [0, 1], or a package without a curve.
@@ -155,15 +157,15 @@ class Explanation:
         return kept_by(curve_of(self.curve), share_above(self.graph_mask, level))
 
     def overlay(self, *, keep: float | None = None, style: str = STYLES[0]) -> np.ndarray:
-        """uint8 (H0, W0, 3): the mask over the picture; see `runtime.overlay`.
+        """Draw the mask over the image: uint8 (H0, W0, 3); see `runtime.overlay`.
 
         Args:
-            keep: draw only the region that keeps so much: `spotlight` shows all of it, with the line around
-                it, `heat` colours the mask inside it.
-            style: of `runtime.overlay.STYLES`.
+            keep: draw only the region that keeps this much: `spotlight` shows the whole region with a line
+                around it, `heat` colours the mask inside it.
+            style: one of `runtime.overlay.STYLES`.
 
         Raises:
-            InputError: as `region`; no such style.
+            InputError: as `region`; or no such style.
         """
         mask = self.mask
         if keep is not None:
@@ -174,7 +176,7 @@ class Explanation:
     def save(self, folder: str | Path, name: str, *, force: bool = False) -> SavedPaths:
         """Write NAME.overlay.png, NAME.mask.npy (float32, original pixels) and NAME.json.
 
-        All three or, where something fails, none.
+        All three are written, or none if something fails.
 
         Raises:
             InputError: a name that is not a plain file name.
@@ -188,9 +190,9 @@ class Explanation:
         with (
             atomic_file(paths.record, force=force) as record,
             atomic_file(paths.mask, force=force) as mask,
-            atomic_file(paths.overlay, force=force) as picture,
+            atomic_file(paths.overlay, force=force) as image,
         ):
-            picture.write_bytes(encode_png(self.overlay()))
+            image.write_bytes(encode_png(self.overlay()))
             with mask.open("wb") as file:
                 np.save(file, self.mask)
             record.write_text(json.dumps(self.to_json(), indent=2) + "\n")
@@ -200,11 +202,11 @@ class Explanation:
         return {"similarity": round(cosine(self.embedding, target), 6), "absent": self.absent}
 
     def to_json(self) -> dict[str, Any]:
-        """What NAME.json holds; the embedding's numbers read back to the same float32."""
+        """Content of NAME.json; the embedding's numbers read back to the same float32."""
         return {**self.facts(), "embedding": [float(f"{value:.9g}") for value in self.embedding]}
 
     def facts(self) -> dict[str, Any]:
-        """The same without the embedding, which takes longer to write than all else."""
+        """What `to_json` gives, without the embedding, which takes longer to write than the rest."""
         return {
             "embedding_id": self.embedding_id,
             "image_size": list(self.placement.size),
@@ -221,7 +223,7 @@ class Explanation:
 
 
 def what_is_degenerate(mask: np.ndarray) -> str:
-    """See `Explanation.degenerate`; mask float32 (h, w)."""
+    """`empty`, `full` or "" for a mask float32 (h, w), see `Explanation.degenerate`."""
     mean = float(mask.mean())
     return "empty" if mean < NEARLY_NOTHING else "full" if mean > 1 - NEARLY_NOTHING else ""
 
@@ -233,7 +235,7 @@ def check_name(name: str) -> None:
 
 
 def _check(name: str, array: np.ndarray, *, ndim: int) -> tuple[float, float]:
-    """Least and greatest value; both are finite only if every value is, so that two passes tell all."""
+    """Check an array; returns its least and greatest value (both are finite only if every value is)."""
     if array.dtype != np.float32 or array.ndim != ndim or array.size == 0:
         raise _unusable(f"{name}: {array.dtype} {array.shape}", f"{name}: float32 with {ndim} axes")
     low, high = float(array.min()), float(array.max())
@@ -246,5 +248,5 @@ def _unusable(came: str, expected: str) -> UnusableOutput:
     return UnusableOutput(
         f"the backend returned {came}",
         expected=expected,
-        cure="python -m runtime verify PACKAGE; if that fails, build the package again in fp32",
+        cure="nemu verify PACKAGE; if that fails, build the package again in fp32",
     )

@@ -1,17 +1,17 @@
-"""Pictures in: decoding, the ONLY resize of the project and its inverse, finding.
+"""Geometry: how an image is resized to the graph's grid, and how a mask is resized back.
 
-A picture becomes the graph's input by `Geometry.fit`, which also says where the graph's grid lies on
-the picture (`Placement`); `Placement.restore` brings a mask from that grid back to the picture's pixels.
+`Geometry.fit` makes the graph's input from an image, and a `Placement`, which says where the graph's grid
+lies on the image.  `Placement.restore` maps a mask from that grid back to the image's pixels.  No other
+module of the project resizes images for the graph.
 
-    picture (H0, W0) ──box, one Pillow resize──▶ grid (height, width) ──graph──▶ mask (height, width)
-         mask (H0, W0) ◀──────────────── Placement.restore ────────────────────────────┘
+    image (H0, W0) ──box, one Pillow resize──▶ grid (height, width) ──graph──▶ mask (height, width)
+       mask (H0, W0) ◀──────────────── Placement.restore ────────────────────────────┘
 """
 
 from __future__ import annotations
 
 import functools
 import math
-import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,56 +20,51 @@ import numpy as np
 
 from runtime.decode import ImageLike, check_channel_order, load_image, pillow
 from runtime.errors import InputError
-from runtime.manifest import InputRecord
+from runtime.records import InputRecord
 
 __all__ = [
-    "EXTENSIONS",
     "Box",
     "Geometry",
     "ImageLike",
     "Placement",
     "check_channel_order",
-    "find_images",
     "load_image",
 ]
 
 RESIZES = ("crop", "squash", "letterbox")
 INTERPOLATIONS = ("bilinear", "bicubic")
-EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
-"""What `find_images` takes for a picture, in any case."""
-
 Box = tuple[int, int, int, int]
-"""left, top, right, bottom; right and bottom are not part of it."""
+"""left, top, right, bottom in pixels; right and bottom are exclusive."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Placement:
-    """Where the graph's grid lies on the original picture."""
+    """Where the graph's grid lies on the original image."""
 
     size: tuple[int, int]
-    """height, width of the original picture."""
+    """height, width of the original image."""
     grid: tuple[int, int]
     """height, width of the graph's input and mask."""
     box: tuple[float, float, float, float]
-    """left, top, right, bottom in original pixels: the part of the picture that fills `content`."""
+    """left, top, right, bottom in original pixels: the part of the image that fills `content`."""
     content: Box
-    """The part of the grid that holds picture; what lies outside it is padding."""
+    """The part of the grid that holds the image; the rest is padding."""
 
     @property
     def valid(self) -> Box:
-        """The original pixels that reached the encoder, also those that did so in part."""
+        """The box of original pixels that reached the encoder, at least in part."""
         left, top, right, bottom = self.box
         return math.floor(left), math.floor(top), math.ceil(right), math.ceil(bottom)
 
     def restore(self, mask: np.ndarray) -> np.ndarray:
-        """A mask on the graph's grid → the same mask on the original pixels.
+        """Map a mask from the graph's grid to the original pixels.
 
         Args:
-            mask: float32 `grid`.
+            mask: float32, of shape `grid`.
 
         Returns:
-            float32 `size`, in [0, 1]; bilinear inside `valid`, 0 outside.  Where grid and picture are
-            one and the same, the values are `mask`'s own.
+            float32, of shape `size`, in [0, 1]; bilinear inside `valid`, 0 outside.  Where the grid is the
+            image itself, the values are `mask`'s own.
 
         Raises:
             InputError: the mask has another shape.
@@ -85,10 +80,10 @@ class Placement:
         return whole
 
     def _cells(self, mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-        """The mask resampled to `valid`, which is `size` (height, width) pixels large."""
+        """Resample the mask to `valid`, whose size is `size` (height, width)."""
         left, top, right, bottom = self.content
         part = np.asarray(mask[top:bottom, left:right], np.float32)
-        # `valid` may reach beyond `box` by a fraction of a pixel; there the mask's edge is continued.
+        # `valid` may reach beyond `box` by a fraction of a pixel; there the edge of the mask is repeated.
         sides = [
             _overhang(self.box[axis], self.box[axis + 2], part.shape[1 - axis]) for axis in (1, 0)
         ]  # rows, then columns: (before, after) in cells
@@ -110,22 +105,21 @@ class Placement:
 
 
 def _overhang(start: float, end: float, cells: int) -> tuple[float, float]:
-    """How far whole pixels reach beyond [start, end) on either side, in units of its cells."""
+    """How far whole pixels reach beyond [start, end) on each side, in cells."""
     scale = cells / (end - start)
     return (start - math.floor(start)) * scale, (math.ceil(end) - end) * scale
 
 
 @dataclass(frozen=True, kw_only=True)
 class Geometry:
-    """How a picture of any size becomes the graph's input.
+    """How an image of any size becomes the graph's input.
 
     `crop`: the shorter side is scaled to size / crop_pct and the centre is cut out: timm's evaluation
-    transform, its rounding of sizes included.  It is computed from a box of the picture, so that an
-    extreme shape needs no large intermediate.  Pillow keeps boxes in single precision, which breaks ties
+    transform, with its rounding of sizes.  It is computed from a box of the image, so that an extreme shape
+    needs no large intermediate image.  Pillow keeps boxes in single precision, which breaks ties
     differently: on photographs 0.1 % of the values (3 % at worst) differ from timm's by 1, very few by 2.
-    `squash`: both sides are scaled on their own, to size / crop_pct, and the centre is cut out; the aspect
-    ratio is not kept.
-    `letterbox`: the whole picture, aspect ratio kept, centred on black (0).
+    `squash`: each side is scaled to size / crop_pct, and the centre is cut out; the aspect ratio changes.
+    `letterbox`: the whole image is scaled with its aspect ratio and centred on black (0).
 
     Raises:
         InputError: a rule or interpolation that does not exist, or a crop_pct outside (0, 1] or, for
@@ -162,7 +156,7 @@ class Geometry:
 
     @classmethod
     def from_record(cls, record: InputRecord) -> Geometry:
-        """The geometry that a package's manifest states."""
+        """Make the geometry that a package's manifest states."""
         return cls(
             height=record.height,
             width=record.width,
@@ -172,7 +166,7 @@ class Geometry:
         )
 
     def place(self, height: int, width: int) -> Placement:
-        """Where the grid lies on a picture of this size; the last sizes are remembered."""
+        """Where the grid lies on an image of this size; the results for the last sizes are cached."""
         return _place(self, height, width)
 
     def _place(self, height: int, width: int) -> Placement:
@@ -181,7 +175,7 @@ class Geometry:
         content = (0, 0, self.width, self.height)
         if self.resize != "letterbox":
             box = self._crop_box(height, width)
-        elif self.resize == "letterbox":
+        else:
             scale = min(self.height / height, self.width / width)
             rows, columns = max(1, round(height * scale)), max(1, round(width * scale))
             top, left = (self.height - rows) // 2, (self.width - columns) // 2
@@ -189,14 +183,14 @@ class Geometry:
         return Placement(size=(height, width), grid=grid, box=box, content=content)
 
     def fit(self, image: np.ndarray) -> tuple[np.ndarray, Placement]:
-        """A picture → the graph's input, and where it lies.
+        """Resize an image to the graph's input.
 
         Args:
             image: uint8 (H, W, 3), of any size; from `load_image`.
 
         Returns:
-            uint8 (height, width, 3), and the placement.  A picture that needs no change is returned as it
-            is, and of one that is only cut a view: nothing is copied.
+            uint8 (height, width, 3), and where it lies on the image.  An image that needs no change is
+            returned itself, and one that is only cut is returned as a view: nothing is copied.
         """
         placement = self.place(*image.shape[:2])
         left, top, right, bottom = placement.content
@@ -215,7 +209,7 @@ class Geometry:
         return fitted, placement
 
     def _crop_box(self, height: int, width: int) -> tuple[float, float, float, float]:
-        """left, top, right, bottom in the picture, as timm's Resize and CenterCrop have it."""
+        """left, top, right, bottom in the image, as timm's Resize and CenterCrop compute it."""
         rows, columns = (math.floor(side / self.crop_pct) for side in (self.height, self.width))
         if self.resize == "squash":
             scaled = [rows, columns]
@@ -244,11 +238,11 @@ def _place(geometry: Geometry, height: int, width: int) -> Placement:
 def _resample(
     image: np.ndarray, size: tuple[int, int], box: tuple[float, float, float, float], interpolation: str
 ) -> np.ndarray:
-    """A box of uint8 (H, W, 3), scaled to `size` (width, height), antialiased.
+    """Scale a box of uint8 (H, W, 3) to `size` (width, height), antialiased.
 
-    Columns first, then rows, as Pillow up to 12 does it.  Pillow 13 chooses the order by the shape, and
-    the bytes between the passes are rounded and clipped, so that two orders differ by 26 on noise.  Fixed
-    here, the same picture gives the same pixels with every Pillow.
+    Columns are scaled first, then rows, as in Pillow up to 12.  Pillow 13 chooses the order by the shape, and
+    the bytes between the passes are rounded and clipped, so that the two orders differ by up to 26 on noise.
+    With a fixed order an image gives the same pixels with every version of Pillow.
     """
     pil = pillow()
     left, top, right, bottom = box
@@ -261,33 +255,12 @@ def _resample(
     return np.asarray(rows.resize(size, method, box=(0, top - first, size[0], bottom - first)))
 
 
-def find_images(path: Path) -> list[Path]:
-    """Every picture below a folder, recursively, sorted; or the file itself, if `path` is one.
-
-    A picture is what has one of `EXTENSIONS`; hidden files and folders are left out.
-
-    Raises:
-        InputError: nothing there, or no picture in it.
-    """
-    if path.is_file():
-        return [path]
-    found: list[Path] = []
-    for folder, folders, files in os.walk(path):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        found += [Path(folder, name) for name in files if not name.startswith(".")]
-    pictures = sorted(file for file in found if file.suffix.lower() in EXTENSIONS)
-    if not pictures:
-        what = f"holds no images ({len(found)} other files)" if path.is_dir() else "does not exist"
-        raise InputError(
-            f"{path} {what}",
-            expected="an image, or a folder with " + ", ".join(EXTENSIONS),
-            cure="check the path",
-        )
-    return pictures
-
-
 def decoded(files: Iterable[Path], geometry: Geometry) -> tuple[np.ndarray, list[Path]]:
-    """The images that can be read, uint8 (N, H, W, 3) as the encoder takes them; the files that cannot."""
+    """Decode and resize files.
+
+    Returns:
+        uint8 (N, H, W, 3), and the files that cannot be read.
+    """
     images, unreadable = [], []
     for file in files:
         try:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
 
 from runtime.backends import choose, takes_targets
 from runtime.errors import BackendError
 from runtime.manifest import Manifest
 from runtime.package import Package
+from runtime.reasons import images_used, meaning, sentence
 
 
 def describe(package: Package) -> tuple[dict[str, Any], str]:
@@ -19,10 +19,8 @@ def describe(package: Package) -> tuple[dict[str, Any], str]:
         "hash": package.hash,
         "runs_on": runs,
         "takes_target": takes_targets(package),
-        "manifest": dataclasses.asdict(manifest),
-        "engines": [
-            {"path": str(e.path), "needs": e.record.needs(), **dataclasses.asdict(e.record)} for e in engines
-        ],
+        "manifest": manifest.fields(),
+        "engines": [{"path": str(e.path), "needs": e.record.needs(), **e.record.fields()} for e in engines],
     }
     size = manifest.input
     lines = [
@@ -34,10 +32,10 @@ def describe(package: Package) -> tuple[dict[str, Any], str]:
         f"data       {_data(manifest)}",
         f"metrics    {_metrics(manifest)}",
         f"input      {size.height}x{size.width} {size.channel_order}, {size.resize}, {size.interpolation}",
-        *(f"output     {o.name} {o.shape}: {o.meaning}" for o in manifest.outputs),
-        *(f"parity     {name}: {figures(numbers)}" for name, numbers in manifest.parity.items()),
+        *(f"output     {o.name} {o.shape}: {meaning(o.meaning)}" for o in manifest.outputs),
+        *(f"parity     {name}: {figures(numbers.fields())}" for name, numbers in manifest.parity.items()),
         *(
-            f"left out   {what}: {why}"
+            f"left out   {what}: {sentence(why)}"
             for what, why in (*manifest.refused.items(), *manifest.left_out.items())
         ),
         *(
@@ -90,7 +88,7 @@ def _target(package: Package) -> str:
     found = record.measured
     return (
         f"takes one (toward); of a mask, {found.shown} lies where the target is, {found.around} if another "
-        f"is asked for; n {record.n}: {record.images}"
+        f"is asked for; n {record.n}: {images_used(record.images)}"
     )
 
 
@@ -101,5 +99,5 @@ def _metrics(manifest: Manifest) -> str:
         return "none were measured"
     return (
         f"fidelity {k.fidelity} (moved masks {k.fidelity_moved}, nothing kept {k.fidelity_empty}), "
-        f"area {k.area}, {k.degenerate} degenerate; n {k.n}: {k.images}"
+        f"area {k.area}, {k.degenerate} degenerate; n {k.n}: {images_used(k.images)}"
     )

@@ -1,8 +1,8 @@
-"""Which pixels lie above a level of a mask, and how much of the embedding that region keeps.
+"""Levels of a mask: the region above a level, and how much of the embedding that region keeps.
 
-What is kept is the centred cosine (`runtime.occlusion.kept`).  How much a region keeps depends on how many
-pixels it has and on how much of the mask lies in them; a region's `share` is the geometric mean of the two
-shares, which differs least from image to image.  A package holds the curve from share to what is kept.
+What a region keeps is a centred cosine (`runtime.occlusion.kept`).  It depends on the region's share of the
+pixels and on its share of the mask's sum.  A region's `share` is the geometric mean of these two, which
+differs least from image to image.  A package holds the curve from share to what is kept.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ import math
 import numpy as np
 
 from runtime.errors import InputError
-from runtime.manifest import LevelRecord
+from runtime.records import LevelRecord
 
 
 def share_above(mask: np.ndarray, level: float) -> float:
-    """√(share of the pixels · share of the mask's sum) of the region `mask >= level`.
+    """Share of the region `mask >= level`: √(share of the pixels · share of the mask's sum).
 
     Args:
         mask: float (h, w), 0 or higher.
@@ -29,11 +29,11 @@ def share_above(mask: np.ndarray, level: float) -> float:
 
 
 def level_for(mask: np.ndarray, share: float) -> float:
-    """The highest level whose region has at least this share, and all pixels that are tied at it.
+    """The highest level whose region has at least this share; pixels with equal values stay together.
 
     Args:
         mask: float (h, w), 0 or higher.
-        share: in [0, 1]; 0 gives infinity, above which there is nothing.
+        share: in [0, 1]; 0 gives infinity, so that the region is empty.
     """
     if share <= 0:
         return math.inf
@@ -46,23 +46,23 @@ def level_for(mask: np.ndarray, share: float) -> float:
 
 
 def curve_of(level: LevelRecord | None) -> LevelRecord:
-    """`Manifest.level`, if the package has it.  Raises `InputError`: it has none."""
+    """Return `Manifest.level`; raises `InputError` if the package has none."""
     if level is None:
         raise InputError(
             "the package does not say what a level of its masks means",
             expected="a package whose manifest has `level`, the curve from level to what is kept",
-            cure="build it again with photographs that training did not see: nemu build --evaluate FOLDER",
+            cure="build it again with images that training did not see: nemu build --evaluate FOLDER",
         )
     return level
 
 
 def kept_by(curve: LevelRecord, share: float) -> float:
-    """What a region of this share keeps on average, by the curve."""
+    """What a region of this share keeps on average, from the curve."""
     return float(np.interp(share, curve.share, curve.kept))
 
 
 def share_for(curve: LevelRecord, keep: float) -> float:
-    """The smallest share that keeps so much on average, by the curve.
+    """The smallest share that keeps this much on average, from the curve.
 
     Raises:
         InputError: `keep` is not above 0 and at most 1.

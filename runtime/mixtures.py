@@ -1,18 +1,18 @@
-"""Mixtures of two images by a region that is known: what a mask should show of them is known too."""
+"""Mixtures of two images by a known region, so that the correct mask is known too."""
 
 from __future__ import annotations
 
 import numpy as np
 
 SIDE = (0.35, 0.75)
-"""Sides of the regions, shares of the image's."""
+"""Range of the regions' sides, as shares of the image's sides."""
 
 
 def regions(n: int, size: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
-    """bool (n, h, w): a box or an ellipse each, somewhere in the image; about a quarter of its area.
+    """Draw n random regions, bool (n, h, w): boxes and ellipses with about a quarter of the area.
 
     Args:
-        size: (h, w), pixels.
+        size: (h, w) in pixels.
     """
     y, x = ((np.arange(side) + 0.5) / side for side in size)
     found = np.zeros((n, *size), bool)
@@ -26,11 +26,11 @@ def regions(n: int, size: tuple[int, int], rng: np.random.Generator) -> np.ndarr
 
 
 def mix(inside: np.ndarray, around: np.ndarray, region: np.ndarray) -> np.ndarray:
-    """`inside` where the region is, `around` elsewhere: uint8 (…, h, w, 3), region bool (…, h, w)."""
+    """Show `inside` in the region and `around` elsewhere: uint8 (…, h, w, 3), region bool (…, h, w)."""
     return np.where(region[..., None], inside, around)
 
 
 def share_in(mask: np.ndarray, region: np.ndarray) -> float:
-    """Share of a mask's sum that lies in the region, 0 to 1; that of the area for a mask that is all 0."""
+    """Share of a mask's sum in the region, 0 to 1; the region's share of the area if the mask is all 0."""
     whole = float(mask.sum(dtype=np.float64))
     return float(mask[region].sum(dtype=np.float64)) / whole if whole > 0 else float(region.mean())

@@ -1,7 +1,7 @@
-"""What only the mask keeps: a picture whose unimportant pixels are replaced, on the graph's grid.
+"""Occlusion: replace the pixels that a mask does not keep, and compare the embeddings before and after.
 
-The fill is the mean colour of the encoder's training data, which is zero after normalisation: the colour
-that says least to it.
+The fill is the mean colour of the encoder's training data, which is zero after normalisation: the encoder
+gets the least information from it.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import numpy as np
 
 
 def occlude(image: np.ndarray, mask: np.ndarray, mean: Sequence[float] | np.ndarray) -> np.ndarray:
-    """Keep the picture where the mask is 1, show the mean colour where it is 0.
+    """Keep the image where the mask is 1, and show the mean colour where it is 0.
 
     Args:
         image: uint8 (h, w, 3), RGB.
@@ -28,10 +28,11 @@ def occlude(image: np.ndarray, mask: np.ndarray, mean: Sequence[float] | np.ndar
 
 
 def kept(embedding: np.ndarray, shown: np.ndarray, centre: np.ndarray) -> float:
-    """How much of an embedding (D,) is left in that of what is shown (D,): the centred cosine, in [-1, 1].
+    """Centred cosine of an image's embedding (D,) and that of its visible part (D,), in [-1, 1].
 
-    Embeddings of one encoder share a direction, so that a plain cosine is near 1 whatever is hidden.
-    Around the mean embedding (D,) of many images, that of another image is 0 on average.
+    Embeddings of one encoder share a direction, so that their plain cosine is near 1 whatever is hidden.
+    After the mean embedding `centre` (D,) of many images is subtracted, the cosine of two different images
+    is 0 on average.
     """
     centre = centre.astype(np.float64)
     return cosine(embedding - centre, shown - centre)

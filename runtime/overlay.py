@@ -1,6 +1,6 @@
-"""The mask drawn over its picture, on a fixed scale: 0 is 0 and 1 is 1 in every picture.
+"""Draw a mask over its image, on a fixed scale: the same value looks the same in every image.
 
-Stretching each mask to its own range would paint a hot spot on a mask that says "nothing here".
+A scale stretched to each mask's own range would paint a hot spot even where the mask finds nothing.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from runtime.errors import InputError
 if TYPE_CHECKING:
     import PIL.Image
 
-# Ten steps of matplotlib's inferno: lightness rises from 0 to 1 without a turn, so that more important is
-# brighter also on a grey print and for colour-blind eyes (a rainbow such as turbo is neither).
+# Ten steps of matplotlib's inferno.  Its lightness only rises, so that more important is brighter also on a
+# grey print and for colour-blind readers; that is not true of rainbows such as turbo.
 _ANCHORS = np.array(
     [
         (0x00, 0x00, 0x04), (0x1B, 0x0C, 0x42), (0x4B, 0x0C, 0x6B), (0x78, 0x1C, 0x6D), (0xA5, 0x2C, 0x60),
@@ -30,13 +30,13 @@ TABLE = np.stack([np.interp(_STEPS, np.linspace(0, 1, 10), channel) for channel 
 """float64 (256, 3): the colour of importance i / 255, in 0..255."""
 
 STYLES = ("spotlight", "heat")
-"""`spotlight`, the default: the picture where the mask is 1, dimmed and grey where it is 0, and a line
-around the pixels at 1/2 or above.  `heat`: colours over a grey picture."""
-_OPACITY = 0.7  # of the heat where the mask is 1
-_DIM = 0.75  # brightness of the grey photograph under the heat
-_DARK = 0.3  # of the grey photograph around the spotlight
-_UNSEEN = 0.47  # what never reached the encoder, by the rest
-_LINE = (0, 255, 255)  # around the spotlight: cyan, rare in photographs and lighter than any dimmed grey
+"""`spotlight`, the default: the image where the mask is 1, dimmed and grey where it is 0, and a line around
+the pixels at 1/2 or above.  `heat`: colours over a grey image."""
+_OPACITY = 0.7  # opacity of the heat where the mask is 1
+_DIM = 0.75  # brightness of the grey image under the heat
+_DARK = 0.3  # brightness of the grey image around the spotlight
+_UNSEEN = 0.47  # further factor for pixels that the encoder did not see
+_LINE = (0, 255, 255)  # line around the spotlight: cyan, rare in photographs and lighter than any dimmed grey
 
 
 def overlay(
@@ -46,17 +46,17 @@ def overlay(
     valid: tuple[int, int, int, int] | None = None,
     style: str = STYLES[0],
 ) -> np.ndarray:
-    """The mask over a grey copy of the picture: where there is colour, the mask put it there.
+    """Draw the mask over a grey copy of the image; every colour comes from the mask.
 
-    `spotlight`: the photograph's own colours, as far as the mask is 1; the rest is dimmed.  A cyan line
-    just outside the pixels at 1/2 or above shows which of the black, white and grey things are marked.
-    `heat`: the mask's colours, with 0.7 times the mask as opacity; what is not important stays grey.
+    `spotlight`: the image's own colours where the mask is 1; the rest is grey and dimmed.  A cyan line just
+    outside the pixels at 1/2 or above shows which black, white and grey things are marked.
+    `heat`: the mask's colours, with 0.7 times the mask as opacity; unimportant pixels stay grey.
 
     Args:
         image: uint8 (H, W, 3), RGB.
-        mask: float (H, W) in [0, 1]; the scale is fixed, never stretched to the picture.
-        valid: left, top, right, bottom of what the encoder saw; the rest is drawn darker.
-        style: of STYLES.
+        mask: float (H, W) in [0, 1]; the scale is fixed, never stretched to the image.
+        valid: left, top, right, bottom of the pixels that the encoder saw; the rest is drawn darker.
+        style: one of STYLES.
 
     Returns:
         uint8 (H, W, 3).
@@ -82,18 +82,18 @@ def overlay(
 
 
 def _outline(levels: PIL.Image.Image) -> PIL.Image.Image:
-    """1 on a line just outside the levels that stand for 1/2 or more, else 0; a lone pixel gets no line."""
+    """1 on a line just outside the pixels at 1/2 or more, else 0; a single pixel gets no line."""
     from PIL import ImageChops, ImageFilter
 
     marked = levels.point([0] * 128 + [255] * 128)
-    width = max(1, round(min(levels.size) / 250))  # 2 for a picture of 500 pixels
-    # 32 / 255 is an eighth of the square around a pixel: more than one pixel of it is marked.
+    width = max(1, round(min(levels.size) / 250))  # 2 for an image of 500 pixels
+    # 32 / 255 is an eighth of the square around a pixel: more than one pixel in the square is marked.
     near = marked.filter(ImageFilter.BoxBlur(width)).point([0] * 32 + [1] * 224, "1")
     return ImageChops.logical_and(near, levels.point([1] * 128 + [0] * 128, "1"))
 
 
 def heat(mask: np.ndarray) -> np.ndarray:
-    """The colour table applied: float (H, W) in [0, 1] → uint8 (H, W, 3)."""
+    """Apply the colour table: float (H, W) in [0, 1] → uint8 (H, W, 3)."""
     return np.array(_painted(pillow().fromarray(_levels(mask))))
 
 
@@ -103,27 +103,27 @@ def _levels(mask: np.ndarray) -> np.ndarray:
 
 
 def _painted(levels: PIL.Image.Image) -> PIL.Image.Image:
-    """Grey levels → their colours."""
+    """Colour the grey levels."""
     coloured = levels.copy()
     coloured.putpalette((TABLE + 0.5).astype(np.uint8).tobytes())
     return coloured.convert("RGB")
 
 
 def _times(factor: float) -> list[int]:
-    """The table by which Pillow multiplies grey levels."""
+    """A table with which Pillow multiplies grey levels."""
     return [round(factor * level) for level in range(256)]
 
 
 def colour_bar(width: int, height: int = 12) -> np.ndarray:
-    """The scale itself, 0 at the left and 1 at the right: uint8 (height, width, 3)."""
+    """Draw the scale, 0 at the left and 1 at the right: uint8 (height, width, 3)."""
     return heat(np.broadcast_to(np.linspace(0, 1, width), (height, width)))
 
 
 def grid(rows: Sequence[Sequence[np.ndarray]], *, gap: int = 4) -> np.ndarray:
-    """Pictures side by side in rows, on white.
+    """Lay out images in rows and columns, on white.
 
     Args:
-        rows: uint8 (H, W, 3) each; each row as tall as its tallest picture, each column as wide as its
+        rows: uint8 (H, W, 3) each; a row is as tall as its tallest image, a column as wide as its
             widest.
         gap: white pixels between them.
 

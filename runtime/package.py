@@ -1,19 +1,19 @@
-"""The compiled package on disk: what is in `NAME.nemu/`, and whether it can be trusted.
+"""The package on disk: the files of `NAME.nemu/`, and the checks of their hashes.
 
     manifest.json           Manifest: immutable, carries its own digest and the sha256 of every file below
     model.onnx  (+ .data)   fp32, runs anywhere, the parity reference
-    model.fp16.onnx (+ .data)   typed half precision, what a device builds its engine from
-    model.bf16.onnx, model.int8.trt.onnx (+ .data)   the same in bfloat16, in int8 for TensorRT
+    model.fp16.onnx (+ .data)   typed half precision, from which a device builds its engine
+    model.bf16.onnx, model.int8.trt.onnx (+ .data)   in bfloat16, and in int8 for TensorRT
     model.int8.cpu.onnx (+ .data)   int8 for onnxruntime
     model.embedding.onnx, model.int8.cpu.embedding.onnx   fp32 and int8 for onnxruntime without the mask;
                             their weights are in the .data of the whole graphs
     model.toward.onnx, model.fp16.toward.onnx, model.bf16.toward.onnx   with a target for each image as second
                             input, if the masker takes targets
-    model.cells.onnx        fp32 for onnxruntime: embedding and local features, for a bank of normal pictures
-    reference.npz           images and the outputs they must give; if it takes targets, some, and their masks
+    model.cells.onnx        fp32 for onnxruntime: embedding and local features, for a bank of normal images
+    reference.npz           images and their expected outputs; and targets with their masks, if it takes any
     README.md               the model card
-    level.svg               its picture of what a level of the mask keeps, if the manifest has `level`
-    engines/NAME.engine     a plain plan, nothing prepended: other tools can load it
+    level.svg               figure of the card: what a level of the mask keeps, if the manifest has `level`
+    engines/NAME.engine     a plain TensorRT plan without a header, which other tools can load
     engines/NAME.engine.json    EngineRecord, its sidecar
 
 Engines may be added later without touching the manifest.  A read-only package keeps added engines in
@@ -40,27 +40,27 @@ GRAPHS = {
     "bf16": "model.bf16.onnx",
     "int8": "model.int8.trt.onnx",
 }
-"""Precision → the file that engines of it are built from, and that `ep-rtx` runs."""
+"""Precision → the graph that engines are built from, and that `ep-rtx` runs."""
 TOWARD_GRAPHS = {
     "fp32": "model.toward.onnx",
     "fp16": "model.fp16.toward.onnx",
     "bf16": "model.bf16.toward.onnx",
 }
-"""The same with a target as second input, in a package that takes targets; int8 has no such form."""
+"""Precision → graph with a target as second input, in a package that takes targets; int8 has none."""
 
 
 @dataclass(frozen=True)
 class Engine:
-    """An engine of a package: its plan and its sidecar."""
+    """An engine of a package: the path of its plan, and its sidecar."""
 
     path: Path
     record: EngineRecord
 
     def read(self) -> bytes:
-        """The plan, after its hash was checked.
+        """Read the plan and check its hash.
 
         Raises:
-            IntegrityError: the plan is not the one the sidecar describes.
+            IntegrityError: the plan is not the one that the sidecar describes.
         """
         plan = self.path.read_bytes()
         if hashlib.sha256(plan).hexdigest() != self.record.sha256:
@@ -79,10 +79,10 @@ class Package:
 
     @classmethod
     def open(cls, path: str | os.PathLike[str]) -> Package:
-        """Read the manifest and check every file it names (cost: one sha256 over the package).
+        """Read the manifest and check every file that it names (one sha256 over the whole package).
 
         Raises:
-            PackageError: no package there.
+            PackageError: there is no package.
             SchemaError: see `Manifest.from_json`.
             IntegrityError: a file is missing or was changed.
         """
@@ -92,7 +92,7 @@ class Package:
             raise PackageError(
                 f"{root} holds no {MANIFEST}",
                 expected="a package folder, such as demo.nemu",
-                cure="build one: python -m export.build_engine --masker masker.safetensors --out x.nemu",
+                cure="build one: nemu build --masker masker.safetensors --out x.nemu",
             )
         raw = file.read_bytes()
         try:
@@ -104,7 +104,7 @@ class Package:
         return package
 
     def verify(self) -> None:
-        """Check that every file the manifest names is there and is the one that was written."""
+        """Check that every file that the manifest names exists and has its recorded hash."""
         for name, expected in self.manifest.files.items():
             path = self._inside(name)
             if not path.is_file():
@@ -117,7 +117,7 @@ class Package:
                 raise changed(path)
 
     def file(self, name: str) -> Path:
-        """The path of a file the package was born with, e.g. `model.onnx`.
+        """The path of a file that the package was built with, e.g. `model.onnx`.
 
         Raises:
             PackageError: the package was built without it.
@@ -131,10 +131,10 @@ class Package:
         return self._inside(name)
 
     def engines(self) -> list[Engine]:
-        """Engines in the package and in the user's cache for it, by file name.
+        """The engines in the package and in the user's cache for it, by file name.
 
         Raises:
-            SchemaError: a sidecar that cannot be read.
+            SchemaError: a sidecar cannot be read.
             IntegrityError: an engine without sidecar, a sidecar without engine, or one of another package.
         """
         found = []
@@ -161,10 +161,10 @@ class Package:
         return found
 
     def add_engine(self, name: str, plan: bytes, record: EngineRecord, *, force: bool = False) -> Engine:
-        """Write `engines/NAME.engine` and its sidecar, into the cache if the package is read-only.
+        """Write `engines/NAME.engine` and its sidecar; into the user's cache if the package is read-only.
 
         Raises:
-            OutputExists: an engine of that name is there and `force` is not given.
+            OutputExists: an engine of that name exists and `force` is not given.
         """
         path = self.engine_path(name)
         sidecar = path.with_name(path.name + ".json")
@@ -174,23 +174,23 @@ class Package:
         return Engine(path, record)
 
     def remove_engine(self, name: str) -> None:
-        """Delete `engines/NAME.engine` and its sidecar, if they are there."""
+        """Delete `engines/NAME.engine` and its sidecar, if they exist."""
         path = self.engine_path(name)
         for file in (path.with_name(path.name + ".json"), path):
             file.unlink(missing_ok=True)
 
     def engine_path(self, name: str) -> Path:
-        """Where an added engine goes: into the package, or into the cache if that is read-only."""
+        """The path of an added engine: in the package, or in the user's cache if the package is read-only."""
         root = self.path if os.access(self.path, os.W_OK) else self.cache()
         return root / "engines" / f"{name}.engine"
 
     def cache(self) -> Path:
-        """Where this package keeps what it may not keep inside itself: the user's cache, by its hash."""
+        """The folder in the user's cache for what cannot be written into the package."""
         return cache_folder(self.hash)
 
     def build_command(self) -> str:
         """The command that adds an engine for the device at hand."""
-        return f"python -m export.build_engine --package {self.path}"
+        return f"nemu build --package {self.path}"
 
     def _inside(self, name: str) -> Path:
         path = self.path / name
@@ -204,13 +204,13 @@ class Package:
 
 
 def cache_folder(package_hash: str) -> Path:
-    """See `Package.cache`; for those who have only a sidecar, which names the package's hash."""
+    """The folder of `Package.cache`, from the package's hash alone (a sidecar holds it)."""
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(base) / "nemu" / package_hash[:32]
 
 
 def sha256_file(path: Path) -> str:
-    """sha256 of a file, as 64 hexadecimal digits; reads it in 1 MiB pieces."""
+    """sha256 of a file as 64 hexadecimal digits; the file is read in pieces of 1 MiB."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while piece := file.read(1 << 20):
@@ -219,6 +219,6 @@ def sha256_file(path: Path) -> str:
 
 
 def files_in(root: Path) -> Iterator[tuple[str, Path]]:
-    """Every file below `root` as (POSIX path relative to it, path), sorted."""
+    """Yield every file below `root`, sorted: its POSIX path relative to `root`, and its path."""
     for path in sorted(p for p in root.rglob("*") if p.is_file()):
         yield path.relative_to(root).as_posix(), path

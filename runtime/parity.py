@@ -1,14 +1,14 @@
-"""How far two runs of the same graph are apart, and whether that is near enough.
+"""Parity: how far the outputs of two runs of a graph differ, and whether the gate allows it.
 
-The embedding's error is measured against how far apart different images are: a cosine of 1.0 proves
-nothing for an encoder whose embeddings all look alike.  A negative control, the same outputs against
-another image's reference, must fail.
+The embedding's error is measured relative to the distance between different images, because a cosine of 1.0
+proves nothing for an encoder whose embeddings are all alike.  A negative control, which compares the outputs
+with another image's reference, must fail.
 
-What an error means to a user is measured (`python -m benchmarks.gate`, three encoders, 200 images each):
-random noise of 0.05 leaves a centred cosine of 0.990 and more, and 1 to 6 images get another nearest
-neighbour; 0.1 leaves 0.963 and 7 to 21; 0.2 leaves 0.87 to 0.93 and 14 to 26.  The neighbours that change
+`python -m benchmarks.gate` measures what an error means to a user (three encoders, 200 images each).  Random
+noise of 0.05 leaves a centred cosine of 0.990 or more, and 1 to 6 images get another nearest neighbour; 0.1
+leaves 0.963, and 7 to 21 images; 0.2 leaves 0.87 to 0.93, and 14 to 26 images.  The neighbours that change
 have a rival that is as near, within 0.02 of the median distance (0.03 with bfloat16), so they may change at
-any precision: share and cosine are reported beside the error, and the gate stands on the error.
+any precision.  So neighbours and cosine are reported, and only the error decides.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ import numpy as np
 from runtime.errors import InputError, ParityError
 
 _SAMPLE = 200_000  # mask pixels the rank correlation looks at
-_BETWEEN = (0.02, 0.98)  # a reference mask outside is saturated: its ranks are rounding noise
-_FEWEST = 64  # pixels in between, below which ranks say nothing
+_BETWEEN = (0.02, 0.98)  # a reference mask outside this range is saturated: its ranks are rounding noise
+_FEWEST = 64  # pixels in this range, below which ranks mean nothing
 
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """What the gate allows; None where a measure is not part of it."""
+    """Limits of the gate; None for a measure that does not decide."""
 
     embedding: float
     """Largest `Parity.embedding_error`."""
@@ -45,43 +45,44 @@ LIMITS = {
     "bf16": Limits(embedding=1e-1, mask_error=4e-2, mask_iou=0.95),
     "int8": Limits(embedding=1e-1, mask_error=5e-2, mask_iou=0.9),
 }
-"""The gate, by the precision that was measured."""
+"""The gate's limits, by the precision that is measured."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Parity:
-    """The measures of one comparison.  An output that is not finite gives an infinite error."""
+    """Measures of one comparison.  An output that is not finite gives an infinite error."""
 
     embedding_error: float
-    """Worst image: ‖z − z_ref‖ / median distance between references of different images.  Less is better."""
+    """Worst image: ‖z − z_ref‖ / median distance between references of different images.  Lower is better."""
     centred_cosine: float
-    """Worst image: cosine of z and z_ref around the mean of the references.  More is better."""
+    """Worst image: cosine of z and z_ref around the mean of the references.  Higher is better."""
     neighbours: float
-    """Share of the images whose nearest other image stays the nearest.  More is better."""
+    """Share of the images whose nearest other image stays the nearest.  Higher is better."""
     mask_error: float
-    """Mean |m − m_ref|.  Less is better."""
+    """Mean |m − m_ref|.  Lower is better."""
     mask_iou: float
-    """Intersection over union of m > 0.5 and m_ref > 0.5 over all pixels; 1 if both are empty."""
+    """Intersection over union of m > 0.5 and m_ref > 0.5 over all pixels; 1 if both are empty.  Higher is
+    better."""
     mask_rank_correlation: float | None
-    """Spearman's, over the pixels where the reference is neither saturated nor tiny; None if too few are."""
+    """Spearman's, over the pixels where the reference is not saturated; None if they are too few."""
     n: int
-    """Images compared."""
+    """Number of images."""
     control_embedding_error: float
-    """`embedding_error` of the same outputs against another image's reference."""
+    """Negative control: `embedding_error` of the outputs against another image's reference."""
     control_failed: bool
-    """Whether that was above the limit, as it must be."""
+    """Whether the control's error was above the limit, as it must be."""
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values for JSON, which knows no infinity: an infinite error becomes the text `inf`."""
+        """Plain values for JSON; an infinite error becomes the text `inf`, because JSON has no infinity."""
         fields = dataclasses.asdict(self)
         return {k: str(v) if isinstance(v, float) and not math.isfinite(v) else v for k, v in fields.items()}
 
     def embedding_to_json(self) -> dict[str, Any]:
-        """The same without the mask's measures, where none was computed."""
+        """Plain values without the mask's measures, for a backend without masks."""
         return {k: v for k, v in self.to_json().items() if not k.startswith("mask_")}
 
     def failures(self, limits: Limits) -> list[str]:
-        """Sentences saying what is beyond the limits; empty if the gate is passed."""
+        """One sentence for each measure beyond the limits; empty if the gate is passed."""
         said = []
         if not self.embedding_error <= limits.embedding:
             said.append(
@@ -110,14 +111,14 @@ def measure(
     reference_mask: np.ndarray,
     limits: Limits,
 ) -> Parity:
-    """Compare the outputs for N different images with their references.
+    """Compare outputs for N different images with their references.
 
     Args:
         embedding: float (N, D).
         mask: float (N, H, W) in [0, 1].
         reference_embedding: float (N, D), finite.
         reference_mask: float (N, H, W), finite.
-        limits: only for the negative control, which must lie above `limits.embedding`.
+        limits: only `limits.embedding` is used, for the negative control.
 
     Raises:
         InputError: fewer than two images.
@@ -163,7 +164,7 @@ def _check(
         if not np.isfinite(reference).all():
             raise ParityError(
                 f"the reference {name} holds values that are not finite",
-                expected="a reference to measure against",
+                expected="a reference with finite values",
                 cure="look for the layer that overflows; build the package again",
             )
 
@@ -175,7 +176,7 @@ def median_distance(embedding: np.ndarray) -> float:
         raise ParityError(
             f"the {len(embedding)} reference embeddings are all alike (median distance {median:.1e})",
             expected="images that the encoder tells apart",
-            cure="give different photographs to the gate; if they are, the encoder has collapsed",
+            cure="give different images to the gate; if they do differ, the encoder has collapsed",
         )
     return median
 
@@ -202,7 +203,7 @@ def _neighbours(embedding: np.ndarray, reference: np.ndarray) -> float:
 
 
 def distances(embedding: np.ndarray) -> np.ndarray:
-    """Euclidean, float64 (N, N); infinity from each to itself."""
+    """Euclidean distances between rows, float64 (N, N); the diagonal is infinity."""
     z = embedding.astype(np.float64)
     distances = np.stack([np.linalg.norm(z - row, axis=1) for row in z])
     np.fill_diagonal(distances, np.inf)
@@ -225,6 +226,6 @@ def _rank_correlation(mask: np.ndarray, reference: np.ndarray) -> float | None:
 
 
 def ranks(values: np.ndarray) -> np.ndarray:
-    """Ranks as float64; equal values share the mean of theirs."""
+    """Ranks as float64; equal values get the mean of their ranks."""
     _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
     return (np.cumsum(counts) - (counts - 1) / 2)[inverse.reshape(-1)]

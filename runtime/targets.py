@@ -1,4 +1,4 @@
-"""What pictures are asked for: an embedding, a picture or an explanation, as target vectors."""
+"""Targets: turn embeddings, images and explanations into target vectors."""
 
 from __future__ import annotations
 
@@ -16,21 +16,23 @@ if TYPE_CHECKING:
     import PIL.Image
 
 TargetLike = Union["np.ndarray", Explanation, str, "os.PathLike[str]", bytes, "PIL.Image.Image"]
-"""A float array (D,) is an embedding, a uint8 array a picture."""
+"""A float array (D,) is an embedding, a uint8 array an image."""
 
 
 def target_vectors(
     toward: Any, n: int | None, *, embed: Callable[[ImageLike], np.ndarray], embedding_id: str, dimension: int
 ) -> np.ndarray:
-    """float32 (n, D): a target for each of n pictures, or one for all; None: of one picture, which takes one.
+    """Make target vectors, float32 (n, D): one for each of n images.
 
     Args:
-        toward: a `TargetLike`; or, for n pictures, also a list or tuple of n, or a float array (n, D).
-        embed: a picture's embedding, (D,).
-        embedding_id: of the embeddings that may be targets.
+        toward: a `TargetLike`, used for all n images; or a list or tuple of n, or a float array (n, D).
+        n: number of images; None for a call with a single image, which takes a single target.
+        embed: image → its embedding, (D,).
+        embedding_id: embedding id that targets must have.
+        dimension: D.
 
     Raises:
-        InputError: another number, dtype, dimension or id, a value that is not finite, or a picture that
+        InputError: another number, dtype, dimension or id, a value that is not finite, or an image that
             cannot be used.
     """
     several = isinstance(toward, (list, tuple)) or (_is_float(toward) and toward.ndim == 2)
@@ -39,9 +41,9 @@ def target_vectors(
         return np.repeat(one[None], n or 1, axis=0)
     if n is None or len(toward) != n:
         raise InputError(
-            f"{len(toward)} targets for {n or 1} picture{'s' * (n not in (None, 1))}",
+            f"{len(toward)} targets for {n or 1} image{'s' * (n not in (None, 1))}",
             expected="one target for all of them" + ", or one for each in the same order" * (n is not None),
-            cure="give a list of as many targets as pictures, or a single one",
+            cure="give a list of as many targets as images, or a single one",
         )
     return np.stack(
         [_vector(one, embed=embed, embedding_id=embedding_id, dimension=dimension) for one in toward]
@@ -51,7 +53,7 @@ def target_vectors(
 def _vector(
     toward: Any, *, embed: Callable[[ImageLike], np.ndarray], embedding_id: str, dimension: int
 ) -> np.ndarray:
-    """float32 (D,)"""
+    """Make one target vector, float32 (D,)."""
     if isinstance(toward, Explanation):
         if toward.embedding_id != embedding_id:
             raise InputError(
@@ -67,7 +69,7 @@ def _vector(
         raise InputError(
             f"a target {toward.dtype} {toward.shape}{odd}",
             expected=f"float32 ({dimension},), finite: an embedding of this package",
-            cure="give an embedding that this package made; pictures are uint8 arrays, paths or bytes",
+            cure="give an embedding that this package made; images are uint8 arrays, paths or bytes",
         )
     return toward.astype(np.float32)
 

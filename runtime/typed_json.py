@@ -1,4 +1,4 @@
-"""Typed records from JSON: no field unknown, none missing that has no default, each of its type."""
+"""Read dataclasses from JSON: no unknown field, no missing field, every value of its type."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Record = TypeVar("Record")
 
 
 def json_object(text: str, source: str) -> dict[str, Any]:
-    """The fields of a JSON object; `source` names it in errors.  Raises `SchemaError`."""
+    """Parse the text of a JSON object; `source` names it in errors.  Raises `SchemaError`."""
     try:
         value = json.loads(text)
     except json.JSONDecodeError as error:
@@ -25,36 +25,45 @@ def json_object(text: str, source: str) -> dict[str, Any]:
 
 
 def read(kind: type[Record], fields: dict[str, Any], source: str) -> Record:
-    """Fields as the dataclass `kind`, in depth.  Raises `SchemaError`."""
+    """Make the dataclass `kind` of JSON fields, nested records included.  Raises `SchemaError`."""
     return typing.cast(Record, _read(kind, fields, source))
 
 
 def _malformed(source: str, what: str) -> SchemaError:
     return SchemaError(
         f"{source} {what}",
-        expected="a JSON object with the fields that python -m export.build_engine writes",
-        cure="copy the package again, or build it again with python -m export.build_engine",
+        expected="a JSON object with the fields that nemu build writes",
+        cure="copy the package again, or build it again with nemu build",
     )
 
 
 def _read(kind: Any, value: Any, where: str) -> Any:
-    """`value` (from JSON) as `kind` (the type annotation of a field), or `SchemaError`."""
+    """Read `value` (from JSON) as `kind` (the type annotation of a field), or raise `SchemaError`."""
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
-    if dataclasses.is_dataclass(kind):
+    if origin is types.UnionType:
+        for arm in arguments:
+            if _may_be(arm, value):
+                return _read(arm, value, where)
+    elif dataclasses.is_dataclass(kind):
         return _read_record(kind, value, where)
-    if origin is types.UnionType and dataclasses.is_dataclass(arguments[0]):  # … | None
-        return None if value is None else _read(arguments[0], value, where)
-    if origin is tuple and isinstance(value, list):
+    elif origin is tuple and isinstance(value, list):
         many = arguments[-1] is Ellipsis
         if many or len(value) == len(arguments):
             kinds = [arguments[0]] * len(value) if many else arguments
             return tuple(_read(k, v, where) for k, v in zip(kinds, value, strict=True))
     elif origin is dict and isinstance(value, dict):
         return {k: _read(arguments[1], v, f"{where}: {k}") for k, v in value.items()}
-    plain = {types.UnionType: arguments}.get(origin, (int, float) if kind is float else (kind,))
-    if kind is Any or type(value) in plain:
+    elif _may_be(kind, value):
         return value
     raise _malformed(where, f"is {value!r}, not {kind}")
+
+
+def _may_be(kind: Any, value: Any) -> bool:
+    """Whether a JSON value has the outer type of `kind`; an integer may stand for a float."""
+    if dataclasses.is_dataclass(kind):
+        return isinstance(value, dict)
+    origin = {tuple: list}.get(typing.get_origin(kind), typing.get_origin(kind))
+    return kind is Any or type(value) is (origin or kind) or (kind is float and type(value) is int)
 
 
 def _read_record(kind: Any, value: Any, where: str) -> Any:

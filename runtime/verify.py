@@ -1,4 +1,4 @@
-"""Does a package still give, here, the outputs it was born with?"""
+"""Verify that a package still gives, on this machine, the outputs that were stored at its build."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from runtime.package import REFERENCE, Package
 from runtime.parity import LIMITS, Limits, Parity, measure
 
 REQUIRED = ("images", "embedding", "mask")
-"""The arrays that every `reference.npz` holds."""
+"""Names of the arrays in every `reference.npz`."""
 
 
 class Reference(NamedTuple):
-    """`reference.npz`: images on the graph's grid and the outputs they must give."""
+    """`reference.npz`: images on the graph's grid and their expected outputs."""
 
     images: np.ndarray
     """uint8 (N, height, width, 3)"""
@@ -26,38 +26,38 @@ class Reference(NamedTuple):
     mask: np.ndarray
     """float32 (N, height, width)"""
     toward: np.ndarray | None = None
-    """float32 (N, D): a target for each image; None in a package that takes none."""
+    """float32 (N, D): a target for each image; None in a package that takes no targets."""
     toward_mask: np.ndarray | None = None
-    """float32 (N, height, width): the masks for these targets, which leave the embedding as it is."""
+    """float32 (N, height, width): the masks for these targets; the embeddings do not depend on targets."""
 
     def arrays(self) -> dict[str, Any]:
-        """Those that there are, by name: what `reference.npz` holds."""
+        """The arrays of `reference.npz`, by name; without those that are None."""
         return {name: array for name, array in self._asdict().items() if array is not None}
 
     def targets(self) -> tuple[np.ndarray, Reference]:
-        """The targets, and the reference of the same images whose masks are those for the targets.
+        """The targets, and a reference with the same images and the masks for the targets.
 
         Raises:
-            PackageError: it was made without targets.
+            PackageError: the reference was made without targets.
         """
         if self.toward is None or self.toward_mask is None:
             raise PackageError(
-                f"{REFERENCE} holds no targets, so that nothing can be held against them",
+                f"{REFERENCE} holds no targets",
                 expected="arrays toward and toward_mask",
-                cure="build the package again with python -m export.build_engine",
+                cure="build the package again with nemu build",
             )
         return self.toward, Reference(self.images, self.embedding, self.toward_mask)
 
     def target_effect(self) -> float:
-        """Mean |mask for the target − mask of the image itself|: the mask error of what ignores its targets.
+        """Mean |mask for the target − mask of the image itself|: the error of a backend that ignores targets.
 
-        Where it is below the limit of a gate, that gate cannot tell the two apart.  Raises as `targets`.
+        A gate whose limit for the mask error is higher cannot detect such a backend.  Raises as `targets`.
         """
         _, asked = self.targets()
         return float(np.mean(np.abs(asked.mask - self.mask), dtype=np.float64))
 
     def compare(self, embedding: np.ndarray, mask: np.ndarray, *, precision: str) -> Parity:
-        """Measure the outputs that something gave for `images`; whose limits apply, the precision says."""
+        """Compare outputs for `images` with the reference, by the limits of the precision."""
         return measure(
             embedding=embedding,
             mask=mask,
@@ -68,10 +68,10 @@ class Reference(NamedTuple):
 
 
 def load_reference(package: Package) -> Reference:
-    """Read `reference.npz`; nothing in it is unpickled.
+    """Read `reference.npz`, without pickles.
 
     Raises:
-        PackageError: the package was built without it, or it holds something else.
+        PackageError: the package was built without it, or it holds other arrays.
     """
     path = package.file(REFERENCE)
     try:
@@ -82,12 +82,12 @@ def load_reference(package: Package) -> Reference:
         raise PackageError(
             f"{path} cannot be read ({error})",
             expected="arrays " + ", ".join(REQUIRED),
-            cure="build the package again with python -m export.build_engine",
+            cure="build the package again with nemu build",
         ) from error
 
 
 def run_all(backend: Backend, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Any number of images through a backend: float32 (N, D), float32 (N, height, width)."""
+    """Run any number of images: embedding float32 (N, D), mask float32 (N, height, width)."""
     pieces = [
         backend.run(images[start : start + backend.max_batch])
         for start in range(0, len(images), backend.max_batch)
@@ -99,7 +99,7 @@ def run_all(backend: Backend, images: np.ndarray) -> tuple[np.ndarray, np.ndarra
 def run_all_toward(
     backend: TargetBackend, images: np.ndarray, toward: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The same with a target for each image: toward is float32 (N, D)."""
+    """Run any number of images with a target for each, float32 (N, D); returns as `run_all`."""
     most = backend.max_batch
     pieces = [
         backend.run_toward(images[start : start + most], toward[start : start + most])
@@ -110,13 +110,13 @@ def run_all_toward(
 
 
 def embed_all(backend: EmbeddingBackend, images: np.ndarray) -> np.ndarray:
-    """Any number of images through a backend that gives no mask: float32 (N, D)."""
+    """Embed any number of images: float32 (N, D)."""
     starts = range(0, len(images), backend.max_batch)
     return np.concatenate([backend.embed(images[start : start + backend.max_batch]) for start in starts])
 
 
 def limits_for(precision: str) -> Limits:
-    """The gate for a precision; raises `ParityError` where none was set."""
+    """The limits for a precision; raises `ParityError` if it has none."""
     if precision not in LIMITS:
         raise ParityError(
             f"precision {precision!r} has no limits",
@@ -127,37 +127,37 @@ def limits_for(precision: str) -> Limits:
 
 
 def verify(package: Package, backend: Backend) -> Parity:
-    """Run `reference.npz` through a backend and hold the outputs against the gate.
+    """Run the images of `reference.npz` and compare the outputs with the gate's limits.
 
     Raises:
-        ParityError: beyond the limits for the backend's precision; says by how much.
-        PackageError: no reference.
+        ParityError: an output is beyond the limits for the backend's precision.
+        PackageError: the package has no reference.
         BackendError: the run failed.
     """
     reference = load_reference(package)
-    return _held(package, backend, reference, *run_all(backend, reference.images))
+    return _checked(package, backend, reference, *run_all(backend, reference.images))
 
 
 def verify_embedding(package: Package, backend: EmbeddingBackend) -> Parity:
-    """The same of a backend that gives no mask: `Parity.embedding_to_json` has what was measured."""
+    """Verify a backend without masks: only the measures in `Parity.embedding_to_json` mean something."""
     reference = load_reference(package)
-    return _held(package, backend, reference, embed_all(backend, reference.images), reference.mask)
+    return _checked(package, backend, reference, embed_all(backend, reference.images), reference.mask)
 
 
 def verify_toward(package: Package, backend: TargetBackend) -> Parity:
-    """The same of a backend that takes targets, on the reference's: `Reference.targets`."""
+    """Verify a backend that takes targets, with `Reference.targets`."""
     toward, asked = load_reference(package).targets()
-    return _held(package, backend, asked, *run_all_toward(backend, asked.images, toward))
+    return _checked(package, backend, asked, *run_all_toward(backend, asked.images, toward))
 
 
-def _held(
+def _checked(
     package: Package,
     backend: Backend | EmbeddingBackend | TargetBackend,
     reference: Reference,
     embedding: np.ndarray,
     mask: np.ndarray,
 ) -> Parity:
-    """Against the gate."""
+    """Compare with the gate's limits."""
     limits = limits_for(backend.precision)
     parity = reference.compare(embedding, mask, precision=backend.precision)
     if failures := parity.failures(limits):

@@ -14,17 +14,17 @@ from safetensors import SafetensorError
 
 from runtime import console
 from runtime.image import RESIZES
-from runtime.manifest import TrainingRecord
+from runtime.records import TrainingRecord
 from train.config import (
     AUGMENTATIONS,
     EMBEDDINGS,
     FILLS,
+    MASKERS,
     OBJECTIVES,
     PRECISIONS,
     EncoderConfig,
     TrainConfig,
 )
-from train.decoders import MASKERS
 
 EXAMPLE = """example:
   python -m train --encoder timm/resnet50 --data photographs/ --out runs/resnet50

@@ -10,8 +10,11 @@ from typing import Any
 
 from runtime.errors import InputError, SchemaError
 from runtime.image import RESIZES
-from train.decoders import LATERALS, MASKERS
 
+MASKERS = ("lateral", "lateral-early", "unet")
+"""Decoders: ours, ours without the deepest feature map, and the authors'."""
+REMOVED_MASKERS = ("lateral-narrow", "lateral-coarse", "lateral-wide")
+"""Decoders that version 0.1.0 also had."""
 EMBEDDINGS = ("pooled", "head", "cls")
 OBJECTIVES = ("sparse", "plain", "contrastive", "ranking", "class")
 TOWARD = ("sparse", "plain", "contrastive")
@@ -69,7 +72,7 @@ class TrainConfig:
     data: str
     """Folder of images, searched recursively; no labels.  Kept as an absolute path."""
     masker: str = "lateral"
-    """The decoder: `lateral` or another of `train.decoders`, or the authors' `unet`."""
+    """The decoder, one of MASKERS; see `train.masker`."""
     image_skip: bool = False
     """Give the authors' decoder the image itself as the shallowest skip."""
     objective: str = "sparse"
@@ -106,7 +109,7 @@ class TrainConfig:
             raise _bad("--image-skip with --masker", self.masker, "--masker unet, the decoder that has it")
         if self.area_weight is not None and self.objective == "ranking":
             raise _bad("--objective ranking with --area-weight", self.area_weight, "none: size has no price")
-        asks = self.masker in LATERALS and self.objective in TOWARD and self.batch_size >= FEWEST_TO_PAIR
+        asks = self.masker != "unet" and self.objective in TOWARD and self.batch_size >= FEWEST_TO_PAIR
         if self.toward is None:
             object.__setattr__(self, "toward", asks)
         if self.toward and not asks:
@@ -147,7 +150,13 @@ class TrainConfig:
             encoder: dict[str, Any] = {
                 k: tuple(v) if isinstance(v, list) else v for k, v in fields.pop("encoder").items()
             }
-            fields.setdefault("toward", False)  # of a masker that was trained before there were targets
+            if fields.get("masker") in REMOVED_MASKERS:
+                raise SchemaError(
+                    f"{source} is of a masker `{fields['masker']}`, which this version does not have",
+                    expected="one of " + ", ".join(MASKERS),
+                    cure="train again with --masker lateral, or use nemu 0.1.0",
+                )
+            fields.setdefault("toward", False)  # runs before there were targets did not store it
             missing = {f.name for f in dataclasses.fields(cls)} - {"encoder", *fields}
             if missing:  # a default of today is not what was trained then
                 raise ValueError("without " + ", ".join(sorted(missing)))

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from runtime.errors import InputError
-from runtime.manifest import EncoderRecord, InputRecord
+from runtime.records import EncoderRecord, InputRecord
 
 
 class FrozenEncoder(nn.Module):

@@ -1,4 +1,4 @@
-"""One training run.  Lightning runs the loop; what it learns is in `train.training`."""
+"""One training run: Lightning's loop around `train.training`, and the files that it writes."""
 
 from __future__ import annotations
 
@@ -21,17 +21,18 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint, TQDMProgressBar
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.plugins.io import TorchCheckpointIO
-from torch.utils.data import DataLoader
 
 import runtime
 from runtime.assess import LEAST_FOLLOWED
 from runtime.atomic import atomic_file
 from runtime.errors import InputError
-from runtime.image import Geometry, decoded, find_images
-from runtime.manifest import TrainingRecord
+from runtime.image import Geometry, decoded
+from runtime.records import TrainingRecord
+from runtime.sources import find_images
 from train.checkpoint import save_masker
-from train.config import FEWEST_TO_PAIR, EncoderConfig, TrainConfig
+from train.config import EncoderConfig, TrainConfig
 from train.data import Photographs, Steps, collate, load, set_apart
+from train.distributed import batchnorm_plugins, check_batch_size, devices, leave_together
 from train.encoder import FrozenEncoder
 from train.folder import (
     MASKER,
@@ -48,14 +49,13 @@ from train.mixtures import follow
 from train.nem import NEM
 from train.siblings import siblings
 from train.training import FIRST_IMAGES, LOG_EVERY, TARGET_IMAGES, MaskerTraining
-from train.verdict import Verdict
 from train.zoo import load_encoder
 
 log = logging.getLogger("nemu.train")
 
 
 class _Bar(TQDMProgressBar):
-    """Loss, embedding distance and mask area, as last logged."""
+    """A progress bar with the last logged loss, embedding distance and mask area."""
 
     def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
         return dict(pl_module.logged) if isinstance(pl_module, MaskerTraining) else {}
@@ -73,7 +73,7 @@ def fit(
 ) -> TrainingRecord:
     """Train a masker into `out/`: masker.safetensors, config.json, summary.json, metrics, checkpoints.
 
-    A run that `out` already holds whole is not repeated when `resume` is given: its summary is returned.
+    With `resume`, a run that is already complete in `out` is not repeated: its summary is returned.
 
     Args:
         resume: continue from the newest checkpoint in `out`, if there is one; start afresh if not.
@@ -94,73 +94,73 @@ def fit(
     torch.manual_seed(config.seed)
     nem = NEM.of(config, _encoder(config.encoder))
     module = MaskerTraining(nem, config, files=_list_id(files, Path(config.data)))
-    images = Photographs(
-        files,
-        geometry=Geometry.from_record(module.nem.encoder.input),
-        seed=config.seed,
-        augment=config.augment,
-    )
+    geometry = Geometry.from_record(nem.encoder.input)
+    images = Photographs(files, geometry=geometry, seed=config.seed, augment=config.augment)
     with hush():
         trainer = make_trainer(config, out, start=start, checkpoint_every=checkpoint_every, progress=progress)
-        _check_share(config, trainer.world_size)
+        check_batch_size(config, trainer.world_size)
         looked_at = TARGET_IMAGES if config.toward and not start else FIRST_IMAGES
         first = collate([images[p] for p in range(looked_at)])[0]
         module.to(trainer.strategy.root_device).prepare(first, resumed=start > 0)
         began = time.monotonic()
-        if trainer.is_global_zero:
-            claim(config, out, start=start)
-        batches = Steps(start, config.steps, config.batch_size, trainer.global_rank, trainer.world_size)
-        if workers is None:
-            workers = loading_workers(config.batch_size // trainer.world_size, images.geometry)
-        checkpoint = newest_checkpoint(out) if start else None
-        _loop(trainer, module, load(images, batches, workers=workers), checkpoint)
+        _loop(trainer, module, images, out, start=start, workers=workers)
     seconds = time.monotonic() - began
-    unseen, unreadable = decoded(apart, images.geometry)
-    module.to(trainer.strategy.root_device)  # Lightning leaves it on the CPU
-    judged = torch.from_numpy(unseen) if len(unseen) else first
+    unseen, unreadable = decoded(apart, geometry)
     skipped = [*(files[i] for i in sorted(module.skipped)), *unreadable]
+    judged = torch.from_numpy(unseen) if len(unseen) else first
     summary = _summary(
-        module,
-        module.judge(judged),
-        _followed(module, judged) if config.toward else None,
-        start=start,
-        images=len(files),
-        skipped=len(skipped),
-        seconds=seconds,
+        module, judged, resumed_at=start, images_found=len(files), skipped=len(skipped), seconds=seconds
     )
     if trainer.is_global_zero:
         write_apart(out, [file for file in apart if file not in unreadable], Path(config.data))
         _write(out, module, summary, skipped)
-    _part()
+    leave_together()
     return summary
 
 
-def _loop(trainer: Trainer, module: MaskerTraining, loader: DataLoader, checkpoint: Path | None) -> None:
+def _loop(
+    trainer: Trainer,
+    module: MaskerTraining,
+    images: Photographs,
+    out: Path,
+    *,
+    start: int,
+    workers: int | None,
+) -> None:
+    """Run the steps from `start` on; raises KeyboardInterrupt on Ctrl-C."""
+    config = module.config
+    if trainer.is_global_zero:
+        claim(config, out, start=start)
+    batches = Steps(start, config.steps, config.batch_size, trainer.global_rank, trainer.world_size)
+    if workers is None:
+        workers = loading_workers(config.batch_size // trainer.world_size, images.geometry)
+    loader = load(images, batches, workers=workers)
+    checkpoint = newest_checkpoint(out) if start else None
     try:
         trainer.fit(module, loader, ckpt_path=checkpoint, weights_only=True)
-    except SystemExit as error:  # what Lightning makes of Ctrl-C, after it has shut down
+    except SystemExit as error:  # Lightning turns Ctrl-C into this after it has shut down
         raise KeyboardInterrupt from error
 
 
 def _followed(module: MaskerTraining, images: torch.Tensor) -> float:
-    """How far masks follow their targets, with a warning where that is hardly."""
+    """How far masks follow their targets, 0 to 1; logs a warning if that is too little."""
     followed = follow(module, images)
     if followed < LEAST_FOLLOWED:
         log.warning(
-            "the masks hardly follow their targets (%.2f; 1 is entirely): train for more --steps or on more "
-            "photographs, and do not ask them why two pictures match",
+            "the masks hardly follow their targets (%.2f of 1): train for more --steps or on more images, "
+            "and do not use them to compare two images",
             followed,
         )
     return followed
 
 
 def _encoder(config: EncoderConfig) -> FrozenEncoder:
-    """The encoder, with a warning where its weights also fit another model."""
+    """The encoder; logs a warning if its weights also fit another timm model."""
     encoder = load_encoder(config)
     if config.weights and (others := siblings(encoder)):
         log.warning(
-            "%s also fits %s, which computes something else with it; if it was made for that, say so with "
-            "--encoder; --check PHOTO shows what each makes of a photograph",
+            "%s also fits %s, which computes another embedding with it; if the weights are that model's, "
+            "name it with --encoder; --check PHOTO shows the classes that each names",
             config.weights,
             " and ".join(others),
         )
@@ -168,36 +168,21 @@ def _encoder(config: EncoderConfig) -> FrozenEncoder:
 
 
 def loading_workers(images: int, geometry: Geometry) -> int:
-    """Of one process, for batches of so many images."""
+    """Number of loader workers of one training process, whose batches have so many images."""
     processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     return default_workers(batch_bytes=images * geometry.height * geometry.width * 3, processes=processes)
 
 
 def _list_id(files: list[Path], root: Path) -> str:
+    """sha256 of the relative paths, which identifies the list of images."""
     names = "\n".join(file.relative_to(root).as_posix() for file in files)
     return hashlib.sha256(names.encode(errors="surrogateescape")).hexdigest()
-
-
-def _check_share(config: TrainConfig, world: int) -> None:
-    size = config.batch_size
-    if size % world:
-        raise InputError(
-            f"--batch-size {size} for {world} processes",
-            expected="a multiple of the number of processes",
-            cure=f"--batch-size {-(-size // world) * world}",
-        )
-    if config.toward and size // world < FEWEST_TO_PAIR:
-        raise InputError(
-            f"--batch-size {size} for {world} processes, each of which pairs its own images",
-            expected=f"{FEWEST_TO_PAIR} images a process",
-            cure=f"--batch-size {FEWEST_TO_PAIR * world}, or --no-toward",
-        )
 
 
 def make_trainer(
     config: TrainConfig, out: Path, *, start: int, checkpoint_every: int, progress: bool
 ) -> Trainer:
-    """Lightning's loop: one long epoch of `steps` batches, one checkpoint kept, no hidden sharding."""
+    """Lightning's loop: one epoch of `steps` batches, one checkpoint kept, no sampler of its own."""
     checkpoints = ModelCheckpoint(
         dirpath=out / "checkpoints",
         filename="step-{step}",
@@ -212,7 +197,7 @@ def make_trainer(
     return Trainer(
         max_steps=config.steps,
         max_epochs=-1,
-        benchmark=True,  # shapes are fixed: cuDNN may try which kernel is fastest
+        benchmark=True,  # shapes are fixed, so cuDNN may search for the fastest kernel
         precision=config.precision,  # type: ignore[arg-type]
         callbacks=callbacks,
         logger=CSVLogger(
@@ -223,28 +208,13 @@ def make_trainer(
         use_distributed_sampler=False,
         enable_model_summary=False,
         enable_progress_bar=progress,
-        plugins=[_WholeCheckpoints()],
-        **_processes(),
+        plugins=[_WholeCheckpoints(), *batchnorm_plugins()],
+        **devices(),
     )
 
 
-def _processes() -> dict[str, Any]:
-    """One device; under torchrun, those that torchrun started.  Lightning is not left to start its own."""
-    world, local = (int(os.environ.get(name, "1")) for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"))
-    if world == 1:
-        return {"devices": 1}
-    return {"devices": local, "num_nodes": world // local, "strategy": "ddp"}
-
-
-def _part() -> None:
-    """Under torchrun: leave together, because a process group's threads outlive an interpreter that ends."""
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        torch.distributed.barrier()
-        torch.distributed.destroy_process_group()
-
-
 class _WholeCheckpoints(TorchCheckpointIO):
-    """A checkpoint is written beside its place and renamed, so that a kill leaves it whole or not there."""
+    """Writes a checkpoint to a temporary file and renames it, so that a kill leaves no partial file."""
 
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: str | os.PathLike[str], storage_options: Any = None
@@ -255,9 +225,12 @@ class _WholeCheckpoints(TorchCheckpointIO):
 
 @contextmanager
 def hush() -> Iterator[None]:
-    """Lightning's advice that does not hold here: a frozen encoder is in eval mode on purpose, order is a
-    function of the step, so the loader needs no state of its own, and the checkpoint folder is the run's."""
-    unfounded = (
+    """Silence Lightning's warnings that do not apply here.
+
+    The frozen encoder is in eval mode on purpose, the loader needs no state because the order is a function
+    of the step, and the checkpoint folder is the run's own.
+    """
+    silenced = (
         "eval mode", "resuming from a checkpoint", "Checkpoint directory", "using `ckpt_path`",
         "num_workers", "log_every_n_steps", "LeafSpec",
     )  # fmt: skip
@@ -265,7 +238,7 @@ def hush() -> Iterator[None]:
     level = logger.level
     logger.setLevel(logging.ERROR)
     with warnings.catch_warnings():
-        for words in unfounded:
+        for words in silenced:
             warnings.filterwarnings("ignore", message=f".*{words}")
         try:
             yield
@@ -275,19 +248,21 @@ def hush() -> Iterator[None]:
 
 def _summary(
     module: MaskerTraining,
-    verdict: Verdict | None,
-    followed: float | None,
+    images: torch.Tensor,
     *,
-    start: int,
-    images: int,
+    resumed_at: int,
+    images_found: int,
     skipped: int,
     seconds: float,
 ) -> TrainingRecord:
-    others = (torch, timm, lightning)
+    """The record of a run that ended; masks are judged on `images`, uint8 (N, H, W, 3)."""
+    module.to(module.trainer.strategy.root_device)  # Lightning leaves it on the CPU
+    verdict = module.judge(images)
+    followed = _followed(module, images) if module.config.toward else None
     loss, distance, area = torch.stack(list(module.recent)).mean(dim=0).tolist()
     return TrainingRecord(
         steps=module.config.steps,
-        resumed_at=start,
+        resumed_at=resumed_at,
         loss=loss,
         distance=distance,
         area=area,
@@ -296,14 +271,18 @@ def _summary(
         fault=None if verdict is None else verdict.fault(),
         follows=followed,
         processes=module.trainer.world_size,
-        images=images,
+        images=images_found,
         skipped=skipped,
         seconds=seconds,
-        versions={"nemu": runtime.__version__, **{m.__name__: str(m.__version__) for m in others}},
+        versions={
+            "nemu": runtime.__version__,
+            **{m.__name__: str(m.__version__) for m in (torch, timm, lightning)},
+        },
     )
 
 
 def _write(out: Path, module: MaskerTraining, summary: TrainingRecord, skipped: list[Path]) -> None:
+    """Write masker, summary and the list of skipped files; raises InputError if the masker is not finite."""
     if not all(torch.isfinite(t).all() for t in module.nem.masker.state_dict().values()):
         raise InputError(
             f"training diverged: the masker holds values that are not finite (loss {summary.loss})",

@@ -13,8 +13,8 @@ import torch
 
 from runtime.atomic import atomic_file, refuse_existing
 from runtime.errors import InputError, OutputExists, SchemaError
-from runtime.manifest import TrainingRecord
-from train.checkpoint import read_config
+from runtime.records import TrainingRecord
+from train.checkpoint import MaskerFile
 from train.config import TrainConfig
 
 MASKER = "masker.safetensors"
@@ -33,26 +33,26 @@ def read_summary(out: Path) -> TrainingRecord:
     except SchemaError as error:
         raise SchemaError(
             error.came,
-            expected="the summary that python -m train writes",
+            expected="the summary that nemu train writes",
             cure=f"copy the run's folder again, or delete {file}: what it said is then not known",
         ) from error
 
 
-def run_of(masker: Path) -> TrainingRecord | None:
+def run_of(masker: MaskerFile) -> TrainingRecord | None:
     """The summary of the run that trained this masker, from its folder; None for a masker without one.
 
     Raises:
         SchemaError: the summary or the configuration beside it cannot be read.
         InputError: they are those of another run.
     """
-    out = masker.parent
+    out = masker.path.parent
     if not (out / SUMMARY).is_file():
         return None
     summary, config = read_summary(out), out / CONFIG
     there = TrainConfig.from_json(config.read_text(), source=str(config)) if config.is_file() else None
-    if there != read_config(masker):
+    if there != masker.config:
         raise InputError(
-            f"{out / SUMMARY} is not of the run that trained {masker.name}: {config} "
+            f"{out / SUMMARY} is not of the run that trained {masker.path.name}: {config} "
             + ("is missing" if there is None else "has other settings"),
             expected="a masker in its own run's folder, or without a summary beside it",
             cure="copy the run's folder again, or the masker alone to another place",
@@ -67,12 +67,12 @@ def write_apart(out: Path, files: Sequence[Path], data: Path) -> None:
         file.write_text(names, errors="surrogateescape")
 
 
-def apart_of(masker: Path) -> list[Path]:
+def apart_of(masker: MaskerFile) -> list[Path]:
     """The images that the run of this masker set apart, where they lay; none if it noted none."""
-    note = masker.with_name(APART)
+    note = masker.path.with_name(APART)
     if not note.is_file():
         return []
-    data = Path(read_config(masker).data)
+    data = Path(masker.config.data)
     return [data / name for name in note.read_text(errors="surrogateescape").splitlines()]
 
 

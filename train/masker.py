@@ -14,10 +14,13 @@ import torch
 from torch import Tensor, nn
 
 from runtime.errors import InputError
-from train.batchnorm import BatchNorm
-from train.decoders import Lateral
 from train.target import Target
 
+LATERAL_WIDTH, NARROWEST = 32, 8
+"""Channels of a lateral level at stride 8 and coarser, halved for every finer octave down to the second number.
+Multiples of 8 fill tensor cores and vector registers."""
+FINEST_STRIDE = 2
+"""Stride of the finest lateral level: finer taps are not read, and a coarser pyramid is doubled up to it."""
 WIDTHS = (256, 128, 64, 32, 16)
 """Output channels of the authors' blocks, deep to shallow; the last is at full resolution."""
 
@@ -27,16 +30,16 @@ class LateralMasker(nn.Module):
 
     Every tap is projected to a few channels by a 1×1 convolution; from the deepest level on, the level
     above is upsampled (nearest), added, and smoothed by one 3×3 convolution, which gives the width of the
-    next level: fine levels are large, so they get few channels.  From the finest one a 1×1 convolution
-    gives one logit a cell, or several, laid out as pixels (sub-pixel convolution, Shi et al., CVPR 2016);
-    they are upsampled bilinearly.
+    next level: fine levels are large, so they get few channels.  A 1×1 convolution of the finest level gives
+    one logit a cell, and these are upsampled bilinearly.
 
     Args:
         channels: C_i of the encoder's pyramid, shallow to deep.
         sizes: (h_i, w_i) of it.
         image_size: (H, W) of the image, and of the mask.
-        spec: which taps, how wide, how fine.  One tap is always read, the deepest if there is no other.
-        dimension: D of the embeddings, if it takes one as its target.
+        early: do not read the deepest tap, so that the mask can be computed beside the encoder's last stage;
+            a pyramid of a single tap is read all the same.
+        dimension: D of the embeddings, if the masker takes one as its target.
     """
 
     def __init__(
@@ -45,34 +48,30 @@ class LateralMasker(nn.Module):
         channels: Sequence[int],
         sizes: Sequence[tuple[int, int]],
         image_size: tuple[int, int],
-        spec: Lateral,
+        early: bool = False,
         dimension: int | None = None,
     ) -> None:
         super().__init__()
         deepest = len(sizes) - 1
-        taps = [
-            i for i in range(deepest - spec.early, -1, -1) if not _finer(sizes[i], image_size, spec.stride)
-        ]
+        taps = [i for i in range(deepest - early, -1, -1) if not _finer(sizes[i], image_size, FINEST_STRIDE)]
         self.taps = taps or [deepest]  # indices into the pyramid, deep to shallow
         levels = [sizes[i] for i in self.taps]
-        while all(2 * s * spec.stride <= whole for s, whole in zip(levels[-1], image_size, strict=True)):
+        while all(2 * s * FINEST_STRIDE <= whole for s, whole in zip(levels[-1], image_size, strict=True)):
             levels.append((levels[-1][0] * 2, levels[-1][1] * 2))
         self.sizes = levels  # deep to shallow
         self.image_size = image_size
-        widths = [_width(level[0], image_size[0], spec) for level in levels]
+        widths = [_width(level[0], image_size[0]) for level in levels]
         self.lateral = nn.ModuleList(
-            nn.Sequential(nn.Conv2d(channels[i], width, 1, bias=False), BatchNorm(width))
+            nn.Sequential(nn.Conv2d(channels[i], width, 1, bias=False), nn.BatchNorm2d(width))
             for i, width in zip(self.taps, widths, strict=False)  # the levels above have no tap
         )
         self.smooth = nn.ModuleList(
             nn.Sequential(
-                nn.Conv2d(width, following, 3, padding=1, bias=False), BatchNorm(following), nn.ReLU()
+                nn.Conv2d(width, following, 3, padding=1, bias=False), nn.BatchNorm2d(following), nn.ReLU()
             )
             for width, following in pairwise([*widths, widths[-1]])
         )
-        fits = all(s * spec.subpixel <= whole for s, whole in zip(levels[-1], image_size, strict=True))
-        self.subpixel = spec.subpixel if fits else 1
-        self.logit = nn.Conv2d(widths[-1], self.subpixel**2, kernel_size=1)
+        self.logit = nn.Conv2d(widths[-1], 1, kernel_size=1)
         read = len(self.taps)
         self.target: Target | None = None
         if dimension is not None:
@@ -88,16 +87,20 @@ class LateralMasker(nn.Module):
         return self.with_likeness(pyramid, toward)[0]
 
     def with_likeness(self, pyramid: Sequence[Tensor], toward: Tensor | None) -> tuple[Tensor, list[Tensor]]:
-        """The logits; and how like the target the cells of some levels are, see `train.target.Target`."""
+        """The logits (N, 1, H, W); and likeness logits of some levels, see `train.target.Target`.
+
+        Raises:
+            InputError: a target for a masker that takes none.
+        """
         features = [pyramid[i] for i in self.taps]
         levels = [lateral(feature) for lateral, feature in zip(self.lateral, features, strict=False)]
         alike: list[Tensor] = []
         if toward is not None:
             if self.target is None:
                 raise InputError(
-                    "a target, to a masker that takes none",
+                    "a target for a masker that takes none",
                     expected="a masker that was trained with targets",
-                    cure="python -m train --toward",
+                    cure="train one: nemu train --toward",
                 )
             levels, alike = self.target(features, levels, toward)
         x = levels[0]  # (N, widths[0], *sizes[0])
@@ -107,10 +110,7 @@ class LateralMasker(nn.Module):
                 if i < len(levels):
                     x = x + levels[i]
             x = smooth(x)
-        logit = self.logit(x)
-        if self.subpixel > 1:
-            logit = nn.functional.pixel_shuffle(logit, self.subpixel)
-        return _resize(logit, self.image_size, mode="bilinear"), alike
+        return _resize(self.logit(x), self.image_size, mode="bilinear"), alike
 
 
 class UNetMasker(nn.Module):
@@ -174,10 +174,10 @@ class _Block(nn.Sequential):
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__(
             nn.Conv2d(in_channels, out_channels, kernel_size=3, padding=1, bias=False),
-            BatchNorm(out_channels),
+            nn.BatchNorm2d(out_channels),
             nn.SiLU(),
             nn.Conv2d(out_channels, out_channels, kernel_size=3, padding=1, bias=False),
-            BatchNorm(out_channels),
+            nn.BatchNorm2d(out_channels),
             nn.SiLU(),
         )
 
@@ -193,10 +193,10 @@ def _resize(x: Tensor, size: tuple[int, int], *, mode: str = "nearest") -> Tenso
     return nn.functional.interpolate(x, size=size, mode=mode)
 
 
-def _width(rows: int, image_rows: int, spec: Lateral) -> int:
-    """Channels of a level: `spec.width`, halved for every octave that it is finer than stride 8."""
+def _width(rows: int, image_rows: int) -> int:
+    """Channels of a lateral level: halved for every octave that it is finer than stride 8."""
     octaves = max(0, round(math.log2(8 * rows / image_rows)))
-    return max(spec.width >> octaves, spec.narrowest)
+    return max(LATERAL_WIDTH >> octaves, NARROWEST)
 
 
 def _finer(size: tuple[int, int], image_size: tuple[int, int], stride: int) -> bool:

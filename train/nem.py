@@ -5,7 +5,6 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from train.config import TrainConfig
-from train.decoders import LATERALS
 from train.encoder import FrozenEncoder
 from train.masker import LateralMasker, UNetMasker
 
@@ -31,19 +30,18 @@ class NEM(nn.Module):
         image_skip: bool = False,
         toward: bool = False,
     ) -> NEM:
-        """A fresh masker that fits the encoder's pyramid: one of LATERALS, or the authors' `unet`.
+        """A fresh masker that fits the encoder's pyramid: one of `train.config.MASKERS`.
 
         Args:
-            image_skip: the image is a skip; only the authors' decoder has it.
-            toward: it takes a target; the authors' decoder does not.
+            image_skip: give the authors' decoder the image as a skip; the others ignore it.
+            toward: the masker takes a target; not for the authors' decoder.
         """
         image_size = (encoder.input.height, encoder.input.width)
         channels, sizes = encoder.channels, encoder.sizes
-        if masker in LATERALS:
-            spec = LATERALS[masker]
-            dimension = encoder.record.dimension if toward else None
+        if masker != "unet":
+            early, dimension = masker == "lateral-early", encoder.record.dimension if toward else None
             lateral = LateralMasker(
-                channels=channels, sizes=sizes, image_size=image_size, spec=spec, dimension=dimension
+                channels=channels, sizes=sizes, image_size=image_size, early=early, dimension=dimension
             )
             return cls(encoder, lateral)
         unet = UNetMasker(channels=channels, sizes=sizes, image_size=image_size, image_skip=image_skip)
@@ -51,7 +49,7 @@ class NEM(nn.Module):
 
     @classmethod
     def of(cls, config: TrainConfig, encoder: FrozenEncoder) -> NEM:
-        """The same, with the masker that a training run asks for."""
+        """A fresh masker of the kind that a training run asks for."""
         return cls.untrained(
             encoder, masker=config.masker, image_skip=config.image_skip, toward=bool(config.toward)
         )

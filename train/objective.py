@@ -14,13 +14,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import partial
 
 import torch
 from torch import Tensor
 
 from train.occlusion import occlude
-from train.share import WHOLE, Share
 
 Embed = Callable[[Tensor], Tensor]
 """Normalised images (N, 3, H, W) → embeddings (N, D)."""
@@ -62,8 +60,6 @@ class Batch:
     """μ, (D,)."""
     generator: torch.Generator
     """Source of an objective's own randomness."""
-    share: Share = WHOLE
-    """Which of a larger batch's rows these are; what is drawn is drawn for that."""
     price: Tensor | None = None
     """What a pixel costs, in units of λ: (N, H, W) or (N, 1, 1); None is 1."""
 
@@ -139,11 +135,11 @@ def ranking(embed: Embed, batch: Batch, *, area_weight: float) -> Terms:
     The size has no price, so `area_weight` is not used; logits are ordinal, their level means nothing.
     """
     n, height, width = batch.logits.shape
-    draw = partial(batch.share.draw, generator=batch.generator)
-    uniform = draw(torch.rand, (n, RANKS, height * width)).clamp(min=1e-9)
+    source = batch.generator
+    uniform = torch.rand(n, RANKS, height * width, generator=source, device=source.device).clamp(min=1e-9)
     noisy = batch.logits.view(n, 1, -1) - (-uniform.log()).log().to(batch.logits)  # (N, R, H·W)
     sixth = height * width // RANKS
-    within = draw(partial(torch.randint, 1, sixth + 1), (n, RANKS))
+    within = torch.randint(1, sixth + 1, (n, RANKS), generator=source, device=source.device)
     k = (torch.arange(RANKS, device=within.device) * sixth + within).to(noisy.device)
     mask = top_k(noisy, k.unsqueeze(2)).view(-1, height, width)  # (N·R, H, W)
     x, fill, embedding = (t.repeat_interleave(RANKS, dim=0) for t in (batch.x, batch.fill, batch.embedding))

@@ -6,13 +6,12 @@ x̃ = m · x + (1 − m) · ρ
 from __future__ import annotations
 
 import math
-from functools import lru_cache, partial
+from functools import lru_cache
 
 import torch
 from torch import Tensor, nn
 
 from runtime.errors import InputError
-from train.share import WHOLE, Share
 
 
 def occlude(x: Tensor, mask: Tensor, fill: Tensor) -> Tensor:
@@ -21,8 +20,8 @@ def occlude(x: Tensor, mask: Tensor, fill: Tensor) -> Tensor:
     return mask * x + (1 - mask) * fill
 
 
-def make_fill(kind: str, x: Tensor, *, generator: torch.Generator, share: Share = WHOLE) -> Tensor:
-    """ρ for normalised images x (N, 3, H, W), the given share of a batch.
+def make_fill(kind: str, x: Tensor, *, generator: torch.Generator) -> Tensor:
+    """ρ for normalised images x (N, 3, H, W).
 
     `zero` is the mean colour of the encoder's training data; `noise` is N(0, 1), the spread that
     normalised images have (not pixel-space statistics, the mistake of earlier code); `blur` is the
@@ -37,14 +36,14 @@ def make_fill(kind: str, x: Tensor, *, generator: torch.Generator, share: Share 
     if kind == "zero":
         return torch.zeros_like(x)
     if kind == "noise":
-        return share.draw(torch.randn, x.shape, generator=generator).to(x)
+        return torch.randn(x.shape, generator=generator, device=generator.device).to(x)
     if kind == "blur":
         return _blur(x, sigma=5 * min(x.shape[-2:]) / 224)
     if kind == "mixed":
-        drawn = share.draw(partial(torch.randint, 3), (len(x), 1, 1, 1), generator=generator).to(x.device)
-        fills = [make_fill(k, x, generator=generator, share=share) for k in ("zero", "noise", "blur")]
+        drawn = torch.randint(3, (len(x), 1, 1, 1), generator=generator, device=generator.device).to(x.device)
+        fills = [make_fill(k, x, generator=generator) for k in ("zero", "noise", "blur")]
         return fills[0].where(drawn == 0, fills[1].where(drawn == 1, fills[2]))
-    raise InputError(f"fill {kind}", expected="zero, noise, blur or mixed", cure="see python -m train --help")
+    raise InputError(f"fill {kind}", expected="zero, noise, blur or mixed", cure="see nemu train --help")
 
 
 def _blur(x: Tensor, *, sigma: float) -> Tensor:

@@ -14,8 +14,6 @@ from itertools import accumulate
 import torch
 from torch import Tensor
 
-from train.share import WHOLE, Share
-
 SIDE = (0.35, 0.75)
 """Sides of boxes and ellipses, shares of the image's."""
 BLOB = (0.15, 0.5)
@@ -40,10 +38,10 @@ class Pairs:
     """bool (N,): whether `wrong` is the whole truth; not where x and the target have the same pictures."""
 
 
-def regions(n: int, size: tuple[int, int], *, generator: torch.Generator, share: Share = WHOLE) -> Tensor:
+def regions(n: int, size: tuple[int, int], *, generator: torch.Generator) -> Tensor:
     """(n, 1, H, W), 0 or 1: boxes, ellipses and blobs of random places, on the generator's device."""
     height, width = size
-    draw = share.draw(torch.rand, (n, 5), generator=generator)
+    draw = torch.rand(n, 5, generator=generator, device=generator.device)
     sides = SIDE[0] + (SIDE[1] - SIDE[0]) * draw[:, :2]
     middle = (sides + 2 * draw[:, 2:4] * (1 - sides)) / 2  # so that all of it lies inside
     y = (torch.arange(height, device=draw.device) + 0.5).view(1, -1, 1) / height
@@ -53,7 +51,7 @@ def regions(n: int, size: tuple[int, int], *, generator: torch.Generator, share:
     ]
     box = (from_middle[0].abs() < 0.5) & (from_middle[1].abs() < 0.5)
     ellipse = from_middle[0] ** 2 + from_middle[1] ** 2 < 0.25
-    noise = share.draw(torch.randn, (n, 1, BUMPS, BUMPS), generator=generator)
+    noise = torch.randn(n, 1, BUMPS, BUMPS, generator=generator, device=generator.device)
     noise = torch.nn.functional.interpolate(noise, size=size, mode="bicubic")[:, 0]
     ordered = noise[:, ::4, ::4].flatten(1).sort(dim=1, descending=True).values
     area = BLOB[0] + (BLOB[1] - BLOB[0]) * draw[:, 0]
@@ -63,11 +61,11 @@ def regions(n: int, size: tuple[int, int], *, generator: torch.Generator, share:
     return shape[:, None].float()
 
 
-def mixed(u: Tensor, v: Tensor, w: Tensor, *, generator: torch.Generator, share: Share = WHOLE) -> Pairs:
+def mixed(u: Tensor, v: Tensor, w: Tensor, *, generator: torch.Generator) -> Pairs:
     """A pair of each u with its partners: photographs (N, 3, H, W) each, normalised."""
     n = len(u)
-    r, s = (regions(n, (u.shape[2], u.shape[3]), generator=generator, share=share).to(u) for _ in range(2))
-    draw = share.draw(torch.rand, (n, 2), generator=generator).to(u.device)
+    r, s = (regions(n, (u.shape[2], u.shape[3]), generator=generator).to(u) for _ in range(2))
+    draw = torch.rand(n, 2, generator=generator, device=generator.device).to(u.device)
     bounds = list(accumulate(KINDS.values()))[:-1]
     kind = torch.stack([draw[:, 0] >= bound for bound in bounds]).sum(dim=0).view(-1, 1, 1, 1)
 

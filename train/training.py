@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from runtime.errors import InputError
 from train.config import TrainConfig
+from train.distributed import union
 from train.encoder import FrozenEncoder
 from train.folding import folded
 from train.masker import LateralMasker
@@ -32,7 +33,6 @@ from train.objective import (
 )
 from train.occlusion import make_fill
 from train.pairs import mixed
-from train.share import WHOLE, Share
 from train.target import Target, level_means, likeness_loss
 from train.verdict import Verdict
 
@@ -100,40 +100,38 @@ class MaskerTraining(LightningModule):
             self.logger.log_metrics(self.logged, step=self.global_step)
 
     def terms(self, images: Tensor, *, step: int) -> Terms:
-        """The objective on a batch of uint8 images; its randomness is a function of (seed, step).
+        """The objective on this process's rows of a batch, uint8 (N, H, W, 3).
 
-        Under torchrun they are this process's share of the batch.
+        Random numbers are a function of (seed, step, rank of the process).
         """
         objective = OBJECTIVES[self.config.objective]
+        generator = self.generator(step, rank=self.global_rank)
         if not self.config.toward:
-            batch = self._batch(images, step=step, share=Share.here())
+            batch = self._batch(images, generator)
             return objective(self.embed, batch, area_weight=self.area_weight)
-        batch, likeness = self._with_targets(images, step=step, share=Share.here())
+        batch, likeness = self._with_targets(images, generator)
         terms = objective(self.embed, batch, area_weight=self.area_weight)
         return replace(terms, loss=terms.loss + likeness)
 
-    def _batch(self, images: Tensor, *, step: int, share: Share = WHOLE) -> Batch:
+    def _batch(self, images: Tensor, generator: torch.Generator) -> Batch:
         x = self.frozen.normalize(images)
         with torch.no_grad():
             embedding, pyramid = self.frozen(x)
-        generator = self.generator(step)
         return Batch(
             x=x,
             embedding=embedding,
             logits=self.nem.masker(pyramid, x).squeeze(1).float(),
-            fill=make_fill(self.config.fill, x, generator=generator, share=share),
+            fill=make_fill(self.config.fill, x, generator=generator),
             centre=self.centre,
             generator=generator,
-            share=share,
         )
 
-    def _with_targets(self, images: Tensor, *, step: int, share: Share) -> tuple[Batch, Tensor]:
-        """Half the images as they are, the others as pairs; and what the likeness is wrong by."""
+    def _with_targets(self, images: Tensor, generator: torch.Generator) -> tuple[Batch, Tensor]:
+        """A batch of half the images as they are and the others as pairs; and the loss of the likeness."""
         x = self.frozen.normalize(images)
-        generator = self.generator(step)
         plain = len(x) // 2
         u, v, w = (x.roll(by, 0)[plain:] for by in range(3))  # partners are of the same process
-        pairs = mixed(u, v, w, generator=generator, share=share)
+        pairs = mixed(u, v, w, generator=generator)
         x = torch.cat([x[:plain], pairs.x])
         with torch.no_grad():
             own, pyramid = self.frozen(x)
@@ -146,10 +144,9 @@ class MaskerTraining(LightningModule):
             x=x,
             embedding=embedding,
             logits=logits.squeeze(1).float(),
-            fill=make_fill(self.config.fill, x, generator=generator, share=share),
+            fill=make_fill(self.config.fill, x, generator=generator),
             centre=self.centre,
             generator=generator,
-            share=share,
             price=price,
         )
         return batch, likeness_loss([level[plain:] for level in alike], 1 - pairs.wrong, pairs.known)
@@ -237,7 +234,7 @@ class MaskerTraining(LightningModule):
         parts = images.to(self.device).split(self.config.batch_size)
         training = self.nem.masker.training
         self.nem.masker.eval()  # its statistics are of training alone
-        total = sum(len(part) * of(self._batch(part, step=0)).item() for part in parts)
+        total = sum(len(part) * of(self._batch(part, self.generator(0))).item() for part in parts)
         self.nem.masker.train(training)
         return total / len(images)
 
@@ -247,10 +244,7 @@ class MaskerTraining(LightningModule):
 
     def on_train_end(self) -> None:
         """Files that any process had to skip are known to the first."""
-        if torch.distributed.is_initialized():
-            everyone: list[Any] = [None] * self.trainer.world_size
-            torch.distributed.all_gather_object(everyone, self.skipped)
-            self.skipped = set().union(*everyone)
+        self.skipped = union(self.skipped)
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """AdamW; the rate rises over a tenth of the steps and falls to nearly 0 (one cycle)."""
@@ -295,9 +289,9 @@ class MaskerTraining(LightningModule):
         encoder = {k: v for k, v in self.state_dict().items() if k.startswith(ENCODERS)}
         checkpoint["state_dict"] = {**checkpoint["state_dict"], **encoder}
 
-    def generator(self, step: int) -> torch.Generator:
-        """The source of a step's randomness."""
-        seed = np.random.SeedSequence([self.config.seed, step]).generate_state(1, np.uint64)
+    def generator(self, step: int, *, rank: int = 0) -> torch.Generator:
+        """The source of a step's random numbers in one process, on this module's device."""
+        seed = np.random.SeedSequence([self.config.seed, step, rank]).generate_state(1, np.uint64)
         return torch.Generator(self.device).manual_seed(int(seed[0]))
 
 

@@ -9,6 +9,7 @@ from runtime.backends.onnxruntime import CELLS, CELLS_MODEL, open_session
 from runtime.errors import BackendError, PackageError
 from runtime.manifest import OUTPUTS
 from runtime.package import Package
+from runtime.reasons import sentence
 
 PRECISION = "fp32"
 
@@ -25,7 +26,7 @@ class CellsBackend:
         if CELLS_MODEL not in package.manifest.files:
             why = package.manifest.refused.get("cells", "it was built by an older version")
             raise PackageError(
-                f"{package.path} has no {CELLS_MODEL}: {why}",
+                f"{package.path} has no {CELLS_MODEL}: {sentence(why)}",
                 expected="a package with the local features that a bank of normal pictures is made of",
                 cure="build the package again: nemu build --masker … --out NAME.nemu",
             )

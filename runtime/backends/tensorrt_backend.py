@@ -33,8 +33,9 @@ from runtime.backends.tensorrt_engine import INPUT, LoadedEngine, Shapes
 from runtime.backends.tensorrt_library import library
 from runtime.device_explanation import DeviceArray
 from runtime.errors import BackendError
-from runtime.manifest import OUTPUTS, TOWARD, InputRecord
+from runtime.manifest import OUTPUTS, TOWARD
 from runtime.package import Engine
+from runtime.records import InputRecord
 
 
 class TensorRTBackend:

@@ -15,7 +15,7 @@ from runtime.index.opened import RECORD, SCHEMA, IndexRecord
 from runtime.index.row import has_rows, journal_rows, noted, refuse_other
 from runtime.index.stores import STORES, library
 from runtime.package import Package
-from runtime.sources import Picture
+from runtime.sources import NamedImage
 
 
 class Indexed(NamedTuple):
@@ -31,7 +31,7 @@ class Indexed(NamedTuple):
 def index_pictures(
     explainer: Explainer,
     package: Package,
-    pictures: list[Picture],
+    pictures: list[NamedImage],
     folder: Path,
     *,
     store: str = "parquet",

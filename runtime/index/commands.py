@@ -15,12 +15,12 @@ from runtime.index.opened import Index
 from runtime.index.search import RECORD
 from runtime.index.search import search as search_index
 from runtime.package import Package
-from runtime.sources import find_pictures
+from runtime.sources import find_named_images
 
 
 def index(arguments: argparse.Namespace) -> int:
     """Pictures → an index."""
-    pictures = find_pictures(arguments.sources)
+    pictures = find_named_images(arguments.sources)
     package = Package.open(arguments.package)
     with open_explainer(arguments, package) as explainer:
         done = index_pictures(

@@ -15,7 +15,7 @@ from torch import nn
 
 from benchmarks import baselines
 from benchmarks.baselines import BASELINES
-from runtime.manifest import InputRecord
+from runtime.records import InputRecord
 from train.encoder import FrozenEncoder, weights_fingerprint
 from train.zoo import TimmFeatures
 

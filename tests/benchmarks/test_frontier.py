@@ -8,7 +8,7 @@ import pytest
 from benchmarks.frontier import compare, costs, trainings
 from benchmarks.frontier_picture import draw
 from benchmarks.latency_tables import frontier
-from train.decoders import MASKERS
+from train.config import MASKERS
 
 
 def rows(shift, *, spread=0.0, seeds=3, scenes=60):

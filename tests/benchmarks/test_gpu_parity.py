@@ -18,8 +18,8 @@ from benchmarks import gpu_bench, gpu_parity
 from benchmarks.gpu_bench import Bench
 from benchmarks.gpu_summary import _verdict
 from runtime.errors import BackendError
-from runtime.manifest import InputRecord
 from runtime.package import Package
+from runtime.records import InputRecord
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (5, 8, 8, 3), dtype=np.uint8) // np.arange(1, 9)[:, None]
 EXPECTED = IMAGES.mean((1, 2), dtype=np.float32), IMAGES[..., 0].astype(np.float32) / 255

@@ -26,8 +26,8 @@ from benchmarks.gpu_stand_in import VERSION, stand_in
 from benchmarks.gpu_summary import goals
 from runtime.backends.cuda_memory import Stream
 from runtime.errors import BackendError
-from runtime.manifest import InputRecord
 from runtime.package import Package
+from runtime.records import InputRecord
 
 SHAPE = (2, 8, 8, 3)
 INPUT = InputRecord(

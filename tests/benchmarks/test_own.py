@@ -82,7 +82,7 @@ def test_a_run_has_a_name_that_is_not_taken(text):
 
 def test_one_name_is_one_training(masker, again):
     with pytest.raises(InputError, match="more than their seed"):
-        own.runs_of([f"ours={masker.parent}", f"ours={again('other', masker='lateral-wide')}"])
+        own.runs_of([f"ours={masker.parent}", f"ours={again('other', masker='lateral-early')}"])
 
 
 def test_too_few_pictures_are_said(masker, photographs, tmp_path, monkeypatch, capsys):

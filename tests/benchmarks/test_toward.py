@@ -21,7 +21,7 @@ from benchmarks.toward_planted import digit_share, mass, pairs
 from benchmarks.toward_subject import NULL, composites, logits, mixtures, unrelated
 from benchmarks.toward_tables import page
 from runtime.errors import InputError
-from runtime.manifest import InputRecord
+from runtime.records import InputRecord
 from train.__main__ import main as train
 from train.checkpoint import load_nem
 from train.encoder import FrozenEncoder

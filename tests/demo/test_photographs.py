@@ -17,7 +17,7 @@ from benchmarks.demo_masker import LOMIRI, PERMITTED, qt_resources, sources
 from demo.lite0 import write_weights
 from demo.photographs import MASKER, composites, cutout, pairs, photographs, shared_and_other
 from runtime.errors import InputError
-from train.checkpoint import read_config
+from train.checkpoint import MaskerFile
 from train.folder import run_of
 
 
@@ -68,8 +68,9 @@ def test_the_masker_that_ships_names_every_picture_it_was_trained_on():
 
 
 def test_the_masker_that_ships_names_no_folder_of_its_maker():
-    config = read_config(MASKER)
-    assert run_of(MASKER).fault is None
+    masker = MaskerFile.open(MASKER)
+    config = masker.config
+    assert run_of(masker).fault is None
     assert {Path(path).parent for path in (config.data, config.encoder.weights)} == {Path("/")}
 
 

@@ -15,6 +15,7 @@ from export.ranges import Ranges
 from runtime.errors import BackendError, BackendUnavailable, ExportError, OutputExists, ParityError
 from runtime.manifest import OUTPUTS
 from runtime.package import Package
+from runtime.parity_record import ParityRecord
 
 pytest.importorskip("tensorrt_rtx")
 
@@ -65,7 +66,7 @@ def add(package, *options):
     return main(["--package", str(package.path), "--target", "rtx", *options])
 
 
-def test_every_engine_has_the_first_precision_that_builds_for_it(copy, refusing, capsys):
+def test_engine_has_the_first_precision_that_builds(copy, refusing, capsys):
     tried = refusing(("portable", "fp16"))
     assert add(copy, "--json") == 0
     assert tried == [("portable", "fp16"), ("portable", "fp32"), ("7.5", "fp16")]
@@ -75,7 +76,7 @@ def test_every_engine_has_the_first_precision_that_builds_for_it(copy, refusing,
     assert said["left_out"] == {}
 
 
-def test_what_no_precision_builds_is_left_out_and_named(copy, refusing, capsys):
+def test_engine_without_any_precision_is_left_out(copy, refusing, capsys):
     refusing(("7.5", "fp16"), ("7.5", "fp32"))
     assert add(copy, "--quiet") == 0
     assert engines(copy) == {("portable", "fp16")}
@@ -85,7 +86,7 @@ def test_what_no_precision_builds_is_left_out_and_named(copy, refusing, capsys):
     )
 
 
-def test_a_precision_that_was_asked_for_is_the_only_one(copy, refusing):
+def test_only_the_requested_precision_is_tried(copy, refusing):
     tried = refusing(("7.5", "fp32"))
     assert add(copy, "--precision", "fp32") == 0
     assert tried == [("portable", "fp32"), ("7.5", "fp32")]
@@ -104,32 +105,32 @@ def test_nothing_built_is_an_error(copy, refusing, capsys, options):
     assert engines(copy) == set()
 
 
-def test_an_engine_that_fails_on_this_device_gives_way_to_the_next(copy, refusing, monkeypatch):
+def test_engine_failing_here_is_built_in_next_precision(copy, refusing, monkeypatch):
     refusing()
 
     def gate(package, plan, record):
         if record.precision == "fp16":
             raise BackendError("mask is not finite", expected="numbers", cure="another precision")
-        return {"not_run": "a test"}
+        return ParityRecord(not_run="unavailable")
 
     monkeypatch.setattr(attach, "_gate", gate)
     assert add(copy) == 0
     assert engines(copy) == {("portable", "fp32"), ("7.5", "fp32")}
 
 
-def test_a_library_that_goes_away_is_no_reason_for_another_precision(copy, refusing):
+def test_unavailable_library_stops_without_trying_other_precisions(copy, refusing):
     gone = BackendUnavailable("no driver", expected="one", cure="install it")
     tried = refusing(("portable", "fp16"), error=gone)
     assert add(copy) == 1
     assert tried == [("portable", "fp16")]
 
 
-def test_an_engine_that_is_there_is_said_before_anything_is_built(copy, refusing):
+def test_existing_engine_is_refused_before_any_build(copy, refusing):
     tried = refusing()
     assert add(copy) == 0
     tried.clear()
     request = attach.Request(
-        targets=(attach.Target(name="t", what="", flavour="rtx", engines=("7.5",)),),
+        targets=(targets.Target(name="t", what="", flavour="rtx", engines=("7.5",)),),
         precision="auto",
         batch=(1, 1, 8),
     )
@@ -138,7 +139,7 @@ def test_an_engine_that_is_there_is_said_before_anything_is_built(copy, refusing
     assert tried == []
 
 
-def test_auto_takes_int8_only_where_the_package_was_made_with_it(copy):
+def test_auto_takes_int8_if_the_package_has_it(copy):
     request = attach.Request(targets=(), precision="auto", batch=(1, 1, 8))
     assert request.precisions(copy) == ("fp16", "fp32")
     files = {"model.onnx": "", "model.int8.trt.onnx": ""}
@@ -146,15 +147,17 @@ def test_auto_takes_int8_only_where_the_package_was_made_with_it(copy):
     assert request.precisions(made) == ("int8", "fp32")
 
 
-def test_an_engine_records_what_it_is_instead_of(copy, refusing):
+def test_engine_records_the_precisions_refused_before(copy, refusing):
     refusing(("portable", "fp16"))
     assert add(copy) == 0
     records = {e.record.compute_capability: e.record for e in Package.open(copy.path).engines()}
-    assert records["portable"].flags["instead_of"] == {"fp16": "layer 7 has no kernel"}
+    assert records["portable"].flags["instead_of"] == {
+        "fp16": {"code": "error", "said": "layer 7 has no kernel"}
+    }
     assert records["7.5"].flags["instead_of"] == {}
 
 
-def test_an_engine_in_a_precision_that_is_refused_now_does_not_stay(copy, refusing, capsys):
+def test_force_removes_an_engine_whose_precision_is_refused(copy, refusing, capsys):
     refusing()
     assert add(copy, "--precision", "fp16") == 0
     refusing(("portable", "fp16"))
@@ -163,7 +166,7 @@ def test_an_engine_in_a_precision_that_is_refused_now_does_not_stay(copy, refusi
     assert "rtx-fp16-b8.engine was removed" in capsys.readouterr().err
 
 
-def test_what_is_there_already_in_a_later_precision_is_kept(copy, refusing, capsys):
+def test_existing_engine_of_a_later_precision_is_kept(copy, refusing, capsys):
     refusing()
     assert add(copy, "--precision", "fp32") == 0
     refusing(("portable", "fp16"))
@@ -173,10 +176,8 @@ def test_what_is_there_already_in_a_later_precision_is_kept(copy, refusing, caps
 
 
 @pytest.mark.parametrize("precision", ["auto", "fp16"])
-def test_a_package_that_was_made_before_ranges_were_measured_is_measured_now(
-    copy, refusing, monkeypatch, capsys, precision
-):
-    parity = {**copy.manifest.parity, "torch fp16": {}}
+def test_ranges_of_an_older_package_are_measured(copy, refusing, monkeypatch, capsys, precision):
+    parity = {**copy.manifest.parity, "torch fp16": ParityRecord()}
     older = dataclasses.replace(copy, manifest=dataclasses.replace(copy.manifest, parity=parity))
     seen = []
 
@@ -204,7 +205,7 @@ def test_a_precision_that_the_package_refused_says_why(copy, refusing):
         attach.build(dataclasses.replace(copy, manifest=refused), request)
 
 
-def test_a_new_package_is_kept_though_none_of_its_engines_builds(masker, refusing, tmp_path, capsys):
+def test_new_package_is_kept_without_any_engine(masker, refusing, tmp_path, capsys):
     refusing(("7.5", "fp16"), ("7.5", "fp32"))
     out = tmp_path / "x.nemu"
     build = ["--masker", str(masker), "--out", str(out), "--target", "rtx-sm75", "--quiet"]

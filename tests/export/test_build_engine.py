@@ -8,7 +8,7 @@ import shutil
 import numpy as np
 import pytest
 
-from export import pack
+from export import pack, write_graphs
 from export.build_engine import main
 from export.engine import validity
 from export.images import PHOTOGRAPHS
@@ -21,7 +21,7 @@ from train.__main__ import main as train
 from train.checkpoint import load_nem
 
 
-def test_a_package_is_what_the_design_says(package):
+def test_package_has_the_documented_files_and_parity(package):
     names = {p.name for p in package.iterdir()}
     assert names == {
         *("manifest.json", "README.md", "reference.npz", "model.onnx", "model.onnx.data"),
@@ -31,20 +31,20 @@ def test_a_package_is_what_the_design_says(package):
     assert set(manifest.files) == names - {"manifest.json"}
     assert set(manifest.parity) == {"onnx fp32", "torch fp16", "onnx fp16"}
     fp32, fp16 = manifest.parity["onnx fp32"], manifest.parity["torch fp16"]
-    assert fp32["embedding_error"] <= 1e-3
-    assert fp32["mask_error"] <= 1e-4
-    assert fp16["embedding_error"] <= 2e-2
-    assert fp16["mask_iou"] >= 0.98
-    assert all(p["control_failed"] for p in manifest.parity.values())
+    assert fp32.embedding_error <= 1e-3
+    assert fp32.mask_error <= 1e-4
+    assert fp16.embedding_error <= 2e-2
+    assert fp16.mask_iou >= 0.98
+    assert all(p.control_failed for p in manifest.parity.values())
 
 
-def test_it_says_nothing_of_the_makers_folders(package, photographs, weights):
+def test_package_holds_no_path_of_its_maker(package, photographs, weights):
     text = (package / "manifest.json").read_text() + (package / "README.md").read_text()
     assert str(photographs.parent) not in text
     assert str(weights.parent) not in text
 
 
-def test_what_lies_where_the_user_stands_is_not_in_the_way(masker, tmp_path, monkeypatch):
+def test_files_in_the_working_directory_do_not_disturb(masker, tmp_path, monkeypatch):
     """onnx looks there, and not where it writes, for files in the way of a graph's weights."""
     (tmp_path / "data").mkdir()
     (tmp_path / "model.onnx.data").write_text("mine")
@@ -108,7 +108,7 @@ def test_rtx_engines_are_built_added_and_recognised(package, tmp_path, capsys):
     assert engine.name in capsys.readouterr().err
 
 
-def test_engines_without_the_mask_are_added_beside_the_others(package, tmp_path, capsys):
+def test_embedding_only_engines_are_added_beside_others(package, tmp_path, capsys):
     pytest.importorskip("tensorrt_rtx")
     copy = tmp_path / "copy.nemu"
     shutil.copytree(package, copy)
@@ -130,7 +130,7 @@ def test_engines_without_the_mask_are_added_beside_the_others(package, tmp_path,
     assert "the embedding alone:" in capsys.readouterr().out
 
 
-def test_the_graph_without_the_mask_is_small_and_shares_the_weights(package, photographs):
+def test_embedding_only_graph_is_small_and_shares_weights(package, photographs):
     import onnx
 
     alone = onnx.load(str(package / "model.embedding.onnx"), load_external_data=False)
@@ -147,15 +147,15 @@ def test_the_graph_without_the_mask_is_small_and_shares_the_weights(package, pho
         np.testing.assert_allclose(embedder(files), expected, rtol=1e-4, atol=1e-5)
 
 
-def test_a_failed_gate_writes_nothing_and_auto_goes_on(masker, tmp_path, monkeypatch, capsys):
+def test_failed_gate_writes_nothing_but_auto_continues(masker, tmp_path, monkeypatch, capsys):
     """A half graph that is subtly wrong: its embedding is half too long."""
-    original = pack.run_torch
+    original = write_graphs.run_torch
 
     def slightly_wrong(fused, images):
         embedding, mask = original(fused, images)
         return (embedding * 1.5 if fused.scale.dtype.itemsize == 2 else embedding), mask
 
-    monkeypatch.setattr(pack, "run_torch", slightly_wrong)
+    monkeypatch.setattr(write_graphs, "run_torch", slightly_wrong)
     out = tmp_path / "x.nemu"
     build = ["--masker", str(masker), "--out", str(out), "--quiet"]
     assert main([*build, "--precision", "fp16"]) == 3
@@ -179,16 +179,14 @@ def test_ctrl_c_or_a_full_disk_leaves_nothing(masker, tmp_path, monkeypatch, cap
     def fail(*_, **__):
         raise failure
 
-    monkeypatch.setattr(pack, "run_onnx", fail)
+    monkeypatch.setattr(write_graphs, "run_onnx", fail)
     arguments = ["--masker", str(masker), "--out", str(tmp_path / "x.nemu"), "--quiet"]
     assert main(arguments) == (130 if failure is KeyboardInterrupt else 1)
     assert ("No space left" in capsys.readouterr().err) is (failure is not KeyboardInterrupt)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_existing_package_stays_until_its_successor_is_whole(
-    package, masker, tmp_path, monkeypatch, capsys
-):
+def test_existing_package_stays_until_the_new_is_complete(package, masker, tmp_path, monkeypatch, capsys):
     out = tmp_path / "x.nemu"
     shutil.copytree(package, out)
     before = (out / "manifest.json").read_bytes()
@@ -199,7 +197,7 @@ def test_an_existing_package_stays_until_its_successor_is_whole(
         raise ParityError("no", expected="", cure="")
 
     with monkeypatch.context() as patch:
-        patch.setattr(pack, "measure_ranges", refuse)
+        patch.setattr(write_graphs, "measure_ranges", refuse)
         assert (
             main(["--masker", str(masker), "--out", str(out), "--quiet", "--force", "--precision", "fp16"])
             == 3
@@ -229,7 +227,7 @@ class Mine(torch.nn.Module):
 """
 
 
-def test_an_encoder_of_ones_own_goes_all_the_way(photographs, tmp_path, monkeypatch):
+def test_own_encoder_is_trained_built_and_explained(photographs, tmp_path, monkeypatch):
     (tmp_path / "my_encoder.py").write_text(OWN)
     monkeypatch.chdir(tmp_path)
     options = [
@@ -282,7 +280,7 @@ def test_the_embedding_id_follows_weights_and_preprocessing(masker, weights):
     assert len(others) == 4
 
 
-def test_engines_without_the_mask_are_only_added(tmp_path, capsys):
+def test_embedding_only_needs_an_existing_package(tmp_path, capsys):
     with pytest.raises(SystemExit) as stopped:
         main(["--masker", "m", "--out", str(tmp_path / "x.nemu"), "--embedding-only"])
     assert stopped.value.code == 2
@@ -312,7 +310,7 @@ def test_an_encoders_weights_are_not_a_masker(weights, tmp_path, capsys):
     assert "not an encoder's weights" in capsys.readouterr().err
 
 
-def test_classic_tensorrt_that_is_missing_is_said_before_any_work(masker, tmp_path, capsys):
+def test_missing_classic_tensorrt_is_reported_first(masker, tmp_path, capsys):
     arguments = ["--masker", str(masker), "--out", str(tmp_path / "x.nemu"), "--target", "tensorrt"]
     assert main(arguments) == 1
     assert "tensorrt" in capsys.readouterr().err

@@ -13,8 +13,8 @@ import pytest
 
 from export.build_engine import main
 from export.card import model_card
-from runtime.manifest import LevelCheck, LevelRecord, Spread, TargetMeasures, TargetRecord
 from runtime.package import Package
+from runtime.records import LevelCheck, LevelRecord, Spread, TargetMeasures, TargetRecord
 
 
 def row(card: str, label: str) -> list[str]:
@@ -103,13 +103,13 @@ def test_metrics_are_what_numpy_finds_again(package, card):
     assert "They are few" in card
 
 
-def test_the_three_fidelities_are_not_one(package):
+def test_the_three_fidelities_differ(package):
     """Otherwise the test above could pass with masks that nobody moved."""
     found = Package.open(package).manifest.metrics
     assert len({found.fidelity.mean, found.fidelity_moved.mean, found.fidelity_empty.mean}) == 3
 
 
-def test_a_masker_alone_says_that_its_data_is_not_known(alone):
+def test_card_of_a_masker_without_its_run(alone):
     card = (alone / "README.md").read_text()
     assert Package.open(alone).manifest.training is None
     assert "is not known: the package was built\nfrom a masker without the summary of its run" in card
@@ -117,11 +117,12 @@ def test_a_masker_alone_says_that_its_data_is_not_known(alone):
     assert "at its end" not in card
 
 
-def test_pictures_to_evaluate_are_measured_and_not_shipped(alone, photographs):
+def test_evaluate_images_are_measured_and_not_shipped(alone, photographs):
     metrics = Package.open(alone).manifest.metrics
     assert metrics.n == 12
-    assert f"12 of the 12 images in the folder `{photographs.name}`" in metrics.images
-    assert "names for training" in metrics.images
+    assert metrics.images == f"evaluate:12:12:seen:{photographs.name}"
+    card = (alone / "README.md").read_text()
+    assert f"12 of the 12 images in the folder `{photographs.name}`; the folder overlaps with" in card
     with np.load(alone / "reference.npz") as arrays:
         assert len(arrays["images"]) == 8
     for file in ("manifest.json", "README.md"):
@@ -146,7 +147,7 @@ def test_limits_name_the_size_and_the_rule(package, resize, crop, said, cut):
     assert ("never reaches the encoder" in card) is cut
 
 
-def test_licence_resumption_and_many_pictures_change_the_words(package):
+def test_card_depends_on_licence_resumption_and_images(package):
     manifest = Package.open(package).manifest
     assert "before you pass the package on" in model_card(manifest, name="x.nemu")
     other = dataclasses.replace(
@@ -164,7 +165,7 @@ def test_licence_resumption_and_many_pictures_change_the_words(package):
     assert "None were measured" in model_card(dataclasses.replace(manifest, metrics=None), name="x.nemu")
 
 
-def test_a_summary_that_cannot_be_read_stops_the_build(masker, tmp_path, capsys):
+def test_unreadable_summary_stops_the_build(masker, tmp_path, capsys):
     run, out = tmp_path / "run", tmp_path / "x.nemu"
     shutil.copytree(masker.parent, run, ignore=shutil.ignore_patterns("checkpoints"))
     (run / "summary.json").write_text("{")
@@ -173,7 +174,7 @@ def test_a_summary_that_cannot_be_read_stops_the_build(masker, tmp_path, capsys)
     assert [p.name for p in tmp_path.iterdir()] == ["run"]
 
 
-def test_too_few_pictures_to_evaluate_are_refused_before_the_work(masker, tmp_path, capsys):
+def test_too_few_evaluate_images_are_refused_first(masker, tmp_path, capsys):
     shutil.copy(masker, tmp_path / "masker.safetensors")
     (tmp_path / "held").mkdir()
     (tmp_path / "held/text.png").write_text("no picture")
@@ -217,7 +218,7 @@ def asking(package):
     return dataclasses.replace(manifest, masker=dataclasses.replace(manifest.masker, config=config))
 
 
-def test_a_card_says_what_masks_toward_a_target_are_worth(asking):
+def test_card_has_the_measures_of_target_masks(asking):
     manifest = asking
     card = model_card(with_targets(manifest, Spread(mean=0.59, std=0.2)), name="x.nemu")
     assert row(card, "share of the mask in the region, toward the image that it shows") == ["0.710 ± 0.100"]
@@ -233,7 +234,7 @@ def test_a_card_says_what_masks_toward_a_target_are_worth(asking):
     )
 
 
-def test_a_card_says_that_a_masker_takes_no_target_or_was_not_measured(asking):
+def test_card_says_without_targets_or_without_measures(asking):
     manifest = asking
     assert "nemu assess x.nemu --images" in model_card(
         dataclasses.replace(manifest, target=None), name="x.nemu"

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from export import cells as cells_module
-from export import pack
+from export import write_graphs
 from export.cells import chosen, pooled, write_cells
 from export.fuse import Fused
 from runtime import Explainer, Package, fit_bank
@@ -25,7 +25,7 @@ def nem(masker, weights):
     return load_nem(masker, weights=str(weights))
 
 
-def test_the_graph_gives_the_embedding_and_the_pooled_features(package, nem):
+def test_cells_graph_gives_embedding_and_pooled_features(package, nem):
     opened = Package.open(package)
     session = onnxruntime.InferenceSession(opened.file("model.cells.onnx"))
     assert [o.name for o in session.get_outputs()] == ["embedding", "cells"]
@@ -43,14 +43,14 @@ def test_the_graph_gives_the_embedding_and_the_pooled_features(package, nem):
     np.testing.assert_allclose(cells, pooled(levels).numpy(), rtol=1e-3, atol=1e-4)
 
 
-def test_it_has_neither_weights_nor_mask_of_its_own(package):
+def test_cells_graph_has_no_weights_and_no_mask(package):
     model = onnx.load(package / "model.cells.onnx", load_external_data=False)
     places = {e.value for t in model.graph.initializer for e in t.external_data if e.key == "location"}
     assert places == {"model.onnx.data"}
     assert not any(node.name.startswith("masker") for node in model.graph.node)
 
 
-def test_maps_that_do_not_divide_are_resampled_as_torch_does():
+def test_uneven_maps_are_resampled_like_torch():
     levels = [torch.randn(1, 2, 9, 9), torch.randn(1, 3, 4, 4)]
     value = onnx.helper.make_tensor_value_info
     inputs = [value(f"x{i}", onnx.TensorProto.FLOAT, level.shape) for i, level in enumerate(levels)]
@@ -67,9 +67,7 @@ def test_maps_that_do_not_divide_are_resampled_as_torch_does():
     np.testing.assert_allclose(given, pooled(levels).numpy(), atol=1e-5)
 
 
-def test_a_map_that_is_not_in_the_graph_is_an_error_and_the_build_goes_on_without(
-    package, nem, tmp_path, monkeypatch, capsys
-):
+def test_build_goes_on_without_a_missing_feature_map(package, nem, tmp_path, monkeypatch, capsys):
     reference = load_reference(Package.open(package))
     with monkeypatch.context() as changed:
         changed.setattr("export.cells.TOLERANCE", -1.0)
@@ -80,13 +78,13 @@ def test_a_map_that_is_not_in_the_graph_is_an_error_and_the_build_goes_on_withou
     def fails(*_):
         raise ExportError("no map", expected="one", cure="none")
 
-    monkeypatch.setattr(pack, "write_cells", fails)
-    job = pack._Job(tmp_path, nem, reference, None, True, lambda _: nullcontext())
-    assert pack._write_cells(job) == {"cells": "no map"}
+    monkeypatch.setattr(write_graphs, "write_cells", fails)
+    job = write_graphs.Job(tmp_path, nem, reference, None, True, lambda _: nullcontext())
+    assert write_graphs._write_cells(job).refused == {"cells": {"code": "error", "said": "no map"}}
     assert "model.cells.onnx is left out: no map" in capsys.readouterr().err
 
 
-def test_a_bank_is_made_and_asked_with_a_built_package(package):
+def test_bank_works_with_a_built_package(package):
     opened = Package.open(package)
     images = np.random.default_rng(0).integers(80, 130, (9, 64, 64, 3), dtype=np.uint8)
     bank, skipped = fit_bank(opened, [(str(i), image) for i, image in enumerate(images[:8])])

@@ -134,7 +134,7 @@ def test_validity_in_words(answer: str, reasons: tuple[str, ...], words: str) ->
         ("renamed", "fp32", ["'features': 'FLOAT'", "'embedding': 'FLOAT'"]),
     ],
 )
-def test_a_graph_that_is_not_what_was_asked_for(
+def test_graph_of_another_kind_is_refused(
     graphs: dict[str, Path], graph: str, precision: str, named: list[str]
 ) -> None:
     with pytest.raises(ExportError) as refused:
@@ -144,14 +144,14 @@ def test_a_graph_that_is_not_what_was_asked_for(
 
 
 @rtx
-def test_an_engine_that_cannot_leave_allocation_to_the_user_is_built_without(
+def test_engine_is_rebuilt_without_required_user_allocation(
     graphs: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trt, compiled, asked = tensorrt_library.library("rtx"), engine._compile, []
 
-    def refuse(trt_, builder, network, config, *rest, **options):
+    def refuse(opened, network, config, **options):
         asked.append(config.get_flag(trt.BuilderFlag.REQUIRE_USER_ALLOCATION))
-        return None if asked[-1] else compiled(trt_, builder, network, config, *rest, **options)
+        return None if asked[-1] else compiled(opened, network, config, **options)
 
     monkeypatch.setattr(engine, "_compile", refuse)
     built = engine.build(graphs["fp16"], flavour="rtx", batch=(1, 1, 8), precision="fp16", progress=False)

@@ -12,6 +12,7 @@ from export.ranges import Ranges
 from runtime import Embedder, Explainer
 from runtime.errors import InputError
 from runtime.package import Package
+from runtime.reasons import sentence
 
 
 @pytest.fixture(scope="module")
@@ -24,26 +25,26 @@ def int8_package(masker, photographs, tmp_path_factory):
     return out
 
 
-def test_both_forms_are_inside_the_gate_and_say_how(int8_package):
+def test_both_int8_forms_pass_the_gate(int8_package):
     parity = Package.open(int8_package).manifest.parity
     for name in ("onnx int8 cpu", "onnx int8 trt"):
-        assert parity[name]["embedding_error"] <= 0.1
-        assert parity[name]["mask_iou"] >= 0.9
-        assert parity[name]["calibration"]["n"] == 12
-    assert parity["onnx int8 cpu"]["speed"]["device"]
+        assert parity[name].embedding_error <= 0.1
+        assert parity[name].mask_iou >= 0.9
+        assert parity[name].calibration.n == 12
+    assert parity["onnx int8 cpu"].speed.device
     assert not (int8_package / "model.fp16.onnx").exists()
 
 
-def test_every_layer_but_those_named_is_int8_after_the_parser(int8_package):
+def test_parsed_layers_are_int8_except_those_named(int8_package):
     (engine,) = Package.open(int8_package).engines()
     layers = engine.record.flags["weighted_layers"]
     parity = Package.open(int8_package).manifest.parity["onnx int8 trt"]
     assert engine.record.precision == "int8"
-    assert layers["INT8"] == parity["layers"] - len(parity["layers_back_to_float"])
+    assert layers["INT8"] == parity.layers - len(parity.layers_back_to_float)
     assert set(layers) == {"INT8", "HALF"}
 
 
-def test_on_the_cpu_the_mask_is_enlarged_without_empty_channels(int8_package, photographs):
+def test_cpu_resizes_the_mask_without_empty_channels(int8_package, photographs):
     """Not in blocks of 16 channels, of which the mask is one."""
     model = int8_package / "model.int8.cpu.onnx"
     options = onnxruntime.SessionOptions()
@@ -66,7 +67,7 @@ def test_the_explainer_runs_the_int8_graph(int8_package, photographs):
     assert 0 < abs(int8 - fp32).max() < 0.2 * abs(fp32).max()
 
 
-def test_the_embedder_runs_the_int8_graph_without_the_mask(int8_package, photographs):
+def test_embedder_runs_the_embedding_only_int8_graph(int8_package, photographs):
     files = sorted(photographs.glob("*.png"))[:3]
     with Embedder(int8_package, backend="onnxruntime", precision="int8") as embedder:
         assert embedder.backend.outputs == ("embedding",)
@@ -77,9 +78,7 @@ def test_the_embedder_runs_the_int8_graph_without_the_mask(int8_package, photogr
     assert np.abs(found - expected).max() < 0.02 * np.abs(expected).max()
 
 
-def test_a_form_beyond_the_gate_is_left_out_and_the_package_says_so(
-    masker, photographs, tmp_path, monkeypatch, capsys
-):
+def test_int8_form_beyond_the_gate_is_left_out(masker, photographs, tmp_path, monkeypatch, capsys):
     from export import int8
 
     right = int8.trt_form
@@ -98,7 +97,7 @@ def test_a_form_beyond_the_gate_is_left_out_and_the_package_says_so(
     assert "int8 is not in the package: embedding error" in shown.out
     manifest = Package.open(out).manifest
     assert manifest.refused.keys() == {"int8"}
-    assert "with 0 of" in manifest.refused["int8"]
+    assert "with 0 of" in sentence(manifest.refused["int8"])
     assert manifest.parity.keys() == {"onnx fp32", "torch fp16", "onnx int8 cpu", "onnx fp16"}
     assert "no int8 graph: embedding error" in (out / "README.md").read_text()
     there = {file.name for file in out.glob("model*.onnx")}
@@ -115,16 +114,14 @@ def test_bf16_is_bfloat16_inside_and_leaves_turing_out(masker, tmp_path, capsys)
     (engine,) = package.engines()
     assert engine.record.flags["weighted_layers"].keys() == {"BF16"}
     assert "warning: no engine of rtx for 7.5: bf16: " in capsys.readouterr().err
-    assert package.manifest.parity["torch bf16"]["embedding_error"] > 0
+    assert package.manifest.parity["torch bf16"].embedding_error > 0
 
 
-def test_what_fp16_cannot_hold_stops_the_form_for_tensorrt_and_not_that_for_the_cpu(
-    masker, photographs, tmp_path, monkeypatch
-):
-    from export import pack
+def test_fp16_overflow_drops_only_the_tensorrt_int8_graph(masker, photographs, tmp_path, monkeypatch):
+    from export import write_graphs
 
     monkeypatch.setattr(
-        pack, "measure_ranges", lambda *_: Ranges(peaks={"attn/node_MatMul (MatMul)": 2e6}, images=12)
+        write_graphs, "measure_ranges", lambda *_: Ranges(peaks={"attn/node_MatMul (MatMul)": 2e6}, images=12)
     )
     out = tmp_path / "x.nemu"
     arguments = ["--masker", str(masker), "--calibration", str(photographs), "--precision", "int8"]
@@ -132,5 +129,5 @@ def test_what_fp16_cannot_hold_stops_the_form_for_tensorrt_and_not_that_for_the_
     manifest = Package.open(out).manifest
     assert {"model.int8.cpu.onnx", "model.bf16.onnx"} <= manifest.files.keys()
     assert not {"model.int8.trt.onnx", "model.fp16.onnx"} & manifest.files.keys()
-    assert manifest.refused["int8"].startswith("its layers in fp16: attn/node_MatMul")
-    assert manifest.refused["fp16"].startswith("attn/node_MatMul")
+    assert sentence(manifest.refused["int8"]).startswith("its layers in fp16: attn/node_MatMul")
+    assert sentence(manifest.refused["fp16"]).startswith("attn/node_MatMul")

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import shutil
-from types import SimpleNamespace
 from xml.etree import ElementTree
 
 import numpy as np
@@ -13,15 +13,16 @@ from PIL import Image
 
 import export.images
 from export.build_engine import main
-from export.images import level_images
+from export.images import Chosen, level_images
 from export.level import FEWEST, SHARES, curve, fit
 from export.level_picture import LEVEL_PICTURE, level_picture
-from runtime.manifest import InputRecord, LevelCheck, LevelRecord
 from runtime.package import Package
+from runtime.records import InputRecord, LevelCheck, LevelRecord
+from train.checkpoint import MaskerFile
 from train.folder import APART
 
 
-def test_an_embedding_that_lives_in_the_mask_is_kept_by_it_and_not_by_the_moved_one():
+def test_mask_keeps_the_embedding_and_moved_mask_not():
     """The embedding is the mean colour of a square; the mask is high there."""
     random = np.random.default_rng(0)
     images = random.integers(0, 256, (24, 1, 1, 3)) + random.integers(-20, 20, (24, 20, 20, 3))
@@ -102,7 +103,7 @@ def test_the_build_fits_on_images_that_are_named(masker, tmp_path, capsys):
     assert [float(kept) for _, kept in rows] == pytest.approx([c.kept for c in level.checks], abs=1e-3)
 
 
-def test_the_build_fits_on_what_the_run_set_apart(masker, photographs, tmp_path, capsys, monkeypatch):
+def test_level_is_fitted_on_images_set_apart(masker, photographs, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(export.images, "FEWEST", 4)
     shutil.copy(masker, tmp_path / "masker.safetensors")
     names = [path.name for path in sorted(photographs.glob("*.png"))][:5]
@@ -110,14 +111,14 @@ def test_the_build_fits_on_what_the_run_set_apart(masker, photographs, tmp_path,
     arguments = ["--masker", str(tmp_path / "masker.safetensors"), "--quiet", "--precision", "fp32"]
     assert main([*arguments, "--out", str(tmp_path / "x.nemu")]) == 0
     level = Package.open(tmp_path / "x.nemu").manifest.level
-    assert (level.n, level.images) == (5, "5 images that training set apart of its folder")
+    assert (level.n, level.images) == (5, "apart:5")
     monkeypatch.setattr(export.images, "FEWEST", 6)
     assert main([*arguments, "--out", str(tmp_path / "few.nemu")]) == 0
     assert Package.open(tmp_path / "few.nemu").manifest.level is None
     assert "what a level of the mask means is not measured" in capsys.readouterr().err
 
 
-def test_images_set_apart_that_are_gone_or_broken_are_left_out_with_a_word(
+def test_unreadable_images_set_apart_are_skipped_and_named(
     masker, photographs, tmp_path, capsys, monkeypatch
 ):
     monkeypatch.setattr(export.images, "FEWEST", 4)
@@ -127,7 +128,9 @@ def test_images_set_apart_that_are_gone_or_broken_are_left_out_with_a_word(
     for path in sorted(photographs.glob("*.png"))[:5]:
         shutil.copy(path, data)
     (data / "broken.png").write_text("no image")
-    monkeypatch.setattr("train.folder.read_config", lambda _: SimpleNamespace(data=str(data)))
+    file = MaskerFile.open(tmp_path / "masker.safetensors")
+    file = dataclasses.replace(file, config=dataclasses.replace(file.config, data=str(data)))
+    monkeypatch.setattr(MaskerFile, "open", lambda _: file)
     names = [*sorted(path.name for path in data.iterdir()), "gone.png"]
     (tmp_path / APART).write_text("".join(f"{name}\n" for name in names))
     arguments = ["--masker", str(tmp_path / "masker.safetensors"), "--quiet", "--precision", "fp32"]
@@ -137,9 +140,7 @@ def test_images_set_apart_that_are_gone_or_broken_are_left_out_with_a_word(
     assert Package.open(tmp_path / "x.nemu").manifest.level.n == 5
 
 
-def test_a_level_is_measured_on_what_was_set_apart_where_evaluate_is_too_small_or_was_trained_on(
-    masker, photographs, tmp_path, capsys, monkeypatch
-):
+def test_level_falls_back_to_images_set_apart(masker, photographs, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(export.images, "FEWEST", 5)
     monkeypatch.setattr(export.images, "apart_of", lambda _: sorted(photographs.glob("*.png"))[:5])
     size = InputRecord(
@@ -148,7 +149,7 @@ def test_a_level_is_measured_on_what_was_set_apart_where_evaluate_is_too_small_o
     )  # fmt: skip
     for i in range(5):
         Image.new("RGB", (32, 32), (i, 0, 0)).save(tmp_path / f"{i}.png")
-    few, enough = ((np.zeros((n, 32, 32, 3), np.uint8), f"{n} of them") for n in (4, 5))
+    few, enough = (Chosen(np.zeros((n, 32, 32, 3), np.uint8), f"{n} of them") for n in (4, 5))
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     for judged, trained_on, word in (
@@ -159,7 +160,7 @@ def test_a_level_is_measured_on_what_was_set_apart_where_evaluate_is_too_small_o
         images, source = level_images(
             judged, size, evaluate=tmp_path / "few", masker=masker, trained_on=str(trained_on)
         )
-        assert (len(images), source) == (5, "5 images that training set apart of its folder")
+        assert (len(images), source) == (5, "apart:5")
         assert word in capsys.readouterr().err
     taken = level_images(enough, size, evaluate=tmp_path / "few", masker=masker, trained_on=str(elsewhere))
     assert taken is enough

@@ -17,11 +17,10 @@ from export.losses import losses
 from export.quantize import FLOAT_LAYERS, insert_qdq
 from export.quantize_cpu import int8_nodes, quantize_cpu
 from export.rounding import Rounding
-from export.run import Session, run_model
+from export.run import Session, run_model, widened
 from export.structure import Structure
-from export.widen import widened
 from runtime.errors import InputError
-from runtime.manifest import InputRecord
+from runtime.records import InputRecord
 
 
 def toy(*, half: bool = False, seed: int = 0, weight: float = 0.2, join: str = "Add") -> onnx.ModelProto:
@@ -106,7 +105,7 @@ def test_int8_is_within_its_steps_of_float(seed: int, weight: float) -> None:
     assert 0 < np.abs(exact - rounded).max() <= limit * 1.001
 
 
-def test_of_a_residual_only_the_skip_is_quantised() -> None:
+def test_only_the_skip_of_a_residual_is_quantised() -> None:
     model = toy()
     quantised = insert_qdq(model, bounds_of(model), keep_float=Structure(model).heads())
     join = next(n for n in quantised.graph.node if n.name == "join")
@@ -124,7 +123,7 @@ def test_what_a_concatenation_joins_has_one_scale() -> None:
     assert values["d_scale"] == values["skip_scale"] == values["e_scale"]
 
 
-def test_in_the_half_graph_scales_are_half_and_zero_points_zero() -> None:
+def test_half_graph_has_half_scales_and_zero_points() -> None:
     half = toy(half=True)
     quantised = insert_qdq(half, bounds_of(widened(half)), keep_float=Structure(half).heads())
     onnx.checker.check_model(quantised, full_check=True)
@@ -162,7 +161,7 @@ def test_seven_bits_never_saturate_and_eight_can(reduce_range: bool, exact: bool
     assert (sums <= np.iinfo(np.int16).max) is exact
 
 
-def test_the_cpu_form_computes_what_it_says_on_this_cpu() -> None:
+def test_cpu_kernels_match_the_graph_as_written() -> None:
     """Weights all at their largest and a white image: kernels that saturate would be off by half."""
     model = toy()
     for tensor in model.graph.initializer:
@@ -177,7 +176,7 @@ def test_the_cpu_form_computes_what_it_says_on_this_cpu() -> None:
     np.testing.assert_allclose(kernels, written, rtol=0.02)
 
 
-def test_the_cpu_form_is_unsigned_and_leaves_heads_in_float() -> None:
+def test_cpu_form_is_unsigned_with_float_heads() -> None:
     model = toy()
     quantised = quantize_cpu(model, bounds_of(model), heads=Structure(model).heads())
     values = {t.name: numpy_helper.to_array(t) for t in quantised.graph.initializer}
@@ -191,7 +190,7 @@ def test_the_cpu_form_is_unsigned_and_leaves_heads_in_float() -> None:
     assert "join" in int8_nodes(model, Structure(model).heads())
 
 
-def test_rounding_takes_up_what_it_loses() -> None:
+def test_rounding_compensates_its_errors() -> None:
     """Of a layer in int8, the mean of its output stays, and its error is less than of rounding one by one."""
     model = toy()
     others = {n.name for n in Structure(model).weighted()} - {"conv_w1"}
@@ -232,7 +231,7 @@ def test_losses_name_the_layer_whose_input_is_clipped(half: bool) -> None:
     assert found["conv_w2"] > 10 * found["conv_w1"]
 
 
-def test_on_the_cpu_a_float_layer_is_float_from_its_input_on() -> None:
+def test_cpu_float_layer_reads_a_float_input() -> None:
     """One weight a thousand times the others: onnxruntime, left alone, quantises them all to zero."""
     model = toy()
     weight = next(t for t in model.graph.initializer if t.name == "w2")
@@ -248,7 +247,7 @@ def test_on_the_cpu_a_float_layer_is_float_from_its_input_on() -> None:
     np.testing.assert_allclose(kernels[:, 1:], written[:, 1:], rtol=0.05, atol=0.02 * np.abs(written).max())
 
 
-def test_a_range_holds_zero_and_leaves_out_what_is_rare_and_far() -> None:
+def test_range_holds_zero_and_clips_rare_outliers() -> None:
     counts = np.zeros(2048, np.int64)
     counts[:1024], counts[-1] = 1000, 1  # one value far out
     low, high = Observed(1.0, 5.0, counts).range()

@@ -13,6 +13,7 @@ from export.request import Request
 from export.targets import Target
 from runtime.errors import ExportError, ParityError
 from runtime.package import GRAPHS, TOWARD_GRAPHS, Package
+from runtime.reasons import sentence
 
 REFUSED = {
     "fp16 toward targets": "beyond fp16",
@@ -41,7 +42,7 @@ def request(precision: str, *, toward: bool) -> Request:
         ({"fp16": "its range"}, False, "fp16 was refused when x.nemu was made: its range"),
     ],
 )
-def test_a_precision_that_was_refused_says_why_for_the_form_that_is_asked_for(refused, toward, said):
+def test_refused_precision_names_the_reason_of_its_form(refused, toward, said):
     with pytest.raises(ParityError) as error:
         attach.build(made(**refused), request("fp16", toward=toward))
     assert error.value.came == said
@@ -54,16 +55,16 @@ def test_a_precision_that_was_refused_says_why_for_the_form_that_is_asked_for(re
         (True, "fp16: beyond fp16; fp32: no kernel"),
     ],
 )
-def test_what_is_left_out_names_only_what_was_refused_of_its_form(monkeypatch, toward, left_out):
+def test_left_out_names_refusals_of_its_form_only(monkeypatch, toward, left_out):
     def refuse(*_):
         raise ExportError("no kernel", expected="one", cure="none")
 
     monkeypatch.setattr(attach, "_attempt", refuse)
     built = attach.build(made(**REFUSED), request("auto", toward=toward))
-    assert list(built.left_out.values()) == [left_out]
+    assert [sentence(reasons) for reasons in built.left_out.values()] == [left_out]
 
 
-def test_the_card_words_each_of_them():
+def test_card_lists_every_refused_graph():
     manifest = SimpleNamespace(parity={}, refused={**REFUSED, "fp16": "its range"}, left_out={})
     listed = [line for line in _parity(manifest, "x.nemu").splitlines() if line.startswith("- ")]
     assert listed == [

@@ -22,9 +22,9 @@ from export.calibrate import ranges
 from export.fuse import Fused
 from export.precision import OPSETS
 from export.quantize import insert_qdq
+from export.run import widened
 from export.structure import Structure
 from export.targets import TARGETS
-from export.widen import widened
 from runtime.__main__ import main as runtime
 from runtime.backends.tensorrt import RTX_CAPABILITIES
 from runtime.errors import ExportError, InputError
@@ -94,7 +94,7 @@ def test_batch_profiles(graphs, batch):
     assert build(graphs["cnn", "fp16"], "fp16", batch=batch).batch == batch
 
 
-def test_a_plan_for_one_gpu_is_not_the_portable_one(graphs):
+def test_plans_differ_between_gpus_and_portable(graphs):
     plans = {c: build(graphs["cnn", "fp16"], "fp16", capability=c).plan for c in ("7.5", "8.9", "portable")}
     assert len(set(plans.values())) == 3
 
@@ -107,14 +107,14 @@ def test_a_plan_for_one_gpu_is_not_the_portable_one(graphs):
         ("fp16", "9.0", "flavour rtx for compute capability 9.0", "--target tensorrt"),
     ],
 )
-def test_refused_combinations_are_ours(graphs, precision, capability, came, cure):
+def test_impossible_combinations_raise_our_errors(graphs, precision, capability, came, cure):
     with pytest.raises(InputError) as refused:
         build(graphs["cnn", "fp16"], precision, capability=capability)
     assert came in refused.value.came
     assert cure in refused.value.cure
 
 
-def test_float32_matrix_products_are_refused_for_turing_in_our_words(package):
+def test_float32_matrix_products_are_refused_for_turing(package):
     """The package's embedding is pooled and its masker convolves: one product is put before the pooling."""
     model = onnx.load(str(package / "model.onnx"))
     (embedding,) = [n for n in model.graph.node if "embedding" in n.output]
@@ -132,7 +132,7 @@ def test_float32_matrix_products_are_refused_for_turing_in_our_words(package):
 
 
 @pytest.mark.parametrize("target", [t.name for t in TARGETS.values() if t.gpus])
-def test_the_graphs_of_a_package_are_clean_for_every_target(graphs, target):
+def test_graphs_of_a_package_break_no_rule(graphs, target):
     tripped = {
         (kind, precision, finding.rule.name)
         for (kind, precision), path in graphs.items()
@@ -150,7 +150,7 @@ sys.exit(main(["--package", sys.argv[1], "--precision", "fp16"]))
 """
 
 
-def test_without_torch_a_package_gets_what_this_machine_can_build(package, tmp_path):
+def test_engines_are_built_without_torch(package, tmp_path):
     """No --target: the installed library decides.  RTX: an engine for 8.0 and newer, and one for Turing."""
     copy = tmp_path / "copy.nemu"
     shutil.copytree(package, copy)
@@ -164,7 +164,7 @@ def test_without_torch_a_package_gets_what_this_machine_can_build(package, tmp_p
         "rtx-fp16-b8.engine": "portable",
         "rtx-sm75-fp16-b8.engine": "7.5",
     }
-    assert all("not_run" in r.parity or r.parity["embedding_error"] < 0.02 for r in records.values())
+    assert all(r.parity.not_run or r.parity.embedding_error < 0.02 for r in records.values())
     assert "parity: " in answer.stdout
 
 
@@ -186,14 +186,14 @@ def test_a_target_elsewhere_checks_and_builds_nothing(package, tmp_path, capsys)
     assert main(["--package", str(copy), "--target", "jetpack6", "--target", "datacenter"]) == 0
     assert Package.open(copy).engines() == []
     said = capsys.readouterr().out
-    assert "jetpack6: nothing known stands against the graph" in said
-    assert f"python -m export.build_engine --package {copy} --precision fp16" in said
+    assert "jetpack6: the graph breaks no known rule" in said
+    assert f"nemu build --package {copy} --precision fp16" in said
 
 
-def test_a_graph_that_would_fail_elsewhere_is_not_packed(package, tmp_path, monkeypatch, capsys):
+def test_graph_failing_on_a_target_is_not_packed(package, tmp_path, monkeypatch, capsys):
     """With --masker the whole package is not written, and the nodes are named."""
 
-    def copied(folder, **_):
+    def copied(folder, *_, **__):
         shutil.copytree(package, folder, dirs_exist_ok=True)
         return Package.open(folder)
 

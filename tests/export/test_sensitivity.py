@@ -47,18 +47,18 @@ def fitted(form, said=None):
     return fit(form, reference(), step=step)
 
 
-def test_nothing_goes_back_where_the_gate_passes():
+def test_no_layer_goes_back_if_the_gate_passes():
     built = []
     assert fitted(form({"a": 0.4 * LIMIT, "b": 0.4 * LIMIT}, built)).kept == []
     assert built == [()]
 
 
-def test_the_layers_that_lose_most_go_back_first_and_no_more_than_must():
+def test_only_the_worst_layers_go_back_to_float():
     errors = {"a": 0.1, "b": 2.0, "c": 0.2, "d": 0.1, "e": 0.1, "f": 0.1, "g": 0.1, "h": 0.1}
     assert fitted(form({layer: e * LIMIT for layer, e in errors.items()})).kept == ["b"]
 
 
-def test_layers_are_added_by_doubling_then_halving_and_every_build_is_announced():
+def test_layers_are_added_by_doubling_then_halving():
     errors = dict.fromkeys("abcdefgh", 0.05 * LIMIT) | dict.fromkeys("cde", LIMIT)
     built, said = [], []
     kept = fitted(form(errors, built), said).kept
@@ -67,7 +67,7 @@ def test_layers_are_added_by_doubling_then_halving_and_every_build_is_announced(
     assert len(said) == 6  # the ranking too
 
 
-def test_the_search_ends_where_one_layer_in_eight_makes_no_odds():
+def test_search_ends_within_an_eighth_of_the_layers():
     errors = {f"{i}": (0.2 if i < 33 else 0.001) * LIMIT for i in range(100)}
     built = []
     kept = fitted(form(errors, built)).kept
@@ -83,7 +83,7 @@ def test_it_gives_up_at_half_of_the_layers():
     assert badness(hopeless.parity) > 1
 
 
-def test_if_none_passes_the_best_is_given_and_not_the_last():
+def test_best_graph_is_returned_if_none_passes():
     """A layer whose error cancels another's: alone in float it makes things worse."""
     errors = {"a": 4 * LIMIT, "b": -2 * LIMIT, "c": 0.0, "d": 0.0}
     found = fitted(form(errors, losses={"b": 3.0, "c": 2.0, "a": 1.0, "d": 0.0}))

@@ -73,7 +73,7 @@ def test_the_deepstream_configuration_fits_the_file(package, tmp_path, capsys):
     assert "--force" in capsys.readouterr().err
 
 
-def test_what_does_not_give_the_reference_outputs_is_not_written(package, tmp_path, monkeypatch):
+def test_file_with_wrong_outputs_is_not_written(package, tmp_path, monkeypatch):
     def wrong(model):
         turned = float_nchw(model)
         next(n for n in turned.graph.node if n.op_type == "Mul").op_type = "Div"

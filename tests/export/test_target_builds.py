@@ -20,6 +20,7 @@ from export.triton import write_repository
 from runtime.__main__ import main as runtime
 from runtime.errors import ExportError, InputError
 from runtime.package import GRAPHS, TOWARD_GRAPHS, Package
+from runtime.parity_record import ParityRecord
 
 rtx = pytest.mark.skipif(not find_spec("tensorrt_rtx"), reason="tensorrt_rtx is not installed")
 BOTH = ("image", "toward")
@@ -58,7 +59,7 @@ def built(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str, tuple[str, ..
         )
 
     monkeypatch.setattr(attach.engine, "build", build)
-    monkeypatch.setattr(attach, "_gate", lambda *_: {"not_run": "nothing was compiled"})
+    monkeypatch.setattr(attach, "_gate", lambda *_: ParityRecord(not_run="unavailable"))
     monkeypatch.setattr(Request, "check", lambda self: None)
     return asked
 
@@ -76,7 +77,7 @@ def test_rtx_builds_one_beside_the_plain_engine(copy: Package, capsys) -> None:
     assert main([*command, "--toward"]) == 0
     said = capsys.readouterr()
     assert "fp16, takes a target" in said.out
-    assert f"next: python -m runtime verify {copy.path}" in said.out
+    assert f"next: nemu verify {copy.path}" in said.out
     assert "runs beside a plain engine" not in said.err
     asks = next(e for e in copy.engines() if e.record.takes_target)
     assert asks.path.name == "rtx-fp16-b8-toward.engine"
@@ -130,7 +131,7 @@ def test_a_graph_of_the_other_form_is_refused(copy: Package, inputs: tuple[str, 
 
 
 @rtx
-def test_a_batch_that_only_the_targets_have_fixed_is_refused(copy: Package, tmp_path: Path) -> None:
+def test_batch_fixed_only_for_targets_is_refused(copy: Package, tmp_path: Path) -> None:
     model = onnx.load(str(copy.file("model.toward.onnx")))
     model.graph.input[1].type.tensor_type.shape.dim[0].dim_value = 1
     onnx.save(model, str(tmp_path / "fixed.onnx"))
@@ -145,16 +146,16 @@ def test_a_batch_that_only_the_targets_have_fixed_is_refused(copy: Package, tmp_
         )
 
 
-def test_plain_calls_get_what_they_always_got(copy: Package, built: list) -> None:
+def test_plain_requests_build_plain_engines_only(copy: Package, built: list) -> None:
     assert main(["--package", str(copy.path), "--target", "rtx", "--quiet"]) == 0
     assert built == [("model.fp16.onnx", "fp16", ("image",))] * 2
     assert engines(copy.path) == {"rtx-fp16-b8.engine": False, "rtx-sm75-fp16-b8.engine": False}
 
 
-def test_a_new_package_that_takes_targets_gets_both_forms(
+def test_new_package_with_targets_gets_both_forms(
     asking: Path, built: list, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
 ) -> None:
-    def copied(folder, **_):
+    def copied(folder, *_, **__):
         shutil.copytree(asking, folder, dirs_exist_ok=True)
         return Package.open(folder)
 
@@ -165,7 +166,7 @@ def test_a_new_package_that_takes_targets_gets_both_forms(
     assert built == [("model.onnx", "fp32", ("image",)), ("model.toward.onnx", "fp32", BOTH)]
     assert engines(out) == {"rtx-fp32-b2-toward.engine": True, "rtx-fp32-b2.engine": False}
     said = capsys.readouterr().out.splitlines()
-    options = [line.partition("--precision ")[2] for line in said if line.startswith("  python -m export")]
+    options = [line.partition("--precision ")[2] for line in said if line.startswith("  nemu build")]
     assert options == ["fp32", "fp32 --toward"]
 
 
@@ -173,7 +174,7 @@ def test_a_new_package_that_takes_targets_gets_both_forms(
     ("options", "precision"),
     [((), "fp16"), (("--precision", "fp32"), "fp32"), (("--target", "jetpack6"), "")],
 )
-def test_one_that_nothing_runs_beside_says_so(
+def test_target_engine_without_a_plain_one_warns(
     copy: Package, built: list, capsys, options: tuple[str, ...], precision: str
 ) -> None:
     target = () if "--target" in options else ("--target", "rtx-portable")
@@ -194,7 +195,7 @@ def test_auto_takes_the_forms_that_the_package_has(copy: Package) -> None:
         assert asked.precisions(int8) == ("fp32",)
 
 
-def test_what_cannot_be_asked_for(package: Path, copy: Package, built: list, capsys) -> None:
+def test_impossible_target_requests_are_refused(package: Path, copy: Package, built: list, capsys) -> None:
     target = ("--target", "rtx-portable")
     assert main(["--package", str(package), *target, "--toward"]) == 1
     assert "nemu train --toward" in capsys.readouterr().err

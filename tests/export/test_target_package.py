@@ -9,15 +9,15 @@ import onnx
 import pytest
 import torch
 
-from export import pack
+from export import write_graphs
 from export.build_engine import main
 from export.target import measure_target
 from runtime import Explainer
 from runtime.__main__ import main as runtime
-from runtime.image import find_images
 from runtime.level import kept_by, share_for
 from runtime.manifest import Manifest
 from runtime.package import REFERENCE, Package
+from runtime.sources import find_images
 from train.__main__ import WORTHLESS
 from train.__main__ import main as train
 from train.checkpoint import load_nem
@@ -39,7 +39,7 @@ def asked(asking, tmp_path_factory):
     return out
 
 
-def test_it_has_a_graph_that_takes_targets_beside_each_and_shares_the_weights(asked):
+def test_target_graphs_share_the_weights_of_plain_graphs(asked):
     manifest = Package.open(asked).manifest
     for plain in ("model.onnx", "model.fp16.onnx"):
         model = onnx.load(str(asked / plain.replace(".onnx", ".toward.onnx")), load_external_data=False)
@@ -80,15 +80,15 @@ def test_verify_runs_the_targets_too(asked, capsys):
     assert found["toward"]["target_effect"] > 1e-3
 
 
-def test_a_half_graph_that_fails_with_targets_is_left_out_alone(asking, tmp_path, monkeypatch, capsys):
-    original = pack.run_torch
+def test_half_graph_failing_with_targets_is_left_out(asking, tmp_path, monkeypatch, capsys):
+    original = write_graphs.run_torch
 
     def wrong(fused, images, toward=None):
         embedding, mask = original(fused, images, toward)
         half = fused.scale.dtype == torch.float16 and toward is not None
         return embedding, (1 - mask if half else mask)
 
-    monkeypatch.setattr(pack, "run_torch", wrong)
+    monkeypatch.setattr(write_graphs, "run_torch", wrong)
     out = tmp_path / "x.nemu"
     assert main(["--masker", str(asking), "--out", str(out), "--quiet"]) == 0
     manifest = Package.open(out).manifest
@@ -98,7 +98,7 @@ def test_a_half_graph_that_fails_with_targets_is_left_out_alone(asking, tmp_path
     assert "fp16 toward targets is left out" in capsys.readouterr().err
 
 
-def test_what_targets_are_worth_is_measured_and_comes_back_from_the_manifest(asked):
+def test_target_measures_survive_the_manifest(asked):
     images = np.random.default_rng(0).integers(0, 256, (9, 64, 64, 3), dtype=np.uint8)
     images = (images.astype(float) / 8 + np.arange(9)[:, None, None, None] * 20).astype(np.uint8)
     graphs = asked / "model.toward.onnx", asked / "model.embedding.onnx"

@@ -9,7 +9,8 @@ import threading
 import pytest
 
 from export import targets
-from export.engine import _check_capability, _scratch_limit
+from export.builder_config import scratch_limit
+from export.engine import _check_capability
 from export.progress import Progress, interruptible
 from runtime.backends import cuda
 from runtime.errors import BackendUnavailable, InputError
@@ -57,7 +58,7 @@ def test_with_both_the_gpu_decides(machine, libraries, gpu, name):
     assert targets.default().name == name
 
 
-def test_what_is_missing_is_said(machine):
+def test_missing_library_or_driver_is_reported(machine):
     machine(gpu=ORIN)
     with pytest.raises(BackendUnavailable, match="neither tensorrt nor tensorrt_rtx"):
         targets.default()
@@ -72,7 +73,7 @@ def test_classic_tensorrt_builds_for_its_own_gpu_only():
     _check_capability("tensorrt", "8.7", "bf16", ORIN)
 
 
-def test_a_bar_shows_what_is_gone_and_what_is_left(capsys):
+def test_bar_shows_elapsed_and_remaining_time(capsys):
     with Progress(show=True, cancelled=threading.Event()) as bar:
         bar.start("build", None, 4)
         bar.step("build")
@@ -88,8 +89,8 @@ def test_the_bar_moves_while_a_step_takes_long():
     assert interruptible(lambda: ticked.wait(30), threading.Event(), ticked.set)
 
 
-def test_scratch_memory_is_limited_where_gpu_and_cpu_share_it():
+def test_scratch_memory_is_limited_on_shared_memory():
     card = dataclasses.replace(ORIN, integrated=False)
-    assert _scratch_limit(None, ORIN) == 2 << 30
-    assert _scratch_limit(1 << 20, ORIN) == 1 << 20
-    assert _scratch_limit(None, card) is _scratch_limit(None, None) is None
+    assert scratch_limit(None, ORIN) == 2 << 30
+    assert scratch_limit(1 << 20, ORIN) == 1 << 20
+    assert scratch_limit(None, card) is scratch_limit(None, None) is None

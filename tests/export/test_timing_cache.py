@@ -43,7 +43,7 @@ def home(tmp_path, monkeypatch):
     return tmp_path
 
 
-def test_the_next_build_starts_with_what_the_last_one_measured(capsys):
+def test_next_build_starts_with_stored_timings(capsys):
     with TimingCache(TRT, Config(), GPU, say=True) as first:
         assert first.state == "empty"
     config = Config()
@@ -63,7 +63,7 @@ def test_an_interrupted_build_keeps_what_it_measured():
 
 
 @pytest.mark.parametrize("damage", [lambda data: data[:-1], lambda data: b"", lambda data: b"x" + data[1:]])
-def test_a_damaged_file_is_dropped_and_said(damage, capsys):
+def test_damaged_cache_file_is_dropped(damage, capsys):
     with TimingCache(TRT, Config(), GPU, say=False):
         pass
     path = cache_file(TRT, GPU)
@@ -76,7 +76,7 @@ def test_a_damaged_file_is_dropped_and_said(damage, capsys):
     assert path.exists()
 
 
-def test_timings_that_tensorrt_refuses_are_dropped_and_said(capsys):
+def test_timings_refused_by_tensorrt_are_dropped(capsys):
     with TimingCache(TRT, Config(), GPU, say=False):
         pass
     config = Config(takes=lambda blob: not blob)
@@ -113,7 +113,7 @@ def test_a_full_disk_does_not_cost_the_engine(monkeypatch, capsys):
     assert "could not be kept: [Errno 28] No space left" in capsys.readouterr().err
 
 
-def test_rtx_has_none(home):
+def test_rtx_has_no_timing_cache(home):
     config = Config()
     with TimingCache(TRT, config, None, say=True) as cache:
         assert cache.state == "none"

@@ -15,6 +15,7 @@ from export.triton import write_repository
 from runtime.errors import InputError, OutputExists
 from runtime.manifest import EngineRecord
 from runtime.package import Package
+from runtime.parity_record import ParityRecord
 
 
 @pytest.fixture
@@ -38,7 +39,7 @@ def add(
         onnx_sha256="0",
         package=package.hash,
         flags={},
-        parity={"not_run": "a toy"},
+        parity=ParityRecord(not_run="unavailable"),
         build_seconds=1.0,
         sha256=hashlib.sha256(plan).hexdigest(),
         **more,
@@ -50,7 +51,7 @@ def read(folder):
     return text_format.Parse((folder / "config.pbtxt").read_text(), model_config_pb2.ModelConfig())
 
 
-def test_the_graph_for_any_server(own, tmp_path):
+def test_repository_with_the_graph_for_any_server(own, tmp_path):
     folder = write_repository(own, tmp_path / "models", backend="onnxruntime")
     config = read(folder)
     assert (config.name, config.backend, config.max_batch_size) == ("tiny", "onnxruntime", 32)
@@ -73,7 +74,7 @@ def test_the_graph_for_any_server(own, tmp_path):
     assert [list(o.shape[1:]) for o in outputs] == [list(o.dims) for o in config.output]
 
 
-def test_a_plan_for_each_gpu_and_the_server_it_needs(own, tmp_path):
+def test_repository_has_a_plan_for_each_gpu(own, tmp_path):
     add(own, "8.7")
     add(own, "8.9")
     add(own, "portable", flavour="rtx")
@@ -92,7 +93,7 @@ def test_a_plan_without_the_mask_is_not_served(own, tmp_path):
         write_repository(own, tmp_path / "models", backend="tensorrt")
 
 
-def test_what_no_server_could_load_is_refused(own, tmp_path):
+def test_plans_no_server_can_load_are_refused(own, tmp_path):
     with pytest.raises(InputError, match="no plan of classic TensorRT"):
         write_repository(own, tmp_path / "models", backend="tensorrt")
     add(own, "8.7")
@@ -102,7 +103,7 @@ def test_what_no_server_could_load_is_refused(own, tmp_path):
     assert not (tmp_path / "models").exists()
 
 
-def test_a_model_in_the_way_is_kept(own, tmp_path):
+def test_existing_model_is_kept_without_force(own, tmp_path):
     write_repository(own, tmp_path / "models", backend="onnxruntime")
     with pytest.raises(OutputExists):
         write_repository(own, tmp_path / "models", backend="onnxruntime")

@@ -139,7 +139,7 @@ def statistics(client) -> dict[int, int]:
     return {batch.batch_size: batch.compute_infer.count for batch in model.batch_stats}
 
 
-def test_the_server_took_the_config_as_it_is_written(client, models, package):
+def test_server_keeps_the_config_as_written(client, models, package):
     assert client.is_model_ready("tiny", "1")
     ours = text_format.Parse((models / "tiny/config.pbtxt").read_text(), model_config_pb2.ModelConfig())
     theirs = client.get_model_config("tiny").config
@@ -168,7 +168,7 @@ def test_several_images_give_what_the_explainer_gives(client, package):
     assert not np.allclose(embedding[0], embedding[1], rtol=1e-2)
 
 
-def test_single_images_share_batches_and_find_their_way_back(client, package):
+def test_single_images_share_batches_in_order(client, package):
     before = statistics(client)
     assert before[1] >= 1  # the warm-up
     images = np.random.default_rng(1).integers(0, 256, (64, 64, 64, 3), np.uint8)
@@ -191,7 +191,7 @@ def test_single_images_share_batches_and_find_their_way_back(client, package):
         (np.zeros((33, 64, 64, 3), np.uint8), "must be <= 32"),
     ],
 )
-def test_what_the_graph_does_not_take_is_refused(client, images, why):
+def test_server_refuses_wrong_inputs(client, images, why):
     with pytest.raises(InferenceServerException, match=why):
         client.infer("tiny", ask(images))
 
@@ -218,7 +218,7 @@ def test_a_config_that_is_wrong_is_not_served(models, tmp_path, written, damaged
         assert why in log.read_text()
 
 
-def test_all_that_a_repository_of_plans_lacks_here_is_a_gpu(package, tmp_path):
+def test_repository_of_plans_lacks_only_a_gpu_here(package, tmp_path):
     own = Package.open(shutil.copytree(package, tmp_path / "tiny.nemu"))
     add(own, "8.7")
     add(own, "8.9")

@@ -18,16 +18,10 @@ from fake_tensorrt import EMBEDDING, TARGETS, fake_tensorrt
 from onnx import TensorProto, helper, numpy_helper
 
 from runtime.backends import cuda
-from runtime.manifest import (
-    SCHEMA,
-    EncoderRecord,
-    EngineRecord,
-    InputRecord,
-    Manifest,
-    MaskerRecord,
-    OutputRecord,
-)
+from runtime.manifest import SCHEMA, EngineRecord, Manifest
 from runtime.package import MANIFEST, REFERENCE, Package, files_in, sha256_file
+from runtime.parity_record import ParityRecord
+from runtime.records import EncoderRecord, InputRecord, MaskerRecord, OutputRecord
 
 HEIGHT, WIDTH = 24, 32
 
@@ -96,29 +90,33 @@ def manifest_for(root: Path) -> Manifest:
             OutputRecord(name="embedding", shape=("N", 3), meaning="mean colour"),
             OutputRecord(name="mask", shape=("N", HEIGHT, WIDTH), meaning="brightness"),
         ),
-        parity={"onnxruntime": {"embedding_error": 0.0}},
+        parity={"onnxruntime": ParityRecord(embedding_error=0.0)},
         files={name: sha256_file(path) for name, path in files_in(root)},
     )
 
 
-def write_package(root: Path, *, error: float = 0.0, alone: bool = False, cells: bool = False) -> Path:
-    """A package whose reference embedding is off by `error`; with `alone`, and a graph without the mask; with
-    `cells`, and one whose cells (N, 3, 6, 8) are the mean colours of 4 x 4 pixels."""
+def write_package(
+    root: Path, *, error: float = 0.0, embedding_only: bool = False, cells: bool = False
+) -> Path:
+    """Write a package.
+
+    Args:
+        error: added to the reference embeddings.
+        embedding_only: with a graph without the mask.
+        cells: with a graph whose cells (N, 3, 6, 8) are the mean colours of 4 x 4 pixels.
+    """
     root.mkdir()
     write_graph(root / "model.onnx")
     images = np.random.default_rng(0).integers(0, 256, (5, 1, 1, 3), dtype=np.uint8)
     images = np.tile(images, (1, HEIGHT, WIDTH, 1)) // np.arange(1, WIDTH + 1, dtype=np.uint8)[:, None]
     embedding, mask = expected_outputs(images)
     np.savez(root / REFERENCE, images=images, embedding=embedding + np.float32(error), mask=mask)
-    if alone:
-        model = onnx.load(root / "model.onnx", load_external_data=False)
-        model.graph.output.pop()
-        model.graph.node.pop()
+    model = onnx.load(root / "model.onnx", load_external_data=False)
+    model.graph.output.pop()  # the mask
+    model.graph.node.pop()
+    if embedding_only:
         (root / "model.embedding.onnx").write_bytes(model.SerializeToString())
     if cells:
-        model = onnx.load(root / "model.onnx", load_external_data=False)
-        model.graph.output.pop()
-        model.graph.node.pop()
         pool = helper.make_node("AveragePool", ["scaled"], ["cells"], kernel_shape=[4, 4], strides=[4, 4])
         model.graph.node.append(pool)
         shape = ["N", 3, HEIGHT // 4, WIDTH // 4]
@@ -147,7 +145,7 @@ def tiny(package_path) -> Package:
 
 @pytest.fixture
 def with_input(tiny):
-    """The package with other input settings, e.g. `with_input(resize="crop")`."""
+    """Make the package with other input settings, e.g. `with_input(resize="crop")`."""
 
     def change(**fields) -> Package:
         record = dataclasses.replace(tiny.manifest.input, **fields)
@@ -170,7 +168,7 @@ def make_package():
 
 @pytest.fixture
 def gpu(monkeypatch, tmp_path):
-    """A GPU of compute capability 8.9, cuda-bindings and TensorRT 10.3, all pretended; no rule may break."""
+    """A fake GPU of compute capability 8.9, with cuda-bindings and TensorRT 10.3; it checks CUDA's rules."""
     pretended = Gpu()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.delenv(cuda.VARIABLE, raising=False)
@@ -185,7 +183,7 @@ def gpu(monkeypatch, tmp_path):
 
 @pytest.fixture
 def toy(tmp_path) -> Package:
-    """A package without files, whose graph takes 4 x 6 images; `add` gives it engines."""
+    """A package without files, whose graph takes images of 4 x 6 pixels; `add` gives it engines."""
     how = {
         "mean": (0, 0, 0),
         "std": (1, 1, 1),
@@ -200,26 +198,47 @@ def toy(tmp_path) -> Package:
 
 
 @pytest.fixture
-def add():
-    """Add an engine to a package: `add(package, name, **changes)` of the sidecar, and of the plan."""
+def rewrite():
+    """Write a manifest with other fields and a fitting digest: `rewrite(path, **changes)`."""
 
-    def add_engine(package: Package, name: str, *, plan: bytes = b"a plan", **changes) -> None:
+    def rewrite_manifest(path: Path, **changes) -> None:
+        manifest = Manifest.from_json((path / MANIFEST).read_text(), source="test")
+        (path / MANIFEST).write_text(dataclasses.replace(manifest, **changes).to_json())
+
+    return rewrite_manifest
+
+
+def engine_record(package: Package, plan: bytes) -> EngineRecord:
+    """The sidecar of a plan."""
+    return EngineRecord(
+        flavour="tensorrt",
+        version="10.3.0.30",
+        compute_capability="8.9",
+        precision="fp16",
+        tensor_types={"HALF": 1},
+        batch=(1, 1, 4),
+        onnx="model.fp16.onnx",
+        onnx_sha256="0",
+        package=package.hash,
+        flags={},
+        parity=ParityRecord(not_run="unavailable"),
+        build_seconds=1.0,
+        sha256=hashlib.sha256(plan).hexdigest(),
+    )
+
+
+@pytest.fixture
+def record():
+    """`engine_record`, for tests that cannot import this file."""
+    return engine_record
+
+
+@pytest.fixture
+def add():
+    """Add an engine to a package: `add(package, name, **changes)`; changes of the sidecar or of the plan."""
+
+    def add_engine(package: Package, name: str, /, *, plan: bytes = b"a plan", **changes) -> None:
         plan = EMBEDDING if "outputs" in changes else TARGETS if "inputs" in changes else plan
-        record = EngineRecord(
-            flavour="tensorrt",
-            version="10.3.0.30",
-            compute_capability="8.9",
-            precision="fp16",
-            tensor_types={"HALF": 1},
-            batch=(1, 1, 4),
-            onnx="model.fp16.onnx",
-            onnx_sha256="0",
-            package=package.hash,
-            flags={},
-            parity={"not_run": "a toy"},
-            build_seconds=1.0,
-            sha256=hashlib.sha256(plan).hexdigest(),
-        )
-        package.add_engine(name, plan, dataclasses.replace(record, **changes))
+        package.add_engine(name, plan, dataclasses.replace(engine_record(package, plan), **changes))
 
     return add_engine

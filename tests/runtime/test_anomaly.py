@@ -1,4 +1,4 @@
-"""Pictures judged against normal ones, on a tiny package whose cells are mean colours."""
+"""Images compared with normal ones, on a tiny package whose cells are mean colours."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from runtime.__main__ import main
 from runtime.errors import InputError, OutputExists, PackageError
 
 
-def picture(seed: int, *, defect: bool = False) -> np.ndarray:
+def part(seed: int, *, defect: bool = False) -> np.ndarray:
     """uint8 (48, 96, 3): grey noise, and if wanted a red square at rows 8 to 23, columns 60 to 75."""
     image = np.random.default_rng(seed).integers(100, 120, (48, 96, 3), dtype=np.uint8)
     if defect:
@@ -28,16 +28,16 @@ def with_cells(make_package, tmp_path) -> Package:
 
 @pytest.fixture
 def bank(with_cells) -> Bank:
-    return fit_bank(with_cells, [(f"n{i}", picture(i)) for i in range(12)])[0]
+    return fit_bank(with_cells, [(f"n{i}", part(i)) for i in range(12)])[0]
 
 
 @pytest.fixture
 def folder(tmp_path):
-    """Two pictures, one with a defect, and a file that is no picture."""
+    """Two images, one with a defect, and a file that is no picture."""
     parts = tmp_path / "parts"
     parts.mkdir()
-    Image.fromarray(picture(100)).save(parts / "good.png")
-    Image.fromarray(picture(101, defect=True)).save(parts / "bad.png")
+    Image.fromarray(part(100)).save(parts / "good.png")
+    Image.fromarray(part(101, defect=True)).save(parts / "bad.png")
     (parts / "broken.png").write_text("no picture")
     return parts
 
@@ -45,7 +45,7 @@ def folder(tmp_path):
 def test_a_defect_is_found_where_it_is(with_cells, bank):
     with Explainer(with_cells, backend="onnxruntime") as explainer:
         watch = explainer.against(bank, false_alarms=0)
-        good, bad = watch(picture(3)), watch(picture(200, defect=True))
+        good, bad = watch(part(3)), watch(part(200, defect=True))
     assert (good.is_anomalous, bad.is_anomalous) == (False, True)
     assert bad.p_value == pytest.approx(1 / 13)
     assert (good.nearest, good.similarity) == ("n3", pytest.approx(1))
@@ -59,9 +59,9 @@ def test_a_defect_is_found_where_it_is(with_cells, bank):
     assert set(bad.timing) == {"preprocess", "run", "search"}
 
 
-def test_the_scale_is_that_of_the_threshold_not_of_the_picture(with_cells, bank):
+def test_the_map_is_scaled_by_the_threshold_alone(with_cells, bank):
     explainer = Explainer(with_cells, backend="onnxruntime")
-    strict, lax = (explainer.against(bank, false_alarms=share)(picture(300)) for share in (0.5, 0.0))
+    strict, lax = (explainer.against(bank, false_alarms=share)(part(300)) for share in (0.5, 0.0))
     assert strict.score == lax.score
     ratio = lax.threshold / strict.threshold
     seen = lax.map > 0
@@ -71,14 +71,14 @@ def test_the_scale_is_that_of_the_threshold_not_of_the_picture(with_cells, bank)
 
 def test_channel_order_and_a_saved_bank(with_cells, bank, tmp_path):
     path = bank.save(tmp_path / "line.bank")
-    image = picture(9, defect=True)
+    image = part(9, defect=True)
     rgb = Explainer(with_cells, backend="onnxruntime").against(path)(image)
     bgr = Explainer(with_cells, backend="onnxruntime", channel_order="bgr").against(path)(image[..., ::-1])
     assert rgb.score == bgr.score
     assert json.loads(json.dumps(rgb.facts()))["anomalous"] is True
 
 
-def test_another_package_or_one_without_cells_is_refused(with_cells, bank, tiny):
+def test_banks_of_other_packages_are_refused(with_cells, bank, tiny):
     with pytest.raises(PackageError, match=r"model\.cells\.onnx: it was built by an older"):
         Explainer(tiny, backend="onnxruntime").against(bank)
     other = Bank(**{**vars(bank), "embedding_id": "other-fp32"})
@@ -86,20 +86,20 @@ def test_another_package_or_one_without_cells_is_refused(with_cells, bank, tiny)
         Explainer(with_cells, backend="onnxruntime").against(other)
 
 
-def test_a_picture_that_cannot_be_read_is_left_out_and_listed(with_cells, tmp_path):
-    pictures = [(f"n{i}", picture(i)) for i in range(8)]
-    bank, skipped = fit_bank(with_cells, [*pictures, ("gone", tmp_path / "gone.png")])
+def test_unreadable_images_are_left_out_and_listed(with_cells, tmp_path):
+    images = [(f"n{i}", part(i)) for i in range(8)]
+    bank, skipped = fit_bank(with_cells, [*images, ("gone", tmp_path / "gone.png")])
     assert len(bank.names) == 8
     assert [one["image"] for one in skipped] == ["gone"]
-    with pytest.raises(InputError, match="0 normal pictures"):
+    with pytest.raises(InputError, match="0 normal images"):
         fit_bank(with_cells, [])
 
 
-def test_the_commands_from_normal_pictures_to_a_list(with_cells, folder, tmp_path, capsys):
+def test_commands_from_normal_images_to_a_list(with_cells, folder, tmp_path, capsys):
     normal = tmp_path / "normal"
     normal.mkdir()
     for i in range(10):
-        Image.fromarray(picture(i)).save(normal / f"{i}.png")
+        Image.fromarray(part(i)).save(normal / f"{i}.png")
     bank, out = tmp_path / "line.bank", tmp_path / "found"
     assert main(["bank", str(with_cells.path), str(normal), "--out", str(bank), "--quiet"]) == 0
     judge = ["anomalies", str(with_cells.path), str(bank), str(folder), "--out", str(out)]

@@ -14,8 +14,8 @@ from runtime import Explainer
 from runtime.__main__ import main
 from runtime.errors import InputError
 from runtime.info import describe
-from runtime.manifest import LevelRecord, Spread, TargetMeasures, TargetRecord
 from runtime.occlusion import cosine, occlude
+from runtime.records import LevelRecord, Spread, TargetMeasures, TargetRecord
 from runtime.targets import target_vectors
 
 CURVE = LevelRecord(images="toys", n=2, fills=("black",), share=(0.0, 0.5), kept=(0.0, 1.0), checks=())
@@ -73,7 +73,7 @@ def test_a_list_takes_one_target_for_all_or_one_for_each(explainer):
     [
         (np.zeros(4, np.float32), r"float32 \(4,\)"),
         (np.float32([1, np.nan, 0]), "not finite"),
-        ([RED, BLUE], "2 targets for 1 picture"),
+        ([RED, BLUE], "2 targets for 1 image"),
         (np.zeros((24, 32), np.int64), "int64"),
     ],
 )
@@ -83,7 +83,7 @@ def test_a_target_that_is_none_is_refused(explainer, toward, said):
 
 
 def test_targets_of_another_number_or_id_are_refused(explainer, asked):
-    with pytest.raises(InputError, match="3 targets for 2 pictures"):
+    with pytest.raises(InputError, match="3 targets for 2 images"):
         explainer([picture(0), picture(1)], toward=np.ones((3, 3), np.float32))
     with pytest.raises(InputError, match="another-id"):
         target_vectors(
@@ -184,9 +184,9 @@ def test_a_comparison_may_be_of_each_by_itself(explainer):
 
 def test_what_takes_targets_is_warmed_up_when_asked(explainer):
     explainer.warm_up()
-    assert explainer._for_targets is None
+    assert explainer._runs.for_targets is None
     explainer.warm_up(toward=True)
-    assert explainer._for_targets is not None
+    assert explainer._runs.for_targets is not None
 
 
 @pytest.mark.parametrize("content", [b"", b"no array", np.zeros(5, np.float32)])

@@ -1,4 +1,4 @@
-"""Whether masks can be believed, on toys whose masks are known to be right, wrong or blind."""
+"""Assessment of toys whose masks are known to be right, wrong or blind."""
 
 from __future__ import annotations
 
@@ -13,26 +13,26 @@ from scipy.stats import spearmanr
 from toward_graph import add_targets
 
 from runtime.__main__ import main
-from runtime.assess import INSIDE, assess, fisher, partial_rank_correlation, picture
+from runtime.assess import INSIDE, assess, draw, fisher, partial_rank_correlation
 from runtime.errors import InputError
 from runtime.mixtures import mix, regions, share_in
 
 COLOURS = np.random.default_rng(0).integers(30, 226, (24, 3)).astype(np.uint8)
-PICTURES = np.broadcast_to(COLOURS[:, None, None], (24, 20, 30, 3)).copy()
+IMAGES = np.broadcast_to(COLOURS[:, None, None], (24, 20, 30, 3)).copy()
 
 
 def colours(images):
-    """Embedding: the mean colour.  Mask: the pixels of the first picture's kind, as if it knew."""
+    """Embedding: the mean colour.  Mask: the pixels of the first image's kind, as if it knew."""
     return images.mean((1, 2), dtype=np.float32)
 
 
 def blind(images):
-    """A mask that does not look at the picture."""
+    """A mask that does not look at the image."""
     return colours(images), np.full(images.shape[:3], 0.3, np.float32)
 
 
 def largest(images):
-    """A mask on what is most of the picture: of two colours, the one the embedding is nearer to."""
+    """A mask on what is most of the image: of two colours, the one the embedding is nearer to."""
     near = np.abs(images.astype(np.float32) - colours(images)[:, None, None]).sum(3)
     return colours(images), (near <= np.median(near, axis=(1, 2), keepdims=True)).astype(np.float32)
 
@@ -46,46 +46,46 @@ def ignoring(images, toward):
     return blind(images)
 
 
-def test_a_mask_that_follows_its_target_is_believed_and_a_blind_one_is_not():
-    found, mixed = assess(largest, right, PICTURES)
+def test_only_masks_that_follow_targets_are_believed():
+    found, mixed = assess(largest, right, IMAGES)
     assert found.n == 24
     assert (found.targets.shown.mean, found.targets.around.mean) == (1, 0)
     assert found.targets.nothing == 1
     assert found.targets.present.mean == pytest.approx(found.region.mean, abs=0.01)
     assert np.array_equal(mixed.masks[INSIDE] > 0.5, mixed.region)
     assert found.follows_target
-    asked, _ = assess(largest, ignoring, PICTURES)
+    asked, _ = assess(largest, ignoring, IMAGES)
     assert asked.targets.difference.mean == 0
     assert not asked.follows_target
     assert not asked.believed
     assert "NOT" in asked.verdict()
 
 
-def test_a_mask_that_ignores_the_picture_says_how_large_the_regions_are():
-    found, _ = assess(blind, None, PICTURES)
+def test_a_blind_mask_has_the_regions_area():
+    found, _ = assess(blind, None, IMAGES)
     assert found.plain.mean == pytest.approx(found.region.mean, abs=1e-6)
     assert found.targets is None
     assert not found.believed  # although its share is as large as the region, and so is the embedding's
 
 
-def test_a_mask_that_lies_where_the_embedding_comes_from_is_believed():
+def test_masks_on_the_embeddings_origin_are_believed():
     """Embedding: the mean colour of the bright pixels; mask: those."""
     rng = np.random.default_rng(1)
-    pictures = np.where(rng.random((32, 20, 30, 1)) < 0.5, COLOURS[rng.integers(24, size=(32, 1, 1))], 0)
-    pictures[:, :, :, 0] //= rng.integers(1, 9, (32, 1, 1)).astype(np.uint8)
+    images = np.where(rng.random((32, 20, 30, 1)) < 0.5, COLOURS[rng.integers(24, size=(32, 1, 1))], 0)
+    images[:, :, :, 0] //= rng.integers(1, 9, (32, 1, 1)).astype(np.uint8)
 
     def bright(images):
         weight = images.astype(np.float32).sum(3)
         vector = (weight[..., None] * images).sum((1, 2)) / weight.sum((1, 2))[:, None]
         return vector.astype(np.float32), weight / weight.max((1, 2), keepdims=True)
 
-    found, _ = assess(bright, None, pictures.astype(np.uint8))
+    found, _ = assess(bright, None, images.astype(np.uint8))
     assert found.follows_embedding
-    shuffled, _ = assess(lambda x: (bright(x)[0], bright(x)[1][::-1]), None, pictures.astype(np.uint8))
+    shuffled, _ = assess(lambda x: (bright(x)[0], bright(x)[1][::-1]), None, images.astype(np.uint8))
     assert not shuffled.follows_embedding
 
 
-def test_what_both_depend_on_is_taken_out():
+def test_partial_correlation_removes_the_common_cause():
     rng = np.random.default_rng(0)
     given, noise = rng.normal(size=(2, 400))
     a, b = given + 0.3 * rng.normal(size=400), given + 0.3 * rng.normal(size=400)
@@ -94,45 +94,45 @@ def test_what_both_depend_on_is_taken_out():
     assert partial_rank_correlation(given, b, given) == 0
 
 
-def test_pictures_that_are_all_alike_are_refused():
+def test_identical_images_are_refused():
     with pytest.raises(InputError, match="does not tell apart"):
-        assess(blind, None, np.repeat(PICTURES[:1], 9, axis=0))
+        assess(blind, None, np.repeat(IMAGES[:1], 9, axis=0))
 
 
-def test_the_embedding_moves_as_far_as_the_region_changes_it():
+def test_moved_is_the_regions_effect_on_the_embedding():
     """Of one colour each: the mean moves by the region's area times the distance of the colours."""
-    found, mixed = assess(blind, None, PICTURES)
+    found, mixed = assess(blind, None, IMAGES)
     area = mixed.region.mean((1, 2))
-    apart = np.linalg.norm(PICTURES[:, 0, 0].astype(float) - np.roll(PICTURES[:, 0, 0], -1, 0), axis=1)
+    apart = np.linalg.norm(IMAGES[:, 0, 0].astype(float) - np.roll(IMAGES[:, 0, 0], -1, 0), axis=1)
     unit = np.median(
         [np.linalg.norm(a.astype(float) - b) for i, a in enumerate(COLOURS) for b in COLOURS[:i]]
     )
     assert found.moved.mean == pytest.approx(float((area * apart).mean() / unit), rel=1e-3)
 
 
-def test_too_few_pictures_are_refused():
+def test_too_few_images_are_refused():
     with pytest.raises(InputError, match="at least 8"):
-        assess(blind, None, PICTURES[:7])
+        assess(blind, None, IMAGES[:7])
 
 
 @given(st.integers(0, 10_000), st.integers(12, 60), st.integers(12, 60))
-def test_regions_lie_inside_and_are_neither_nothing_nor_everything(seed, height, width):
+def test_regions_have_a_moderate_area(seed, height, width):
     found = regions(3, (height, width), np.random.default_rng(seed))
     assert found.shape == (3, height, width)
     assert (found.mean((1, 2)) > 0.05).all()
     assert (found.mean((1, 2)) < 0.62).all()
 
 
-def test_a_mixture_shows_one_picture_in_the_region_and_the_other_around():
+def test_a_mixture_shows_one_image_in_the_region():
     region = regions(2, (20, 30), np.random.default_rng(0))
-    mixed = mix(PICTURES[:2], PICTURES[2:4], region)
-    assert np.array_equal(mixed[region], PICTURES[:2][region])
-    assert np.array_equal(mixed[~region], PICTURES[2:4][~region])
+    mixed = mix(IMAGES[:2], IMAGES[2:4], region)
+    assert np.array_equal(mixed[region], IMAGES[:2][region])
+    assert np.array_equal(mixed[~region], IMAGES[2:4][~region])
     assert share_in(region[0].astype(np.float32), region[0]) == 1
     assert share_in(np.zeros((20, 30), np.float32), region[0]) == pytest.approx(region[0].mean())
 
 
-def test_the_interval_of_a_correlation():
+def test_the_interval_covers_the_true_correlation():
     """Against resampling: 95 % of the intervals of correlated normal pairs hold the true rank correlation."""
     rng, held = np.random.default_rng(0), 0
     true = 6 / np.pi * np.arcsin(0.6 / 2)
@@ -143,8 +143,8 @@ def test_the_interval_of_a_correlation():
     assert 0.91 < held / 400 <= 0.99
 
 
-def test_the_command_answers_and_says_whether(tiny, tmp_path, capsys):
-    folder = tmp_path / "pictures"
+def test_the_command_exits_3_if_not_believed(tiny, tmp_path, capsys):
+    folder = tmp_path / "images"
     folder.mkdir()
     for i, colour in enumerate(COLOURS[:10]):
         Image.new("RGB", (40, 30), tuple(int(c) for c in colour)).save(folder / f"{i}.png")
@@ -160,10 +160,10 @@ def test_the_command_answers_and_says_whether(tiny, tmp_path, capsys):
     assert "broken.png" in said.err
     with Image.open(out) as image:
         assert image.height > 24 * 5
-    assert main(run) == 1  # the picture is there
+    assert main(run) == 1  # the image is there
 
 
-def test_the_picture_has_a_row_a_mixture():
-    _, mixed = assess(largest, right, PICTURES)
-    drawn = picture(mixed)
+def test_the_drawing_has_one_row_per_mixture():
+    _, mixed = assess(largest, right, IMAGES)
+    drawn = draw(mixed)
     assert drawn.shape == (6 * 20 + 5 * 4, 6 * 30 + 5 * 4, 3)

@@ -1,4 +1,4 @@
-"""Whole or not at all, whatever happens in between."""
+"""Files and folders are written completely or not at all."""
 
 from __future__ import annotations
 
@@ -23,36 +23,25 @@ def test_file_appears_whole_with_the_users_permissions(tmp_path):
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, OSError, SystemExit])
-def test_an_interrupted_file_keeps_the_old_and_leaves_nothing(tmp_path, error):
+@pytest.mark.parametrize("kind", [atomic_file, atomic_folder])
+def test_an_interruption_keeps_the_old_one(tmp_path, kind, error):
     path = tmp_path / "old"
-    path.write_text("kept")
+    inside = path
+    if kind is atomic_folder:
+        path.mkdir()
+        inside = path / "kept"
+    inside.write_text("kept")
+    before = sorted(tmp_path.rglob("*"))
 
     def write():
-        with atomic_file(path) as temporary:
-            temporary.write_text("half")
+        with kind(path, force=True) as temporary:
+            (temporary / "half" if kind is atomic_folder else temporary).write_text("half")
             raise error
 
     with pytest.raises(error):
         write()
-    assert path.read_text() == "kept"
-    assert list(tmp_path.iterdir()) == [path]
-
-
-@pytest.mark.parametrize("error", [KeyboardInterrupt, OSError, SystemExit])
-def test_an_interrupted_folder_keeps_the_old_and_leaves_nothing(tmp_path, error):
-    path = tmp_path / "old"
-    path.mkdir()
-    (path / "kept").touch()
-
-    def write():
-        with atomic_folder(path, force=True) as temporary:
-            (temporary / "half").touch()
-            raise error
-
-    with pytest.raises(error):
-        write()
-    assert [p.name for p in path.iterdir()] == ["kept"]
-    assert list(tmp_path.iterdir()) == [path]
+    assert inside.read_text() == "kept"
+    assert sorted(tmp_path.rglob("*")) == before
 
 
 def test_folder_is_replaced_only_with_force(tmp_path):
@@ -66,7 +55,7 @@ def test_folder_is_replaced_only_with_force(tmp_path):
         pytest.fail("nothing is computed")
 
 
-def test_ctrl_c_between_the_two_renames_brings_the_old_folder_back(tmp_path, monkeypatch):
+def test_ctrl_c_between_renames_restores_the_folder(tmp_path, monkeypatch):
     path = tmp_path / "folder"
     path.mkdir()
     (path / "old").touch()

@@ -1,4 +1,4 @@
-"""Banks of normal pictures: distances, thresholds, the file."""
+"""Banks of normal images: distances, thresholds, the file."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from runtime.coreset import Coreset
 from runtime.errors import InputError, IntegrityError, OutputExists, SchemaError
 
 
-def made(pictures: int = 12, *, seed: int = 0) -> tuple[Bank, np.ndarray]:
-    """A bank of pictures of 2 x 3 cells whose features differ in scale, one of them constant; those cells."""
+def made(images: int = 12, *, seed: int = 0) -> tuple[Bank, np.ndarray]:
+    """A bank of images of 2 x 3 cells whose features differ in scale, one of them constant; those cells."""
     rng = np.random.default_rng(seed)
     scale = np.array([3, 1, 0.5, 0], np.float32)[:, None, None]
-    cells = rng.normal(size=(pictures, 4, 2, 3)).astype(np.float32) * scale
-    embeddings = rng.normal(size=(pictures, 5)).astype(np.float32)
-    names = tuple(f"n{i}" for i in range(pictures))
+    cells = rng.normal(size=(images, 4, 2, 3)).astype(np.float32) * scale
+    embeddings = rng.normal(size=(images, 5)).astype(np.float32)
+    names = tuple(f"n{i}" for i in range(images))
     return Bank.fit(embeddings, cells, names, embedding_id="toy-fp32"), cells
 
 
@@ -39,7 +39,7 @@ def test_copies_are_kept_once():
     assert coreset.distances(np.eye(3, dtype=np.float32)).max() < 1e-3
 
 
-def test_a_normal_picture_is_near_and_a_strange_cell_is_found():
+def test_a_strange_cell_is_found():
     bank, cells = made()
     assert bank.distances(cells[3]).max() < 0.05
     for channel, size in ((0, 60.0), (1, 30.0), (3, 30.0)):
@@ -52,22 +52,22 @@ def test_a_normal_picture_is_near_and_a_strange_cell_is_found():
 
 @settings(deadline=None, max_examples=20)
 @given(st.floats(0, 0.99), st.integers(FEWEST, 30))
-def test_no_more_normal_pictures_exceed_the_threshold_than_was_allowed(share, pictures):
-    bank, _ = made(pictures)
+def test_false_alarms_stay_within_their_share(share, images):
+    bank, _ = made(images)
     assert np.mean(bank.normal_scores > bank.threshold(share)) <= share
     assert bank.threshold(0) == bank.normal_scores.max()
     low, high = (bank.p_value(score) for score in (bank.normal_scores.max() + 1, 0.0))
-    assert (low, high) == (1 / (pictures + 1), 1)
+    assert (low, high) == (1 / (images + 1), 1)
 
 
-def test_left_out_pictures_score_higher_than_those_kept():
+def test_left_out_images_score_higher():
     bank, cells = made()
     kept = np.array([bank.distances(one).max() for one in cells])
     assert (bank.normal_scores > kept).all()
 
 
-def test_a_burst_of_one_part_does_not_vouch_for_itself():
-    """Four bursts, each of four pictures that are nearly the same, one burst after the other."""
+def test_near_duplicates_are_left_out_together():
+    """Four bursts, each of four images that are nearly the same, one burst after the other."""
     rng = np.random.default_rng(0)
     bursts = np.repeat(rng.normal(size=(4, 3, 2, 2)), 4, axis=0)
     cells = (bursts + rng.normal(scale=1e-3, size=bursts.shape)).astype(np.float32)
@@ -76,7 +76,7 @@ def test_a_burst_of_one_part_does_not_vouch_for_itself():
     assert bank.normal_scores.min() > 0.1
 
 
-def test_the_file_gives_the_same_bank_and_nothing_is_replaced_unasked(tmp_path):
+def test_a_saved_bank_loads_and_is_not_overwritten(tmp_path):
     bank, cells = made()
     path = bank.save(tmp_path / "line.bank")
     again = Bank.load(path)
@@ -89,7 +89,7 @@ def test_the_file_gives_the_same_bank_and_nothing_is_replaced_unasked(tmp_path):
     bank.save(path, force=True)
 
 
-def test_a_file_that_is_no_bank_or_was_changed_is_refused(tmp_path):
+def test_other_or_changed_files_are_refused(tmp_path):
     path = made()[0].save(tmp_path / "line.bank")
     with pytest.raises(InputError, match=r"no such file[\s\S]*nemu bank"):
         Bank.load(tmp_path / "none.bank")
@@ -111,7 +111,7 @@ def test_a_file_that_is_no_bank_or_was_changed_is_refused(tmp_path):
             Bank.load(tmp_path / "changed.bank")
 
 
-def test_an_array_is_no_bank_in_python_3_10_either(tmp_path, monkeypatch):
+def test_an_array_is_refused_in_python_3_10(tmp_path, monkeypatch):
     """There, `with` over what has no __enter__ is an AttributeError, not a TypeError."""
     path = made()[0].save(tmp_path / "line.bank")
 
@@ -128,7 +128,7 @@ def test_an_array_is_no_bank_in_python_3_10_either(tmp_path, monkeypatch):
         Bank.load(path)
 
 
-def test_what_cannot_be_judged_is_refused():
+def test_wrong_cells_counts_and_shares_are_refused():
     bank, cells = made()
     with pytest.raises(InputError, match="nemu bank"):
         bank.distances(cells[0][:, :1])

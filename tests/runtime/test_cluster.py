@@ -19,7 +19,7 @@ from runtime.cluster import explain_with_ray
 from runtime.errors import InputError
 from runtime.explain import explain_pictures
 from runtime.journal import LINES, ROWS
-from runtime.sources import find_pictures
+from runtime.sources import find_named_images
 
 ray = pytest.importorskip("ray")
 PICTURES = 60
@@ -33,7 +33,7 @@ def pictures(tmp_path):
         noise = np.random.default_rng(i).integers(0, 256, (400, 600, 3), dtype=np.uint8)  # slow to write
         Image.fromarray(noise).save(folder / f"{i:03}.bmp")
     (folder / "broken.png").write_text("no picture")
-    return find_pictures([folder])
+    return find_named_images([folder])
 
 
 def held(folder) -> dict[str, list[float]]:

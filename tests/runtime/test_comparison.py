@@ -1,4 +1,4 @@
-"""What the masks keep: of one picture, and of two that match."""
+"""What the masks keep of one image, and of two that match."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_a_pixel_lies_between_itself_and_the_fill(image, mask):
 
 
 @given(PIXELS)
-def test_the_two_extremes(image):
+def test_masks_of_ones_and_of_zeros(image):
     one, mean = np.ones((3, 4), np.float32), (0.2, 0.4, 0.6)
     assert np.array_equal(occlude(image, one, mean), image)
     assert np.array_equal(occlude(image, 0 * one, mean), np.tile(np.uint8([51, 102, 153]), (3, 4, 1)))
@@ -52,7 +52,7 @@ def test_cosine(b, expected):
     assert cosine(np.float32([1, 0]), np.float32(b)) == expected
 
 
-def test_fidelity_is_the_cosine_to_what_the_mask_keeps(with_input):
+def test_fidelity_is_the_cosine_after_masking(with_input):
     """By hand: the mask is a third in a pure red square and nothing around it."""
     mean = np.array((0.2, 0.4, 0.6))
     with Explainer(with_input(mean=tuple(mean))) as explainer:
@@ -70,7 +70,7 @@ def test_fidelity_costs_nothing_unless_asked_for(explainer):
     assert explanation.to_json()["fidelity"] is None
 
 
-def test_a_list_has_the_fidelity_of_each(explainer):
+def test_each_image_of_a_list_has_its_fidelity(explainer):
     images = [scene((i, 255 - i, 40), 4) for i in range(0, 250, 50)]
     together = explainer(images, fidelity=True)
     alone = [explainer(image, fidelity=True).fidelity for image in images]
@@ -78,13 +78,13 @@ def test_a_list_has_the_fidelity_of_each(explainer):
 
 
 @pytest.mark.parametrize(("value", "flag"), [(0, "empty"), (255, "full"), (100, "")])
-def test_a_mask_that_shows_nothing_is_flagged(explainer, value, flag):
+def test_degenerate_masks_are_flagged(explainer, value, flag):
     explanation = explainer(np.full((24, 32, 3), value, np.uint8))
     assert explanation.degenerate == flag
     assert explanation.to_json()["mask"]["degenerate"] == flag
 
 
-def test_compare_tells_what_matched_from_what_did_not(explainer):
+def test_compare_shows_what_matched(explainer):
     """Both pairs match because of their grey backgrounds; only in one do the masks keep something alike."""
     grey = 120
     same = explainer.compare(
@@ -101,7 +101,7 @@ def test_compare_tells_what_matched_from_what_did_not(explainer):
 def test_what_a_comparison_writes(explainer, tmp_path):
     comparison = explainer.compare(scene((255, 0, 0), 4), np.zeros((40, 10, 3), np.uint8))
     paths = comparison.save(tmp_path, "a-b")
-    assert load_image(paths.picture).shape == (40, 32 + 4 + 10, 3)
+    assert load_image(paths.image).shape == (40, 32 + 4 + 10, 3)
     record = json.loads(paths.record.read_text())
     assert record["similarity"] == comparison.similarity
     assert record["b"]["mask"]["degenerate"] == "empty"

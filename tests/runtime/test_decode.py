@@ -1,4 +1,4 @@
-"""What comes in as a picture, pixel by pixel, and what is refused."""
+"""What is decoded to which pixels, and what is refused."""
 
 from __future__ import annotations
 
@@ -45,14 +45,14 @@ def test_grey_is_repeated():
     assert np.array_equal(load_image(grey[..., None]), expected)
 
 
-def test_transparency_lies_over_white():
+def test_transparency_is_blended_with_white():
     rgba = pixels([[255, 0, 0, 255], [255, 0, 0, 0], [0, 0, 0, 51], [9, 9, 9, 100]])  # 51/255 = 20 %
     expected = pixels([RED, WHITE, [204, 204, 204], [159, 159, 159]])  # the last one: 158.53
     assert np.array_equal(load_image(png(Image.fromarray(rgba))), expected)
     assert np.array_equal(load_image(rgba), expected)
 
 
-def test_grey_with_alpha_lies_over_white():
+def test_grey_with_alpha_is_blended_with_white():
     image = Image.new("LA", (2, 1))
     image.putdata([(0, 255), (0, 51)])
     assert np.array_equal(load_image(png(image)), pixels([[0, 0, 0], [204, 204, 204]]))
@@ -97,7 +97,7 @@ def test_transparent_16_bit_grey():
     assert np.array_equal(load_image(file), pixels([WHITE, [156, 156, 156]]))
 
 
-def test_32_bit_integers_as_older_pillow_opens_16_bit_files():
+def test_16_bit_files_opened_as_32_bit_integers():
     assert load_image(Image.fromarray(np.array([[65535, 257]], np.int32)))[0, :, 0].tolist() == [255, 1]
     with pytest.raises(InputError, match="70000"):
         load_image(Image.fromarray(np.array([[70000]], np.int32)))
@@ -133,7 +133,7 @@ def test_first_frame_of_a_gif():
     assert np.array_equal(load_image(buffer.getvalue()), np.tile(pixels([RED]), (3, 4, 1)))
 
 
-def test_one_pixel_and_a_very_wide_picture():
+def test_one_pixel_and_a_very_wide_image():
     assert np.array_equal(load_image(png(Image.new("RGB", (1, 1), (1, 2, 3)))), pixels([[1, 2, 3]]))
     assert load_image(png(Image.new("RGB", (20000, 10)))).shape == (10, 20000, 3)
 
@@ -146,7 +146,7 @@ def test_channel_order_is_for_arrays_only():
     assert np.array_equal(load_image(bgra, channel_order="bgr"), COLOURS)
 
 
-def test_an_rgb_array_is_not_copied_and_any_strides_are_taken():
+def test_an_rgb_array_is_not_copied():
     assert load_image(COLOURS) is COLOURS
     strided = load_image(COLOURS[::-1, ::2])
     assert strided.flags.c_contiguous
@@ -197,10 +197,10 @@ def test_missing_files_and_folders_are_refused(tmp_path):
         (np.zeros((0, 4, 3), np.uint8), "no pixels"),
         (np.zeros((5, 5, 2), np.uint8), "channels last"),
         (np.zeros((2, 4, 4, 3), np.uint8), "array[0]"),
-        (np.zeros(4, np.uint8), "one picture"),
+        (np.zeros(4, np.uint8), "one image"),
     ],
 )
-def test_arrays_of_another_kind_are_refused_with_the_cure(array, word):
+def test_other_arrays_are_refused_with_the_cure(array, word):
     check_refused(array, str(array.dtype), str(array.shape), word)
 
 
@@ -218,7 +218,7 @@ def test_wrong_channel_order_is_refused():
     check_refused(COLOURS, "'brg'", "'rgb' or 'bgr'", channel_order="brg")
 
 
-def test_a_decompression_bomb_is_refused_and_the_limit_left_alone():
+def test_a_decompression_bomb_is_refused():
     limit = Image.MAX_IMAGE_PIXELS
     bomb = png(Image.new("1", (20000, 20000)))
     with warnings.catch_warnings():
@@ -227,7 +227,7 @@ def test_a_decompression_bomb_is_refused_and_the_limit_left_alone():
     assert limit == Image.MAX_IMAGE_PIXELS
 
 
-def test_without_pillow_arrays_work_and_files_say_what_to_install(monkeypatch):
+def test_without_pillow_only_arrays_work(monkeypatch):
     monkeypatch.setitem(sys.modules, "PIL", None)
     monkeypatch.setitem(sys.modules, "PIL.Image", None)
     assert load_image(COLOURS) is COLOURS

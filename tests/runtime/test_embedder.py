@@ -1,4 +1,4 @@
-"""Embeddings without masks: which engine or graph, the same numbers, and never an explanation from one."""
+"""Embeddings without masks: choice of engine or graph, and the same numbers as with masks."""
 
 from __future__ import annotations
 
@@ -17,36 +17,36 @@ from runtime.manifest import OUTPUTS, EngineRecord
 from runtime.package import Package
 from runtime.verify import verify_embedding
 
-ALONE = OUTPUTS[:1]
+EMBEDDING_ONLY = OUTPUTS[:1]
 
 
 @pytest.fixture
 def indexing(make_package, tmp_path) -> Package:
     """The tiny package, with a graph for the CPU that gives no mask."""
-    return Package.open(make_package(tmp_path / "indexing.nemu", alone=True))
+    return Package.open(make_package(tmp_path / "indexing.nemu", embedding_only=True))
 
 
 @pytest.fixture
-def pictures():
+def images():
     rng = np.random.default_rng(0)
     return [rng.integers(0, 256, (20 + i, 30, 3), np.uint8) for i in range(19)]  # of more than two batches
 
 
-def test_rows_are_those_of_the_explainer(indexing, pictures):
+def test_embeddings_equal_those_of_the_explainer(indexing, images):
     with Embedder(indexing) as embedder, Explainer(indexing) as explainer:
-        assert embedder.backend.outputs == ALONE
+        assert embedder.backend.outputs == EMBEDDING_ONLY
         assert "computes the mask" not in embedder.backend.why
         assert embedder.embedding_id == explainer.embedding_id
-        expected = np.stack([e.embedding for e in explainer(pictures)])
-        found = embedder(pictures)
+        expected = np.stack([e.embedding for e in explainer(images)])
+        found = embedder(images)
         assert (found.shape, found.dtype) == ((19, 3), np.float32)
         np.testing.assert_allclose(found, expected, rtol=1e-6)
         assert len(np.unique(found[:, 0])) == 19
-        same = np.stack([picture[:20] for picture in pictures])
+        same = np.stack([image[:20] for image in images])
         np.testing.assert_allclose(embedder(same), embedder(list(same)), rtol=1e-6)
 
 
-def test_a_package_without_such_a_graph_says_that_the_mask_is_computed(tiny):
+def test_without_an_embedding_graph_the_mask_is_computed(tiny):
     with Embedder(tiny) as embedder:
         assert embedder.backend.outputs == OUTPUTS
         assert "it computes the mask too" in embedder.backend.why
@@ -54,7 +54,7 @@ def test_a_package_without_such_a_graph_says_that_the_mask_is_computed(tiny):
         np.testing.assert_allclose(embedder([image]), [[0.2, 0.2, 0.2]], rtol=1e-6)
 
 
-def test_one_image_that_is_not_loaded_yet_may_come_twice(indexing, tmp_path):
+def test_one_unloaded_pil_image_may_come_twice(indexing, tmp_path):
     """Pillow loads an image once, and two threads must not both begin."""
     noise = np.random.default_rng(0).integers(0, 256, (600, 800, 3), dtype=np.uint8)
     Image.fromarray(noise).save(tmp_path / "a.png")
@@ -85,12 +85,12 @@ def test_what_cannot_be_embedded_is_refused(indexing, images, words):
         embedder(images)
 
 
-def test_a_closed_embedder_says_so(indexing, pictures):
+def test_a_closed_embedder_refuses(indexing, images):
     embedder = Embedder(indexing)
     embedder.close()
     embedder.close()
     with pytest.raises(BackendError, match="closed"):
-        embedder(pictures)
+        embedder(images)
 
 
 def test_warm_up_on_the_cpu_is_a_run(indexing, monkeypatch):
@@ -101,7 +101,7 @@ def test_warm_up_on_the_cpu_is_a_run(indexing, monkeypatch):
         assert [images.shape for images in seen] == [(1, 24, 32, 3)]
 
 
-def test_a_graph_without_mask_does_not_explain(indexing):
+def test_an_embedding_only_graph_does_not_explain(indexing):
     backend = choose_embedding(indexing)
     with pytest.raises(BackendError, match="gives the embedding alone"):
         backend.run(np.zeros((1, 24, 32, 3), np.uint8))
@@ -112,8 +112,8 @@ def photographs(n: int) -> np.ndarray:
     return np.random.default_rng(n).integers(0, 256, (n, 4, 6, 3), np.uint8)
 
 
-def test_the_engine_without_mask_indexes_and_the_other_explains(toy, add, gpu):
-    add(toy, "a-embedding", outputs=ALONE)
+def test_each_class_takes_its_own_engine(toy, add, gpu):
+    add(toy, "a-embedding", outputs=EMBEDDING_ONLY)
     add(toy, "b-whole")
     with closing(choose(toy)) as explains:
         assert explains.why.startswith("b-whole.engine")
@@ -121,7 +121,7 @@ def test_the_engine_without_mask_indexes_and_the_other_explains(toy, add, gpu):
         np.testing.assert_allclose(explains.embed(images), images.mean((1, 2)), rtol=1e-6)
     with Embedder(toy) as embedder:
         backend = embedder.backend
-        assert (backend.outputs, backend.degraded) == (ALONE, "")
+        assert (backend.outputs, backend.degraded) == (EMBEDDING_ONLY, "")
         assert backend.why.startswith("a-embedding.engine")
         for n in (4, 1, 3, 9):
             images = photographs(n)
@@ -132,48 +132,48 @@ def test_the_engine_without_mask_indexes_and_the_other_explains(toy, add, gpu):
     assert not gpu.live()
 
 
-def test_precision_comes_before_what_is_left_out(toy, add, gpu):
+def test_precision_matters_more_than_the_missing_mask(toy, add, gpu):
     """So that an index and the explanations of its queries have one embedding id where they can."""
-    add(toy, "a-fp32-embedding", outputs=ALONE, precision="fp32")
+    add(toy, "a-fp32-embedding", outputs=EMBEDDING_ONLY, precision="fp32")
     add(toy, "b-fp16")
     assert tensorrt.select(toy, "8.9", mask=False).path.name == "b-fp16.engine"
     assert tensorrt.select(toy, "8.9", "fp32", mask=False).path.name == "a-fp32-embedding.engine"
-    add(toy, "c-embedding", outputs=ALONE)
+    add(toy, "c-embedding", outputs=EMBEDDING_ONLY)
     assert tensorrt.select(toy, "8.9", mask=False).path.name == "c-embedding.engine"
 
 
-def test_an_engine_without_mask_is_never_chosen_to_explain(toy, add, gpu):
-    add(toy, "a-embedding", outputs=ALONE)
+def test_an_embedding_only_engine_never_explains(toy, add, gpu):
+    add(toy, "a-embedding", outputs=EMBEDDING_ONLY)
     with pytest.raises(EngineMismatch, match=r"a-embedding\.engine: it gives the embedding alone"):
         choose(toy, "tensorrt")
 
 
-def test_on_the_cpu_where_only_an_engine_without_mask_is_there(tiny, add, gpu):
-    add(tiny, "a-embedding", outputs=ALONE)
+def test_explaining_skips_embedding_only_engines(tiny, add, gpu):
+    add(tiny, "a-embedding", outputs=EMBEDDING_ONLY)
     backend = choose(tiny)
     assert backend.name == "onnxruntime"
     assert "it gives the embedding alone" in backend.why
     assert without_mask(tiny, backend) is None
 
 
-def test_a_plan_is_held_to_what_its_sidecar_says(toy, add, gpu):
+def test_a_plan_must_match_its_sidecar(toy, add, gpu):
     add(toy, "wrong", outputs=("embedding", "mask"))
     with pytest.raises(BackendError, match=r"wrong\.engine has the tensors"):
         choose(toy)
 
 
-def test_a_sidecar_names_its_outputs_only_if_one_is_missing(toy, add):
+def test_sidecars_name_outputs_only_without_a_mask(toy, add):
     """So that what knows no other engines reads those that explain."""
     add(toy, "toy")
-    add(toy, "toy-embedding", outputs=ALONE)
+    add(toy, "toy-embedding", outputs=EMBEDDING_ONLY)
     alone, both = (engine.record for engine in toy.engines())
     assert "outputs" not in json.loads(both.to_json())
-    assert json.loads(alone.to_json())["outputs"] == list(ALONE)
+    assert json.loads(alone.to_json())["outputs"] == list(EMBEDDING_ONLY)
     for record in (both, alone):
         assert EngineRecord.from_json(record.to_json(), source="sidecar") == record
 
 
-def test_bench_and_verify_of_a_package_with_it(indexing, capsys):
+def test_bench_and_verify_with_an_embedding_graph(indexing, capsys):
     assert main(["bench", str(indexing.path), "--seconds", "0", "--json"]) == 0
     rows = json.loads(capsys.readouterr().out)["rows"]
     assert [(r["what"], r["batch"]) for r in rows][:4] == [
@@ -186,7 +186,7 @@ def test_bench_and_verify_of_a_package_with_it(indexing, capsys):
     assert not any(name.startswith("mask") for name in embedding)
 
 
-def test_bench_and_verify_of_a_package_without_it(package_path, capsys):
+def test_bench_and_verify_without_an_embedding_graph(package_path, capsys):
     assert main(["bench", str(package_path), "--seconds", "0"]) == 0
     assert "embedding alone" not in capsys.readouterr().out
     assert main(["verify", str(package_path)]) == 0
@@ -194,13 +194,13 @@ def test_bench_and_verify_of_a_package_without_it(package_path, capsys):
 
 
 def test_an_embedding_that_is_off_fails_the_gate(make_package, tmp_path):
-    package = Package.open(make_package(tmp_path / "off.nemu", alone=True, error=0.5))
+    package = Package.open(make_package(tmp_path / "off.nemu", embedding_only=True, error=0.5))
     with pytest.raises(ParityError, match="embedding error"):
         verify_embedding(package, choose_embedding(package))
 
 
-def test_info_says_what_an_engine_is_for(tiny, add, capsys):
-    add(tiny, "a-embedding", outputs=ALONE)
+def test_info_marks_embedding_only_engines(tiny, add, capsys):
+    add(tiny, "a-embedding", outputs=EMBEDDING_ONLY)
     add(tiny, "b-whole")
     assert main(["info", str(tiny.path)]) == 0
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("engine")]
@@ -208,7 +208,7 @@ def test_info_says_what_an_engine_is_for(tiny, add, capsys):
 
 
 def test_a_refused_embedder_leaves_nothing_open(toy, add, gpu):
-    add(toy, "other", outputs=ALONE, compute_capability="8.7")
+    add(toy, "other", outputs=EMBEDDING_ONLY, compute_capability="8.7")
     with pytest.raises(EngineMismatch, match=r"other\.engine: built for compute capability 8\.7"):
         Embedder(toy, backend="tensorrt")
     assert not gpu.live()

@@ -98,7 +98,7 @@ def test_outputs_that_are_not_the_packages_are_refused_at_opening(card, tmp_path
 
 
 def test_without_a_mask_it_runs_the_graph_without_one(card, tmp_path, outputs):
-    package = Package.open(write_package(tmp_path / "alone.nemu", alone=True))
+    package = Package.open(write_package(tmp_path / "alone.nemu", embedding_only=True))
     whole = backends.choose(package, "ep-rtx")
     alone = backends.without_mask(package, whole)
     assert (alone.name, alone.outputs) == ("ep-rtx", ("embedding",))

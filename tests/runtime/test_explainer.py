@@ -1,9 +1,6 @@
-"""Explainer: pictures of all kinds through a backend, in order, one by one, in batches and as a stream."""
+"""Explainer: images of all kinds through a backend, in order, one by one and in batches."""
 
 from __future__ import annotations
-
-import threading
-import time
 
 import numpy as np
 import pytest
@@ -13,7 +10,7 @@ from runtime import Explainer, Explanation
 from runtime.backends.fake import FakeBackend
 from runtime.errors import BackendError, InputError, PackageError
 
-PICTURES = [
+IMAGES = [
     np.random.default_rng(i).integers(0, 256, shape, dtype=np.uint8)
     for i, shape in enumerate([(24, 32, 3), (50, 20, 3), (7, 90, 3), (24, 32, 3), (300, 200, 3), (1, 1, 3)])
 ]
@@ -67,36 +64,36 @@ def test_a_photograph_through_the_real_backend(package_path, tmp_path):
 
 
 @pytest.mark.parametrize("kind", [list, tuple])
-def test_a_list_is_cut_into_batches_and_keeps_its_order(explainer, backend, kind):
-    together = explainer(kind(PICTURES))
+def test_a_list_runs_in_batches_in_order(explainer, backend, kind):
+    together = explainer(kind(IMAGES))
     assert backend.batches == [4, 2]
-    alone = [explainer(picture) for picture in PICTURES]
+    alone = [explainer(image) for image in IMAGES]
     assert all(map(same, together, alone))
-    assert [e.mask.shape for e in together] == [p.shape[:2] for p in PICTURES]
+    assert [e.mask.shape for e in together] == [p.shape[:2] for p in IMAGES]
     assert [e.timing["batch"] for e in together] == [4, 4, 4, 4, 2, 2]
 
 
 def test_an_array_with_four_axes_is_a_batch(explainer):
-    batch = np.stack([PICTURES[0], PICTURES[3]])
+    batch = np.stack([IMAGES[0], IMAGES[3]])
     assert all(map(same, explainer(batch), [explainer(batch[0]), explainer(batch[1])]))
 
 
 @pytest.mark.parametrize("nothing", [[], (), np.zeros((0, 4, 4, 3), np.uint8)])
-def test_nothing_is_refused(explainer, nothing):
+def test_an_empty_list_is_refused(explainer, nothing):
     with pytest.raises(InputError, match="no images"):
         explainer(nothing)
 
 
-def test_in_a_list_the_bad_picture_is_named(explainer):
+def test_the_bad_image_of_a_list_is_named(explainer):
     with pytest.raises(InputError, match=r"images\[1\]: an array float32"):
-        explainer([PICTURES[0], PICTURES[0].astype(np.float32)])
+        explainer([IMAGES[0], IMAGES[0].astype(np.float32)])
 
 
 def test_channel_order(tiny, backend):
     with Explainer(tiny, backend=backend, channel_order="bgr") as explainer:
-        explanation = explainer(PICTURES[0])
-    assert np.array_equal(explanation.image, PICTURES[0][..., ::-1])
-    assert np.allclose(explanation.embedding, PICTURES[0][..., ::-1].mean((0, 1)) / 255, atol=1e-6)
+        explanation = explainer(IMAGES[0])
+    assert np.array_equal(explanation.image, IMAGES[0][..., ::-1])
+    assert np.allclose(explanation.embedding, IMAGES[0][..., ::-1].mean((0, 1)) / 255, atol=1e-6)
     with pytest.raises(InputError, match="'rgb' or 'bgr'"):
         Explainer(tiny, backend=backend, channel_order="rbg")
 
@@ -113,176 +110,31 @@ def test_a_crop_leaves_the_rest_at_zero(with_input, backend):
 
 def test_what_is_degraded_is_in_the_timing(tiny, backend):
     backend.degraded = "no CUDA graph"
-    assert Explainer(tiny, backend=backend)(PICTURES[0]).timing["degraded"] == "no CUDA graph"
+    assert Explainer(tiny, backend=backend)(IMAGES[0]).timing["degraded"] == "no CUDA graph"
 
 
-def test_close_is_final_and_may_be_repeated(tiny, backend):
+def test_a_closed_explainer_refuses_and_closes_again(tiny, backend):
     explainer = Explainer(tiny, backend=backend)
     explainer.close()
     explainer.close()
     assert backend.closed
-    for use in (lambda: explainer(PICTURES[0]), lambda: explainer(PICTURES), lambda: explainer.stream([])):
+    for use in (lambda: explainer(IMAGES[0]), lambda: explainer(IMAGES), lambda: explainer.stream([])):
         with pytest.raises(BackendError, match="closed"):
             use()
 
 
-def test_a_backend_that_returns_too_little_is_an_error(tiny):
+def test_too_few_outputs_are_an_error(tiny):
     short = FakeBackend(lambda images: (np.zeros((1, 3), np.float32), np.zeros((1, 24, 32), np.float32)))
     with pytest.raises(BackendError, match="1 embeddings and 1 masks"):
-        Explainer(tiny, backend=short)([PICTURES[0], PICTURES[1]])
+        Explainer(tiny, backend=short)([IMAGES[0], IMAGES[1]])
 
 
-def test_no_package(tmp_path):
+def test_a_missing_package_is_refused(tmp_path):
     with pytest.raises(PackageError, match="holds no"):
         Explainer(tmp_path / "none.nemu")
 
 
-def test_stream_gives_what_single_calls_give_in_order(explainer):
-    streamed = list(explainer.stream(iter(PICTURES)))
-    assert len(streamed) == len(PICTURES)
-    assert all(map(same, streamed, [explainer(picture) for picture in PICTURES]))
-    assert list(explainer.stream([])) == []
-
-
-def test_stream_reads_two_frames_ahead_and_no_more(explainer):
-    taken = []
-
-    def camera():
-        for i in range(100):
-            taken.append(i)
-            yield PICTURES[0]
-
-    stream = explainer.stream(camera())
-    time.sleep(0.05)
-    assert taken == [], "lazy: nothing happens before the first is asked for"
-    for _ in range(3):
-        next(stream)
-    time.sleep(0.05)
-    assert len(taken) == 5
-    stream.close()
-    assert len(taken) == 5
-    assert not [thread for thread in threading.enumerate() if "nemu-stream" in thread.name]
-
-
-def test_stream_prepares_the_next_frame_while_one_runs(tiny):
-    """Camera and backend wait for each other; one after the other, neither would ever be served."""
-    running, taking = threading.Event(), threading.Event()
-    overlapped = []
-
-    def function(images):
-        running.set()
-        overlapped.append(taking.wait(5))
-        return np.zeros((1, 3), np.float32), np.zeros((1, 24, 32), np.float32)
-
-    def camera():
-        yield PICTURES[0]
-        assert running.wait(5)
-        taking.set()
-        yield PICTURES[1]
-
-    with Explainer(tiny, backend=FakeBackend(function)) as explainer:
-        assert len(list(explainer.stream(camera()))) == 2
-    assert overlapped == [True, True]
-
-
-def test_stream_runs_the_next_frame_while_the_caller_works(tiny, backend):
-    with Explainer(tiny, backend=backend) as explainer:
-        stream = explainer.stream(iter(PICTURES))
-        next(stream)
-        until = time.monotonic() + 5
-        while len(backend.batches) < 2 and time.monotonic() < until:
-            time.sleep(0.001)  # the caller's work
-        assert len(backend.batches) == 2
-        time.sleep(0.05)
-        assert len(backend.batches) == 2, "one ahead, no more"
-        stream.close()
-
-
-def test_while_a_stream_is_open_its_caller_may_explain_another_picture(tiny):
-    inside = []
-
-    def function(images):
-        inside.append(1)
-        time.sleep(0.005)
-        assert len(inside) == 1, "a backend is used from one thread at a time"
-        inside.pop()
-        return np.zeros((1, 3), np.float32), np.zeros((1, 24, 32), np.float32)
-
-    with Explainer(tiny, backend=FakeBackend(function)) as explainer:
-        for _ in explainer.stream(PICTURES):
-            explainer(PICTURES[0])
-
-
-def test_closing_the_explainer_ends_its_stream_after_the_run(tiny, backend):
-    explainer = Explainer(tiny, backend=backend)
-    stream = explainer.stream(iter(PICTURES))
-    next(stream)
-    explainer.close()
-    with pytest.raises(BackendError, match="closed"):
-        list(stream)
-    assert not [thread for thread in threading.enumerate() if "nemu-stream" in thread.name]
-
-
-def test_after_a_failure_the_stream_reads_no_further(explainer):
-    class Camera:
-        taken = 0
-
-        def __iter__(self):
-            return self
-
-        def __next__(self):
-            self.taken += 1
-            if self.taken == 2:
-                raise RuntimeError("the cable")
-            return PICTURES[0]
-
-    camera = Camera()
-    stream = explainer.stream(camera)
-    next(stream)
-    with pytest.raises(RuntimeError, match="the cable"):
-        next(stream)
-    assert camera.taken == 2
-
-
-def test_stream_survives_a_camera_that_reuses_its_buffer(explainer):
-    buffer = np.empty_like(PICTURES[0])
-
-    def camera():
-        for value in range(6):
-            buffer[:] = value * 40
-            yield buffer
-
-    values = [(int(e.image[0, 0, 0]), round(float(e.embedding[0]) * 255)) for e in explainer.stream(camera())]
-    assert values == [(v, v) for v in range(0, 240, 40)]
-
-
-def test_stream_raises_where_the_explanation_would_have_come(explainer):
-    def camera():
-        yield PICTURES[0]
-        yield PICTURES[1]
-        raise RuntimeError("the cable")
-
-    stream = explainer.stream(camera())
-    next(stream)
-    next(stream)
-    with pytest.raises(RuntimeError, match="the cable"):
-        next(stream)
-    stream = explainer.stream([PICTURES[0], b"no picture", PICTURES[1]])
-    next(stream)
-    with pytest.raises(InputError, match="10 bytes"):
-        next(stream)
-
-
-def test_stream_of_a_failing_backend_raises_and_stops_its_worker(tiny):
-    def fail(images):
-        raise BackendError("broke", expected="x", cure="y")
-
-    with Explainer(tiny, backend=FakeBackend(fail)) as explainer, pytest.raises(BackendError, match="broke"):
-        list(explainer.stream(PICTURES))
-    assert not [thread for thread in threading.enumerate() if "nemu-stream" in thread.name]
-
-
-def test_warm_up_is_one_run_where_the_backend_knows_nothing_better(explainer, backend):
+def test_warm_up_of_a_plain_backend_runs_once(explainer, backend):
     explainer.warm_up()
     assert backend.batches == [1]
     explainer.close()

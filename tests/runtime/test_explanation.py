@@ -21,7 +21,7 @@ IMAGE = np.random.default_rng(0).integers(0, 256, (30, 60, 3), dtype=np.uint8)
 
 @pytest.fixture
 def explanation() -> Explanation:
-    """A crop of a wide picture; the mask is 1 in the upper half of what was seen."""
+    """A crop of a wide image; the mask is 1 in the upper half of what was seen."""
     placement = Geometry(height=10, width=10, resize="crop").place(30, 60)
     mask = np.zeros((10, 10), np.float32)
     mask[:5] = 1
@@ -59,17 +59,17 @@ def test_the_mask_lies_on_the_original_pixels(explanation):
         ("graph_mask", np.zeros((1, 10, 10), np.float32), "2 axes"),
     ],
 )
-def test_what_no_backend_should_return_is_refused_at_birth(explanation, field, value, word):
+def test_unusable_outputs_are_refused(explanation, field, value, word):
     with pytest.raises(BackendError, match=word):
         dataclasses.replace(explanation, **{field: value})
 
 
-def test_a_picture_of_another_size_is_refused(explanation):
-    with pytest.raises(InputError, match="picture"):
+def test_an_image_of_another_size_is_refused(explanation):
+    with pytest.raises(InputError, match="an image uint8"):
         dataclasses.replace(explanation, image=IMAGE[1:])
 
 
-def test_half_precisions_overshoot_is_clipped(explanation):
+def test_a_mask_slightly_above_one_is_clipped(explanation):
     over = dataclasses.replace(explanation, graph_mask=np.full((10, 10), 1.0005, np.float32))
     assert over.mask.max() == 1
 
@@ -122,7 +122,7 @@ def test_save_wants_a_plain_name(explanation, tmp_path, name):
         explanation.save(tmp_path, name)
 
 
-def test_the_table_rises_in_lightness_so_that_brighter_is_more_important():
+def test_the_colour_tables_lightness_rises():
     luma = TABLE @ [0.2126, 0.7152, 0.0722]
     assert (np.diff(luma) > 0).all()
 
@@ -137,7 +137,7 @@ def test_overlay_scale_is_fixed_never_stretched(style):
 
 
 @pytest.mark.parametrize("style", STYLES)
-def test_nothing_important_is_a_grey_photograph_and_the_unseen_is_darker(explanation, style):
+def test_an_empty_mask_draws_grey_and_dark_borders(explanation, style):
     plain = overlay(IMAGE, np.zeros((30, 60), np.float32), style=style)
     assert (plain == plain[..., :1]).all(), "no colour without a mask"
     luma = IMAGE @ np.array([0.299, 0.587, 0.114])
@@ -155,7 +155,7 @@ def test_heat_is_the_table(value):
     assert np.abs(heat(np.array([[value]], np.float32))[0, 0] - TABLE[round(value * 255)]).max() <= 6
 
 
-def test_the_heat_of_one_is_its_colour_over_a_little_of_the_picture():
+def test_full_heat_covers_most_of_the_image():
     image = np.full((1, 1, 3), 50, np.uint8)
     one = np.ones((1, 1), np.float32)
     assert overlay(image, one, style="heat") == pytest.approx(0.7 * heat(one) + 0.3 * 0.75 * image, abs=1)
@@ -187,7 +187,7 @@ def test_a_mask_of_one_value_has_no_outline(value):
     assert not drawn.any()
 
 
-def test_grid_places_pictures_on_white():
+def test_grid_places_images_on_white():
     red = np.full((2, 3, 3), (255, 0, 0), np.uint8)
     blue = np.full((4, 2, 3), (0, 0, 255), np.uint8)
     sheet = grid([[red, blue], [blue]], gap=1)

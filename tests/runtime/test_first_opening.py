@@ -1,4 +1,4 @@
-"""Outputs that are not finite are found when an engine is first opened on a device, and never forgiven."""
+"""An engine is checked for outputs that are not finite when it is first opened on a device."""
 
 from __future__ import annotations
 
@@ -45,7 +45,9 @@ def remembered(package: Package) -> list[Path]:
 
 
 @pytest.mark.parametrize("opener", [Explainer, Embedder])
-def test_it_is_asked_once(referenced: Package, add: Add, gpu: Gpu, asked: list, opener: type) -> None:
+def test_an_engine_is_checked_once(
+    referenced: Package, add: Add, gpu: Gpu, asked: list, opener: type
+) -> None:
     add(referenced, "toy")
     for runs in (3, 3):
         opener(referenced, backend="tensorrt").close()
@@ -57,7 +59,7 @@ def test_it_is_asked_once(referenced: Package, add: Add, gpu: Gpu, asked: list, 
     )
 
 
-def test_another_driver_is_asked_again(
+def test_another_driver_is_checked_again(
     referenced: Package, add: Add, gpu: Gpu, asked: list, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     add(referenced, "toy")
@@ -69,7 +71,7 @@ def test_another_driver_is_asked_again(
     assert len(remembered(referenced)) == 2
 
 
-def test_another_version_is_asked_again(
+def test_another_version_is_checked_again(
     referenced: Package, add: Add, gpu: Gpu, asked: list, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     add(referenced, "toy")
@@ -97,16 +99,14 @@ def test_an_engine_that_overflows_never_opens(
         assert not gpu.live()
 
 
-def test_an_engine_without_mask_is_asked_for_what_it_has(
-    referenced: Package, add: Add, gpu: Gpu, asked: list
-) -> None:
+def test_an_embedding_only_engine_is_checked(referenced: Package, add: Add, gpu: Gpu, asked: list) -> None:
     add(referenced, "toy", plan=EMBEDDING, outputs=("embedding",))
     with Embedder(referenced, backend="tensorrt") as embedder:
         assert "checked" not in embedder.backend.why
     assert len(asked) == 3
 
 
-def test_what_cannot_be_remembered_is_said(referenced: Package, add: Add, gpu: Gpu) -> None:
+def test_an_unwritable_cache_is_reported(referenced: Package, add: Add, gpu: Gpu) -> None:
     add(referenced, "toy")
     referenced.cache().parent.mkdir(parents=True)
     referenced.cache().write_text("a file where the folder should be")
@@ -114,7 +114,7 @@ def test_what_cannot_be_remembered_is_said(referenced: Package, add: Add, gpu: G
         assert "its outputs are finite, and will be checked again: " in explainer.backend.why
 
 
-def test_a_reference_that_cannot_be_read_closes_the_backend(referenced: Package, add: Add, gpu: Gpu) -> None:
+def test_an_unreadable_reference_closes_the_backend(referenced: Package, add: Add, gpu: Gpu) -> None:
     add(referenced, "toy")
     (referenced.path / REFERENCE).write_bytes(b"no archive")
     with pytest.raises(PackageError, match="cannot be read"):
@@ -122,7 +122,7 @@ def test_a_reference_that_cannot_be_read_closes_the_backend(referenced: Package,
     assert not gpu.live()
 
 
-def test_the_batch_that_rtx_compiles_by_itself_is_asked_too(
+def test_rtx_checks_the_larger_batch_too(
     referenced: Package, add: Add, gpu: Gpu, asked: list, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rtx = fake_tensorrt(gpu, version="1.7.1.116", rtx=True)

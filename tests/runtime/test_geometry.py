@@ -1,4 +1,4 @@
-"""Where a picture lies on the graph's grid, and the way back."""
+"""Resizing to the graph's grid, and restoring masks from it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from PIL import Image
 
 from runtime.encode import save_png
 from runtime.errors import InputError
-from runtime.image import Geometry, Placement, _resample, find_images
+from runtime.image import Geometry, Placement, _resample
+from runtime.sources import find_images
 
 side = st.integers(1, 90)
 grid_side = st.integers(4, 48)
@@ -25,7 +26,7 @@ def geometry(height: int, width: int, resize: str, crop_pct: float = 1.0, interp
 
 
 def columns_first(image: np.ndarray, box_free: Geometry) -> np.ndarray:
-    """timm's crop as its words say it: scale the whole picture, then cut; columns before rows."""
+    """timm's crop as its words say it: scale the whole image, then cut; columns before rows."""
     place = box_free.place(*image.shape[:2])
     left, top, right, bottom = place.box
     height, width = image.shape[:2]
@@ -87,7 +88,7 @@ def test_squash_is_timms_squash(photographs, crop_pct):
     st.sampled_from([0.875, 0.9, 1.0]),
     st.sampled_from(["bilinear", "bicubic"]),
 )
-def test_crop_from_a_box_is_the_crop_of_the_whole(height, width, rows, columns, crop_pct, interpolation):
+def test_a_box_gives_the_crop_of_the_whole(height, width, rows, columns, crop_pct, interpolation):
     """Also on noise, where any shift would show."""
     image = np.random.default_rng(height * 91 + width).integers(0, 256, (height, width, 3), dtype=np.uint8)
     ours = geometry(rows, columns, "crop", crop_pct, interpolation)
@@ -96,7 +97,7 @@ def test_crop_from_a_box_is_the_crop_of_the_whole(height, width, rows, columns, 
 
 @settings(max_examples=150, deadline=None)
 @given(st.data(), side, side, grid_side, grid_side, rule, st.sampled_from([0.875, 1.0]))
-def test_a_marked_blob_comes_back_to_its_place(data, height, width, rows, columns, resize, crop_pct):
+def test_a_blob_is_restored_to_its_place(data, height, width, rows, columns, resize, crop_pct):
     ours = geometry(rows, columns, resize, crop_pct)
     place = ours.place(height, width)
     left, top, right, bottom = place.valid
@@ -141,7 +142,7 @@ def test_a_full_mask_fills_exactly_the_valid_box(height, width, rows, columns, r
 
 @settings(max_examples=60, deadline=None)
 @given(side, side, grid_side, grid_side, rule)
-def test_a_ramp_comes_back_as_a_ramp(height, width, rows, columns, resize):
+def test_a_ramp_is_restored_without_a_shift(height, width, rows, columns, resize):
     """No shift by half a pixel: the mask value at a pixel is that of its own position on the grid."""
     place = geometry(rows, columns, resize).place(height, width)
     left, top, right, bottom = place.content
@@ -152,12 +153,12 @@ def test_a_ramp_comes_back_as_a_ramp(height, width, rows, columns, resize):
     x0, y0, x1, _ = place.valid
     position = (np.arange(x0, x1) + 0.5 - place.box[0]) / (place.box[2] - place.box[0])
     inner = (position > 1.5 / (right - left)) & (position < 1 - 1.5 / (right - left))
-    if x1 - x0 < right - left:  # the picture is smaller: at its edges the average is one-sided
+    if x1 - x0 < right - left:  # the image is smaller: at its edges the average is one-sided
         inner[[0, -1]] = False
     assert np.allclose(restored[y0, x0:x1][inner], position[inner], atol=0.02)
 
 
-def test_a_picture_of_the_graphs_size_is_not_touched():
+def test_an_image_of_the_graphs_size_is_unchanged():
     image = np.random.default_rng(0).integers(0, 256, (24, 32, 3), dtype=np.uint8)
     mask = np.random.default_rng(0).random((24, 32), np.float32)
     for resize in ("crop", "squash", "letterbox"):
@@ -167,7 +168,7 @@ def test_a_picture_of_the_graphs_size_is_not_touched():
         assert np.array_equal(placement.restore(mask), mask)
 
 
-def test_a_cut_without_scaling_is_a_view_of_the_same_pixels_that_resizing_gives():
+def test_a_cut_without_scaling_is_a_view():
     image = np.random.default_rng(0).integers(0, 256, (235, 235, 3), dtype=np.uint8)
     rule = Geometry(height=224, width=224, resize="crop", crop_pct=0.95, interpolation="bicubic")
     fitted, placement = rule.fit(image)
@@ -216,7 +217,7 @@ def test_extreme_shapes_cost_little():
         ({"height": 0}, "0x32"),
     ],
 )
-def test_settings_that_mean_nothing_are_refused(wrong, word):
+def test_invalid_settings_are_refused(wrong, word):
     with pytest.raises(InputError, match=word):
         dataclasses.replace(geometry(24, 32, "crop"), **wrong)
 

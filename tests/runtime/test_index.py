@@ -26,8 +26,9 @@ from runtime.index.canary import check, read_sample, write_sample
 from runtime.index.search import search
 from runtime.index.stores import STORES
 from runtime.journal import LINES
-from runtime.manifest import LevelRecord, Manifest
-from runtime.sources import find_pictures
+from runtime.manifest import Manifest
+from runtime.records import LevelRecord
+from runtime.sources import find_named_images
 
 LIBRARIES = {"parquet": "pyarrow", "lancedb": "lancedb", "qdrant": "qdrant_client"}
 
@@ -149,7 +150,7 @@ def test_what_the_levels_keep_is_noted(tiny, photos, tmp_path):
     known = dataclasses.replace(tiny, manifest=dataclasses.replace(tiny.manifest, level=curve))
     with Explainer(known) as explainer:
         index_pictures(
-            explainer, known, find_pictures([photos]), tmp_path / "index", fidelity=False, quiet=True
+            explainer, known, find_named_images([photos]), tmp_path / "index", fidelity=False, quiet=True
         )
         explanation = explainer(photos / "00.png")
         with Index.open(tmp_path / "index") as index:
@@ -390,7 +391,7 @@ def shoebox(monkeypatch):
 def test_what_no_index_wrote_is_neither_replaced_nor_removed(shoebox, tiny, photos, tmp_path):
     def again(store, *, force=False):
         with Explainer(tiny) as explainer:
-            pictures = find_pictures([photos])
+            pictures = find_named_images([photos])
             index_pictures(explainer, tiny, pictures, tmp_path, store=store, force=force, quiet=True)
 
     foreign = tmp_path / shoebox / "mine"
@@ -412,7 +413,7 @@ def test_what_no_index_wrote_is_neither_replaced_nor_removed(shoebox, tiny, phot
 def test_the_store_of_an_earlier_index_gives_way(shoebox, made, package_path, photos):
     with Explainer(package_path) as explainer:
         index_pictures(
-            explainer, explainer._package, find_pictures([photos]), made, store=shoebox, quiet=True
+            explainer, explainer._package, find_named_images([photos]), made, store=shoebox, quiet=True
         )
     assert not (made / "parquet").exists()
     with Index.open(made) as index:

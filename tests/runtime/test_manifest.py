@@ -1,4 +1,4 @@
-"""What the manifest says of training and metrics; packages of the schema before; what is refused."""
+"""The manifest: records that are read back, older schemas, and what is refused."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ import pytest
 
 from runtime.__main__ import main
 from runtime.errors import IntegrityError, SchemaError
-from runtime.manifest import Manifest, MetricsRecord, Spread, TrainingRecord
 from runtime.package import MANIFEST, Package
+from runtime.parity_record import ParityRecord, parity_record
+from runtime.records import MetricsRecord, Spread, TrainingRecord
 
 TRAINING = TrainingRecord(
     steps=300,
@@ -37,12 +38,6 @@ METRICS = MetricsRecord(
 )
 
 
-def rewrite(path, **changes) -> None:
-    """The manifest with other fields, and its digest."""
-    manifest = Manifest.from_json((path / MANIFEST).read_text(), source="test")
-    (path / MANIFEST).write_text(dataclasses.replace(manifest, **changes).to_json())
-
-
 def seal(path, fields) -> None:
     """Write fields with the digest over them, as the version that made schema 1 did."""
     canonical = json.dumps(fields, sort_keys=True, separators=(",", ":")).encode()
@@ -56,7 +51,7 @@ def fields_of(path) -> dict:
     return fields
 
 
-def test_a_package_of_schema_1_still_opens(package_path):
+def test_a_package_of_schema_1_opens(package_path):
     fields = fields_of(package_path)
     for name in ("training", "metrics"):
         assert fields.pop(name) is None
@@ -66,14 +61,44 @@ def test_a_package_of_schema_1_still_opens(package_path):
     assert manifest.embedding_id == "tiny-mean"
 
 
-def test_training_and_metrics_are_read_back_as_they_were(package_path):
+def test_training_and_metrics_are_read_back(package_path, rewrite):
     rewrite(package_path, training=TRAINING, metrics=METRICS)
     manifest = Package.open(package_path).manifest
     assert manifest.training == TRAINING
     assert manifest.metrics == METRICS
 
 
-def test_changed_metrics_are_refused(package_path):
+@pytest.mark.parametrize(
+    "figures",
+    [
+        {"embedding_error": 1e-6, "n": 8, "control_failed": True},
+        {"mask_error": 1e-7, "mask_rank_correlation": None, "n": 8},
+        {"n": 8, "calibration": {"images": None, "n": 8}, "layers": 2, "layers_back_to_float": ["a"]},
+        {"ranges": {"largest": {"a": 1.5, "b": "inf"}, "limit": 65504.0, "tensors": 2, "images": 8}},
+        {"not_run": "mismatch"},
+        {"not_run": "a sentence of an older version"},
+    ],
+)
+def test_parity_is_written_as_it_was_read(package_path, rewrite, figures):
+    rewrite(package_path, parity={"onnx fp32": parity_record(figures)})
+    text = (package_path / MANIFEST).read_text()
+    assert json.dumps(json.loads(text)["parity"]["onnx fp32"]) == json.dumps(figures)
+    manifest = Package.open(package_path).manifest
+    assert manifest.parity == {"onnx fp32": parity_record(figures)}
+    assert manifest.to_json() == text
+
+
+def test_unknown_figures_are_refused_except_in_older_packages(package_path):
+    fields = fields_of(package_path)
+    fields["parity"] = {"onnx int8 cpu": {"n": 8, "gone": 1, "calibration": {"n": 8, "method": "mse"}}}
+    seal(package_path, fields)
+    with pytest.raises(SchemaError, match="parity: onnx int8 cpu has missing or unknown fields: gone"):
+        Package.open(package_path)
+    seal(package_path, {**fields, "schema": 5})
+    assert Package.open(package_path).manifest.parity == {"onnx int8 cpu": ParityRecord(n=8)}
+
+
+def test_changed_metrics_are_refused(package_path, rewrite):
     rewrite(package_path, training=TRAINING, metrics=METRICS)
     fields = json.loads((package_path / MANIFEST).read_text())
     fields["metrics"]["fidelity"]["mean"] = 0.99
@@ -92,7 +117,7 @@ def test_changed_metrics_are_refused(package_path):
         ("training", {"versions": {"torch": 2}}, "training: versions: torch is 2"),
     ],
 )
-def test_a_record_of_another_form_is_refused(package_path, record, change, message):
+def test_a_record_of_another_form_is_refused(package_path, rewrite, record, change, message):
     rewrite(package_path, training=TRAINING, metrics=METRICS)
     fields = fields_of(package_path)
     fields[record].update(change)
@@ -101,7 +126,7 @@ def test_a_record_of_another_form_is_refused(package_path, record, change, messa
         Package.open(package_path)
 
 
-def test_a_record_without_a_field_is_refused(package_path):
+def test_a_record_without_a_field_is_refused(package_path, rewrite):
     rewrite(package_path, training=TRAINING, metrics=METRICS)
     fields = fields_of(package_path)
     del fields["metrics"]["n"]
@@ -110,14 +135,14 @@ def test_a_record_without_a_field_is_refused(package_path):
         Package.open(package_path)
 
 
-def test_info_says_that_nothing_is_known(package_path, capsys):
+def test_info_without_training_and_metrics(package_path, capsys):
     assert main(["info", str(package_path)]) == 0
     printed = capsys.readouterr().out
     assert "how many images is not known" in printed
     assert "metrics    none were measured" in printed
 
 
-def test_info_has_a_line_for_the_data_and_one_for_the_metrics(package_path, capsys):
+def test_info_shows_data_and_metrics(package_path, rewrite, capsys):
     masker = dataclasses.replace(Package.open(package_path).manifest.masker, config={"data": "orchard"})
     rewrite(package_path, masker=masker, training=TRAINING, metrics=METRICS)
     assert main(["info", str(package_path)]) == 0

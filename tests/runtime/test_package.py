@@ -1,45 +1,17 @@
-"""A package that is not whole and unchanged is not opened."""
+"""A package opens only if it is complete and unchanged."""
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 
 import pytest
 
 from runtime.errors import IntegrityError, OutputExists, PackageError, SchemaError
-from runtime.manifest import SCHEMA, EngineRecord, Manifest
+from runtime.manifest import SCHEMA
 from runtime.package import MANIFEST, Package
 
 FILES = ["README.md", "model.onnx", "model.onnx.data", "reference.npz"]
-
-RECORD = EngineRecord(
-    flavour="rtx",
-    version="1.7.1.116",
-    compute_capability="portable",
-    precision="fp16",
-    tensor_types={"HALF": 3},
-    batch=(1, 1, 8),
-    onnx="model.onnx",
-    onnx_sha256="0" * 64,
-    package="0" * 64,
-    flags={},
-    parity={"not_run": "no GPU"},
-    build_seconds=1.0,
-    sha256="0" * 64,
-)
-
-
-def of(package: Package) -> EngineRecord:
-    """The record, for an engine of this package."""
-    return dataclasses.replace(RECORD, package=package.hash)
-
-
-def rewrite(path, **changes) -> None:
-    """A manifest with other fields and a fitting digest, as a careless or hostile hand would write it."""
-    manifest = Manifest.from_json((path / MANIFEST).read_text(), source="test")
-    (path / MANIFEST).write_text(dataclasses.replace(manifest, **changes).to_json())
 
 
 def test_it_opens_and_names_its_files(package_path):
@@ -68,7 +40,7 @@ def test_a_flipped_byte_is_refused(package_path, name, place):
         Package.open(package_path)
 
 
-def test_no_package_there(tmp_path):
+def test_a_folder_without_a_manifest_is_refused(tmp_path):
     with pytest.raises(PackageError, match=r"holds no manifest\.json"):
         Package.open(tmp_path)
 
@@ -80,7 +52,7 @@ def test_an_empty_or_broken_manifest_is_refused(package_path, text):
         Package.open(package_path)
 
 
-def test_a_newer_schema_is_refused_and_says_what_to_do(package_path):
+def test_a_newer_schema_is_refused_with_the_cure(package_path):
     fields = json.loads((package_path / MANIFEST).read_text())
     fields.update(schema=SCHEMA + 1, something_new=1, nemu="9.8.7")
     (package_path / MANIFEST).write_text(json.dumps(fields))
@@ -90,7 +62,7 @@ def test_a_newer_schema_is_refused_and_says_what_to_do(package_path):
 
 
 @pytest.mark.parametrize("name", ["../outside", "/etc/hostname", "engines/../../outside"])
-def test_a_path_that_leaves_the_package_is_refused(package_path, name):
+def test_a_path_that_leaves_the_package_is_refused(package_path, rewrite, name):
     (package_path.parent / "outside").write_text("secret")
     rewrite(package_path, files={name: "0" * 64})
     with pytest.raises(IntegrityError, match="outside the package"):
@@ -105,41 +77,42 @@ def test_a_link_that_leaves_the_package_is_refused(package_path, tmp_path):
         Package.open(package_path)
 
 
-def test_engines_are_added_without_touching_the_manifest(package_path):
+def test_engines_are_added_without_touching_the_manifest(package_path, record):
     package = Package.open(package_path)
+    other = record(package, b"another plan")
     before = (package_path / MANIFEST).read_bytes()
-    engine = package.add_engine("demo", b"a plan", of(package))
+    engine = package.add_engine("demo", b"a plan", other)
     assert (package_path / MANIFEST).read_bytes() == before
     assert Package.open(package_path).engines() == [engine]
-    assert engine.record == of(package)
+    assert engine.record == other
     with pytest.raises(OutputExists):
-        package.add_engine("demo", b"another", of(package))
+        package.add_engine("demo", b"another plan", other)
     with pytest.raises(IntegrityError, match=r"demo\.engine"):
-        engine.read()  # RECORD's sha256 is that of other bytes
+        engine.read()
 
 
-def test_an_engine_of_another_package_is_refused(package_path):
+def test_an_engine_of_another_package_is_refused(package_path, add):
     """A device would otherwise give another encoder's embedding under this package's id."""
     package = Package.open(package_path)
-    package.add_engine("demo", b"a plan", RECORD)
+    add(package, "demo", package="0" * 64)
     with pytest.raises(IntegrityError, match="built from another package"):
         package.engines()
 
 
 @pytest.mark.parametrize("half", ["demo.engine", "demo.engine.json"])
-def test_half_an_engine_is_refused(package_path, half):
+def test_half_an_engine_is_refused(package_path, add, half):
     package = Package.open(package_path)
-    package.add_engine("demo", b"a plan", of(package))
+    add(package, "demo")
     (package_path / "engines" / half).unlink()
     with pytest.raises(IntegrityError, match=half):
         package.engines()
 
 
-def test_a_read_only_package_keeps_engines_in_the_cache(package_path, tmp_path, monkeypatch):
+def test_a_read_only_package_caches_its_engines(package_path, record, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(os, "access", lambda path, mode: False)
     package = Package.open(package_path)
-    engine = package.add_engine("demo", b"a plan", of(package))
+    engine = package.add_engine("demo", b"a plan", record(package, b"a plan"))
     assert engine.path.is_relative_to(tmp_path / "cache")
     assert package.engines() == [engine]
     assert not (package_path / "engines").exists()

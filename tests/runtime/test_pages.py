@@ -18,8 +18,9 @@ from PIL import Image
 from toward_graph import add_targets
 
 from runtime.encode import save_png
-from runtime.image import find_images, load_image
+from runtime.image import load_image
 from runtime.package import Package
+from runtime.sources import find_images
 
 WITHOUT_TORCH = ("inspection", "retrieval", "robotics")
 SHORT = "--image-size 64 --steps 5 --batch-size 4"

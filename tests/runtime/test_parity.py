@@ -1,4 +1,4 @@
-"""The gate must fail when it should: each measure on outputs with a known error."""
+"""Each measure of the gate on outputs with a known error."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_equal_outputs_pass_and_the_control_fails():
     assert parity.failures(FP32) == parity.failures(FP16) == []
 
 
-def test_embedding_error_is_the_worst_image_in_units_of_the_median_distance():
+def test_embedding_error_is_relative_to_the_median_distance():
     z = np.array([[0, 0], [3, 4], [6, 8]], np.float32)  # distances 5, 5, 10: median 5
     mask = outputs(n=3)[1]
     parity = compare(z + np.array([[0, 0], [0, 1], [0.5, 0]], np.float32), mask, (z, mask))
@@ -46,7 +46,7 @@ def test_embedding_error_is_the_worst_image_in_units_of_the_median_distance():
 
 @settings(max_examples=40, deadline=None)
 @given(st.floats(1e-3, 1e3), st.floats(-100, 100), st.integers(0, 5))
-def test_embedding_error_knows_neither_scale_nor_offset(scale, offset, seed):
+def test_embedding_error_ignores_scale_and_offset(scale, offset, seed):
     """The flaw of a cosine: a large common offset makes every pair look equal."""
     z, mask = outputs(seed)
     noise = 0.01 * outputs(seed + 100)[0]
@@ -119,7 +119,7 @@ def test_mask_limits_are_those_of_the_precision():
     assert "IoU" in compare(z, np.roll(mask, 1, axis=2)).failures(FP16)[0]
 
 
-def test_a_gate_that_cannot_tell_images_apart_says_so():
+def test_the_negative_control_detects_wide_limits():
     """Limits so wide that another image's reference passes: the control must notice."""
     z, mask = outputs(n=4)
     wide = Limits(embedding=10.0, mask_error=None, mask_iou=None)
@@ -128,7 +128,7 @@ def test_a_gate_that_cannot_tell_images_apart_says_so():
     assert "negative control passed" in parity.failures(wide)[0]
 
 
-def test_references_that_prove_nothing_are_errors():
+def test_useless_references_are_refused():
     z, mask = outputs()
     with pytest.raises(ParityError, match="all alike"):
         compare(z, mask, (z * 0 + 1, mask))
@@ -144,7 +144,7 @@ def test_references_that_prove_nothing_are_errors():
         compare(z, mask[:, 1:])
 
 
-def test_the_centred_cosine_sees_what_a_common_offset_hides():
+def test_the_centred_cosine_ignores_a_common_offset():
     z, mask = outputs()
     turned = np.roll(z, 1, axis=1)  # another direction, equally long
     far = z + 1000.0

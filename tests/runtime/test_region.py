@@ -1,9 +1,8 @@
-"""What a level of a mask means: regions, ties, the curve, and what refuses without one."""
+"""Levels of a mask: regions, ties, the curve, and errors without a curve."""
 
 from __future__ import annotations
 
 import base64
-import dataclasses
 import itertools
 import math
 
@@ -20,9 +19,10 @@ from runtime.explainer import Explainer
 from runtime.explanation import Explanation
 from runtime.image import Geometry, load_image
 from runtime.level import level_for, share_above, share_for
-from runtime.manifest import LevelCheck, LevelRecord, Manifest
+from runtime.manifest import Manifest
 from runtime.overlay import overlay
 from runtime.package import MANIFEST, Package
+from runtime.records import LevelCheck, LevelRecord
 from runtime.report import write_report
 
 CURVE = LevelRecord(
@@ -38,7 +38,7 @@ IMAGE = np.random.default_rng(0).integers(0, 256, (30, 60, 3), dtype=np.uint8)
 
 @pytest.fixture
 def explanation() -> Explanation:
-    """A crop of a wide picture; the mask falls from the top row to the last."""
+    """A crop of a wide image; the mask falls from the top row to the last."""
     mask = np.repeat(np.linspace(0.95, 0.05, 10, dtype=np.float32)[:, None], 10, axis=1)
     return Explanation(
         embedding=np.ones(3, np.float32),
@@ -59,18 +59,13 @@ def photo(tmp_path):
 
 
 @pytest.fixture
-def with_curve(package_path):
+def with_curve(package_path, rewrite):
     """The tiny package with a curve in its manifest."""
-    add_curve(package_path)
+    rewrite(package_path, level=CURVE)
     return package_path
 
 
-def add_curve(package_path):
-    manifest = Package.open(package_path).manifest
-    (package_path / MANIFEST).write_text(dataclasses.replace(manifest, level=CURVE).to_json())
-
-
-def test_the_share_is_the_mean_of_the_pixels_and_of_the_mask_in_them():
+def test_the_share_is_a_geometric_mean():
     mask = np.array([[0.6, 0.2], [0.1, 0.1]], np.float32)
     assert share_above(mask, 0.6) == pytest.approx(math.sqrt(1 / 4 * 0.6))
     assert share_above(mask, 0.2) == pytest.approx(math.sqrt(2 / 4 * 0.8))
@@ -79,7 +74,7 @@ def test_the_share_is_the_mean_of_the_pixels_and_of_the_mask_in_them():
 
 
 @given(seed=st.integers(0, 999), share=st.floats(0, 1))
-def test_a_level_gives_the_smallest_region_of_its_share(seed, share):
+def test_level_for_gives_the_smallest_region(seed, share):
     mask = np.random.default_rng(seed).integers(0, 9, (6, 7)).astype(np.float32) / 8  # ties
     level = level_for(mask, share)
     assert share_above(mask, level) >= share - 1e-9
@@ -106,7 +101,7 @@ def test_a_region_is_where_the_curve_says(explanation):
     assert not explanation.region(keep=0.1).any(), "an image of the fill alone keeps more"
 
 
-def test_more_is_kept_by_a_larger_region_and_a_lower_level(explanation):
+def test_larger_regions_keep_more(explanation):
     regions = [explanation.region(keep=keep) for keep in (0.3, 0.5, 0.7, 0.9)]
     assert all((a <= b).all() and a.sum() < b.sum() for a, b in itertools.pairwise(regions))
     levels = [explanation.kept_at(level) for level in (1, 0.7, 0.5, 0.3, 0)]
@@ -115,7 +110,7 @@ def test_more_is_kept_by_a_larger_region_and_a_lower_level(explanation):
 
 
 @pytest.mark.parametrize("keep", [0, -0.1, 1.1, math.nan])
-def test_what_cannot_be_kept_is_refused(explanation, keep):
+def test_keep_out_of_range_is_refused(explanation, keep):
     with pytest.raises(InputError, match="keep="):
         explanation.region(keep=keep)
     with pytest.raises(InputError, match="keep="):
@@ -127,7 +122,7 @@ def test_a_level_outside_the_masks_is_refused(explanation):
         explanation.kept_at(1.5)
 
 
-def test_a_package_without_a_curve_opens_and_says_what_is_missing(package_path):
+def test_regions_need_a_curve(package_path):
     with Explainer(package_path) as explainer:
         found = explainer(IMAGE)
     for ask in (found.region, lambda: found.kept_at(0.5), lambda: found.overlay(keep=0.9)):
@@ -136,18 +131,18 @@ def test_a_package_without_a_curve_opens_and_says_what_is_missing(package_path):
 
 
 @pytest.mark.parametrize("command", ["explain", "compare", "report"])
-def test_a_command_refuses_what_it_cannot_keep(package_path, photo, tmp_path, capsys, command):
+def test_commands_refuse_keep_out_of_range(package_path, rewrite, photo, tmp_path, capsys, command):
     out = tmp_path / "out"
     words = [command, str(package_path), *[str(photo)] * (1 + (command == "compare")), "--out", str(out)]
     assert main([*words, "--keep", "0.9"]) == 1
     assert "--evaluate" in capsys.readouterr().err
-    add_curve(package_path)
+    rewrite(package_path, level=CURVE)
     assert main([*words, "--keep", "1.5"]) == 1
     assert "keep=1.5" in capsys.readouterr().err
     assert not out.exists()
 
 
-def test_the_curve_is_read_back_and_reaches_the_explanation(with_curve):
+def test_the_packages_curve_reaches_the_explanation(with_curve):
     assert Manifest.from_json((with_curve / MANIFEST).read_text(), source="test").level == CURVE
     with Explainer(with_curve) as explainer:
         assert explainer(IMAGE).curve == CURVE
@@ -176,11 +171,11 @@ DRAWN = [
 
 @pytest.mark.parametrize(("words", "options", "said"), DRAWN)
 def test_every_command_draws_the_same(with_curve, photo, tmp_path, words, options, said):
-    page, picture = tmp_path / "page.html", str(photo)
+    page, image = tmp_path / "page.html", str(photo)
     draw = ["--overlays", "png", "--quiet", *words]
-    assert main(["explain", str(with_curve), picture, "--out", str(tmp_path / "out"), *draw]) == 0
-    assert main(["compare", str(with_curve), picture, picture, "--out", str(tmp_path), *words]) == 0
-    assert main(["report", str(with_curve), picture, "--out", str(page), *words]) == 0
+    assert main(["explain", str(with_curve), image, "--out", str(tmp_path / "out"), *draw]) == 0
+    assert main(["compare", str(with_curve), image, image, "--out", str(tmp_path), *words]) == 0
+    assert main(["report", str(with_curve), image, "--out", str(page), *words]) == 0
     with Explainer(with_curve) as explainer:
         expected = explainer(IMAGE).overlay(**options)
     assert (load_image(tmp_path / "out" / "photo.overlay.png") == expected).all()
@@ -206,11 +201,11 @@ def test_every_function_draws_the_spotlight_unless_told(with_curve, tmp_path):
     both = pair.overlay()
     assert (both == pair.overlay(style="spotlight")).all()
     assert (both[:, :60] == expected).all()
-    assert (load_image(pair.save(tmp_path, "two").picture) == both).all()
+    assert (load_image(pair.save(tmp_path, "two").image) == both).all()
     assert base64.b64encode(encode_jpeg(expected)).decode() in (tmp_path / "p").read_text()
 
 
-def test_heat_within_a_region_is_the_mask_and_outside_it_nothing(explanation):
+def test_heat_colours_only_the_region(explanation):
     region, plain = explanation.region(keep=0.8), explanation.overlay(style="heat")
     drawn = explanation.overlay(keep=0.8, style="heat")
     assert (drawn[region] == plain[region]).all()

@@ -1,4 +1,4 @@
-"""Which pictures there are, and what each is called."""
+"""Which images are found, and how each is named."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from runtime.errors import InputError
-from runtime.sources import find_pictures
+from runtime.sources import find_named_images
 
 
 @pytest.fixture
@@ -20,17 +20,17 @@ def photos(tmp_path):
 
 
 def names(*sources) -> list[str]:
-    return sorted(picture.name for picture in find_pictures(sources))
+    return sorted(image.name for image in find_named_images(sources))
 
 
-def test_names_do_not_collide(photos):
+def test_each_image_gets_its_own_name(photos):
     assert names(photos / "b.png") == ["b"]
     assert names(photos / "b.png", photos / "b.png", photos / "sub/../b.png") == ["b"]
     assert names(photos / "a.png", photos / "sub/a.png") == ["a.png", "sub/a.png"]
     assert names(photos, photos / "sub") == ["a.jpg", "a.png", "b", "sub/a"]
 
 
-def test_a_pattern_that_matches_nothing_is_an_error_and_a_file_of_its_name_is_a_file(photos):
+def test_patterns_must_match_unless_they_are_files(photos):
     with pytest.raises(InputError, match=r"no file matches .*\*\.bmp"):
         names(photos / "*.bmp")
     Image.new("RGB", (4, 4)).save(photos / "c[1].png")
@@ -38,7 +38,7 @@ def test_a_pattern_that_matches_nothing_is_an_error_and_a_file_of_its_name_is_a_
 
 
 @pytest.mark.parametrize("kind", ["npy", "png"])
-def test_overlays_of_an_earlier_run_are_no_pictures(photos, kind):
+def test_overlays_of_an_earlier_run_are_skipped(photos, kind):
     (photos / "b.overlay.jpg").write_bytes((photos / "b.png").read_bytes())
     assert "b.overlay" in names(photos)
     (photos / f"b.mask.{kind}").write_text("")

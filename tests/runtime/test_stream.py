@@ -1,4 +1,4 @@
-"""A stream over a backend that can have two runs under way."""
+"""Streams over both kinds of backend: one run at a time, and two runs under way."""
 
 from __future__ import annotations
 
@@ -13,26 +13,51 @@ from runtime import Explainer
 from runtime.backends.fake import FakeBackend
 from runtime.errors import BackendError, InputError
 
+Outputs = tuple[np.ndarray, np.ndarray]
 
-class Pipelined(FakeBackend):
-    """Answers with mean colour and brightness; remembers the order of starts and ends."""
+
+class Plain(FakeBackend):
+    """Answers with mean colour and brightness; remembers starts and ends; fails at one frame."""
+
+    ahead = 2
 
     def __init__(self) -> None:
         super().__init__(lambda images: (images.mean((1, 2), np.float32), images.mean(3, np.float32) / 255))
         self.events: list[str] = []
-        self.allowed = threading.Semaphore(1000)
         self.fail_at = 1000
+        self.inside = 0
 
-    def submit(self, images: np.ndarray) -> Callable[[], tuple[np.ndarray, np.ndarray]]:
-        number = int(images[0, 0, 0, 0])
-        self.events.append(f"start {number}")
+    def run(self, images: np.ndarray) -> Outputs:
+        self.events.append(f"start {images[0, 0, 0, 0]}")
+        return self.finish(images)
 
-        def wait() -> tuple[np.ndarray, np.ndarray]:
+    def finish(self, images: np.ndarray) -> Outputs:
+        number = images[0, 0, 0, 0]
+        if number == self.fail_at:
+            raise BackendError(f"run {number} broke", expected="x", cure="y")
+        self.inside += 1
+        time.sleep(0.001)
+        assert self.inside == 1, "a backend is used from one thread at a time"
+        self.inside -= 1
+        self.events.append(f"end {number}")
+        return super().run(images)
+
+
+class Pipelined(Plain):
+    """Can have two runs under way."""
+
+    ahead = 3
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.allowed = threading.Semaphore(1000)
+
+    def submit(self, images: np.ndarray) -> Callable[[], Outputs]:
+        self.events.append(f"start {images[0, 0, 0, 0]}")
+
+        def wait() -> Outputs:
             assert self.allowed.acquire(timeout=5)
-            if number == self.fail_at:
-                raise BackendError(f"run {number} broke", expected="x", cure="y")
-            self.events.append(f"end {number}")
-            return self.run(images)
+            return self.finish(images)
 
         return wait
 
@@ -41,19 +66,35 @@ def frame(number: int) -> np.ndarray:
     return np.full((24, 32, 3), number, np.uint8)
 
 
-@pytest.fixture
-def backend() -> Pipelined:
-    return Pipelined()
+def frames(n: int) -> Iterator[np.ndarray]:
+    return (frame(i) for i in range(n))
 
 
 @pytest.fixture
-def explainer(tiny, backend: Pipelined) -> Iterator[Explainer]:
-    with Explainer(tiny, backend=backend) as explainer:
+def plain(tiny) -> Iterator[Explainer]:
+    with Explainer(tiny, backend=Plain()) as explainer:
         yield explainer
 
 
+@pytest.fixture
+def pipelined(tiny) -> Iterator[Explainer]:
+    with Explainer(tiny, backend=Pipelined()) as explainer:
+        yield explainer
+
+
+@pytest.fixture(params=["plain", "pipelined"])
+def explainer(request: pytest.FixtureRequest) -> Explainer:
+    return request.getfixturevalue(request.param)
+
+
+@pytest.fixture(autouse=True)
+def no_thread_is_left() -> Iterator[None]:
+    yield
+    assert not [thread for thread in threading.enumerate() if "nemu-stream" in thread.name]
+
+
 def settled(count: Callable[[], int]) -> int:
-    """What `count` says once it has not changed for a while."""
+    """The value of `count` once it has not changed for a while."""
     last = -1
     while last != (now := count()):
         last = now
@@ -61,18 +102,73 @@ def settled(count: Callable[[], int]) -> int:
     return last
 
 
-def test_in_order_and_none_lost(explainer: Explainer, backend: Pipelined) -> None:
-    values = [round(float(e.embedding[0])) for e in explainer.stream(frame(i) for i in range(40))]
-    assert values == list(range(40))
-    assert [e for e in backend.events if "end" in e] == [f"end {i}" for i in range(40)]
-    assert [e for e in backend.events if "start" in e] == [f"start {i}" for i in range(40)]
+def test_all_frames_are_explained_in_order(explainer: Explainer) -> None:
+    found = list(explainer.stream(frames(40)))
+    assert [round(float(e.embedding[0])) for e in found] == list(range(40))
+    for event in ("start", "end"):
+        seen = [e for e in explainer.backend.events if event in e]
+        assert seen == [f"{event} {i}" for i in range(40)]
+    assert list(explainer.stream([])) == []
 
 
-def test_a_frame_that_is_there_is_started_before_the_one_before_it_ends(
-    explainer: Explainer, backend: Pipelined
-) -> None:
+def test_a_stream_gives_what_single_calls_give(explainer: Explainer) -> None:
+    images = [np.random.default_rng(i).integers(0, 256, (7 * i + 1, 60, 3), np.uint8) for i in range(6)]
+    for streamed, image in zip(explainer.stream(iter(images)), images, strict=True):
+        single = explainer(image)
+        assert np.array_equal(streamed.embedding, single.embedding)
+        assert np.array_equal(streamed.mask, single.mask)
+
+
+def test_frames_are_read_lazily_and_few_ahead(explainer: Explainer) -> None:
+    taken: list[int] = []
+
+    def camera() -> Iterator[np.ndarray]:
+        for i in range(100):
+            taken.append(i)
+            yield frame(i)
+
+    stream = explainer.stream(camera())
+    assert settled(lambda: len(taken)) == 0, "nothing happens before the first is asked for"
+    for _ in range(3):
+        next(stream)
+    expected = 3 + explainer.backend.ahead
+    assert settled(lambda: len(taken)) == expected
+    stream.close()
+    assert len(taken) == expected
+
+
+def test_the_next_frame_is_prepared_while_one_runs(tiny) -> None:
+    """Camera and backend wait for each other, so that a stream without overlap would not end."""
+    running, taking = threading.Event(), threading.Event()
+    overlapped = []
+
+    def function(images: np.ndarray) -> Outputs:
+        running.set()
+        overlapped.append(taking.wait(5))
+        return np.zeros((1, 3), np.float32), np.zeros((1, 24, 32), np.float32)
+
+    def camera() -> Iterator[np.ndarray]:
+        yield frame(0)
+        assert running.wait(5)
+        taking.set()
+        yield frame(1)
+
+    with Explainer(tiny, backend=FakeBackend(function)) as explainer:
+        assert len(list(explainer.stream(camera()))) == 2
+    assert overlapped == [True, True]
+
+
+def test_one_frame_runs_while_the_caller_works(plain: Explainer) -> None:
+    stream = plain.stream(frames(6))
+    next(stream)
+    assert settled(lambda: sum("end" in event for event in plain.backend.events)) == 2, "one ahead, no more"
+    stream.close()
+
+
+def test_a_frame_starts_before_the_previous_one_ends(pipelined: Explainer) -> None:
+    backend = pipelined.backend
     backend.allowed = threading.Semaphore(0)
-    stream = explainer.stream(frame(i) for i in range(40))
+    stream = pipelined.stream(frames(40))
     first = threading.Thread(target=lambda: next(stream))
     first.start()
     settled(lambda: len(backend.events))
@@ -89,7 +185,7 @@ def test_a_frame_that_is_there_is_started_before_the_one_before_it_ends(
     assert overlaps > 0
 
 
-def test_a_slow_camera_holds_nothing_back(explainer: Explainer) -> None:
+def test_a_slow_camera_delays_no_explanation(explainer: Explainer) -> None:
     """The second frame comes only after the explanation of the first was seen."""
     seen = threading.Event()
 
@@ -104,38 +200,68 @@ def test_a_slow_camera_holds_nothing_back(explainer: Explainer) -> None:
     assert round(float(next(stream).embedding[0])) == 1
 
 
-def test_three_frames_ahead_and_no_more(explainer: Explainer) -> None:
-    taken: list[int] = []
+def test_the_caller_may_explain_while_streaming(explainer: Explainer) -> None:
+    for _ in explainer.stream(frames(6)):
+        explainer(frame(9))
 
-    def camera() -> Iterator[np.ndarray]:
-        for i in range(100):
-            taken.append(i)
-            yield frame(i)
 
+def failing_camera() -> Iterator[np.ndarray]:
+    yield from frames(2)
+    raise RuntimeError("the cable")
+
+
+@pytest.mark.parametrize(
+    ("camera", "fail_at", "error", "words"),
+    [
+        (failing_camera, 1000, RuntimeError, "the cable"),
+        (lambda: [frame(0), frame(1), b"no picture", frame(3)], 1000, InputError, "10 bytes"),
+        (lambda: frames(5), 2, BackendError, "run 2 broke"),
+    ],
+)
+def test_errors_come_in_place_of_the_explanation(explainer, camera, fail_at, error, words) -> None:
+    explainer.backend.fail_at = fail_at
     stream = explainer.stream(camera())
-    assert settled(lambda: len(taken)) == 0
-    for _ in range(3):
+    assert len([next(stream), next(stream)]) == 2
+    with pytest.raises(error, match=words):
         next(stream)
-    assert settled(lambda: len(taken)) == 6
-    stream.close()
 
 
-def test_errors_come_where_the_explanation_would_have(explainer: Explainer, backend: Pipelined) -> None:
-    stream = explainer.stream([frame(0), frame(1), b"no picture", frame(3)])
-    assert len([next(stream), next(stream)]) == 2
-    with pytest.raises(InputError, match="10 bytes"):
+def test_a_failed_camera_is_read_no_further(explainer: Explainer) -> None:
+    class Camera:
+        taken = 0
+
+        def __iter__(self) -> Camera:
+            return self
+
+        def __next__(self) -> np.ndarray:
+            self.taken += 1
+            if self.taken == 2:
+                raise RuntimeError("the cable")
+            return frame(0)
+
+    camera = Camera()
+    stream = explainer.stream(camera)
+    next(stream)
+    with pytest.raises(RuntimeError, match="the cable"):
         next(stream)
-    backend.fail_at = 2
-    stream = explainer.stream(frame(i) for i in range(5))
-    assert len([next(stream), next(stream)]) == 2
-    with pytest.raises(BackendError, match="run 2 broke"):
-        next(stream)
-    assert not [thread for thread in threading.enumerate() if "nemu-stream" in thread.name]
+    assert camera.taken == 2
 
 
 def test_closing_the_explainer_ends_the_stream(explainer: Explainer) -> None:
-    stream = explainer.stream(frame(i) for i in range(5))
+    stream = explainer.stream(frames(5))
     next(stream)
     explainer.close()
     with pytest.raises(BackendError, match="closed"):
         list(stream)
+
+
+def test_a_camera_may_reuse_its_buffer(explainer: Explainer) -> None:
+    buffer = np.empty((24, 32, 3), np.uint8)
+
+    def camera() -> Iterator[np.ndarray]:
+        for value in range(6):
+            buffer[:] = value * 40
+            yield buffer
+
+    values = [(int(e.image[0, 0, 0]), round(float(e.embedding[0]))) for e in explainer.stream(camera())]
+    assert values == [(v, v) for v in range(0, 240, 40)]

@@ -409,8 +409,8 @@ def test_a_new_engine_is_held_against_the_targets_masks(toy: Package, add, gpu: 
     (engine,) = toy.engines()
     np.savez(toy.path / REFERENCE, **arrays, toward=toward, toward_mask=asked)
     figures = attach._gate(toy, engine.read(), engine.record)
-    assert max(figures["mask_error"], figures["embedding_error"]) < 1e-6
-    assert figures["target_effect"] == pytest.approx(np.abs(asked - mask).mean())
+    assert max(figures.mask_error, figures.embedding_error) < 1e-6
+    assert figures.target_effect == pytest.approx(np.abs(asked - mask).mean())
     np.savez(toy.path / REFERENCE, **arrays, toward=np.roll(toward, 1, axis=0), toward_mask=asked)
     with pytest.raises(ParityError, match="tensorrt fp16 engine for targets: .*mask error"):
         attach._gate(toy, engine.read(), engine.record)

@@ -40,7 +40,7 @@ def test_what_is_asked_for_is_kept():
         ({"objective": "class", "encoder": dataclasses.replace(HEAD, l2_normalize=True)}, "--l2-normalize"),
         ({"objective": "class", "encoder": EncoderConfig(encoder="own:make")}, "encoder own:make"),
         ({"image_skip": True}, "--image-skip with --masker lateral"),
-        ({"masker": "transformer"}, "lateral-wide, unet"),
+        ({"masker": "lateral-wide"}, "lateral, lateral-early, unet"),
         ({"objective": "best"}, "sparse, plain, contrastive, ranking, class"),
         ({"fill": "grey"}, "zero, noise, blur, mixed"),
         ({"area_weight": 0.0}, "a positive number"),

@@ -17,12 +17,11 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from runtime.errors import InputError, MaskerMismatch, SchemaError
-from runtime.image import find_images
+from runtime.sources import find_images
 from train.__main__ import WORTHLESS, main, parser
 from train.checkpoint import load_nem, read_config, save_masker
-from train.config import OBJECTIVES, EncoderConfig, TrainConfig
+from train.config import MASKERS, OBJECTIVES, EncoderConfig, TrainConfig
 from train.data import set_apart
-from train.decoders import MASKERS
 from train.folder import read_summary
 from train.nem import NEM
 from train.training import MaskerTraining

@@ -12,6 +12,7 @@ import torch
 
 import runtime
 from runtime.errors import InputError, SchemaError
+from train.checkpoint import MaskerFile
 from train.folder import CONFIG, MASKER, SUMMARY, read_summary, run_of
 
 
@@ -24,7 +25,7 @@ def run(masker, tmp_path):
 
 
 def test_the_masker_knows_its_run(run):
-    record = run_of(run / MASKER)
+    record = run_of(MaskerFile.open(run / MASKER))
     assert record == read_summary(run)
     assert (record.steps, record.images, record.skipped, record.processes) == (4, 12, 0, 1)
     assert record.versions == {
@@ -35,29 +36,29 @@ def test_the_masker_knows_its_run(run):
 
 def test_a_masker_alone_knows_none(run):
     (run / SUMMARY).unlink()
-    assert run_of(run / MASKER) is None
+    assert run_of(MaskerFile.open(run / MASKER)) is None
 
 
 def test_a_summary_of_a_version_that_noted_no_versions_is_read(run):
     fields = json.loads((run / SUMMARY).read_text())
     del fields["versions"]
     (run / SUMMARY).write_text(json.dumps(fields))
-    assert run_of(run / MASKER).versions == {}
+    assert run_of(MaskerFile.open(run / MASKER)).versions == {}
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"steps": 4}', b"\xff\xfe"])
 def test_a_summary_that_cannot_be_read_is_an_error(run, text):
     (run / SUMMARY).write_bytes(text if isinstance(text, bytes) else text.encode())
     with pytest.raises(SchemaError, match=SUMMARY) as caught:
-        run_of(run / MASKER)
-    assert "python -m train" in caught.value.expected
+        run_of(MaskerFile.open(run / MASKER))
+    assert "nemu train" in caught.value.expected
 
 
 def test_a_masker_among_the_files_of_another_run_is_refused(run):
     fields = json.loads((run / CONFIG).read_text())
     (run / CONFIG).write_text(json.dumps({**fields, "seed": 7}))
     with pytest.raises(InputError, match="has other settings"):
-        run_of(run / MASKER)
+        run_of(MaskerFile.open(run / MASKER))
     (run / CONFIG).unlink()
     with pytest.raises(InputError, match="is missing"):
-        run_of(run / MASKER)
+        run_of(MaskerFile.open(run / MASKER))

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from runtime.manifest import InputRecord
+from runtime.records import InputRecord
 from train.config import EncoderConfig
 from train.encoder import FrozenEncoder
 from train.folding import folded

@@ -189,7 +189,7 @@ def test_images_of_a_batch_do_not_mix(name):
 def test_a_batch_costs_the_mean_of_its_images(name):
     batch = random_batch()(generator=generator())
     batch = replace(batch, price=torch.rand(batch.logits.shape))
-    same = ("centre", "generator", "share")
+    same = ("centre", "generator")
     rows = [Batch(**{k: v if k in same else v[i : i + 1] for k, v in vars(batch).items()}) for i in range(4)]
     whole, *each = (OBJECTIVES[name](colour_sum, b, area_weight=1.0).loss for b in (batch, *rows))
     torch.testing.assert_close(whole, torch.stack(each).mean())

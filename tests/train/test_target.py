@@ -8,7 +8,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from runtime.errors import InputError
-from train.decoders import LATERALS
 from train.masker import LateralMasker
 from train.objective import Batch, region_worth
 from train.pairs import KINDS, mixed, regions
@@ -23,9 +22,7 @@ def seeded(seed=0):
 
 def masker(dimension=12):
     torch.manual_seed(0)
-    return LateralMasker(
-        channels=(4, 6, 8), sizes=SIZES, image_size=(32, 32), spec=LATERALS["lateral"], dimension=dimension
-    ).eval()
+    return LateralMasker(channels=(4, 6, 8), sizes=SIZES, image_size=(32, 32), dimension=dimension).eval()
 
 
 def pyramid(n=3):
@@ -51,7 +48,7 @@ def test_only_the_direction_from_the_centre_counts():
 
 
 def test_a_masker_without_targets_refuses_one():
-    network = LateralMasker(channels=(4, 6, 8), sizes=SIZES, image_size=(32, 32), spec=LATERALS["lateral"])
+    network = LateralMasker(channels=(4, 6, 8), sizes=SIZES, image_size=(32, 32))
     with pytest.raises(InputError, match="--toward"):
         network(pyramid(), None, torch.ones(3, 12))
 

@@ -1,0 +1,1 @@
+"""Packages in the form that other programs read."""

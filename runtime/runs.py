@@ -1,0 +1,163 @@
+"""Runs of a package's backends: prepared images in, explanations out."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from itertools import islice
+from typing import Any
+
+import numpy as np
+
+from runtime.backends import Backend, TargetBackend, toward_backend
+from runtime.backends.base import PipelinedBackend
+from runtime.errors import BackendError
+from runtime.explanation import Explanation
+from runtime.occlusion import occlude
+from runtime.opened_package import Turns
+from runtime.package import Package
+from runtime.prepare import Prepared, batch_of
+
+
+class Runs:
+    """Runs prepared images through a backend, one thread at a time, and makes explanations of the outputs.
+
+    Args:
+        backend: of the package; it is closed by `close`.
+        device: number of the GPU.
+        embedding_id: of the explanations.
+        turns: the lock that every run holds.
+    """
+
+    def __init__(
+        self, package: Package, backend: Backend, *, device: int, embedding_id: str, turns: Turns
+    ) -> None:
+        self._package = package
+        self._backend = backend
+        self._device = device
+        self._embedding_id = embedding_id
+        self._turns = turns
+        self.for_targets: TargetBackend | None = None
+        """The backend that takes targets; opened when a target is first asked for."""
+
+    def open_for_targets(self) -> TargetBackend:
+        """Open the backend that takes targets, unless it is open.
+
+        Raises:
+            InputError: the package's masker takes no targets.
+            BackendError: closed, or no engine here takes targets.
+        """
+        with self._turns:
+            if self.for_targets is None:
+                self.for_targets = toward_backend(self._package, self._backend, self._device)
+            return self.for_targets
+
+    def max_batch(self, *, targets: bool) -> int:
+        """The most images that one run takes, with or without targets."""
+        most = self._backend.max_batch
+        return min(most, self.for_targets.max_batch) if targets and self.for_targets else most
+
+    def explain(
+        self, prepared: Sequence[Prepared], *, targets: np.ndarray | None = None, fidelity: bool = False
+    ) -> list[Explanation]:
+        """Explain at most `max_batch` images in one run.
+
+        Args:
+            targets: float32 (N, D), one for each; after `open_for_targets`.
+            fidelity: run what each mask keeps as well, for `Explanation.fidelity`.
+
+        Raises:
+            BackendError: the run failed, or closed.
+        """
+        batch = batch_of(prepared)
+        with self._turns:
+            started = time.perf_counter()
+            if targets is None or self.for_targets is None:
+                outputs = self._backend.run(batch)
+            else:
+                outputs = self.for_targets.run_toward(batch, targets)
+            milliseconds = 1e3 * (time.perf_counter() - started)
+            explanations = self._explanations(prepared, outputs, milliseconds, targets)
+            if not fidelity:
+                return explanations
+            kept = [self.shown(p, e) for p, e in zip(prepared, explanations, strict=True)]
+            masked = self._backend.run(np.stack(kept))[0]
+        return [replace(e, masked_embedding=m) for e, m in zip(explanations, masked, strict=True)]
+
+    def explain_all(
+        self, prepared: Iterable[Prepared], *, size: int, targets: np.ndarray | None = None, fidelity: bool
+    ) -> list[Explanation]:
+        """Explain any number of images, `size` (at most `max_batch`) in a run; arguments as of `explain`."""
+        found: list[Explanation] = []
+        coming = iter(prepared)
+        while chunk := list(islice(coming, size)):
+            asked = None if targets is None else targets[len(found) : len(found) + len(chunk)]
+            found += self.explain(chunk, targets=asked, fidelity=fidelity)
+        return found
+
+    def launch(self, backend: PipelinedBackend, prepared: Prepared) -> Callable[[], Explanation]:
+        """Start the run of one image; the returned function waits for its explanation.
+
+        Args:
+            backend: the one that `Runs` was given, known to be pipelined.
+        """
+        with self._turns:
+            started = time.perf_counter()
+            wait = backend.submit(batch_of([prepared]))
+
+        def finish() -> Explanation:
+            with self._turns:
+                outputs = wait()
+            return self._explanations([prepared], outputs, 1e3 * (time.perf_counter() - started))[0]
+
+        return finish
+
+    def shown(self, prepared: Prepared, explanation: Explanation) -> np.ndarray:
+        """uint8 (height, width, 3): what the explanation's mask keeps of an image, on the graph's grid."""
+        return occlude(prepared.fitted, explanation.graph_mask, self._package.manifest.input.mean)
+
+    def close(self) -> None:
+        """Close both backends; may be called again."""
+        try:
+            self._backend.close()
+        finally:
+            if self.for_targets is not None:
+                self.for_targets.close()
+
+    def _explanations(
+        self,
+        prepared: Sequence[Prepared],
+        outputs: tuple[np.ndarray, np.ndarray],
+        milliseconds: float,
+        targets: np.ndarray | None = None,
+    ) -> list[Explanation]:
+        embedding, mask = outputs  # (N, D), (N, height, width)
+        timing: dict[str, float | str] = {"run": milliseconds, "batch": len(prepared)}
+        if self._backend.degraded:
+            timing["degraded"] = self._backend.degraded
+        if len(embedding) != len(prepared) or len(mask) != len(prepared):
+            raise BackendError(
+                f"{self._backend.name} returned {len(embedding)} embeddings and {len(mask)} masks",
+                expected=f"{len(prepared)} of each",
+                cure="nemu verify PACKAGE",
+            )
+        return [
+            Explanation(
+                embedding=embedding[i],
+                graph_mask=mask[i],
+                placement=one.placement,
+                image=one.original,
+                embedding_id=self._embedding_id,
+                timing={"preprocess": one.milliseconds, **timing},
+                **self._asked(None if targets is None else targets[i]),
+            )
+            for i, one in enumerate(prepared)
+        ]
+
+    def _asked(self, target: np.ndarray | None) -> dict[str, Any]:
+        """Target and curve of an explanation; a target of zeros means the image itself."""
+        manifest = self._package.manifest
+        if target is None or not target.any():
+            return {"curve": manifest.level}
+        return {"target": target, "curve": None if manifest.target is None else manifest.target.level}
