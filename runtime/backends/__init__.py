@@ -75,7 +75,7 @@ def without_mask(package: Package, beside: Backend, device: int = 0) -> Embeddin
 
     if isinstance(beside, OnnxRuntimeBackend):
         has = beside.embedding_models.get(beside.precision) in package.manifest.files
-        return beside.another(package, why="it gives no mask", mask=False) if has else None
+        return beside.reopen(why="it gives no mask", mask=False) if has else None
     from runtime.backends import cuda, tensorrt
 
     device = _device_of(beside, device)
@@ -128,7 +128,7 @@ def toward_backend(package: Package, beside: Backend, device: int = 0) -> Target
     from runtime.backends.onnxruntime import OnnxRuntimeBackend
 
     if isinstance(beside, OnnxRuntimeBackend):
-        return beside.another(package, why="it takes a target", toward=True)
+        return beside.reopen(why="it takes a target", toward=True)
     from runtime.backends import tensorrt
 
     if not isinstance(beside, tensorrt.TensorRTBackend):

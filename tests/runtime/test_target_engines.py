@@ -131,7 +131,7 @@ def test_each_graph_runs_what_it_was_made_for(targeted: Package) -> None:
     image, toward = np.zeros((1, 24, 32, 3), np.uint8), np.zeros((1, 3), np.float32)
     plain, asks = choose(targeted), OnnxRuntimeBackend(targeted, toward=True)
     for call in (asks.run, asks.embed):
-        with pytest.raises(BackendError, match="was asked without one"):
+        with pytest.raises(BackendError, match="was run without one"):
             call(image)
     with pytest.raises(BackendError, match="a graph that takes none"):
         plain.run_toward(image, toward)
