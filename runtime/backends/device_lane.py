@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from runtime.backends.buffer_pool import BufferPool
-from runtime.backends.cuda import Cuda
+from runtime.backends.cuda_base import Cuda
 from runtime.backends.cuda_memory import PinnedArray, Stream
 from runtime.backends.device_array import Source, read
 from runtime.backends.lane import Lane

@@ -4,8 +4,8 @@
 
 The wheel contains TensorRT-RTX, for Linux and Windows.  onnxruntime gives it the package's ONNX graph, and it
 compiles the graph when the package is opened; it keeps the kernels in the user's cache directory, so that the
-next opening is fast.  The build of the package did not check the provider's outputs.  So every opening runs the
-reference images and compares the outputs with the limits of the precision.
+next opening is fast.  The build of the package did not check the provider's outputs.  So every opening runs
+the reference images and compares the outputs with the limits of the precision.
 
 Importing the wheel's module loads its libraries for the whole process and adds its folder to
 LD_LIBRARY_PATH; so it is imported only where there is a driver.  The provider's options are documented in the
@@ -22,7 +22,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
 
-from runtime.backends.cuda import installed, no_driver
+from runtime.backends.cuda import installed
+from runtime.backends.cuda_base import no_driver
 from runtime.backends.onnxruntime import EMBEDDING_MODELS, OnnxRuntimeBackend, first_line, ort
 from runtime.errors import BackendUnavailable, EngineMismatch
 from runtime.manifest import TOWARD
@@ -117,7 +118,7 @@ class RtxProviderBackend(OnnxRuntimeBackend):
         return f"onnxruntime {ort().__version__} with TensorRT-RTX ({provider().__version__}) on {card}"
 
     def _check_outputs(self, *, mask: bool, toward: bool) -> None:
-        """Verify the reference images, one at a time and in the largest batch; close the session on failure."""
+        """Verify the reference images, one by one and in the largest batch; close the session on failure."""
         if REFERENCE in self._package.manifest.files:
             most = self.max_batch
             check: Callable[..., Any] = verify_toward if toward else verify if mask else verify_embedding

@@ -12,7 +12,7 @@ import numpy as np
 
 from runtime.atomic import atomic_file
 from runtime.backends import cuda
-from runtime.backends.cuda import DeviceInfo
+from runtime.backends.cuda_base import DeviceInfo
 from runtime.backends.rtx_cache import engine_here
 from runtime.backends.tensorrt_backend import TensorRTBackend
 from runtime.errors import BackendError

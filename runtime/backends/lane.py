@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from runtime.backends.cuda import Cuda
+from runtime.backends.cuda_base import Cuda
 from runtime.backends.cuda_memory import DeviceBuffer, Graph, PinnedArray, Resource, Stream
 from runtime.backends.tensorrt_engine import DTYPES, INPUT, LoadedEngine, Shapes
 from runtime.errors import BackendError

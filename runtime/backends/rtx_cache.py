@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from runtime.atomic import atomic_file
-from runtime.backends.cuda import DeviceInfo
+from runtime.backends.cuda_base import DeviceInfo
 from runtime.manifest import EngineRecord
 from runtime.package import cache_folder
 

@@ -7,6 +7,7 @@ is compared with this machine before a plan is deserialised.
 from __future__ import annotations
 
 from runtime.backends import cuda, first_opening
+from runtime.backends.cuda_base import DeviceInfo
 from runtime.backends.tensorrt_backend import TensorRTBackend
 from runtime.backends.tensorrt_library import FLAVOURS, LOADABLE, validity, version
 from runtime.errors import BackendError, BackendUnavailable, EngineMismatch
@@ -157,7 +158,7 @@ def misfit(record: EngineRecord, capability: str) -> str:
     return ""
 
 
-def refused(plan: bytes, gpu: cuda.DeviceInfo) -> str:
+def refused(plan: bytes, gpu: DeviceInfo) -> str:
     """Why TensorRT-RTX itself says that it does not run a plan, which `misfit` passed; empty if it does.
 
     Raises:

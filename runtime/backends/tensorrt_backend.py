@@ -24,6 +24,7 @@ import numpy as np
 
 from runtime.backends import cuda
 from runtime.backends.base import check_images, check_targets
+from runtime.backends.cuda_base import DeviceInfo
 from runtime.backends.cuda_memory import Stream
 from runtime.backends.device_array import stream_handle
 from runtime.backends.device_lane import DevicePath
@@ -50,7 +51,7 @@ class TensorRTBackend:
         BackendError: it does not load, or a first run fails.
     """
 
-    def __init__(self, engine: Engine, *, plan: bytes, input: InputRecord, gpu: cuda.DeviceInfo) -> None:
+    def __init__(self, engine: Engine, *, plan: bytes, input: InputRecord, gpu: DeviceInfo) -> None:
         record = engine.record
         self._cuda = cuda.implementation()
         self._gpu = gpu

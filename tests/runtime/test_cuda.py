@@ -16,7 +16,7 @@ from fake_pycuda import fake_pycuda
 from fake_tensorrt import fake_tensorrt
 
 from runtime.backends import cuda, tensorrt
-from runtime.backends.cuda import Cuda
+from runtime.backends.cuda_base import Cuda
 from runtime.backends.cuda_memory import DeviceBuffer, Graph, PinnedArray, Stream
 from runtime.errors import BackendError, BackendUnavailable, InputError
 from runtime.package import Package
