@@ -241,7 +241,7 @@ class CudaBindings:
 
 
 class _Current:
-    """A context manager for one use: pushes a context and sets the capture mode thread-local, then undoes both.
+    """A context manager for one use: pushes a context and makes the capture mode thread-local; undoes both.
 
     In the default (global) mode, a call that allocates, frees or queries an event would fail while another
     thread of the host application captures in global mode, and would break that capture.
