@@ -119,7 +119,7 @@ def explainer(toy: Package, add: Callable, gpu: Gpu) -> Iterator[Explainer]:
 
 @pytest.mark.parametrize("kind", [HostArray, Capsules])
 @pytest.mark.parametrize(("n", "launches"), [(1, 1), (3, 0), (4, 1)])
-def test_nothing_leaves_the_device(
+def test_images_and_outputs_stay_on_the_device(
     explainer: Explainer, gpu: Gpu, kind: type[HostArray], n: int, launches: int
 ) -> None:
     explainer.run_device(kind(gpu, (n, 4, 6, 3)))  # makes the lane
@@ -185,7 +185,7 @@ def test_after_warm_up_only_outputs_are_made(calls: list[str], explainer: Explai
     assert not {"cuEventCreate", "cuEventDestroy"} & set(calls)
 
 
-def test_memory_is_used_again_and_that_of_outputs_that_live_is_not(explainer: Explainer, gpu: Gpu) -> None:
+def test_only_memory_of_dropped_outputs_is_reused(explainer: Explainer, gpu: Gpu) -> None:
     first, array = explainer.run_device(HostArray(gpu)), HostArray(gpu)
     array.values[:] = 99
     second = explainer.run_device(array)
@@ -209,7 +209,7 @@ def test_memory_is_used_again_and_that_of_outputs_that_live_is_not(explainer: Ex
     assert sum(block.kind == "device" for block in gpu.blocks.values()) == 3, "only the host's own"
 
 
-def test_a_reader_while_a_graph_is_recorded_is_not_recorded_with_it(
+def test_a_reader_during_capture_is_not_captured(
     explainer: Explainer, gpu: Gpu, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     explanation = explainer.run_device(HostArray(gpu))
@@ -240,7 +240,7 @@ def test_a_reader_while_a_graph_is_recorded_is_not_recorded_with_it(
     assert len(gpu.streams) == 3, "the default stream, that of the host's lane and that of the path"
 
 
-def test_what_was_let_go_of_first_is_used_first(explainer: Explainer, gpu: Gpu) -> None:
+def test_memory_dropped_first_is_reused_first(explainer: Explainer, gpu: Gpu) -> None:
     explanations = [explainer.run_device(HostArray(gpu)) for _ in range(3)]
     places = [explanation.mask.pointer for explanation in explanations]
     for i in (1, 0, 2):
@@ -250,7 +250,7 @@ def test_what_was_let_go_of_first_is_used_first(explainer: Explainer, gpu: Gpu) 
     again[-1].synchronize()
 
 
-def test_outputs_that_go_in_the_middle_of_a_recording_disturb_nothing(explainer: Explainer, gpu: Gpu) -> None:
+def test_outputs_dropped_during_a_capture_are_harmless(explainer: Explainer, gpu: Gpu) -> None:
     explanation = explainer.run_device(HostArray(gpu))
     explanation.synchronize()
     gpu.stack().append(0xC0)
@@ -281,7 +281,7 @@ def captured(gpu: Gpu) -> Iterator[int]:
 
 
 @pytest.mark.parametrize("way", ["stream", "interface", "dlpack", "reader"])
-def test_inside_a_capture_of_the_host_it_is_refused(
+def test_run_device_refuses_a_captured_stream(
     explainer: Explainer, gpu: Gpu, request: pytest.FixtureRequest, way: str
 ) -> None:
     explanation = explainer.run_device(array := HostArray(gpu))
@@ -310,9 +310,7 @@ def test_inside_a_capture_of_the_host_it_is_refused(
     assert gpu.is_recording(explanation.mask.stream) == (way == "dlpack")
 
 
-def test_a_capture_of_another_thread_in_global_mode_is_not_broken(
-    toy: Package, add: Callable, gpu: Gpu
-) -> None:
+def test_captures_of_other_threads_are_not_broken(toy: Package, add: Callable, gpu: Gpu) -> None:
     add(toy, "toy")
     gpu.stack().append(0xC0)
     arrays, theirs = [HostArray(gpu) for _ in range(3)], gpu.stream_create()
@@ -348,9 +346,7 @@ def test_images_are_held_until_they_are_read(explainer: Explainer, gpu: Gpu) -> 
     assert not gone()
 
 
-def test_images_are_held_also_where_cuda_does_not_say_whether_they_were_read(
-    explainer: Explainer, gpu: Gpu
-) -> None:
+def test_images_are_held_after_a_failed_query(explainer: Explainer, gpu: Gpu) -> None:
     explanation = explainer.run_device(array := HostArray(gpu))
     gone, other, before = weakref.ref(array), HostArray(gpu), len(gpu.marks)
     del array
@@ -365,7 +361,7 @@ def test_images_are_held_also_where_cuda_does_not_say_whether_they_were_read(
     assert len(gpu.marks) == before
 
 
-def test_a_reader_on_the_stream_that_was_given_may_outlive_its_array(explainer: Explainer, gpu: Gpu) -> None:
+def test_readers_on_the_given_stream_keep_order(explainer: Explainer, gpu: Gpu) -> None:
     gpu.stack().append(0xC0)
     theirs = gpu.stream_create()
     one, other = HostArray(gpu), HostArray(gpu)
@@ -390,7 +386,7 @@ def test_a_reader_on_the_stream_that_was_given_may_outlive_its_array(explainer: 
     gpu.pop()
 
 
-def test_values_that_are_not_finite_are_found_on_request(toy: Package, add: Callable, gpu: Gpu) -> None:
+def test_check_finds_values_that_are_not_finite(toy: Package, add: Callable, gpu: Gpu) -> None:
     add(toy, "toy", plan=OVERFLOWS)
     with Explainer(toy, backend="tensorrt") as explainer:
         good, white = HostArray(gpu, (2, 4, 6, 3)), HostArray(gpu, (2, 4, 6, 3))
@@ -434,7 +430,7 @@ def test_the_order_of_streams(explainer: Explainer, gpu: Gpu) -> None:
     gpu.pop()
 
 
-def test_dlpack_is_asked_to_be_ready_on_our_stream(explainer: Explainer, gpu: Gpu) -> None:
+def test_dlpack_gets_our_stream(explainer: Explainer, gpu: Gpu) -> None:
     explanation = explainer.run_device(array := Capsules(gpu))
     assert array.asked == explanation.mask.stream
     explanation.synchronize()
@@ -475,7 +471,7 @@ def test_other_capsules_are_refused(explainer: Explainer, gpu: Gpu, facts: dict,
     assert hasattr(array, "asked") == (facts.get("device", (2, 0)) == (2, 0)), "the device comes first"
 
 
-def test_strides_of_axes_that_do_not_count(explainer: Explainer, gpu: Gpu) -> None:
+def test_strides_of_axes_of_length_one_are_ignored(explainer: Explainer, gpu: Gpu) -> None:
     array = HostArray(gpu, strides=(999, 18, 3, 1))
     explanation = explainer.run_device(array)
     explanation.synchronize()
@@ -502,7 +498,7 @@ def test_memory_of_another_context_or_device_is_refused(explainer: Explainer, gp
         explainer.run_device(array)
 
 
-def test_what_is_no_array_of_a_device(explainer: Explainer, tiny: Package) -> None:
+def test_arrays_of_the_host_are_refused(explainer: Explainer, tiny: Package) -> None:
     with pytest.raises(InputError, match="an ndarray|kind 1"):
         explainer.run_device(np.zeros(SHAPE, np.uint8))
     with pytest.raises(InputError, match="run_device was given a str"):
@@ -571,7 +567,7 @@ def test_failures_leave_nothing_behind(explainer: Explainer, gpu: Gpu) -> None:
         explainer.run_device(warm)
 
 
-def test_a_capsule_of_an_output_describes_it_and_keeps_it(explainer: Explainer, gpu: Gpu) -> None:
+def test_a_capsule_describes_and_keeps_its_output(explainer: Explainer, gpu: Gpu) -> None:
     array = HostArray(gpu)
     mask = explainer.run_device(array).mask
     capsule = mask.__dlpack__(stream=-1, max_version=(1, 0), dl_device=(2, 0), copy=False)
@@ -586,9 +582,7 @@ def test_a_capsule_of_an_output_describes_it_and_keeps_it(explainer: Explainer, 
     assert pointer in {explainer.run_device(array).mask.pointer for _ in range(3)}, "nobody took it"
 
 
-def test_torch_takes_a_capsule_and_gives_it_back_once(
-    torch: ModuleType, explainer: Explainer, gpu: Gpu
-) -> None:
+def test_torch_takes_and_frees_a_capsule_once(torch: ModuleType, explainer: Explainer, gpu: Gpu) -> None:
     """On the CPU, where the memory really is; so the kind of device is set back before torch looks."""
     array = HostArray(gpu)
     explanation = explainer.run_device(array)
@@ -610,7 +604,7 @@ def test_torch_takes_a_capsule_and_gives_it_back_once(
     assert not gone()
 
 
-def test_readers_of_a_capsule_find_the_values_on_their_stream(explainer: Explainer, gpu: Gpu) -> None:
+def test_capsule_readers_find_values_on_their_stream(explainer: Explainer, gpu: Gpu) -> None:
     (array := HostArray(gpu)).values[:] = 200
     gpu.stack().append(0xC0)
     theirs = gpu.stream_create()
@@ -638,7 +632,7 @@ def test_readers_of_a_capsule_find_the_values_on_their_stream(explainer: Explain
     gpu.pop()
 
 
-def test_close_waits_for_a_reader_that_is_about_to_use_the_stream(
+def test_close_waits_for_a_reader_ordering_streams(
     explainer: Explainer, gpu: Gpu, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     explanation = explainer.run_device(HostArray(gpu))
@@ -660,7 +654,7 @@ def test_close_waits_for_a_reader_that_is_about_to_use_the_stream(
     gpu.pop()
 
 
-def test_who_waits_for_a_run_may_go_on_waiting_after_close(
+def test_synchronize_may_finish_after_close(
     explainer: Explainer, gpu: Gpu, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     explanation = explainer.run_device(HostArray(gpu))

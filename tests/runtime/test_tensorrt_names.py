@@ -208,7 +208,7 @@ def test_a_complete_progress_monitor_is_accepted() -> None:
     assert monitor(Library("11.4", {}), Progress(show=False, cancelled=None)) is not None
 
 
-def test_every_reason_for_an_invalid_plan_is_a_real_name() -> None:
+def test_reasons_for_invalid_plans_are_real_names() -> None:
     assert tensorrt_library._REASONS.keys() == {
         name for name in owners()["EngineInvalidityDiagnostics"] if name.isupper()
     }
