@@ -1,4 +1,4 @@
-"""Images of a host application that are on the GPU already, and outputs that stay there."""
+"""Images of a host application on the GPU, and outputs that stay there."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ SHAPE = (1, 4, 6, 3)
 
 
 class HostArray:
-    """What a host application has on the GPU; speaks the CUDA array interface."""
+    """An array of the host application on the GPU, with the CUDA array interface."""
 
     def __init__(self, gpu: Gpu, shape: tuple[int, ...] = SHAPE, **facts: object) -> None:
         gpu.stack().append(0xC0)
@@ -43,7 +43,7 @@ class HostArray:
 
 
 class Capsules(HostArray):
-    """The same, speaking DLPack, by a capsule made by hand; `code`, `device` and `strides` may be wrong."""
+    """A `HostArray` with DLPack, by a capsule made by hand; `code`, `device` and `strides` may be wrong."""
 
     code, device, strides = 1, (2, 0), None
 
@@ -83,7 +83,7 @@ def values(array: object) -> np.ndarray:
 
 
 class Heard:
-    """The driver API of cuda-bindings; the names of what is called go to `calls`."""
+    """The driver API of cuda-bindings; appends the name of each call to `calls`."""
 
     def __init__(self, module: object, calls: list[str]) -> None:
         self._module, self._calls = module, calls
@@ -97,13 +97,13 @@ class Heard:
 
 @pytest.fixture(scope="module")
 def torch() -> ModuleType:
-    """Imported before CUDA is pretended, which it imports too."""
+    """torch imports CUDA too, so it must be imported before the fake."""
     return pytest.importorskip("torch")
 
 
 @pytest.fixture
 def calls(gpu: Gpu, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Every call of CUDA, of an explainer that is opened after this."""
+    """The CUDA calls of an explainer that is opened after this."""
     heard: list[str] = []
     driver = "cuda.bindings.driver"
     monkeypatch.setitem(sys.modules, driver, Heard(sys.modules[driver], heard))
@@ -115,6 +115,16 @@ def explainer(toy: Package, add: Callable, gpu: Gpu) -> Iterator[Explainer]:
     add(toy, "toy")
     with Explainer(toy, backend="tensorrt") as explainer:
         yield explainer
+
+
+@pytest.fixture
+def theirs(explainer: Explainer, gpu: Gpu) -> Iterator[int]:
+    """A stream of the host application, whose context is current during the test."""
+    gpu.stack().append(0xC0)
+    stream = gpu.stream_create()
+    yield stream
+    gpu.stream_destroy(stream)
+    gpu.pop()
 
 
 @pytest.mark.parametrize("kind", [HostArray, Capsules])
@@ -150,24 +160,20 @@ RUN = [COPY, "cuGraphLaunch", COPY, COPY, "cuEventRecord"]
     ids=["dlpack alone", "a stream"],
 )
 def test_a_warm_run_only_enqueues_and_asks(
-    calls: list[str], explainer: Explainer, gpu: Gpu, given: bool, expected: list[str]
+    calls: list[str], explainer: Explainer, theirs: int, gpu: Gpu, given: bool, expected: list[str]
 ) -> None:
-    gpu.stack().append(0xC0)
-    theirs = gpu.stream_create()
     options = {"stream": theirs} if given else {}
     images = [Capsules(gpu) for _ in range(3)]
     for array in images:
         explainer.run_device(array, **options).synchronize()
     explanation = explainer.run_device(images[0], **options)
-    gpu.synchronize(explanation.mask.stream)  # as when the device was faster than the host
+    gpu.synchronize(explanation.mask.stream)  # as if the device were faster than the host
     calls.clear()
     del explanation
-    assert calls == [], "an output that goes calls nothing"
+    assert calls == [], "dropping an output calls nothing"
     explainer.run_device(images[1], **options)
     assert calls == [*expected, PUSHED[1], "cuCtxPopCurrent"]
     gpu.synchronize(theirs)
-    gpu.stream_destroy(theirs)
-    gpu.pop()
 
 
 def test_after_warm_up_only_outputs_are_made(calls: list[str], explainer: Explainer, gpu: Gpu) -> None:
@@ -250,11 +256,9 @@ def test_memory_dropped_first_is_reused_first(explainer: Explainer, gpu: Gpu) ->
     again[-1].synchronize()
 
 
-def test_outputs_dropped_during_a_capture_are_harmless(explainer: Explainer, gpu: Gpu) -> None:
+def test_outputs_dropped_during_a_capture_are_harmless(explainer: Explainer, theirs: int, gpu: Gpu) -> None:
     explanation = explainer.run_device(HostArray(gpu))
     explanation.synchronize()
-    gpu.stack().append(0xC0)
-    theirs = gpu.stream_create()
     gpu.begin(theirs, "THREAD_LOCAL")
     del explanation
     gc.collect()
@@ -262,22 +266,16 @@ def test_outputs_dropped_during_a_capture_are_harmless(explainer: Explainer, gpu
     assert gpu.graphs[recorded] == []
     assert gpu.broken == []
     gpu.graph_destroy(recorded)
-    gpu.stream_destroy(theirs)
-    gpu.pop()
 
 
 @pytest.fixture
-def captured(gpu: Gpu) -> Iterator[int]:
-    """A stream of the host, which records it meanwhile."""
-    gpu.stack().append(0xC0)
-    stream = gpu.stream_create()
-    gpu.begin(stream, "THREAD_LOCAL")
-    yield stream
-    recorded = gpu.end(stream)
+def captured(theirs: int, gpu: Gpu) -> Iterator[int]:
+    """A stream that the host application captures during the test."""
+    gpu.begin(theirs, "THREAD_LOCAL")
+    yield theirs
+    recorded = gpu.end(theirs)
     assert gpu.graphs[recorded] == [], "nothing of ours is inside"
     gpu.graph_destroy(recorded)
-    gpu.stream_destroy(stream)
-    gpu.pop()
 
 
 @pytest.mark.parametrize("way", ["stream", "interface", "dlpack", "reader"])
@@ -361,9 +359,7 @@ def test_images_are_held_after_a_failed_query(explainer: Explainer, gpu: Gpu) ->
     assert len(gpu.marks) == before
 
 
-def test_readers_on_the_given_stream_keep_order(explainer: Explainer, gpu: Gpu) -> None:
-    gpu.stack().append(0xC0)
-    theirs = gpu.stream_create()
+def test_readers_on_the_given_stream_keep_order(explainer: Explainer, theirs: int, gpu: Gpu) -> None:
     one, other = HostArray(gpu), HostArray(gpu)
     one.values[:], other.values[:] = 10, 20
     found: list[list] = []
@@ -382,8 +378,6 @@ def test_readers_on_the_given_stream_keep_order(explainer: Explainer, gpu: Gpu) 
     gpu.synchronize(ours)  # writes the second outputs, but not before the first were read
     gpu.synchronize(theirs)
     assert found == [[[10, 10, 10]], [[20, 20, 20]]]
-    gpu.stream_destroy(theirs)
-    gpu.pop()
 
 
 def test_check_finds_values_that_are_not_finite(toy: Package, add: Callable, gpu: Gpu) -> None:
@@ -402,9 +396,7 @@ def test_check_finds_values_that_are_not_finite(toy: Package, add: Callable, gpu
     assert gpu.live() == 2, "the host's arrays"
 
 
-def test_the_order_of_streams(explainer: Explainer, gpu: Gpu) -> None:
-    gpu.stack().append(0xC0)
-    theirs = gpu.stream_create()
+def test_the_order_of_streams(explainer: Explainer, theirs: int, gpu: Gpu) -> None:
 
     def later(array: HostArray, stream: int) -> None:
         array.values[:] = 0
@@ -426,8 +418,6 @@ def test_the_order_of_streams(explainer: Explainer, gpu: Gpu) -> None:
     gpu.synchronize(theirs)
     assert found == [[[200, 200, 200]]], "the stream that was given finds the outputs"
     explanation.synchronize()
-    gpu.stream_destroy(theirs)
-    gpu.pop()
 
 
 def test_dlpack_gets_our_stream(explainer: Explainer, gpu: Gpu) -> None:
@@ -517,7 +507,7 @@ def test_arrays_of_the_host_are_refused(explainer: Explainer, tiny: Package) -> 
 
 
 class CoreStream:
-    """As cuda.core has them: its handle is no number, but can be made one."""
+    """A stream like those of cuda.core: its handle is not an int, but int() converts it."""
 
     version, handle = 0, np.int64(78)
 
@@ -583,7 +573,7 @@ def test_a_capsule_describes_and_keeps_its_output(explainer: Explainer, gpu: Gpu
 
 
 def test_torch_takes_and_frees_a_capsule_once(torch: ModuleType, explainer: Explainer, gpu: Gpu) -> None:
-    """On the CPU, where the memory really is; so the kind of device is set back before torch looks."""
+    """The memory is really on the CPU, so the device type is corrected before torch reads the capsule."""
     array = HostArray(gpu)
     explanation = explainer.run_device(array)
     explanation.synchronize()
@@ -599,15 +589,13 @@ def test_torch_takes_and_frees_a_capsule_once(torch: ModuleType, explainer: Expl
     tensors = [tensor]
     del tensor
     with pytest.raises(RuntimeError, match=r"size|shape|mat"):
-        tensors.pop() @ torch.zeros(5, 5)  # goes while the exception is on its way
+        tensors.pop() @ torch.zeros(5, 5)  # dropped while the exception is raised
     gc.collect()
     assert not gone()
 
 
-def test_capsule_readers_find_values_on_their_stream(explainer: Explainer, gpu: Gpu) -> None:
+def test_capsule_readers_find_values_on_their_stream(explainer: Explainer, theirs: int, gpu: Gpu) -> None:
     (array := HostArray(gpu)).values[:] = 200
-    gpu.stack().append(0xC0)
-    theirs = gpu.stream_create()
     for stream, reads in ((theirs, theirs), (None, LEGACY), (1, LEGACY)):
         embedding = explainer.run_device(array).embedding
         embedding.__dlpack__(stream=stream)
@@ -628,8 +616,6 @@ def test_capsule_readers_find_values_on_their_stream(explainer: Explainer, gpu: 
     for wrong in ({"copy": True}, {"dl_device": (1, 0)}):
         with pytest.raises(BufferError):
             explanation.mask.__dlpack__(**wrong)
-    gpu.stream_destroy(theirs)
-    gpu.pop()
 
 
 def test_close_waits_for_a_reader_ordering_streams(
@@ -669,11 +655,11 @@ def test_synchronize_may_finish_after_close(
     monkeypatch.setattr(library, "event_synchronize", late)
     explanation.synchronize()
     assert explanation.mask.stream is None
-    assert not gpu.marks, "who waited last destroys the events"
+    assert not gpu.marks, "the last thread that waited destroys the events"
 
 
 def test_a_real_capsule_of_torch_is_read(torch: ModuleType) -> None:
-    """On the CPU, where the same structure describes the tensor; the kind of device is pretended."""
+    """On the CPU, where the same structure describes the tensor; the wrapper claims another device type."""
     tensor = torch.arange(72, dtype=torch.uint8).reshape(SHAPE)
     wrapper = SimpleNamespace(__dlpack_device__=lambda: (2, 0), __dlpack__=lambda stream: tensor.__dlpack__())
     source = read(wrapper, 7, 0)
