@@ -156,7 +156,7 @@ def test_library_and_precision_match_the_plain_backend(targeted: Package, add, g
 def test_the_gpu_matches_the_plain_backend(
     toy: Package, add, gpu: Gpu, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whatever device the caller names: one backend may have been opened elsewhere."""
+    """Also if the caller names another device."""
     toy.manifest.files["model.toward.onnx"] = "0"
     add(toy, "plain")
     add(toy, "embedding", outputs=("embedding",))
@@ -201,7 +201,7 @@ def test_int8_and_custom_backends_have_no_targets(targeted: Package) -> None:
 def test_plain_calls_never_choose_target_engines(
     toy: Package, add, gpu: Gpu, monkeypatch: pytest.MonkeyPatch, flavour: str
 ) -> None:
-    """Though its name comes first, and its precision would be preferred."""
+    """Its name comes first and its precision is preferred, and still it is not chosen."""
     version = "10.3.0.30"
     monkeypatch.setitem(sys.modules, "tensorrt_rtx", fake_tensorrt(gpu, rtx=True))
     add(toy, "a-toward", inputs=BOTH, flavour=flavour, version=version)
@@ -242,7 +242,7 @@ def test_plans_must_have_the_sidecars_inputs(toy: Package, add, gpu: Gpu) -> Non
         tensorrt.open_engine(toy, next(e for e in toy.engines() if e.path.stem == "wrong"))
 
 
-# The engine, over the pretended GPU.
+# The engine, on the fake GPU.
 
 
 def test_every_run_sees_its_own_target(backend: TensorRTBackend, gpu: Gpu) -> None:
@@ -316,18 +316,13 @@ def test_integrated_gpus_read_both_inputs_in_place(
             check(random_images(1), targets(1, seed), backend.run_toward(random_images(1), targets(1, seed)))
 
 
-def test_fewer_images_than_are_computed_at_once(
-    toy: Package, add, gpu: Gpu, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """TensorRT-RTX computes as many as it takes; what is beyond are older images with older targets."""
-    rtx = fake_tensorrt(gpu, version="1.7.1.116", rtx=True)
-    monkeypatch.setitem(sys.modules, "tensorrt_rtx", rtx)
-    add(toy, "toy", inputs=BOTH, flavour="rtx", version="1.7.1.116", compute_capability="portable")
-    with closing(tensorrt.open_backend(toy, toward=True)) as backend:
-        for n in (4, 2, 3, 1):
-            check(random_images(n), targets(n), backend.run_toward(random_images(n), targets(n)))
-        assert "records what it launches by itself instead" in backend.degraded
-        assert gpu.compilations == 2
+def test_fewer_images_than_are_computed_at_once(open_toy, rtx: dict[str, str], gpu: Gpu) -> None:
+    """TensorRT-RTX computes the largest batch; the rows after n have older images and targets."""
+    backend = open_toy(inputs=BOTH, **rtx)
+    for n in (4, 2, 3, 1):
+        check(random_images(n), targets(n), backend.run_toward(random_images(n), targets(n)))
+    assert "records what it launches by itself instead" in backend.degraded
+    assert gpu.compilations == 2
 
 
 def test_the_first_opening_asks_with_targets(
