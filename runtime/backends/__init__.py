@@ -1,4 +1,4 @@
-"""Which backend runs a package.  Chosen once; after that nothing falls back."""
+"""Chooses the backend that runs a package, once; a backend that fails later is not replaced by another."""
 
 from __future__ import annotations
 
@@ -35,19 +35,19 @@ def choose(package: Package, backend: str = "auto", device: int = 0, precision: 
         package: an opened package.
         backend: `onnxruntime` (CPU), `tensorrt` (an engine of the package, any flavour), `ep-rtx` (an RTX
             card through onnxruntime, without an engine), or `auto`: a fitting engine if its library and
-            driver are here, else `ep-rtx` if that is installed and passes the gate here, else onnxruntime.
-            `Backend.why` says which it was and why.
+            driver are here, else `ep-rtx` if it is installed and passes the parity gate here, else
+            onnxruntime.  `Backend.why` says which one was chosen and why.
         device: number of the GPU.
-        precision: what it is to compute in; None is fp32 with onnxruntime, the engine that fits best, and
-            with `ep-rtx` fp16 if the package has it.
+        precision: None is fp32 with onnxruntime, that of the engine that fits best with `tensorrt`, and
+            with `ep-rtx` fp16 if the package has it, else fp32.
 
     Raises:
-        InputError: no such backend, or a precision that it does not run.
+        InputError: an unknown backend, or a precision that it does not run.
         PackageError: the package was built without that precision.
-        BackendUnavailable: the library, driver or device of the backend asked for is not here.
-        EngineMismatch: `tensorrt` was asked for and no engine fits, or `ep-rtx` does not take the graph.
-        BackendError: it is here and failed.
-        ParityError: `ep-rtx` gives outputs that are not the package's.
+        BackendUnavailable: the backend's library, driver or device is not here.
+        EngineMismatch: with `tensorrt`, no engine fits; with `ep-rtx`, it does not support the graph.
+        BackendError: the backend is here and failed.
+        ParityError: the outputs of `ep-rtx` differ from the package's reference.
     """
     return _choose(package, backend, device, precision, mask=True)
 
@@ -55,9 +55,9 @@ def choose(package: Package, backend: str = "auto", device: int = 0, precision: 
 def choose_embedding(
     package: Package, backend: str = "auto", device: int = 0, precision: str | None = None
 ) -> EmbeddingBackend:
-    """The same where no mask is wanted: an engine or graph that computes none comes first.
+    """Open a backend for embeddings: it prefers an engine or graph that computes the embedding only.
 
-    `EmbeddingBackend.why` says so where the mask is computed all the same.  Raises as `choose` does.
+    `EmbeddingBackend.why` says so if the mask is computed too.  Arguments and errors as for `choose`.
     """
     chosen = _choose(package, backend, device, precision, mask=False)
     if len(chosen.outputs) > 1:
@@ -66,16 +66,16 @@ def choose_embedding(
 
 
 def without_mask(package: Package, beside: Backend, device: int = 0) -> EmbeddingBackend | None:
-    """Open what computes no mask, on the library, GPU and in the precision of a backend of the same package.
+    """Open a backend that computes the embedding only, with the library, GPU and precision of `beside`.
 
     Returns:
-        None if the package has nothing of that kind that fits.
+        None if the package has no such engine or graph that fits.
     """
     from runtime.backends.onnxruntime import OnnxRuntimeBackend
 
     if isinstance(beside, OnnxRuntimeBackend):
         has = beside.embedding_models.get(beside.precision) in package.manifest.files
-        return beside.another(package, why="it gives no mask", mask=False) if has else None
+        return beside.reopen(why="it gives no mask", mask=False) if has else None
     from runtime.backends import cuda, tensorrt
 
     device = _device_of(beside, device)
@@ -84,34 +84,35 @@ def without_mask(package: Package, beside: Backend, device: int = 0) -> Embeddin
         engine = tensorrt.select(package, capability, beside.precision, mask=False)
         if not engine.record.embedding_only:
             return None
-        alone = tensorrt.open_engine(package, engine, device=device, unlisted=True)
+        opened = tensorrt.open_engine(package, engine, device=device, unlisted=True)
     except EngineMismatch:
         return None
-    if alone.name == beside.name:
-        return alone
-    alone.close()
+    if opened.name == beside.name:
+        return opened
+    opened.close()
     return None
 
 
 def takes_targets(package: Package) -> bool:
-    """Whether the package's masker takes a target: whether it was born with a graph of two inputs."""
+    """Whether the package's masker takes a target: whether the package has a graph with two inputs."""
     from runtime.backends.onnxruntime import TOWARD_MODELS
 
     return TOWARD_MODELS["fp32"] in package.manifest.files
 
 
 def toward_backend(package: Package, beside: Backend, device: int = 0) -> TargetBackend:
-    """Open what takes a target, of the kind and in the precision of a backend of the same package.
+    """Open a backend that takes targets, with the library, GPU and precision of `beside`.
 
-    So the embeddings of both have one id, and may be each other's targets.  It runs on the backend's own GPU.
+    So the embeddings of both have the same id, and embeddings of one can be targets of the other.
 
     Args:
-        device: number of the GPU, for a backend that does not say on which it runs.
+        beside: an open backend of the same package.
+        device: number of the GPU, used if `beside` has no attribute `device`.
 
     Raises:
         InputError: the package takes no targets.
-        EngineMismatch: it has no engine for targets in that precision that fits; int8 has none anywhere.
-        BackendError: it fits and does not load, or gives values that are not finite.
+        EngineMismatch: no engine for targets fits in that precision; there is never one in int8.
+        BackendError: the engine does not load, or gives values that are not finite.
     """
     if not takes_targets(package):
         raise InputError(
@@ -122,19 +123,19 @@ def toward_backend(package: Package, beside: Backend, device: int = 0) -> Target
     if beside.precision == "int8":
         raise EngineMismatch(
             f"a target for {package.path} in int8",
-            expected="a precision that targets have a form in: fp32, fp16 or bf16",
-            cure="open the package in one of these, such as precision='fp32'",
+            expected="a precision with a graph for targets: fp32, fp16 or bf16",
+            cure="open the package in one of them, such as precision='fp32'",
         )
     from runtime.backends.onnxruntime import OnnxRuntimeBackend
 
     if isinstance(beside, OnnxRuntimeBackend):
-        return beside.another(package, why="it takes a target", toward=True)
+        return beside.reopen(why="it takes a target", toward=True)
     from runtime.backends import tensorrt
 
     if not isinstance(beside, tensorrt.TensorRTBackend):
         raise EngineMismatch(
             f"a target for the backend {beside.name}",
-            expected="a backend that was opened from the package",
+            expected="a backend that nemu opened from the package",
             cure="open the package with backend='auto'",
         )
     return tensorrt.open_backend(
@@ -143,7 +144,7 @@ def toward_backend(package: Package, beside: Backend, device: int = 0) -> Target
 
 
 def _device_of(beside: Backend, device: int) -> int:
-    """The GPU that a backend runs on; `device` where it does not say."""
+    """Number of the GPU that a backend runs on; `device` if it has no such attribute."""
     return int(getattr(beside, "device", device))
 
 
@@ -162,7 +163,7 @@ def _choose(
         return _ep_rtx(package, "it was asked for", precision, mask, device)
     why = "the package holds no engine"
     if package.engines():
-        for needed in dict.fromkeys((mask, True)):  # an engine that explains also embeds
+        for needed in dict.fromkeys((mask, True)):  # an engine with a mask can embed too
             try:
                 return _tensorrt(package, device, precision, needed)
             except (BackendUnavailable, EngineMismatch) as error:

@@ -1,4 +1,4 @@
-"""What every backend is, and what it may be given: small enough that `fake.py` fits on a screen."""
+"""The interfaces of backends, and checks of their inputs."""
 
 from __future__ import annotations
 
@@ -12,28 +12,28 @@ from runtime.errors import InputError
 
 
 class Backend(Protocol):
-    """Runs one package's graph.  Used from one thread at a time."""
+    """Runs the graph of one package.  Use it from one thread at a time."""
 
     name: str
     """`onnxruntime`, `tensorrt`, ..."""
     why: str
     """One sentence: why this backend was chosen, and what it runs on."""
     precision: str
-    """What the graph computes in: a key of `runtime.parity.LIMITS`; it ends the embedding id."""
+    """Precision of the graph: a key of `runtime.parity.LIMITS`, and the end of the embedding id."""
     max_batch: int
-    """The most images one `run` takes."""
+    """Largest number of images for one `run`."""
     degraded: str
-    """What is slower or less than it should be, e.g. `no CUDA graph: ...`; empty if nothing is."""
+    """What makes it slower than it could be, e.g. `no CUDA graph: ...`; empty if nothing does."""
 
     def run(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Images in, both outputs out.
+        """Compute embeddings and masks.
 
         Args:
             images: uint8 (N, H, W, 3) RGB, 1 <= N <= max_batch, of the graph's size.
 
         Returns:
-            embedding float32 (N, D) and mask float32 (N, H, W) in [0, 1].  The caller owns both: the
-            next run does not touch them.
+            embedding float32 (N, D) and mask float32 (N, H, W) in [0, 1].  The caller owns both: later
+            runs do not change them.
 
         Raises:
             InputError: images of another dtype or shape.
@@ -42,52 +42,52 @@ class Backend(Protocol):
         ...
 
     def close(self) -> None:
-        """Give back memory and handles; may be called again."""
+        """Free memory and handles; a second call does nothing."""
         ...
 
 
 class EmbeddingBackend(Protocol):
-    """Runs what the embedding needs of one package's graph.  Used from one thread at a time."""
+    """Computes embeddings with one package.  Use it from one thread at a time."""
 
     name: str
     why: str
     precision: str
     max_batch: int
     degraded: str
-    """These as of `Backend`."""
+    """All these as in `Backend`."""
     outputs: tuple[str, ...]
-    """What it computes: `("embedding",)`, or the mask as well, which is then dropped."""
+    """Outputs that it computes: `("embedding",)`, or the mask too, which it drops."""
 
     def embed(self, images: np.ndarray) -> np.ndarray:
-        """Images as `Backend.run` takes them → embedding float32 (N, D); raises as that does."""
+        """Images as for `Backend.run` → embedding float32 (N, D); raises the same errors."""
         ...
 
     def close(self) -> None:
-        """Give back memory and handles; may be called again."""
+        """Free memory and handles; a second call does nothing."""
         ...
 
 
 class TargetBackend(Protocol):
-    """Runs the graph of one package that takes a target.  Used from one thread at a time."""
+    """Runs the graph with targets of one package.  Use it from one thread at a time."""
 
     name: str
     why: str
     precision: str
     max_batch: int
     degraded: str
-    """These as of `Backend`."""
+    """All these as in `Backend`."""
 
     def run_toward(self, images: np.ndarray, toward: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Images and a target for each in, both outputs out.
+        """Compute embeddings, and masks of what looks like a target in each image.
 
         Args:
-            images: as `Backend.run` takes them.
+            images: as for `Backend.run`.
             toward: float32 (N, D), finite: embeddings of the package's encoder.  A row of zeros means the
                 image itself.
 
         Returns:
-            embedding float32 (N, D), which the targets do not change, and mask float32 (N, H, W) in [0, 1]:
-            what of each image looks like its target.  The caller owns both.
+            embedding float32 (N, D), which does not depend on the targets, and mask float32 (N, H, W) in
+            [0, 1]: what looks like the target in each image.  The caller owns both.
 
         Raises:
             InputError: images or targets of another dtype or shape, or targets that are not finite.
@@ -96,28 +96,28 @@ class TargetBackend(Protocol):
         ...
 
     def close(self) -> None:
-        """Give back memory and handles; may be called again."""
+        """Free memory and handles; a second call does nothing."""
         ...
 
 
 @runtime_checkable
 class PipelinedBackend(Protocol):
-    """A backend that can have two runs under way: copies of one overlap the computing of the other."""
+    """A backend with two runs at a time: the copies of one overlap the computation of the other."""
 
     def submit(self, images: np.ndarray) -> Callable[[], tuple[np.ndarray, np.ndarray]]:
-        """Start a run and return at once; what is returned waits for the outputs, which `run` describes.
+        """Start a run and return at once a function that waits for the outputs, see `Backend.run`.
 
-        A third run started before the first was waited for waits for it; no result is lost.
+        A third run waits for the first one, if its outputs have not been read yet; no result is lost.
 
         Raises:
-            InputError, BackendError: as `Backend.run`.
+            InputError, BackendError: as for `Backend.run`.
         """
         ...
 
 
 @runtime_checkable
 class WarmBackend(Protocol):
-    """A backend that prepares for each batch size on its own."""
+    """A backend that prepares separately for each batch size."""
 
     def warm_up(self, *, on_device: bool = False) -> None:
         """See `runtime.explainer.Explainer.warm_up`."""
@@ -126,15 +126,15 @@ class WarmBackend(Protocol):
 
 @runtime_checkable
 class DeviceBackend(Protocol):
-    """A backend that takes images which are on its GPU, and leaves the outputs there."""
+    """A backend that reads images on its GPU and leaves the outputs there."""
 
     def run_device(self, array: Any, stream: Any = None) -> tuple[DeviceArray, DeviceArray]:
-        """Embedding and mask, see `runtime.explainer.Explainer.run_device`."""
+        """Compute embedding and mask, see `runtime.explainer.Explainer.run_device`."""
         ...
 
 
 def check_images(images: np.ndarray, *, height: int, width: int, max_batch: int) -> np.ndarray:
-    """The images, C-contiguous, if a graph of this size can take them.
+    """Check images for a graph of this size, and return them C-contiguous.
 
     Raises:
         InputError: not uint8 (N, height, width, 3) with 1 <= N <= max_batch.
@@ -145,13 +145,13 @@ def check_images(images: np.ndarray, *, height: int, width: int, max_batch: int)
         raise InputError(
             f"images: {came}",
             expected=f"uint8 (N, {height}, {width}, 3), N from 1 to {max_batch}",
-            cure="use the Explainer, which resizes pictures and cuts batches to size",
+            cure="use the Explainer, which resizes images and splits batches",
         )
     return np.ascontiguousarray(images)
 
 
 def check_targets(toward: np.ndarray, *, n: int, dimension: int) -> np.ndarray:
-    """The targets, C-contiguous, if a graph of this dimension can take them with n images.
+    """Check targets for n images and a graph of this dimension, and return them C-contiguous.
 
     Raises:
         InputError: not float32 (n, dimension), or not finite.
@@ -163,6 +163,6 @@ def check_targets(toward: np.ndarray, *, n: int, dimension: int) -> np.ndarray:
         raise InputError(
             f"toward: {came}" + ", with values that are not finite" * odd,
             expected=f"float32 ({n}, {dimension}), finite: a target for each image",
-            cure="give embeddings that this package made; a row of zeros means the image itself",
+            cure="give embeddings from this package; a row of zeros means the image itself",
         )
     return np.ascontiguousarray(toward)

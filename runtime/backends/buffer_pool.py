@@ -1,4 +1,4 @@
-"""Memory of the device that is used again and again: what was let go of first, the next run takes."""
+"""A pool of device memory: a run takes the buffer that was returned first."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import sys
 from collections import deque
 from collections.abc import Callable
 
-from runtime.backends.cuda import Cuda
+from runtime.backends.cuda_base import Cuda
 from runtime.backends.cuda_memory import DeviceBuffer
 
 
 class BufferPool:
-    """Nothing is given back to CUDA before `close()`: that would wait for everything the device does.
+    """Keeps returned buffers until `close()`: to free memory earlier would wait for all work on the device.
 
     Args:
         cuda: the library.
@@ -24,7 +24,7 @@ class BufferPool:
         self._closed = False
 
     def lend(self, nbytes: int) -> Loan:
-        """Memory of that size, new only where none is idle; inside `with cuda.current(index):`.
+        """Lend an idle buffer of that size, or a new one; call it inside `with cuda.current(index):`.
 
         Raises:
             BackendError: out of memory.
@@ -36,14 +36,14 @@ class BufferPool:
             return Loan(self, DeviceBuffer(self._cuda, nbytes))
 
     def close(self) -> None:
-        """Free what is idle, and from now on what is lent as soon as it comes back."""
+        """Free all idle buffers now, and lent buffers as soon as they come back."""
         self._closed = True
         self._free()
 
     def take_back(self, buffer: DeviceBuffer) -> None:
-        """From any thread, at any moment, as garbage is collected.  It calls CUDA only once closed."""
+        """Take a buffer back, from any thread, as garbage is collected.  Calls CUDA only after `close()`."""
         self._idle[buffer.nbytes].append(buffer)
-        if self._closed:  # asked after the buffer is there; `close` looks for it after this is set
+        if self._closed:  # checked after the append, and `close` sets it before it frees: no buffer is missed
             self._free()
 
     def _free(self) -> None:
@@ -52,13 +52,13 @@ class BufferPool:
                 while True:
                     try:
                         buffer = idle.pop()
-                    except IndexError:  # also where another thread was faster
+                    except IndexError:  # also if another thread took the last one
                         break
                     buffer.close()
 
 
 class Loan:
-    """Memory that goes back to its pool when nothing refers to this object any more."""
+    """Memory that goes back to its pool when the last reference to this object goes."""
 
     __slots__ = ("_buffer", "_pool", "handle")
 
@@ -68,5 +68,5 @@ class Loan:
         """Its address."""
 
     def __del__(self, finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
-        if not finalizing():  # at the end of the process the driver gives everything back
+        if not finalizing():  # at the end of the process the driver frees everything
             self._pool.take_back(self._buffer)

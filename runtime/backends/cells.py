@@ -1,4 +1,4 @@
-"""onnxruntime on `model.cells.onnx`: embedding and local features, for banks of normal pictures."""
+"""onnxruntime on `model.cells.onnx`: embedding and local features, for banks of normal images."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ PRECISION = "fp32"
 
 
 class CellsBackend:
-    """Runs one picture at a time, on the CPU, in float32.  There is no engine of it.
+    """Runs one image at a time, on the CPU, in float32.  No engine computes local features.
 
     Raises:
         PackageError: the package was built without `model.cells.onnx`.
-        BackendUnavailable, BackendError: as of `OnnxRuntimeBackend`.
+        BackendUnavailable, BackendError: as for `OnnxRuntimeBackend`.
     """
 
     def __init__(self, package: Package) -> None:
@@ -27,7 +27,7 @@ class CellsBackend:
             why = package.manifest.refused.get("cells", "it was built by an older version")
             raise PackageError(
                 f"{package.path} has no {CELLS_MODEL}: {sentence(why)}",
-                expected="a package with the local features that a bank of normal pictures is made of",
+                expected="a package with local features, which a bank of normal images needs",
                 cure="build the package again: nemu build --masker … --out NAME.nemu",
             )
         self._input = package.manifest.input
@@ -47,6 +47,6 @@ class CellsBackend:
             raise BackendError(
                 f"onnxruntime failed on {CELLS_MODEL}: {error}",
                 expected=f"the outputs {OUTPUTS[0]} and {CELLS}",
-                cure="free memory if it says so; otherwise: python -m runtime verify PACKAGE",
+                cure="free memory if it says so; otherwise: nemu verify PACKAGE",
             ) from error
         return embedding[0], cells[0]

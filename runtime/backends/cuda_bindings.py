@@ -1,10 +1,10 @@
-"""CUDA through NVIDIA's cuda-bindings: the driver API.
+"""CUDA through the driver API of NVIDIA's cuda-bindings.
 
-The runtime API in those bindings refuses drivers that are older than it; the driver API takes any driver that
-has the functions called here, and CUDA 11.4 had all of them.
+The runtime API in those bindings refuses drivers that are older than itself.  The driver API works with any
+driver that has the functions called here; CUDA 11.4 had all of them.
 
-Signatures are those of cuda-bindings 12.6 to 13.5.  Run so far: 13.3 on an H200; over a stand-in for the
-bindings; cuda-bindings 12.8 to 13.5 and cuda-python 12.2 to 12.5 over a stand-in for a driver of CUDA 12.0.
+Signatures are those of cuda-bindings 12.6 to 13.5.  Tested so far: 13.3 on an H200; a fake of the bindings;
+cuda-bindings 12.8 to 13.5 and cuda-python 12.2 to 12.5 with a fake driver of CUDA 12.0.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from contextlib import AbstractContextManager
 from types import ModuleType, TracebackType
 from typing import Any
 
-from runtime.backends.cuda import DeviceInfo, DriverInfo, dotted, no_driver, reads_in_place
+from runtime.backends.cuda_base import DeviceInfo, DriverInfo, dotted, no_driver, reads_in_place
 from runtime.errors import BackendError, BackendUnavailable, InputError
 
 _MODULES = ("cuda.bindings.driver", "cuda.cuda")
-"""The name of today, and that of cuda-python 12.0 to 12.5."""
+"""The present name, and the name in cuda-python 12.0 to 12.5."""
 
 
 class CudaBindings:
-    """See `runtime.backends.cuda.Cuda`.
+    """See `runtime.backends.cuda_base.Cuda`.
 
     Raises:
         BackendUnavailable: cuda-bindings is not installed, or does not load.
@@ -45,7 +45,7 @@ class CudaBindings:
         """See `Cuda.driver`."""
         try:
             (error,) = self._cuda.cuInit(0)
-        except RuntimeError as absent:  # what the bindings raise where there is no libcuda
+        except RuntimeError as absent:  # raised by the bindings where there is no libcuda
             raise no_driver(version="0.0", why=str(absent)) from absent
         version = dotted(self._call("cuDriverGetVersion"))
         if error:
@@ -80,7 +80,7 @@ class CudaBindings:
         )
 
     def current(self, index: int) -> AbstractContextManager[None]:
-        """See `Cuda.current`.  Pushed and popped, so that a PyCUDA host finds its own context again."""
+        """See `Cuda.current`.  Push and pop restore the context of a host that uses PyCUDA."""
         return _Current(self, index)
 
     def malloc(self, nbytes: int) -> int:
@@ -189,13 +189,13 @@ class CudaBindings:
         """See `Cuda.is_capturing`."""
         error, status = self._cuda.cuStreamIsCapturing(stream)
         if error == self._cuda.CUresult.CUDA_ERROR_STREAM_CAPTURE_IMPLICIT:
-            return True  # the default stream, while a stream is recorded that it would wait for
+            return True  # the default stream, while a stream is captured that it would wait for
         if error:
             raise self._failed("cuStreamIsCapturing", error)
         return bool(status != self._cuda.CUstreamCaptureStatus.CU_STREAM_CAPTURE_STATUS_NONE)
 
     def begin_capture(self, stream: int) -> None:
-        """See `Cuda.begin_capture`.  Other threads of the host application may allocate meanwhile."""
+        """See `Cuda.begin_capture`.  Other threads of the host application may allocate during it."""
         self._call("cuStreamBeginCapture", stream, self._own)
 
     def end_capture(self, stream: int) -> int:
@@ -215,7 +215,7 @@ class CudaBindings:
         self._call("cuGraphExecDestroy", graph)
 
     def _primary(self, index: int) -> Any:
-        """The primary context of a device, held from its first use to the end of the process."""
+        """The primary context of a device, retained from its first use to the end of the process."""
         if index not in self._contexts:
             self._call("cuInit", 0)
             self._contexts[index] = self._call("cuDevicePrimaryCtxRetain", self._call("cuDeviceGet", index))
@@ -231,20 +231,20 @@ class CudaBindings:
         return BackendError(
             f"{function} failed: {self._words(error)}",
             expected="success",
-            cure="free GPU memory if it says so; otherwise end this process, then python -m runtime doctor",
+            cure="free GPU memory if it says so; otherwise end this process, then nemu doctor",
         )
 
     def _words(self, error: Any) -> str:
-        """CUDA's name and sentence for an error code."""
-        name, sentence = (self._cuda.cuGetErrorName(error), self._cuda.cuGetErrorString(error))
-        return f"{name[1].decode()}: {sentence[1].decode()}"
+        """CUDA's name and message for an error code."""
+        name, message = self._cuda.cuGetErrorName(error), self._cuda.cuGetErrorString(error)
+        return f"{name[1].decode()}: {message[1].decode()}"
 
 
 class _Current:
-    """`with`, once: pushes a context, pops it.
+    """A context manager for one use: pushes a context and makes the capture mode thread-local; undoes both.
 
-    Meanwhile the thread is in `mode`: in the one that it begins with, to allocate, free or ask for an event
-    would fail, and end the capture, while another thread of the host application captures in global mode.
+    In the default (global) mode, a call that allocates, frees or queries an event would fail while another
+    thread of the host application captures in global mode, and would break that capture.
     """
 
     __slots__ = ("_before", "_call", "_cuda", "_index")

@@ -1,7 +1,7 @@
-"""What the backend holds of CUDA: streams, memory on both sides, graphs.
+"""CUDA's streams, memory of device and host, and graphs, as objects with `close()`.
 
-Everything that is opened has `close()`, is a context manager, and may be closed twice; all of it happens
-inside `with cuda.current(index):`.
+Every object is a context manager and may be closed twice.  All calls must be inside
+`with cuda.current(index):`.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from typing import Any
 
 import numpy as np
 
-from runtime.backends.cuda import Cuda
+from runtime.backends.cuda_base import Cuda
 from runtime.errors import BackendError
 
 
 class Resource:
-    """Something of CUDA's that is given back once, at `close()`."""
+    """A CUDA handle that `close()` frees once."""
 
     def __init__(self, handle: int, free: Callable[[int], None]) -> None:
         self._handle: int | None = handle
@@ -26,10 +26,10 @@ class Resource:
 
     @property
     def handle(self) -> int:
-        """The driver's own handle or address.
+        """The driver's handle or address.
 
         Raises:
-            BackendError: it was given back.
+            BackendError: it was closed.
         """
         if self._handle is None:
             raise BackendError(
@@ -41,11 +41,11 @@ class Resource:
 
     @property
     def closed(self) -> bool:
-        """Whether it was given back."""
+        """Whether `close()` was called."""
         return self._handle is None
 
     def close(self) -> None:
-        """Give it back; a second call does nothing."""
+        """Free it; a second call does nothing."""
         handle, self._handle = self._handle, None
         if handle is not None:
             self._free(handle)
@@ -60,14 +60,14 @@ class Resource:
 
 
 class Stream(Resource):
-    """A stream of its own, which does not wait for the default stream."""
+    """A new stream, which does not wait for the default stream."""
 
     def __init__(self, cuda: Cuda) -> None:
         super().__init__(cuda.stream_create(), cuda.stream_destroy)
 
 
 class DeviceBuffer(Resource):
-    """Memory on the device, aligned to 256 bytes.
+    """Device memory, aligned to 256 bytes.
 
     Args:
         nbytes: its size.
@@ -83,7 +83,7 @@ class PinnedArray(Resource):
 
     Args:
         shape, dtype: of `array`.
-        mapped: the device is to read and write it in place, at `device_pointer`.
+        mapped: the device can read and write it directly, at `device_pointer`.
     """
 
     def __init__(
@@ -97,24 +97,25 @@ class PinnedArray(Resource):
 
     @property
     def array(self) -> np.ndarray:
-        """The memory as an array.  No view of it may live longer than this object is open."""
+        """The memory as an array.  Drop every view of it before `close()`."""
         _ = self.handle
         return self._array
 
     @property
     def device_pointer(self) -> int:
-        """Where the device finds it, if it is mapped."""
+        """The device's address of it, if it is mapped."""
         return self._cuda.mapped_pointer(self.handle)
 
 
 class Graph(Resource):
-    """What `work` enqueues on `stream`, recorded once; `launch` does it again with one call.
+    """A CUDA graph of what `work` enqueues on `stream`; `launch` executes it with one call.
 
     Args:
-        stream: not the default stream.  While `work` runs, nothing may allocate or wait.
+        stream: not the default stream.
+        work: must not allocate or wait.
 
     Raises:
-        BackendError: `work` raised it, or enqueued something that cannot be recorded.
+        BackendError: `work` raised it, or enqueued something that cannot be captured.
     """
 
     def __init__(self, cuda: Cuda, stream: Stream, work: Callable[[], None]) -> None:
@@ -128,14 +129,14 @@ class Graph(Resource):
         self._launch, self._stream = cuda.graph_launch, stream.handle
 
     def launch(self) -> None:
-        """Enqueue the recorded work on the stream that it was recorded on."""
+        """Enqueue the graph on the stream that it was captured on."""
         self._launch(self.handle, self._stream)
 
 
 def _abandon(cuda: Cuda, stream: Stream) -> None:
-    """End a capture whose work failed: the stream is usable again."""
+    """End a capture whose work failed, so that the stream is usable again."""
     try:
         graph = cuda.end_capture(stream.handle)
     except BackendError:
-        return  # what broke the capture is the error that counts, and it is on its way
+        return  # the caller raises the error that broke the capture
     cuda.graph_destroy(graph)

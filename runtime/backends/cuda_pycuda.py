@@ -1,8 +1,8 @@
-"""CUDA through PyCUDA, for JetPack images that carry it and for hosts that want nothing else.
+"""CUDA through PyCUDA, for JetPack images that contain it and for host applications that already use it.
 
-The primary context is retained once and pushed and popped around every use: PyCUDA gives a context's
-objects back only where that context is current, and ends the process if a thread ends with one pushed.
-It has no CUDA graphs.  Written against PyCUDA 2021.1 to 2026.1; run so far over a stand-in in the tests.
+The primary context is retained once, and pushed and popped around every use: PyCUDA frees a context's objects
+only while that context is current, and aborts the process if a thread ends with a context still pushed.
+PyCUDA has no CUDA graphs.  Written for PyCUDA 2021.1 to 2026.1; tested so far with a fake only.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import Any
 
-from runtime.backends.cuda import DeviceInfo, DriverInfo, dotted, no_driver, reads_in_place
+from runtime.backends.cuda_base import DeviceInfo, DriverInfo, dotted, no_driver, reads_in_place
 from runtime.errors import BackendError, BackendUnavailable, InputError
 
-_NON_BLOCKING = 1  # CU_STREAM_NON_BLOCKING, which PyCUDA takes but does not name
+_NON_BLOCKING = 1  # CU_STREAM_NON_BLOCKING; PyCUDA has no name for it
 _DEFAULT_STREAM = (0, 1)
 
 
 class PyCuda:
-    """See `runtime.backends.cuda.Cuda`.
+    """See `runtime.backends.cuda_base.Cuda`.
 
     Raises:
         BackendUnavailable: PyCUDA is not installed, or does not load (it needs the driver for that).
@@ -62,7 +62,7 @@ class PyCuda:
         """See `Cuda.device`."""
         device, attribute = self._call(self._cuda.Device, index), self._cuda.device_attribute
         integrated = bool(device.get_attribute(attribute.INTEGRATED))
-        pageable = getattr(attribute, "PAGEABLE_MEMORY_ACCESS", None)  # PyCUDA 2021 has no name for it
+        pageable = getattr(attribute, "PAGEABLE_MEMORY_ACCESS", None)  # PyCUDA 2021 lacks this name
         major, minor = device.compute_capability()
         return DeviceInfo(
             index=index,
@@ -140,13 +140,13 @@ class PyCuda:
         self._call(self._cuda.memset_d8_async, pointer, byte, nbytes, self._streams[stream])
 
     def event_create(self) -> int:
-        """See `Cuda.event_create`.  PyCUDA keeps the driver's handle to itself."""
+        """See `Cuda.event_create`.  PyCUDA does not expose the driver's handle."""
         event = self._call(self._cuda.Event, self._cuda.event_flags.DISABLE_TIMING)
         self._events[id(event)] = event
         return id(event)
 
     def event_record(self, event: int, stream: int) -> None:
-        """See `Cuda.event_record`.  PyCUDA cannot name a stream it did not make: the host waits for that."""
+        """See `Cuda.event_record`.  The host waits if PyCUDA did not create the stream."""
         if stream not in self._streams and stream not in _DEFAULT_STREAM:
             self._call(self._cuda.Context.synchronize)
         self._call(self._events[event].record, self._streams.get(stream))
@@ -164,7 +164,7 @@ class PyCuda:
         del self._events[event]
 
     def order(self, first: int, then: int, event: int) -> None:
-        """See `Cuda.order`.  Where `then` is no stream of PyCUDA's, the host waits instead."""
+        """See `Cuda.order`.  The host waits if PyCUDA did not create the stream `then`."""
         self.event_record(event, first)
         if then in self._streams:
             self._call(self._streams[then].wait_for_event, self._events[event])
@@ -186,12 +186,12 @@ class PyCuda:
         return False
 
     def begin_capture(self, stream: int) -> None:
-        """There are none, see `no_graphs`: raises `BackendError`, as the three below do."""
-        raise BackendError("a CUDA graph", expected="plain enqueues", cure=self.no_graphs)
+        """Always raises `BackendError`, as the three methods below do: see `no_graphs`."""
+        raise BackendError("a CUDA graph was requested", expected="plain enqueues", cure=self.no_graphs)
 
     def end_capture(self, stream: int) -> int:
         """See `begin_capture`."""
-        raise BackendError("a CUDA graph", expected="plain enqueues", cure=self.no_graphs)
+        raise BackendError("a CUDA graph was requested", expected="plain enqueues", cure=self.no_graphs)
 
     def graph_launch(self, graph: int, stream: int) -> None:
         """See `begin_capture`."""
@@ -208,12 +208,12 @@ class PyCuda:
             raise BackendError(
                 f"PyCUDA: {error}",
                 expected="success",
-                cure="free GPU memory if it says so; else end this process, then python -m runtime doctor",
+                cure="free GPU memory if it says so; else end this process, then nemu doctor",
             ) from error
 
 
 class _Current:
-    """`with`: pushes a context, pops it."""
+    """A context manager that pushes a context and pops it."""
 
     __slots__ = ("_context",)
 

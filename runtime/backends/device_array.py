@@ -1,7 +1,7 @@
-"""An array that a host application has on its GPU: where it is, and when it is ready.
+"""Reads arrays of the host application that are on the GPU: their address, and the stream that fills them.
 
-Read by DLPack where the array speaks it (torch, CuPy): then its owner orders its own stream before ours, and
-names the device.  Otherwise by the CUDA array interface, version 2 or 3 (PyCUDA, Numba).
+An array with DLPack (torch, CuPy) is read by DLPack: its library makes our stream wait for its own, and names
+the device.  Other arrays are read by the CUDA array interface, version 2 or 3 (PyCUDA, Numba).
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ class Source(NamedTuple):
     pointer: int
     shape: tuple[int, ...]
     stream: int | None
-    """The stream that it is ready on; None if the stream given to `read` waits for it already."""
+    """The stream that fills it; None if the stream given to `read` already waits for it."""
     owner: Any
     """Keeps the memory alive."""
 
 
 def read(array: Any, stream: int, device: int) -> Source:
-    """What is known of an array.
+    """Read the address, shape and stream of an array.
 
     Args:
-        array: of torch, CuPy, PyCUDA, or of any other library that speaks one of the two protocols.
-        stream: which is to read it.
-        device: number of the GPU that it is to be on, as far as it says where it is.
+        array: of torch, CuPy, PyCUDA, or another library with one of the two protocols.
+        stream: the stream that will read it.
+        device: number of the GPU that it must be on; checked if the array names its device.
 
     Raises:
         InputError: it is not on that GPU, not uint8, or not C-contiguous.
@@ -51,10 +51,10 @@ def read(array: Any, stream: int, device: int) -> Source:
 
 
 def stream_handle(stream: Any) -> int:
-    """The `cudaStream_t` of a stream of PyCUDA, torch, CuPy or cuda.core, or of a number.
+    """The `cudaStream_t` of a stream of PyCUDA, torch, CuPy or cuda.core, or a number.
 
     Raises:
-        InputError: it is none of these.
+        InputError: it is another type.
     """
     handle = stream
     if hasattr(stream, "__cuda_stream__"):
@@ -72,7 +72,7 @@ def stream_handle(stream: Any) -> int:
         raise InputError(
             f"stream: a {type(stream).__name__}",
             expected="a stream of PyCUDA, torch, CuPy or cuda.core, or a cudaStream_t as a number",
-            cure="leave it out if the array says itself on which stream it is ready",
+            cure="leave it out if the array names the stream that fills it",
         )
     return handle
 
@@ -88,7 +88,7 @@ def _from_interface(array: Any) -> Source:
             expected="1, 2, a handle or None",
             cure="use a newer version of its library",
         )
-    # PyCUDA says None of arrays that its default stream is still writing; before version 3 nobody says.
+    # PyCUDA gives None even while its default stream writes; before version 3 no library names a stream.
     ready_on = LEGACY_DEFAULT_STREAM if stream is None else int(stream)
     return Source(pointer=int(facts["data"][0]), shape=shape, stream=ready_on, owner=array)
 
@@ -101,7 +101,7 @@ def _from_dlpack(array: Any, stream: int, device: int) -> Source:
             expected="an array on a GPU of NVIDIA",
             cure="call the explainer itself for arrays of the host",
         )
-    if kind == CUDA and index != device:  # before `stream`, which is of this device, is shown to its library
+    if kind == CUDA and index != device:  # before its library gets `stream`, which is of this device
         raise InputError(
             f"an array on device {index}",
             expected=f"an array on device {device}, where the engine is",
@@ -112,10 +112,10 @@ def _from_dlpack(array: Any, stream: int, device: int) -> Source:
     shape = tuple(tensor.shape[axis] for axis in range(tensor.ndim))
     kind_of_value = (tensor.code, tensor.bits, tensor.lanes)
     _check_type(kind_of_value == (_UNSIGNED, 8, 1), f"DLPack code, bits, lanes {kind_of_value}")
-    # Strides of DLPack count elements, those of the interface bytes: the same for uint8.
+    # DLPack strides count elements, those of the interface count bytes: equal for uint8.
     _check_strides(shape, [tensor.strides[axis] for axis in range(tensor.ndim)] if tensor.strides else None)
     pointer = (tensor.data or 0) + tensor.byte_offset
-    # The capsule stays ours and unused: when it goes, so does the tensor's hold on the memory.
+    # We keep the capsule unused: it holds the memory as long as it lives.
     return Source(pointer=pointer, shape=shape, stream=None, owner=capsule)
 
 

@@ -1,8 +1,8 @@
-"""Images that are on the GPU already, and outputs that stay there, around a lane that computes between them.
+"""Runs on images that are on the GPU already; the outputs stay on the GPU.
 
     the caller's array ── copy ──> lane ── copy ──> memory of the pool, which the caller gets as DeviceArrays
 
-Once warm, a run calls CUDA only to enqueue and to ask: it allocates, frees and waits for nothing.
+After the first run of a size, a run enqueues work and queries events; it does not allocate, free or wait.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from runtime.backends.buffer_pool import BufferPool
-from runtime.backends.cuda import Cuda
+from runtime.backends.cuda_base import Cuda
 from runtime.backends.cuda_memory import PinnedArray, Stream
 from runtime.backends.device_array import Source, read
 from runtime.backends.lane import Lane
@@ -24,26 +24,27 @@ from runtime.errors import BackendError, InputError
 
 
 class DevicePath:
-    """Used by one thread at a time, inside `with cuda.current(index):`.
+    """The way of device arrays through the lanes of one engine.
 
-    `order`, `synchronize` and `to_host` are for any thread, at any moment, also in the middle of `close`.
+    Use it from one thread at a time, inside `with cuda.current(index):`.  Only `order`, `synchronize` and
+    `to_host` may be called from any thread, at any time, also during `close`.
 
-    All lanes of a path enqueue on its one stream, so that memory which comes back to the pool can be written
-    again at once: whatever wrote it before comes first.
+    All lanes enqueue on one stream.  So memory that comes back to the pool can be used again at once: its
+    earlier writes come first on that stream.
 
     Args:
         cuda: the library.
         index: number of the device.
-        shape: of the images: (most rows, height, width, 3).
+        shape: of the images: (largest batch, height, width, 3).
     """
 
     def __init__(self, cuda: Cuda, *, index: int, shape: tuple[int, ...]) -> None:
         self._cuda, self._index, self._shape = cuda, index, shape
         self._pool = BufferPool(cuda, index)
-        self._held: deque[tuple[int, Any]] = deque()  # event after a run, owner of the images it reads
+        self._held: deque[tuple[int, Any]] = deque()  # event after a run, and the owner of its images
         self._events: list[int] = []  # idle
-        self._waiting = 0  # threads that wait for an event of a run
-        self._lock = threading.RLock()  # a finaliser may come back here, in the thread that holds it
+        self._waiting = 0  # number of threads that wait for an event of a run
+        self._lock = threading.RLock()  # reentrant: a finaliser may run in the thread that holds it
         self.stream = Stream(cuda)
 
     @property
@@ -52,19 +53,19 @@ class DevicePath:
         return None if self.stream.closed else self.stream.handle
 
     def read(self, array: Any, stream: int | None) -> Source:
-        """The array's images.
+        """Read the address, shape and stream of the caller's array, and check them.
 
         Args:
-            stream: of the caller.
+            stream: the caller's stream.
 
         Raises:
-            InputError: an array that is not what the engine takes, or not on its device; or inside a stream
-                capture, which would keep the addresses of memory that is ours.
+            InputError: the array does not fit the engine, or is not on its device; or a stream capture is
+                active, whose graph would keep addresses of our memory.
         """
         if stream is not None:
             self._refuse_capture(stream)
         source = read(array, self.stream.handle, self._index)
-        # DLPack does not tell its owner's stream; ours, ordered after that, is then inside the capture too.
+        # DLPack hides its library's stream.  If that is captured, so is ours, which now waits for it.
         for known in {source.stream, self.stream.handle} - {None}:
             self._refuse_capture(known)  # type: ignore[arg-type]
         rows = source.shape[0] if len(source.shape) == 4 else 0
@@ -81,13 +82,13 @@ class DevicePath:
     def run(
         self, lane: Lane, rows: int, source: Source, stream: int | None
     ) -> tuple[DeviceArray, DeviceArray]:
-        """Enqueue a run; the outputs are there in the order of the path's stream, and of `stream`.
+        """Enqueue a run; work enqueued later on the path's stream, or on `stream`, finds the outputs.
 
         Args:
             lane: on the path's stream.
             rows: see `Lane.relay`.
-            source: what `read` gave.
-            stream: of the caller.
+            source: from `read`.
+            stream: the caller's stream.
 
         Raises:
             BackendError: out of memory, or TensorRT failed.
@@ -109,18 +110,18 @@ class DevicePath:
                 cuda.order(ours, stream, event)
         except BaseException:
             self._events.append(event)
-            with suppress(BackendError):  # the first error is on its way
-                cuda.synchronize(ours)  # what was enqueued may still read the images
+            with suppress(BackendError):  # the first error is raised
+                cuda.synchronize(ours)  # enqueued work may still read the images
                 self._let_go()
             raise
         self._held.append((event, source.owner))
         return embedding, mask
 
     def order(self, then: int) -> None:
-        """What is enqueued on a stream from now on waits for every run so far; by any thread.
+        """Make later work on a stream wait for every run so far; from any thread.
 
         Raises:
-            InputError: the stream is inside a stream capture.
+            InputError: the stream is being captured.
         """
         with self._lock, self._cuda.current(self._index):
             if not self.stream.closed:
@@ -132,14 +133,14 @@ class DevicePath:
                     self._events.append(event)
 
     def synchronize(self) -> None:
-        """Wait for every run so far, in any thread; after `close()` they have all ended."""
+        """Wait for every run so far, from any thread; after `close()` all have ended."""
         with self._cuda.current(self._index):
             with self._lock:
                 if not self._held:  # also when closed
                     return
-                event = self._held[-1][0]  # if a later run takes it, what was asked for is done
+                event = self._held[-1][0]  # a later run uses it again only when this run is done
                 self._waiting += 1
-            try:  # without the lock: others may go on, and `close` waits itself
+            try:  # without the lock, so that other threads can go on; `close` waits by itself
                 self._cuda.event_synchronize(event)
             finally:
                 with self._lock:
@@ -149,7 +150,7 @@ class DevicePath:
             self._let_go()
 
     def to_host(self, array: DeviceArray) -> np.ndarray:
-        """A copy of an output of this path, open or closed, by any thread.
+        """Copy an output to the host, from any thread, also after `close()`.
 
         Raises:
             BackendError: its computation failed.
@@ -165,7 +166,7 @@ class DevicePath:
             return host.array.copy()
 
     def close(self) -> None:
-        """Wait for what is running, then release everything but what outputs that still live are in."""
+        """Wait for running work, then free everything except the memory of outputs still in use."""
         with self._lock, ExitStack() as last_first:
             last_first.callback(self.stream.close)
             last_first.callback(self._destroy_events)
@@ -176,17 +177,17 @@ class DevicePath:
         if self._cuda.is_capturing(stream):
             raise InputError(
                 f"stream {stream:#x} is inside a stream capture",
-                expected="a stream that does what it is given",
+                expected="a stream that is not being captured",
                 cure="call run_device, and from_dlpack of its outputs, before or after the capture",
             )
 
     def _event(self) -> int:
-        """An event of nobody's."""
+        """Take an unused event, or create one."""
         with self._lock:
             return self._events.pop() if self._events else self._cuda.event_create()
 
     def _destroy_events(self) -> None:
-        """Once nothing runs any more, and no thread waits for one of them: then the last that waited."""
+        """Destroy all events, after all runs; the last thread that waits for an event does so."""
         self._events += [event for event, _ in self._held]
         self._held.clear()
         with ExitStack() as each:
@@ -194,7 +195,7 @@ class DevicePath:
                 each.callback(self._cuda.event_destroy, self._events.pop())
 
     def _let_go(self) -> None:
-        """Drop the hold on images that have been read."""
+        """Drop references to images that the device has read."""
         with self._lock:
             while self._held and self._cuda.event_done(self._held[0][0]):
                 self._events.append(self._held.popleft()[0])

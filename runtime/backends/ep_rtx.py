@@ -2,14 +2,14 @@
 
     pip install onnxruntime-ep-nv-tensorrt-rtx "onnxruntime>=1.24"
 
-The wheel brings TensorRT-RTX with it, for Linux and Windows.  onnxruntime hands it the package's ONNX graph,
-which it compiles when the package is opened; kernels are kept in the user's cache directory, so that the next
-opening is fast.  No gate was passed with it when the package was built, so the package's reference images run
-at every opening and are held against the gate of the precision.
+The wheel contains TensorRT-RTX, for Linux and Windows.  onnxruntime gives it the package's ONNX graph, and it
+compiles the graph when the package is opened; it keeps the kernels in the user's cache directory, so that the
+next opening is fast.  The build of the package did not check the provider's outputs.  So every opening runs
+the reference images and compares the outputs with the limits of the precision.
 
-The wheel's module, when it is imported, loads its libraries for the whole process and puts its folder into
-LD_LIBRARY_PATH; so it is imported only where there is a driver.  The provider's options stand in the wheel's
-`tensorrt_rtx_provider_options.h` (0.5.0).
+Importing the wheel's module loads its libraries for the whole process and adds its folder to
+LD_LIBRARY_PATH; so it is imported only where there is a driver.  The provider's options are documented in the
+wheel's `tensorrt_rtx_provider_options.h` (0.5.0).
 """
 
 from __future__ import annotations
@@ -18,10 +18,12 @@ import ctypes
 import functools
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
 
-from runtime.backends.cuda import installed, no_driver
+from runtime.backends.cuda import installed
+from runtime.backends.cuda_base import no_driver
 from runtime.backends.onnxruntime import EMBEDDING_MODELS, OnnxRuntimeBackend, first_line, ort
 from runtime.errors import BackendUnavailable, EngineMismatch
 from runtime.manifest import TOWARD
@@ -36,19 +38,19 @@ _CPU = "or use the CPU: backend='onnxruntime'"
 
 
 class RtxProviderBackend(OnnxRuntimeBackend):
-    """Runs the package's graph of one precision, fp16 if it has one, on an RTX card; see the module.
+    """Runs the package's graph of one precision on an RTX card: fp16 if the package has it, else fp32.
 
-    An operator that the provider does not take is an error: nothing is left to the CPU.
+    Every operator runs on the card; an operator that the provider does not support is an error.
 
     Args:
-        device: number of the card, among those that the provider lists.
+        device: index into the provider's list of cards.
 
     Raises:
         BackendUnavailable: the provider, the driver or the card is not here.
         PackageError: the package was built without that precision.
-        EngineMismatch: the provider does not take the graph.
+        EngineMismatch: the provider does not support the graph.
         BackendError: a run failed.
-        ParityError: its outputs are not the package's.
+        ParityError: its outputs differ from the package's reference.
     """
 
     name = "ep-rtx"
@@ -56,45 +58,21 @@ class RtxProviderBackend(OnnxRuntimeBackend):
     embedding_models: ClassVar = {"fp32": EMBEDDING_MODELS["fp32"]}
     toward_models = TOWARD_GRAPHS
 
-    def __init__(
-        self,
-        package: Package,
-        *,
-        why: str = "it was asked for",
-        precision: str | None = None,
-        mask: bool = True,
-        toward: bool = False,
-        device: int = 0,
-    ) -> None:
+    def _find_device(self) -> None:
         cards = devices()
-        if not 0 <= device < len(cards):
+        if not 0 <= self.device < len(cards):
             raise BackendUnavailable(
-                f"device {device} is not among the {len(cards)} card(s) of ep-rtx",
+                f"device {self.device} is not among the {len(cards)} card(s) of ep-rtx",
                 expected=f"0 to {len(cards) - 1}",
                 cure="choose another device",
             )
-        self.device, self._card = device, cards[device]
+        self._card = cards[self.device]
         self._notes: list[str] = []
-        self._package = package
-        super().__init__(package, why=why, precision=precision, mask=mask, toward=toward)
-        try:
-            self._hold(mask=mask, toward=toward)
-        except BaseException:
-            self.close()
-            raise
-        self.why = "; ".join([self.why, *self._notes])
 
-    def another(
-        self, package: Package, *, why: str, mask: bool = True, toward: bool = False
-    ) -> RtxProviderBackend:
-        """See `OnnxRuntimeBackend.another`."""
-        return RtxProviderBackend(
-            package, why=why, precision=self.precision, mask=mask, toward=toward, device=self.device
-        )
-
-    def _usual(self, package: Package) -> str:
-        graphs = (GRAPHS, TOWARD_GRAPHS) if TOWARD_GRAPHS["fp32"] in package.manifest.files else (GRAPHS,)
-        return "fp16" if all(of["fp16"] in package.manifest.files for of in graphs) else "fp32"
+    def _default_precision(self) -> str:
+        files = self._package.manifest.files
+        graphs = (GRAPHS, TOWARD_GRAPHS) if TOWARD_GRAPHS["fp32"] in files else (GRAPHS,)
+        return "fp16" if all(of["fp16"] in files for of in graphs) else "fp32"
 
     def _open(self, path: Path) -> Any:
         module, options = ort(), ort().SessionOptions()
@@ -103,12 +81,12 @@ class RtxProviderBackend(OnnxRuntimeBackend):
         given = self._options(path)
         try:
             options.add_provider_for_devices([self._card], given)
-            # Without fallback: where opening or a run fails, onnxruntime would go on with the CPU.
+            # enable_fallback=0: otherwise onnxruntime uses the CPU when opening or a run fails.
             return module.InferenceSession(str(path), sess_options=options, enable_fallback=0)
         except Exception as error:  # its exceptions share no base but this
             raise EngineMismatch(
                 f"{self._where()} cannot take {path}: {first_line(error)}",
-                expected="a graph of which it takes every operator",
+                expected="a graph whose operators it all supports",
                 cure=f"another precision, an engine of the package (--backend tensorrt); {_CPU}",
             ) from error
 
@@ -130,35 +108,38 @@ class RtxProviderBackend(OnnxRuntimeBackend):
             shapes[TOWARD] = (manifest.encoder.dimension,)
         for which, batch in (("min", 1), ("opt", 1), ("max", self.most)):
             each = (f"{name}:{'x'.join(map(str, (batch, *shape)))}" for name, shape in shapes.items())
-            options[f"nv_profile_{which}_shapes"] = ",".join(each)  # the header's ; is not what it reads
+            options[f"nv_profile_{which}_shapes"] = ",".join(
+                each
+            )  # a comma: it does not read the header's semicolon
         return options
 
     def _where(self) -> str:
-        told = self._card.device.metadata.get("Description") or f"card {self.device}"
-        return f"onnxruntime {ort().__version__} with TensorRT-RTX ({provider().__version__}) on {told}"
+        card = self._card.device.metadata.get("Description") or f"card {self.device}"
+        return f"onnxruntime {ort().__version__} with TensorRT-RTX ({provider().__version__}) on {card}"
 
-    def _hold(self, *, mask: bool, toward: bool) -> None:
-        """Hold the reference outputs against the gate, one image at a time and in the largest batch."""
-        if REFERENCE not in self._package.manifest.files:
+    def _check_outputs(self, *, mask: bool, toward: bool) -> None:
+        """Verify the reference images, one by one and in the largest batch; close the session on failure."""
+        if REFERENCE in self._package.manifest.files:
+            most = self.max_batch
+            check: Callable[..., Any] = verify_toward if toward else verify if mask else verify_embedding
+            try:
+                for self.max_batch in sorted({1, most}):
+                    check(self._package, self)
+            except BaseException:
+                self.close()
+                raise
+        else:
             self._notes.append(f"its outputs were not checked: the package has no {REFERENCE}")
-            return
-        most = self.max_batch
-        for self.max_batch in sorted({1, most}):
-            if toward:
-                verify_toward(self._package, self)
-            elif mask:
-                verify(self._package, self)
-            else:
-                verify_embedding(self._package, self)
+        self.why = "; ".join([self.why, *self._notes])
 
 
 def runs(package: Package, precision: str | None) -> bool:
-    """Whether `auto` may try it: it is installed, and the package has a graph of that precision, or any."""
+    """Whether `auto` tries it: it is installed, and the package has a graph of `precision` (None: of any)."""
     return installed(MODULE) and (precision is None or GRAPHS.get(precision) in package.manifest.files)
 
 
 def devices() -> list[Any]:
-    """The cards that the provider lists, onnxruntime's `OrtEpDevice` each, at least one.
+    """The provider's list of cards, at least one; each is an `OrtEpDevice` of onnxruntime.
 
     Raises:
         BackendUnavailable: the provider is not here, does not load, or lists none.
@@ -169,12 +150,12 @@ def devices() -> list[Any]:
     raise BackendUnavailable(
         f"onnxruntime's TensorRT-RTX provider {provider().__version__} lists no card",
         expected="an RTX card of compute capability 8.6, 8.9, 12.0 or newer, and a driver for CUDA 13 (r580)",
-        cure=f"nvidia-smi shows card and driver; other cards take an engine: --backend tensorrt; {_CPU}",
+        cure=f"nvidia-smi shows card and driver; other cards need an engine: --backend tensorrt; {_CPU}",
     )
 
 
 def provider() -> Any:
-    """NVIDIA's module, after onnxruntime was told of its library: once per process.
+    """Import NVIDIA's module and register its library with onnxruntime, once per process.
 
     Raises:
         BackendUnavailable: it is not installed, onnxruntime is older than 1.24, or there is no driver for it.
@@ -209,7 +190,7 @@ def _provider() -> Any:
             cure=f"pip install --force-reinstall onnxruntime-ep-nv-tensorrt-rtx; {_CPU}",
         ) from error
     if any(device.ep_name == name for device in module.get_ep_devices()):
-        return found  # the application has registered it
+        return found  # the application has already registered it
     try:
         module.register_execution_provider_library(name, path)
     except Exception as error:  # its exceptions share no base but this

@@ -1,4 +1,4 @@
-"""A backend made of a Python callable: tests and demonstrations without a library or a GPU."""
+"""A backend made from a Python function, for tests and demonstrations without a library or a GPU."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from runtime.errors import BackendError
 
 
 class FakeBackend:
-    """Answers with `function(images)`: uint8 (N, H, W, 3) → float32 (N, D), float32 (N, H, W)."""
+    """Returns `function(images)`: uint8 (N, H, W, 3) → float32 (N, D), float32 (N, H, W)."""
 
     name = "fake"
     why = "a Python function that was passed in"

@@ -1,7 +1,7 @@
-"""Does an engine give finite values on this device?  Asked once, with the package's reference images.
+"""Checks once that an engine gives finite values on this device, with the package's reference images.
 
-An engine in half precision may overflow on a GPU other than the one that its gate was passed on.
-The answer yes is a file in the user's cache directory; no is an error, each time.
+An engine in half precision may overflow on another GPU than the one that built and checked it.
+Success is recorded as a file in the user's cache directory; a failure raises at every opening.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import numpy as np
 
 from runtime.atomic import atomic_file
 from runtime.backends import cuda
-from runtime.backends.cuda import DeviceInfo
+from runtime.backends.cuda_base import DeviceInfo
 from runtime.backends.rtx_cache import engine_here
 from runtime.backends.tensorrt_backend import TensorRTBackend
 from runtime.errors import BackendError
@@ -23,10 +23,10 @@ from runtime.verify import Reference, load_reference
 
 
 def check(package: Package, engine: Engine, backend: TensorRTBackend, gpu: DeviceInfo) -> str:
-    """Run the reference images through the engine, unless that went well here before.
+    """Run the reference images through the engine, unless the check succeeded here before.
 
     Returns:
-        What the user ought to know of it; empty if the values are finite.
+        A note for the user if the check could not be done or recorded; otherwise an empty string.
 
     Raises:
         BackendError: a value is not finite, or a run failed.
@@ -34,7 +34,7 @@ def check(package: Package, engine: Engine, backend: TensorRTBackend, gpu: Devic
     """
     if REFERENCE not in package.manifest.files:
         return f"its outputs were not checked: the package has no {REFERENCE}"
-    # What is loaded may be newer than what built the plan (`lean`), and the driver brings kernels too.
+    # The library may be newer than the one that built the plan (`lean`), and the driver has kernels too.
     here = hashlib.sha256(f"{backend.name} {cuda.driver().cuda}".encode()).hexdigest()[:8]
     path = package.cache() / "finite" / f"{engine_here(engine.record, gpu)}-{here}.txt"
     if path.exists():
@@ -42,7 +42,7 @@ def check(package: Package, engine: Engine, backend: TensorRTBackend, gpu: Devic
     reference = load_reference(package)
     every = np.arange(len(reference.images))
     batches = {f"reference image {i}": every[i : i + 1] for i in every}
-    if engine.record.flavour == "rtx" and backend.max_batch > 1:  # which compiles it by itself
+    if engine.record.flavour == "rtx" and backend.max_batch > 1:  # RTX compiles the largest batch separately
         batches[f"a batch of {backend.max_batch}"] = np.resize(every, backend.max_batch)
     for name, which in batches.items():
         values = _run(backend, engine.record, reference, which)
@@ -65,8 +65,10 @@ def check(package: Package, engine: Engine, backend: TensorRTBackend, gpu: Devic
 def _run(
     backend: TensorRTBackend, record: EngineRecord, reference: Reference, which: np.ndarray
 ) -> tuple[np.ndarray, ...]:
-    """The engine's outputs for some of the reference images; toward its targets, or else embeddings, if it
-    takes any."""
+    """The engine's outputs for some reference images.
+
+    An engine with targets gets the reference's targets, or if there are none the reference embeddings.
+    """
     images = reference.images[which]
     if record.takes_target:
         toward = reference.embedding if reference.toward is None else reference.toward

@@ -1,16 +1,11 @@
-"""One execution context with a stream and buffers of its own: the engine's inputs in, its outputs out.
+"""A lane: one execution context with its own stream and buffers.
 
-    photographs → pinned → device ─┐                  ┌─ embedding → pinned → a copy that the caller owns
-                                   └─ execute_async_v3 ┤
-                                       (own stream)    └─ mask ──────→ pinned → a copy that the caller owns
+    images → pinned → device ─┐                   ┌─ embedding → pinned → a copy that the caller owns
+                              └─ execute_async_v3 ─┤
+                                  (own stream)     └─ mask ──────→ pinned → a copy that the caller owns
 
-An engine that gives the embedding alone has no lower branch on the right; to one that takes targets they come
-beside the photographs, on the same way.
-Where a CUDA graph can be had, everything between the pinned arrays is one graph, launched with one call.
-It holds for one number of images only, and belongs to this context, which then runs nothing else.
-
-A lane for images that are on the device has no pinned arrays: `relay` copies within the device, before and
-after a graph that only computes, because a graph keeps its addresses and the caller's arrays change theirs.
+An engine without a mask has no lower branch.  An engine with targets gets them in the same way as the images.
+A lane for images on the device has no pinned arrays: `relay` copies within the device.
 """
 
 from __future__ import annotations
@@ -21,27 +16,25 @@ from typing import Any
 
 import numpy as np
 
-from runtime.backends.cuda import Cuda
+from runtime.backends.cuda_base import Cuda
 from runtime.backends.cuda_memory import DeviceBuffer, Graph, PinnedArray, Resource, Stream
 from runtime.backends.tensorrt_engine import DTYPES, INPUT, LoadedEngine, Shapes
 from runtime.errors import BackendError
 
 
 class Lane:
-    """Used by one thread at a time, inside `with cuda.current(index):`.
+    """Use it from one thread at a time, inside `with cuda.current(index):`.
 
     Args:
         cuda: the library.
         engine: makes the context.
-        shapes: of the inputs; their `rows` is the most that a run takes.
-        mapped: the device reads the inputs from the host's memory, without a copy.
-        graph: record a CUDA graph, for exactly `rows` images.
-        stream: inputs and outputs stay on the device, in the order of this stream, which others may use at
-            any moment and which the lane does not close; so a graph is recorded on another one.  None: they
-            come from the host, on a stream of the lane's own.
+        shapes: of the inputs; their rows are the largest batch of a run.
+        mapped: the device reads the inputs directly from host memory.
+        stream: None for inputs from the host, on a stream that the lane makes.  Otherwise inputs and outputs
+            stay on the device, in the order of this stream, which the lane does not close.
 
     Raises:
-        BackendError: out of memory, or TensorRT failed.
+        BackendError: there is not enough memory, or TensorRT failed.
     """
 
     def __init__(
@@ -51,14 +44,13 @@ class Lane:
         shapes: Shapes,
         *,
         mapped: bool,
-        graph: bool,
         stream: Stream | None = None,
     ) -> None:
         self._cuda, self._engine, self._shapes = cuda, engine, shapes
         self._most = shapes[INPUT][0]
         self._from_host = stream is None
         self.no_graph = ""
-        """Why the graph that was asked for is not used."""
+        """Why there is no graph although one was asked for; empty otherwise."""
         self._graph: Graph | None = None
         self._context: Any = None
         self._resources: list[Resource] = []
@@ -66,26 +58,21 @@ class Lane:
         try:
             self._stream = self._keep(Stream(cuda))
             self._allocate(mapped and self._from_host)
-            if graph and not cuda.no_graphs:
-                self._record()
-            else:
-                self.no_graph = cuda.no_graphs if graph else ""
-                self._compute(self._most)  # what must be compiled or loaded, and what fails, does so now
-                cuda.synchronize(self._stream.handle)
+            self._prepare()
             if stream is not None:
-                self._stream.close()  # all that was on it is done
+                self._stream.close()  # its work is done
                 self._stream = stream
         except BaseException:
             self.close()
             raise
 
     def start(self, inputs: tuple[np.ndarray, ...], rows: int) -> Run:
-        """Enqueue a run, and return at once; the run before it is finished first, if it is not.
+        """Enqueue a run and return at once; first finishes the run before it.
 
         Args:
-            inputs: N rows of each, in the engine's order; C-contiguous.
-            rows: how many images to compute, at least N; with a graph, its number.  What is beyond N is
-                older images, and dropped.
+            inputs: N rows of each input, in the engine's order; C-contiguous.
+            rows: number of rows to compute, at least N; with a graph, its batch size.  The rows after N have
+                older images, and their outputs are dropped.
         """
         if self._unfinished is not None:
             self._unfinished.result()
@@ -100,11 +87,11 @@ class Lane:
         return run
 
     def relay(self, sources: tuple[int, ...], targets: tuple[int, ...], n: int, rows: int) -> None:
-        """Enqueue a run on inputs at `sources`, with outputs to `targets`: addresses on the device.
+        """Enqueue a run from inputs at `sources` to outputs at `targets`: addresses on the device.
 
         Args:
-            n: how many images there are.
-            rows: as of `start`.
+            n: number of images.
+            rows: as in `start`.
         """
         cuda, stream = self._cuda, self._stream.handle
         for buffer, source, row in zip(self._inputs, sources, self._input_rows, strict=True):
@@ -117,7 +104,7 @@ class Lane:
             cuda.copy(target, buffer.handle, n * row, stream)
 
     def finish(self, n: int) -> tuple[np.ndarray, ...]:
-        """Wait for the run that was started last; its outputs, the caller's to keep."""
+        """Wait for the last run, and return copies of its first n outputs."""
         self._unfinished = None
         if self._context is None:
             raise BackendError(
@@ -129,7 +116,7 @@ class Lane:
         return tuple(array[:n].copy() for array in self._results)
 
     def poison(self) -> None:
-        """Fill every output buffer, here and on the device, with NaN: a run that writes nothing shows."""
+        """Fill every output buffer, on host and device, with NaN, to notice a run that writes nothing."""
         stream = self._stream.handle
         for buffer in self._outputs:
             self._cuda.fill(buffer.handle, 0xFF, buffer.nbytes, stream)  # four bytes of 0xFF are a NaN
@@ -138,9 +125,9 @@ class Lane:
             array.fill(np.nan)
 
     def close(self) -> None:
-        """Wait for what is running, then release graph, context, buffers and stream, in this order.
+        """Wait for running work, then release graph, context, buffers and stream, in this order.
 
-        Everything is released even where one of them fails; the first failure is raised at the end.
+        If a release fails, the others are done all the same, and the first error is raised at the end.
         """
         failures: list[BackendError] = []
         if self._context is not None and not self._stream.closed:
@@ -160,17 +147,22 @@ class Lane:
         except BackendError as error:
             failures.append(error)
 
+    def _prepare(self) -> None:
+        """Run once on the device, so that TensorRT compiles, loads or fails now."""
+        self._compute(self._most)
+        self._cuda.synchronize(self._stream.handle)
+
     def _keep(self, resource: Any) -> Any:
         self._resources.append(resource)
         return resource
 
     def _allocate(self, mapped: bool) -> None:
-        """The context, buffers for its largest batch, and their addresses to the context."""
+        """Make the context and buffers for the largest batch, and give the context their addresses."""
         self._make_context()
         names, rows = self._engine.outputs, self._most
         shapes = [tuple(int(side) for side in self._context.get_tensor_shape(name)) for name in names]
         self.outputs = [(shape, 4 * math.prod(shape)) for shape in shapes]
-        """Shape, and size in bytes, of each output of as many images as the lane takes."""
+        """Shape and size in bytes of each output, for the largest batch."""
         self._output_rows = [nbytes // rows for _, nbytes in self.outputs]
         sizes = [np.dtype(DTYPES[name]).itemsize * math.prod(s) for name, s in self._shapes.items()]
         self._input_rows = [nbytes // rows for nbytes in sizes]
@@ -190,21 +182,21 @@ class Lane:
         self._context = self._engine.context(
             self._shapes, lambda nbytes: self._keep(DeviceBuffer(self._cuda, nbytes)).handle
         )
-        self._rows = self._most  # that the context is set to
+        self._rows = self._most  # the context's present batch
 
     def _bind(self) -> None:
-        """Give the context its addresses."""
+        """Give the context the addresses of the buffers."""
         for name, pointer in self._addresses.items():
             self._engine.must(self._context.set_tensor_address(name, pointer), f"set_tensor_address {name}")
 
     def _renew(self) -> None:
-        """Another context in the place of this one, after the engine was told how to make it."""
+        """Replace the context, after a change of how the engine makes contexts."""
         self._context = None
         self._make_context()
         self._bind()
 
     def _pin(self, mapped: bool) -> None:
-        """Arrays of the host, of each input and of each output."""
+        """Make page-locked host arrays for each input and output."""
         for name, shape in self._shapes.items():
             self._hosts.append(self._keep(PinnedArray(self._cuda, shape, DTYPES[name], mapped=mapped)))
         for shape, _ in self.outputs:
@@ -221,14 +213,14 @@ class Lane:
             self._rows = rows
 
     def _compute(self, rows: int) -> None:
-        """Buffer to buffer, on the device."""
+        """Enqueue the computation from input buffers to output buffers."""
         self._set_rows(rows)
         self._engine.must(self._context.execute_async_v3(self._stream.handle), "execute_async_v3")
 
     def _enqueue(self, rows: int, between: Callable[[], None] | None = None) -> None:
-        """Pinned array to pinned array, `between` in the middle if given; a graph of the host records it."""
+        """Enqueue copies from the host, the computation (or `between`), and copies to the host."""
         cuda, stream = self._cuda, self._stream.handle
-        for i, buffer in enumerate(self._inputs):  # none, if they are mapped
+        for i, buffer in enumerate(self._inputs):  # empty if inputs are mapped
             host, row = self._hosts[i], self._input_rows[i]
             cuda.copy_in(buffer.handle, host.handle, rows * row, stream)
         if between is None:
@@ -239,89 +231,16 @@ class Lane:
         for host, buffer, row in zip(hosts, self._outputs, self._output_rows, strict=True):
             cuda.copy_out(host.handle, buffer.handle, rows * row, stream)
 
-    def _record(self) -> None:
-        """Warm up, record, and compare the replay with the plain run; `no_graph` if there is no graph."""
-        if not self._from_host:
-            self._pin(mapped=False)  # for the comparison
-        self._make_up_inputs()
-        expected = self._plain_run()  # kernels load and shapes settle in a run that is not recorded
-        self.no_graph = self._try_graph(expected)
-        if self.no_graph:
-            if self._graph is not None:
-                self._graph.close()
-                self._graph = None
-            self._plain_run()  # raises here, not in the first run, if the attempt left something broken
-        if not self._from_host:
-            self._given, self._results = [], []  # views must not outlive their memory
-            while self._hosts:
-                self._hosts.pop().close()
-
-    def _make_up_inputs(self) -> None:
-        """Images of all colours, and targets that are not zeros, to compare runs on."""
-        for array in self._given:
-            values = np.resize(np.arange(251, dtype=np.uint8), array.shape)
-            array[:] = values if array.dtype == np.uint8 else values / np.float32(251)
-
-    def _plain_run(self) -> list[np.ndarray]:
-        self._enqueue(self._most)
-        self._cuda.synchronize(self._stream.handle)
-        return [array.copy() for array in self._results]
-
-    def _try_graph(self, expected: list[np.ndarray]) -> str:
-        """Record and replay; why it cannot be used, or nothing."""
-        ask = getattr(self._context, "is_stream_capturable", None)  # TensorRT-RTX knows
-        if ask is not None and not ask(self._stream.handle):
-            return self._leave_to_library(expected)
-        rows = self._most
-        work = self._enqueue if self._from_host else self._compute
-        try:
-            self._graph = graph = Graph(self._cuda, self._stream, lambda: work(rows))
-            self.poison()
-            for buffer in self._inputs:
-                self._cuda.fill(buffer.handle, 0, buffer.nbytes, self._stream.handle)
-            if self._from_host:
-                graph.launch()
-            else:
-                self._enqueue(rows, graph.launch)
-            self._cuda.synchronize(self._stream.handle)
-        except BackendError as error:
-            return f"it could not be recorded: {error.came}"
-        return "" if _same(self._results, expected) else "its replay did not give what a plain run gives"
-
-    def _leave_to_library(self, expected: list[np.ndarray]) -> str:
-        """TensorRT-RTX records what it launches itself, where we cannot; what became of that."""
-        refused = f"TensorRT-RTX says that this engine cannot be recorded{self._engine.cannot_record}"
-        if not self._engine.records_itself:
-            if not self._engine.record_itself(True):
-                return refused
-            self._renew()
-        for _ in range(2):  # it records in the first run, and replays in the second
-            self.poison()
-            outputs = self._plain_run()
-        if _same(outputs, expected):
-            return f"{refused}; TensorRT-RTX records what it launches by itself instead"
-        self._engine.record_itself(False)
-        self._renew()
-        return f"{refused}, and what it records by itself did not give what a plain run gives"
-
-
-def _same(outputs: list[np.ndarray], expected: list[np.ndarray]) -> bool:
-    """Far above what two runs of the same kernels differ by, far below what stale outputs differ by."""
-    return all(
-        np.allclose(one, plain, rtol=0, atol=1e-2 * float(np.abs(plain).max()))
-        for one, plain in zip(outputs, expected, strict=True)
-    )
-
 
 class Run:
-    """A run that was started."""
+    """A run that is enqueued."""
 
     def __init__(self, lane: Lane, n: int) -> None:
         self._lane, self._n = lane, n
         self._outputs: tuple[np.ndarray, ...] | None = None
 
     def result(self) -> tuple[np.ndarray, ...]:
-        """Wait for it: embedding float32 (N, D) and, unless the engine has none, mask float32 (N, H, W)."""
+        """Wait for the outputs: embedding float32 (N, D) and, if there is one, mask float32 (N, H, W)."""
         if self._outputs is None:
             self._outputs = self._lane.finish(self._n)
         return self._outputs

@@ -1,4 +1,4 @@
-"""onnxruntime on the CPU: the embedded default, and the reference that engines are measured against."""
+"""onnxruntime on the CPU: the default on embedded devices, and the reference for engines."""
 
 from __future__ import annotations
 
@@ -16,25 +16,31 @@ from runtime.manifest import OUTPUTS, TOWARD
 from runtime.package import Package
 
 MODELS = {"fp32": "model.onnx", "int8": "model.int8.cpu.onnx"}
-"""What runs here, by precision; a CPU computes half graphs in float32."""
+"""The graph that runs on a CPU, by precision; a CPU would compute half-precision graphs in float32."""
 EMBEDDING_MODELS = {"fp32": "model.embedding.onnx", "int8": "model.int8.cpu.embedding.onnx"}
-"""The same without what only the mask needs; they name weights of the file that theirs names."""
+"""These graphs without the mask, by precision; their weights are in the same file."""
 TOWARD_MODELS = {"fp32": "model.toward.onnx"}
-"""The same with a target as second input; a package that takes targets has it."""
+"""The graph with a target as second input, by precision; a package that takes targets has it."""
 CELLS_MODEL, CELLS = "model.cells.onnx", "cells"
-"""The fp32 graph for `runtime.bank`, in the place of the mask an output of local features (N, C, h, w)."""
+"""The fp32 graph for `runtime.bank`: instead of the mask it gives local features (N, C, h, w)."""
 
 
 class OnnxRuntimeBackend:
     """Runs `model.onnx` in float32, or `model.int8.cpu.onnx` if int8 is asked for.
 
-    onnxruntime computes the whole graph, whichever output it is asked for (measured with 1.32); so without
-    the mask another graph runs, if the package was built with it.  With `toward` it is `model.toward.onnx`,
-    for `run_toward` alone.
+    onnxruntime computes the whole graph, whichever output it is asked for (measured with 1.32), so another
+    graph is opened for the embedding alone, if the package has one.
 
-    On how many threads it computes, and how to change that: `runtime.backends.threads`.  Threads sleep
-    while they wait for work: spinning (measured on 2 cores) made no run faster, and took a fifth more CPU
-    time from the application.  The weights in `model.onnx.data` are mapped into memory, not read.
+    Threads: `runtime.backends.threads` says how many, and how to change that.  They sleep while they wait for
+    work: spinning (measured on 2 cores) made no run faster, and took a fifth more CPU time from the
+    application.  The weights in `model.onnx.data` are mapped into memory, not read.
+
+    Args:
+        why: the reason for this backend, the beginning of `self.why`.
+        precision: None is fp32 here.
+        mask: False opens the graph that computes the embedding only, if the package has it.
+        toward: True opens `model.toward.onnx`, for `run_toward` only.
+        device: number of the GPU; used by subclasses.
 
     Raises:
         BackendUnavailable: onnxruntime is not installed.
@@ -49,7 +55,7 @@ class OnnxRuntimeBackend:
     embedding_models: ClassVar = EMBEDDING_MODELS
     toward_models: ClassVar = TOWARD_MODELS
     most = 8
-    """Images that a run takes at once: more gains no speed on a CPU and costs memory."""
+    """Images that one run takes: more is no faster on a CPU and costs memory."""
 
     def __init__(
         self,
@@ -59,8 +65,11 @@ class OnnxRuntimeBackend:
         precision: str | None = None,
         mask: bool = True,
         toward: bool = False,
+        device: int = 0,
     ) -> None:
-        self.precision = precision or self._usual(package)
+        self._package, self.device = package, device
+        self._find_device()
+        self.precision = precision or self._default_precision()
         models = self.toward_models if toward else self.models
         if self.precision not in models:
             raise InputError(
@@ -68,51 +77,58 @@ class OnnxRuntimeBackend:
                 expected=" or ".join(models),
                 cure="another precision, or an engine: --backend tensorrt",
             )
-        without = self.embedding_models.get(self.precision, "")
-        alone = not (mask or toward) and without in package.manifest.files
-        self.outputs: tuple[str, ...] = OUTPUTS[:1] if alone else OUTPUTS
+        small = self.embedding_models.get(self.precision, "")
+        embedding_only = not (mask or toward) and small in package.manifest.files
+        self.outputs: tuple[str, ...] = OUTPUTS[:1] if embedding_only else OUTPUTS
         self._takes_target = toward
-        self._session: Any = self._open(package.file(without if alone else models[self.precision]))
+        self._session: Any = self._open(package.file(small if embedding_only else models[self.precision]))
         self._input, self._dimension = package.manifest.input, package.manifest.encoder.dimension
         self.max_batch = _max_batch(self._session.get_inputs()[0].shape[0], self.most)
         self.why = f"{why}; {self._where()}"
+        self._check_outputs(mask=mask, toward=toward)
 
     def run(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """See `Backend.run`."""
         if self.outputs != OUTPUTS:
             raise BackendError(
-                "an explanation was asked of a graph that gives the embedding alone",
-                expected="one with both outputs",
+                "run was called on a graph that gives the embedding alone",
+                expected="a graph with embedding and mask",
                 cure="open the package with Explainer, or use Embedder",
             )
         embedding, mask = self._run(images)
         return embedding, mask
 
     def run_toward(self, images: np.ndarray, toward: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """See `runtime.backends.base.TargetBackend`."""
+        """See `TargetBackend.run_toward`."""
         embedding, mask = self._run(images, toward)
         return embedding, mask
 
     def embed(self, images: np.ndarray) -> np.ndarray:
-        """See `runtime.backends.base.EmbeddingBackend`."""
+        """See `EmbeddingBackend.embed`."""
         return self._run(images)[0]
 
     def close(self) -> None:
         """See `Backend.close`."""
         self._session = None
 
-    def another(
-        self, package: Package, *, why: str, mask: bool = True, toward: bool = False
-    ) -> OnnxRuntimeBackend:
-        """Another graph of the package in the same precision, on the same device."""
-        return type(self)(package, why=why, precision=self.precision, mask=mask, toward=toward)
+    def reopen(self, *, why: str, mask: bool = True, toward: bool = False) -> OnnxRuntimeBackend:
+        """Open another graph of the same package, in the same precision, on the same device."""
+        return type(self)(
+            self._package, why=why, precision=self.precision, mask=mask, toward=toward, device=self.device
+        )
 
-    def _usual(self, package: Package) -> str:
-        """The precision where none is asked for."""
+    def _find_device(self) -> None:
+        """Raise if the device is not there; the CPU always is."""
+
+    def _default_precision(self) -> str:
+        """The precision if the caller asked for none."""
         return "fp32"
 
     def _open(self, path: Path) -> Any:
         return open_session(path)
+
+    def _check_outputs(self, *, mask: bool, toward: bool) -> None:
+        """Compare the outputs with the package's reference, where no build has done so."""
 
     def _where(self) -> str:
         return f"onnxruntime {ort().__version__} on the CPU, {thread_count()} threads"
@@ -122,7 +138,7 @@ class OnnxRuntimeBackend:
             raise BackendError("this backend is closed", expected="an open one", cure="make a new Explainer")
         if self._takes_target != (toward is not None):
             raise BackendError(
-                "a graph that takes targets was asked without one"
+                "a graph that takes targets was run without one"
                 if self._takes_target
                 else "a target was given to a graph that takes none",
                 expected="run_toward on a graph that takes targets, run and embed on the others",
@@ -135,35 +151,51 @@ class OnnxRuntimeBackend:
         if toward is not None:
             feed[TOWARD] = check_targets(toward, n=len(images), dimension=self._dimension)
         try:
-            # Binding fresh outputs takes longer than what `run` allocates (332 to 282 microseconds of a run
-            # that computes next to nothing), and outputs bound once would not be the caller's own.
+            # `run` allocates the outputs.  To bind new ones for each run is slower (332 against 282
+            # microseconds for a tiny graph), and the next run would overwrite outputs that are bound once.
             return self._session.run(self.outputs, feed)
         except Exception as error:  # its exceptions share no base but this
             raise BackendError(
                 f"onnxruntime failed on images {images.shape}: {first_line(error)}",
                 expected=f"the outputs {', '.join(self.outputs)}",
-                cure="free memory if it says so; otherwise: python -m runtime verify PACKAGE",
+                cure="free memory if it says so; otherwise: nemu verify PACKAGE",
             ) from error
 
 
-def open_session(path: Path) -> Any:
-    """An `onnxruntime.InferenceSession` on the CPU, set as every one here is.
+def session_options(*, threads: int | None = None) -> Any:
+    """Options of a CPU session: it logs errors only, and its threads sleep while they wait for work.
+
+    Args:
+        threads: None is `runtime.backends.threads.thread_count()`.
+    """
+    options = ort().SessionOptions()
+    # 0 threads would pin them to CPUs, also to CPUs that this process may not use.
+    options.intra_op_num_threads = threads or thread_count()
+    options.log_severity_level = 3
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.enable_mem_pattern = False  # 9 MB more with ResNet-50, and no faster
+    return options
+
+
+def open_session(model: Path | bytes, options: Any = None) -> Any:
+    """Open an `onnxruntime.InferenceSession` on the CPU.
+
+    Args:
+        model: a file, or a serialised graph (at most 2 GB).
+        options: an `onnxruntime.SessionOptions`; None is `session_options()`.
 
     Raises:
         BackendUnavailable: onnxruntime is not installed.
         BackendError: it cannot load the graph.
     """
-    module = ort()
-    options = module.SessionOptions()
-    options.intra_op_num_threads = thread_count()  # 0 would pin threads to CPUs, also to forbidden ones
-    options.log_severity_level = 3
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    options.enable_mem_pattern = False  # 9 MB more with ResNet-50, and no faster
+    module, source = ort(), model if isinstance(model, bytes) else str(model)
+    options = session_options() if options is None else options
     try:
-        session = module.InferenceSession(str(path), sess_options=options, providers=["CPUExecutionProvider"])
+        session = module.InferenceSession(source, sess_options=options, providers=["CPUExecutionProvider"])
     except Exception as error:  # its exceptions share no base but this
+        name = "a graph in memory" if isinstance(model, bytes) else model
         raise BackendError(
-            f"onnxruntime {module.__version__} cannot load {path}: {first_line(error)}",
+            f"onnxruntime {module.__version__} cannot load {name}: {first_line(error)}",
             expected="a graph of opset 20, IR 10 or older",
             cure="pip install --upgrade onnxruntime; if that does not help, build the package again",
         ) from error
@@ -172,7 +204,7 @@ def open_session(path: Path) -> Any:
 
 
 def ort() -> Any:
-    """onnxruntime.
+    """Import onnxruntime.
 
     Raises:
         BackendUnavailable: it is not installed.
@@ -189,13 +221,13 @@ def ort() -> Any:
 
 
 def _return_freed_memory() -> None:
-    """Loading orders the weights anew through copies; glibc keeps what they leave, most of their size."""
+    """Give freed memory back to the system: loading copies the weights, and glibc keeps the freed copies."""
     if sys.platform == "linux" and (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)):
-        trim(0)  # other C libraries return it by themselves
+        trim(0)  # other C libraries give it back by themselves
 
 
 def _max_batch(axis: int | str | None, most: int) -> int:
-    """The graph's batch axis is a name where it is free; a number means that batch and no other."""
+    """Images that one run takes: `most` if the batch axis is free (a name), 1 if it is fixed to 1."""
     if not isinstance(axis, int):
         return most
     if axis == 1:
@@ -208,5 +240,5 @@ def _max_batch(axis: int | str | None, most: int) -> int:
 
 
 def first_line(error: Exception) -> str:
-    """The first line of its message."""
+    """The first line of an error's message."""
     return str(error).partition("\n")[0]

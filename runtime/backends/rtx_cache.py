@@ -1,4 +1,4 @@
-"""What TensorRT-RTX has compiled for this GPU, on disk: the next start need not compile it again."""
+"""Keeps on disk what TensorRT-RTX has compiled for this GPU, so that the next start is faster."""
 
 from __future__ import annotations
 
@@ -7,38 +7,38 @@ from pathlib import Path
 from typing import Any
 
 from runtime.atomic import atomic_file
-from runtime.backends.cuda import DeviceInfo
+from runtime.backends.cuda_base import DeviceInfo
 from runtime.manifest import EngineRecord
 from runtime.package import cache_folder
 
 
 class RtxCache:
-    """One file in the user's cache directory, for one plan, library version and GPU.
+    """One file in the user's cache directory for each plan, library version and GPU.
 
-    TensorRT-RTX itself compares the driver and refuses what it cannot use; that file is then deleted.
-    Nothing here fails a run: without its cache an engine starts more slowly, and `log` says why.
+    TensorRT-RTX itself checks the driver and refuses a file that it cannot use; that file is deleted.
+    An error here never fails a run: without a cache an engine starts more slowly, and `log` says why.
 
     Args:
-        record: of the engine.
-        gpu: where it runs.
+        record: the engine's record.
+        gpu: the GPU that it runs on.
     """
 
     def __init__(self, record: EngineRecord, gpu: DeviceInfo) -> None:
         self.path: Path = cache_folder(record.package) / "compiled" / f"{engine_here(record, gpu)}.rtx"
         self.log: list[str] = []
-        """What did not go as it should, one line each."""
+        """Problems with the cache, one line each."""
         self._cache: Any = None
         self._on_disk = b""
 
     def load(self, config: Any) -> None:
-        """Give a runtime configuration a cache, filled from the file if there is a usable one."""
+        """Give a runtime configuration a cache, filled from the file if that is usable."""
         cache = config.create_runtime_cache()
         if cache is not None:
             self._fill(cache)
             if config.set_runtime_cache(cache):
                 self._cache = cache
                 return
-        self.log.append("no compilation cache: TensorRT-RTX would not take one")
+        self.log.append("no compilation cache: TensorRT-RTX does not accept one")
 
     def _fill(self, cache: Any) -> None:
         try:
@@ -54,7 +54,7 @@ class RtxCache:
             self._delete()
 
     def save(self) -> None:
-        """Write what has been compiled since the file was written, if anything."""
+        """Write the file if something has been compiled since it was written."""
         if self._cache is None:
             return
         memory = self._cache.serialize()
@@ -72,7 +72,7 @@ class RtxCache:
             self._on_disk = content
 
     def release(self) -> None:
-        """Let go of TensorRT's object, before the engine goes."""
+        """Drop TensorRT's cache object; call it before the engine is released."""
         self._cache = None
 
     def _delete(self) -> None:
@@ -83,6 +83,6 @@ class RtxCache:
 
 
 def engine_here(record: EngineRecord, gpu: DeviceInfo) -> str:
-    """A file name's stem for one plan with one version of its library on one kind of GPU."""
+    """Stem of a file name for one plan, one version of its library and one kind of GPU."""
     key = f"{record.sha256} {record.version} {gpu.name} {gpu.compute_capability}"
     return hashlib.sha256(key.encode()).hexdigest()[:32]

@@ -1,12 +1,13 @@
-"""Which engine of the package fits this machine.
+"""Chooses and opens the engine of the package that fits this machine.
 
-The driver is probed before any TensorRT object exists (some versions crash without one), and the sidecar
-is compared with this machine before a plan is deserialised.
+The driver is probed before any TensorRT object exists, because some versions crash without a driver.  The
+engine's sidecar is compared with this machine before the plan is deserialised.
 """
 
 from __future__ import annotations
 
 from runtime.backends import cuda, first_opening
+from runtime.backends.cuda_base import DeviceInfo
 from runtime.backends.tensorrt_backend import TensorRTBackend
 from runtime.backends.tensorrt_library import FLAVOURS, LOADABLE, validity, version
 from runtime.errors import BackendError, BackendUnavailable, EngineMismatch
@@ -14,9 +15,9 @@ from runtime.manifest import EngineRecord
 from runtime.package import Engine, Package
 
 RTX_CAPABILITIES = ("7.5", "8.0", "8.6", "8.9", "12.0", "12.1")
-"""GPUs that TensorRT-RTX 1.7 can be told to build for: no Hopper, no data-centre Blackwell, no Jetson.
+"""Build targets of TensorRT-RTX 1.7: without Hopper, data-centre Blackwell and Jetson.
 
-Whether it runs on another is for the library to say (`refused`); on an H200 (9.0) version 1.7.1 says no.
+On another GPU the library itself is asked (`refused`); on an H200 (9.0) version 1.7.1 refuses.
 """
 
 __all__ = [
@@ -39,16 +40,17 @@ def open_backend(
     mask: bool = True,
     toward: bool = False,
 ) -> TensorRTBackend:
-    """Open the engine of `package`, of one precision if that is given, that fits this machine best.
+    """Open the engine of `package` that fits this machine best.
 
     Args:
-        mask, toward: see `select`.
+        device: number of the GPU.
+        precision, mask, toward: see `select`.
 
     Raises:
-        BackendUnavailable: no driver, no such device, or no library for any engine of the package.
-        EngineMismatch: no engine fits; what each was built for, and the command that builds one.
-        IntegrityError: the engine is not the one its sidecar describes.
-        BackendError: the engine fits and does not load, or gives values that are not finite.
+        BackendUnavailable: there is no driver, no such device, or no library for any engine of the package.
+        EngineMismatch: no engine fits; says what each was built for, and the command that builds one.
+        IntegrityError: the engine has another hash than its sidecar says.
+        BackendError: the engine does not load, or gives values that are not finite.
     """
     gpu = cuda.device(device)
     engine = select(package, gpu.compute_capability, precision, mask=mask, toward=toward)
@@ -65,11 +67,11 @@ def open_backend(
 def open_engine(
     package: Package, engine: Engine, *, device: int = 0, unlisted: bool = False
 ) -> TensorRTBackend:
-    """Open one engine of `package`; raises as `open_backend` does.
+    """Open one engine of `package`; raises the errors of `open_backend`.
 
     Args:
-        unlisted: also try an engine of TensorRT-RTX on a GPU that is not among `RTX_CAPABILITIES`, if the
-            library itself calls it valid there.  Its failure is then an `EngineMismatch`.
+        unlisted: try an engine of TensorRT-RTX also on a GPU that is not in `RTX_CAPABILITIES`, if the
+            library itself accepts it there.  If it then fails, that is an `EngineMismatch`.
     """
     gpu = cuda.device(device)
     reason = misfit(engine.record, gpu.compute_capability)
@@ -101,17 +103,17 @@ def select(
     mask: bool = True,
     toward: bool = False,
 ) -> Engine:
-    """The engine of `package` that fits this machine: fp16 first, then one built for this very GPU.
+    """Select an engine of `package` that fits this machine: fp16 first, then one built for exactly this GPU.
 
     Args:
         capability: compute capability of the GPU, such as `8.7`.
-        precision: of the engine; None takes any.
-        mask: only engines that give one; otherwise those that do not come first, after precision.
-        toward: only engines that take a target; otherwise only those that take none.
+        precision: of the engine; None is any.
+        mask: True selects only engines with a mask; False prefers engines without one, after precision.
+        toward: True selects only engines that take a target; False only engines that take none.
 
     Raises:
         BackendUnavailable: every engine needs a library that is not here.
-        EngineMismatch: there are engines for libraries that are here, but none fits; or none at all.
+        EngineMismatch: no engine fits, or the package has none.
     """
     fitting: list[Engine] = []
     refused: list[str] = []
@@ -138,7 +140,7 @@ def select(
 
 
 def misfit(record: EngineRecord, capability: str) -> str:
-    """Why an engine cannot run with what is here: "built for X, this is Y"; empty if it can.
+    """Why an engine cannot run here, as "built for X, this is Y"; empty if it can.
 
     Raises:
         BackendUnavailable: its library is not here.
@@ -150,36 +152,36 @@ def misfit(record: EngineRecord, capability: str) -> str:
     if here != record.version and not newer:
         return f"built for {record.flavour} {record.version}, this is {record.flavour} {here}"
     if record.compute_capability == "portable":
-        # TensorRT-RTX finishes a portable plan on the GPU; Turing (7.5) needs a plan of its own.
+        # TensorRT-RTX compiles the rest of a portable plan on the GPU; Turing (7.5) needs a separate plan.
         return "" if _number(capability) >= (8, 0) else f"built for 8.0 and newer GPUs, this is {capability}"
     if record.compute_capability != capability:
         return f"built for compute capability {record.compute_capability}, this is {capability}"
     return ""
 
 
-def refused(plan: bytes, gpu: cuda.DeviceInfo) -> str:
-    """Why TensorRT-RTX itself says that it does not run a plan, which `misfit` passed; empty if it does.
+def refused(plan: bytes, gpu: DeviceInfo) -> str:
+    """Why TensorRT-RTX itself refuses a plan that `misfit` accepted; empty if it accepts it.
 
     Raises:
-        BackendUnavailable: tensorrt_rtx is not here.
+        BackendUnavailable: tensorrt_rtx is not installed.
     """
     with cuda.implementation().current(gpu.index):
         judged = validity(plan)
     if judged.answer in ("VALID", "SUBOPTIMAL"):
         return ""
     where = f"{gpu.name} ({gpu.compute_capability})"
-    if "UNSUPPORTED_CC" in judged.reasons:  # and the plan is for this GPU
+    if "UNSUPPORTED_CC" in judged.reasons:  # the plan is for this GPU, so the library is not
         return f"TensorRT-RTX {version('rtx')} does not support {where}: no engine of it can run there"
     return f"TensorRT-RTX on {where}: {judged.meaning}"
 
 
 def not_listed(gpu: str, capability: str) -> str:
-    """That TensorRT-RTX does not list a GPU of that compute capability; empty if it does."""
+    """A sentence that TensorRT-RTX does not list this GPU; empty if it lists the compute capability."""
     return "" if capability in RTX_CAPABILITIES else f"TensorRT-RTX does not list {gpu} among its GPUs"
 
 
 def _other_form(record: EngineRecord, *, mask: bool, toward: bool) -> str:
-    """Why an engine is not of the form that is asked for; empty if it is."""
+    """Why an engine has not the inputs and outputs that are asked for; empty if it has."""
     if record.takes_target != toward:
         return "it takes no target" if toward else "it takes a target, and a plain call has none"
     return "it gives the embedding alone, for indexing" if mask and record.embedding_only else ""
@@ -208,6 +210,6 @@ def _number(capability: str) -> tuple[int, ...]:
 
 
 def _succeeds(here: str, built: str) -> bool:
-    """A version-compatible plan runs on its own major version from its release on, and on the next major."""
+    """Whether a version-compatible plan runs here: on later releases, up to the next major version."""
     present, past = _number(here), _number(built)
     return past <= present and present[0] - past[0] <= 1

@@ -1,17 +1,19 @@
-"""An engine of the package, running: through TensorRT's V3 calls, 10.0 to 11.4, and TensorRT-RTX.
+"""Runs an engine of the package, with TensorRT 10.0 to 11.4 (its V3 calls) or TensorRT-RTX.
 
-    one image, or as many as the engine takes at most   a lane of its own each, with a CUDA graph
-    any number between                                  one lane without a graph; with TensorRT-RTX, which
-                                                        compiles for each size, the largest batch's
-    submit                                              a second lane for one image: two runs overlap
-    run_device                                          three lanes of its own, of the same kinds
-    run_toward                                          the first two kinds, of an engine that takes targets
+A lane is one execution context with its stream and buffers (`lane.py`).  These lanes are used:
 
-Lanes are made when they are first needed.  They share the weights; each has its own memory for what is
-computed, so that an application which only ever explains one image at a time pays for one.
+    the smallest and the largest batch   one lane each, with a CUDA graph
+    batch sizes between them             one lane without a graph; with TensorRT-RTX, which compiles for each
+                                         size, the lane of the largest batch
+    submit                               a second lane for the smallest batch, so that two runs overlap
+    run_device                           three separate lanes, of the same kinds
+    run_toward                           the first two kinds, with an engine that takes targets
 
-Run so far over stand-ins for CUDA and TensorRT in the tests, which enforce the rules of both and whose names
-are those of the real bindings.  On a GPU: see benchmarks/gpu_check.sh.
+A lane is made when it is first needed.  All lanes share the weights; each has its own memory for activations,
+so an application that explains one image at a time pays for one lane.
+
+The tests use fakes of CUDA and TensorRT, which enforce the rules of both and have only names of the real
+bindings.  For the checks on a GPU see benchmarks/gpu_check.sh.
 """
 
 from __future__ import annotations
@@ -24,9 +26,11 @@ import numpy as np
 
 from runtime.backends import cuda
 from runtime.backends.base import check_images, check_targets
+from runtime.backends.cuda_base import DeviceInfo
 from runtime.backends.cuda_memory import Stream
 from runtime.backends.device_array import stream_handle
 from runtime.backends.device_lane import DevicePath
+from runtime.backends.graph_lane import GraphLane
 from runtime.backends.lane import Lane, Run
 from runtime.backends.rtx_cache import RtxCache
 from runtime.backends.tensorrt_engine import INPUT, LoadedEngine, Shapes
@@ -39,19 +43,19 @@ from runtime.records import InputRecord
 
 
 class TensorRTBackend:
-    """Used by one thread at a time, by any: the device is made current around every call.
+    """A loaded engine.  Any thread may use it, one at a time: each call makes the device current.
 
     Args:
         engine: fits this machine; `runtime.backends.tensorrt.open_backend` chooses it.
-        plan: what `engine.read()` gave.
-        input: of the package's manifest.
-        gpu: where it runs.
+        plan: from `engine.read()`.
+        input: from the package's manifest.
+        gpu: the GPU that it runs on.
 
     Raises:
         BackendError: it does not load, or a first run fails.
     """
 
-    def __init__(self, engine: Engine, *, plan: bytes, input: InputRecord, gpu: cuda.DeviceInfo) -> None:
+    def __init__(self, engine: Engine, *, plan: bytes, input: InputRecord, gpu: DeviceInfo) -> None:
         record = engine.record
         self._cuda = cuda.implementation()
         self._gpu = gpu
@@ -73,7 +77,7 @@ class TensorRTBackend:
                 self.name = self._engine.name
                 if self._takes_target:
                     self._dimension = self._engine.dimension
-                # TensorRT-RTX compiles for this GPU now, and what cannot run says so now.
+                # TensorRT-RTX compiles for this GPU now, so an engine that cannot run fails now.
                 self._lane("least")
         except BaseException:
             self.close()
@@ -88,7 +92,7 @@ class TensorRTBackend:
 
     @property
     def load_log(self) -> tuple[str, ...]:
-        """What TensorRT warned of while it loaded the engine, and what became of its cache."""
+        """TensorRT's warnings while it loaded the engine, and problems with its cache."""
         return self._opened().log
 
     def run(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -100,7 +104,7 @@ class TensorRTBackend:
         return embedding, mask
 
     def run_toward(self, images: np.ndarray, toward: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """See `runtime.backends.base.TargetBackend`."""
+        """See `TargetBackend.run_toward`."""
         self._refuse_other_forms(toward=True)
         images = self._checked(images)
         toward = check_targets(toward, n=len(images), dimension=self._dimension)
@@ -109,14 +113,14 @@ class TensorRTBackend:
         return embedding, mask
 
     def embed(self, images: np.ndarray) -> np.ndarray:
-        """See `runtime.backends.base.EmbeddingBackend`."""
+        """See `EmbeddingBackend.embed`."""
         self._refuse_other_forms(mask=False)
         images = self._checked(images)
         with self._current():
             return self._start(images).result()[0]
 
     def submit(self, images: np.ndarray) -> Callable[[], tuple[np.ndarray, np.ndarray]]:
-        """See `runtime.backends.base.PipelinedBackend`."""
+        """See `PipelinedBackend.submit`."""
         self._refuse_other_forms()
         images = self._checked(images)
         with self._current():
@@ -128,7 +132,7 @@ class TensorRTBackend:
         return lambda: self._finished(run)
 
     def run_device(self, array: Any, stream: Any = None) -> tuple[DeviceArray, DeviceArray]:
-        """See `runtime.backends.base.DeviceBackend`."""
+        """See `DeviceBackend.run_device`."""
         self._refuse_other_forms()
         theirs = None if stream is None else stream_handle(stream)
         with self._current():
@@ -152,7 +156,7 @@ class TensorRTBackend:
                 self._lane(name, stream)
 
     def poison(self) -> None:
-        """Fill every output buffer, here and on the device, with NaN: a run that writes nothing shows."""
+        """Fill every output buffer, on host and device, with NaN, to notice a run that writes nothing."""
         self._opened()
         with self._current():
             for lane in self._lanes.values():
@@ -161,8 +165,8 @@ class TensorRTBackend:
     def close(self) -> None:
         """Release the lanes (each graph, context, buffers, stream), then engine and runtime.
 
-        Everything is released even where one of them fails; the first failure is raised at the end.  May be
-        called again.
+        If a release fails, the others are done all the same, and the first error is raised at the end.  A
+        second call does nothing.
         """
         failures: list[BackendError] = []
         lanes: list[Lane | DevicePath] = [*self._lanes.values()]
@@ -195,12 +199,12 @@ class TensorRTBackend:
         return self._engine
 
     def _refuse_other_forms(self, *, mask: bool = True, toward: bool = False) -> None:
-        """Raise unless the engine gives what is asked for, from what is given; or if it is closed."""
+        """Raise if the engine lacks the output or input of a call, or if it is closed."""
         self._opened()
         if mask and self.outputs != OUTPUTS:
             raise BackendError(
-                f"an explanation was asked of {self._file}, which gives no mask",
-                expected="an engine with both outputs",
+                f"an explanation was requested from {self._file}, which gives no mask",
+                expected="an engine with embedding and mask",
                 cure="open the package with Explainer, which chooses one; or use Embedder",
             )
         if toward != self._takes_target:
@@ -208,7 +212,7 @@ class TensorRTBackend:
                 f"a target was given to {self._file}, which takes none"
                 if toward
                 else f"no target was given to {self._file}, which takes one for each image",
-                expected="run_toward on an engine that takes targets, every other call on the others",
+                expected="run_toward on an engine that takes targets, other calls on other engines",
                 cure="open the package with Explainer, which chooses the engine for each",
             )
 
@@ -221,7 +225,7 @@ class TensorRTBackend:
         return self._lane(name).start(inputs, rows)
 
     def _lane_for(self, n: int) -> tuple[str, int]:
-        """Which lane runs n images, and how many it then computes."""
+        """The lane that runs n images, and the number of rows that it computes."""
         if n <= self._least:
             return "least", self._least
         if self._pads or n == self.max_batch:
@@ -229,14 +233,14 @@ class TensorRTBackend:
         return "between", n
 
     def _device_path(self) -> DevicePath:
-        """What `run_device` goes through, made at its first use."""
+        """The path of `run_device`, made at its first use."""
         if self._path is None:
             shape = (self.max_batch, *self._shape)
             self._path = DevicePath(self._cuda, index=self._gpu.index, shape=shape)
         return self._path
 
     def _lane(self, name: str, stream: Stream | None = None) -> Lane:
-        """The lane of that name, made at its first use; with a stream, the one for images on the device."""
+        """The lane of that name, made at its first use; with a stream, the lane for images on the device."""
         key = name if stream is None else f"{name} on the device"
         if (lane := self._lanes.get(key)) is not None:
             return lane
@@ -245,14 +249,8 @@ class TensorRTBackend:
         shapes: Shapes = {INPUT: (rows, *self._shape)}
         if self._takes_target:
             shapes[TOWARD] = (rows, self._dimension)
-        lane = Lane(
-            self._cuda,
-            engine,
-            shapes,
-            mapped=self._gpu.mapped_input,
-            graph=name != "between",
-            stream=stream,
-        )
+        kind = Lane if name == "between" else GraphLane
+        lane = kind(self._cuda, engine, shapes, mapped=self._gpu.mapped_input, stream=stream)
         self._lanes[key] = lane
         reason = f"no CUDA graph for batches of {rows}: {lane.no_graph}"
         if lane.no_graph and reason not in self.degraded:

@@ -1,4 +1,4 @@
-"""A plan, loaded: TensorRT's runtime and engine, and the execution contexts that are made of them."""
+"""A loaded plan: TensorRT's runtime and engine, and the execution contexts that they make."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from runtime.package import Engine
 
 INPUT = "image"
 DTYPES: dict[str, type[np.generic]] = {INPUT: np.uint8, TOWARD: np.float32}
-"""Of the inputs, by name."""
+"""dtype of each input."""
 _NAMES = {np.uint8: "UINT8", np.float32: "FLOAT"}
 Shapes = dict[str, tuple[int, ...]]
-"""Of the inputs, by name, in the engine's order: (rows, height, width, 3) of images, (rows, D) of targets."""
+"""Shape of each input, in the engine's order: (rows, height, width, 3) for images, (rows, D) for targets."""
 
 
 class LoadedEngine:
-    """Loads on the device that is current.
+    """An engine on the current device.
 
     Args:
         trt: the library, see `tensorrt_library.library`.
-        engine: its path names it in errors.
-        plan: what `engine.read()` gave.
-        cache: where TensorRT-RTX keeps what it compiles; used only with that library.
+        engine: its sidecar's record, and its path for errors.
+        plan: from `engine.read()`.
+        cache: keeps what TensorRT-RTX compiles; used only with that library.
 
     Raises:
         BackendError: it does not load, or is not an engine of this project.
@@ -39,9 +39,9 @@ class LoadedEngine:
         self.inputs, self.outputs = engine.record.inputs, engine.record.outputs
         self._most = engine.record.batch[2]
         self.records_itself = False
-        """Whether TensorRT-RTX replays CUDA graphs of its own in the contexts that are made from now on."""
+        """Whether TensorRT-RTX captures CUDA graphs by itself in contexts made from now on."""
         self.cannot_record = ""
-        """Why TensorRT-RTX may say that the engine cannot be recorded, in words that follow that."""
+        """Why TensorRT-RTX may refuse a capture of this engine, as an addition to that sentence."""
         if (asked := engine.record.flags.get("require_user_allocation")) is None:
             self.cannot_record = " (it was built without require_user_allocation: build it again)"
         elif not asked:
@@ -55,7 +55,7 @@ class LoadedEngine:
         try:
             self._engine = self.must(self._runtime.deserialize_cuda_engine(plan), f"loading {engine.path}")
             self.streams = int(getattr(self._engine, "num_aux_streams", 0))
-            """How many streams TensorRT adds to the one it is given, to run branches side by side."""
+            """Number of streams that TensorRT adds to the given one, to run branches in parallel."""
             self._check_tensors(engine)
             if hasattr(getattr(trt, "IRuntimeConfig", None), "create_runtime_cache"):
                 self._config = self._rtx_config(trt)
@@ -66,27 +66,26 @@ class LoadedEngine:
 
     @property
     def log(self) -> tuple[str, ...]:
-        """What TensorRT warned of while it loaded the engine, and what became of its cache."""
+        """TensorRT's warnings while it loaded the engine, and problems with its cache."""
         return (*self._warnings, *self._cache.log)
 
     @property
     def dimension(self) -> int:
-        """D of the targets that it takes."""
+        """Dimension D of its targets."""
         return int(self._engine.get_tensor_shape(TOWARD)[1])
 
     def context(self, shapes: Shapes, allocate: Callable[[int], int]) -> Any:
-        """A new execution context, whose inputs have these shapes.
+        """Make an execution context with these input shapes.
 
-        By itself TensorRT takes memory for the largest batch, whatever the context is used for.  A context
-        for less is given no more than it needs, where the library can say how much that is.  (TensorRT-RTX
-        is left to itself.)
+        By default TensorRT allocates memory for the largest batch.  A context for a smaller batch gets only
+        what it needs, if the library can tell how much that is.  TensorRT-RTX always allocates by itself.
 
         Args:
-            shapes: the largest that they will have.
-            allocate: bytes → the address of as much memory, which lives longer than the context.
+            shapes: the largest input shapes of the context.
+            allocate: number of bytes → address of new memory, which must live longer than the context.
 
         Raises:
-            BackendError: TensorRT made none, or out of memory.
+            BackendError: TensorRT made no context, or there is not enough memory.
         """
         self._log.lines.clear()
         if self._config is not None:
@@ -102,12 +101,12 @@ class LoadedEngine:
             for name, shape in shapes.items():
                 self.must(context.set_input_shape(name, shape), f"set_input_shape {name} {shape}")
         except BaseException:
-            context = None  # the traceback would keep it, longer than the engine
+            context = None  # else the traceback keeps it longer than the engine
             raise
         return context
 
     def _smaller(self, shapes: Shapes, allocate: Callable[[int], int]) -> Any:
-        """A context with the memory that these shapes need; None where the library cannot say or take it."""
+        """A context with as much memory as these shapes need; None if the library cannot do that."""
         kind = getattr(self._trt, "IExecutionContext", None)
         sizes = hasattr(kind, "update_device_memory_size_for_shapes") and hasattr(kind, "set_device_memory")
         if not sizes or not hasattr(self._trt, "ExecutionContextAllocationStrategy"):
@@ -115,11 +114,9 @@ class LoadedEngine:
         strategy = self._trt.ExecutionContextAllocationStrategy.USER_MANAGED
         context = self._shaped(self._engine.create_execution_context(strategy), shapes)
         try:
-            nbytes = context.update_device_memory_size_for_shapes()  # 0: an error, or nothing is needed
+            nbytes = context.update_device_memory_size_for_shapes()  # 0: an error, or no memory is needed
             if nbytes:
-                context.set_device_memory(
-                    allocate(nbytes), nbytes
-                )  # answers nothing; what fails is in the log
+                context.set_device_memory(allocate(nbytes), nbytes)  # returns nothing; errors are in the log
                 if not any(line.startswith("ERROR") for line in self._log.lines):
                     return context
         except BaseException:
@@ -130,7 +127,7 @@ class LoadedEngine:
         return None
 
     def record_itself(self, yes: bool) -> bool:
-        """Have TensorRT-RTX record what it launches, in contexts made from now on; False where it cannot."""
+        """Make TensorRT-RTX capture CUDA graphs by itself in new contexts, or stop it; False if it cannot."""
         if self._config is None or not hasattr(self._config, "cuda_graph_strategy"):
             return False
         strategies = self._trt.CudaGraphStrategy
@@ -139,25 +136,25 @@ class LoadedEngine:
         return True
 
     def must(self, result: Any, what: str) -> Any:
-        """`result`, unless it is the None or False that TensorRT answers where it fails.
+        """Return `result`, unless it is None or False, with which TensorRT reports a failure.
 
         Raises:
-            BackendError: with what TensorRT wrote to its log.
+            BackendError: it is; the message has the lines of TensorRT's log.
         """
         if result is None or result is False:
             raise BackendError(
                 f"{self.name}: {what} failed:\n    {self._log.text()}",
                 expected="success",
-                cure="the lines above say why; python -m runtime doctor shows what is installed",
+                cure="the lines above say why; nemu doctor shows what is installed",
             )
         return result
 
     def save_cache(self) -> None:
-        """Keep on disk what TensorRT-RTX has compiled so far."""
+        """Write to disk what TensorRT-RTX has compiled so far."""
         self._cache.save()
 
     def close(self) -> None:
-        """Release engine and runtime, in this order, after every context; may be called again."""
+        """Release engine and runtime, in this order, after every context; a second call does nothing."""
         self._cache.save()  # also what was compiled after the lanes were made
         self._config = None
         self._cache.release()
@@ -165,7 +162,7 @@ class LoadedEngine:
         self._runtime = None
 
     def _check_tensors(self, engine: Engine) -> None:
-        """The engine has the names and types that the buffers are made for."""
+        """Raise `BackendError` unless the engine has the tensors that the buffers are made for."""
         names = [self._engine.get_tensor_name(i) for i in range(self._engine.num_io_tensors)]
         types = {name: self._engine.get_tensor_dtype(name).name for name in names}
         inputs = {name: _NAMES[DTYPES[name]] for name in self.inputs}
@@ -174,14 +171,14 @@ class LoadedEngine:
             raise BackendError(
                 f"{engine.path} has the tensors {types}",
                 expected=str(expected),
-                cure="build the engine again with python -m export.build_engine",
+                cure="build the engine again: nemu build",
             )
 
     def _rtx_config(self, trt: Any) -> Any:
-        """How TensorRT-RTX is to compile: for the very shapes at hand, before their first run ends.
+        """A configuration with which TensorRT-RTX compiles for the given shapes during their first run.
 
-        Otherwise it would start with slower kernels and change them behind the run's back, and a CUDA graph
-        would keep the slow ones for ever.
+        Otherwise it starts with slower kernels and replaces them later, and a CUDA graph would keep the slow
+        ones.
         """
         config = self.must(self._engine.create_runtime_config(), "create_runtime_config")
         if hasattr(config, "dynamic_shapes_kernel_specialization_strategy"):

@@ -1,11 +1,11 @@
-"""Which TensorRT is here: the library of each flavour, its one logger, and its word on a plan.
+"""Imports the TensorRT library of each flavour, and asks TensorRT-RTX whether a plan is valid.
 
-`rtx` is TensorRT-RTX (cards of the RTX family; builds engines without a GPU), `tensorrt` is the classic
-library (data centre, Jetson), versions 10.0 to 11.4.  Both have the same Python API for what is used here.
+`rtx` is TensorRT-RTX (cards of the RTX family; builds engines without a GPU).  `tensorrt` is the classic
+library (data centre, Jetson), versions 10.0 to 11.4.  Both have the same Python API for the calls used here.
 
-`lean` loads, and does not build: a small library for plans that the classic one made version compatible
-(`trtexec --versionCompatible`).  This project builds none, because such plans may be slower and a device with
-the classic library builds a better one for itself; who brings such a plan writes `lean` into its sidecar.
+`lean` is a small library that loads plans and cannot build them.  The plans come from the classic library,
+built version compatible (`trtexec --versionCompatible`).  This project builds none: such plans may be slower,
+and a device with the classic library can build its own.  To use such a plan, write `lean` into its sidecar.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from typing import Any, Protocol
 from runtime.errors import BackendUnavailable, InputError
 
 FLAVOURS = ("rtx", "tensorrt")
-"""Values of `EngineRecord.flavour` that are built here."""
+"""Values of `EngineRecord.flavour` that nemu builds."""
 LOADABLE = (*FLAVOURS, "lean")
-"""All values of `EngineRecord.flavour`."""
+"""All values of `EngineRecord.flavour` that nemu loads."""
 
 _MODULES = {"rtx": "tensorrt_rtx", "tensorrt": "tensorrt", "lean": "tensorrt_lean"}
 _INSTALL = {
@@ -38,25 +38,25 @@ _INSTALL = {
 
 
 class Log(Protocol):
-    """The logger that is given to TensorRT; keeps the last warnings and errors."""
+    """A logger for TensorRT that keeps the last warnings and errors."""
 
     lines: collections.deque[str]
 
     def text(self) -> str:
-        """The lines kept since `lines.clear()`, or a sentence that says there are none."""
+        """The lines since `lines.clear()`, or a sentence that there are none."""
         ...
 
 
 @dataclass(frozen=True, kw_only=True)
 class Validity:
-    """What TensorRT-RTX says of a plan on this machine, before loading it."""
+    """The answer of TensorRT-RTX about a plan on this machine, before it is loaded."""
 
     answer: str
     """`VALID`, `SUBOPTIMAL` or `INVALID`."""
     reasons: tuple[str, ...]
-    """Names of the diagnostics that are set, e.g. `MALFORMED_ENGINE`."""
+    """Names of the diagnostics, e.g. `MALFORMED_ENGINE`."""
     meaning: str
-    """The two, in words."""
+    """Answer and reasons as a sentence."""
 
 
 _REASONS = {
@@ -75,7 +75,7 @@ def library(flavour: str) -> ModuleType:
 
     Raises:
         InputError: no such flavour.
-        BackendUnavailable: not installed, does not load, or older than TensorRT 10.
+        BackendUnavailable: it is not installed, does not load, or is older than TensorRT 10.
     """
     if flavour not in _MODULES:
         raise InputError(
@@ -85,7 +85,7 @@ def library(flavour: str) -> ModuleType:
         )
     name = _MODULES[flavour]
     trt = _load(name, flavour)
-    networks = getattr(trt, "NetworkDefinitionCreationFlag", None)  # the lean library has no networks
+    networks = getattr(trt, "NetworkDefinitionCreationFlag", None)  # None in the lean library
     if networks is not None and not hasattr(networks, "STRONGLY_TYPED"):
         raise BackendUnavailable(
             f"{name} {trt.__version__} has no strongly typed networks",
@@ -96,7 +96,7 @@ def library(flavour: str) -> ModuleType:
 
 
 def _load(name: str, flavour: str) -> ModuleType:
-    """The module `name`; where only NVIDIA's wheels are, its contents, which they call by another name."""
+    """Import `name`; if only NVIDIA's wheel with the bindings is installed, its module of another name."""
     came, cause = f"{name} is not installed, nor is {name}_bindings", None
     for module in (name, f"{name}_bindings"):
         try:
@@ -111,7 +111,7 @@ def _load(name: str, flavour: str) -> ModuleType:
 
 @functools.cache
 def _called(name: str, module: ModuleType) -> ModuleType:
-    """`module`, under that name: one object per process, as `logger` needs it."""
+    """`module`, renamed to `name`; always the same object, because `logger` caches by it."""
     if module.__name__ == name:
         return module
     renamed = ModuleType(name)
@@ -120,13 +120,13 @@ def _called(name: str, module: ModuleType) -> ModuleType:
 
 
 def version(flavour: str) -> str:
-    """Exact version of the library of `flavour`, e.g. `1.7.1.116`; raises as `library` does."""
+    """Exact version of the library of `flavour`, e.g. `1.7.1.116`; raises the errors of `library`."""
     return str(library(flavour).__version__)
 
 
 @functools.cache
 def logger(trt: ModuleType) -> Log:
-    """The logger of this process for `trt`.  TensorRT ignores a second one, so there is only one."""
+    """The logger of this process for `trt`; TensorRT ignores a second logger."""
 
     class KeepWarnings(trt.ILogger):  # type: ignore[name-defined]
         def __init__(self) -> None:
@@ -146,11 +146,11 @@ def logger(trt: ModuleType) -> Log:
 def validity(plan: bytes) -> Validity:
     """Ask TensorRT-RTX whether a plan of flavour `rtx` can run on this machine.
 
-    Without a driver it reads the header only: it tells what is no plan at all from what is one, and
-    nothing more.  A flipped byte further in is found by the hash in the engine's sidecar.
+    Without a driver it reads the header only, and can only tell whether the file is a plan.  The hash in the
+    engine's sidecar finds damage after the header.
 
     Raises:
-        BackendUnavailable: tensorrt_rtx is not here.
+        BackendUnavailable: tensorrt_rtx is not installed.
     """
     trt = library("rtx")
     log = logger(trt)
@@ -162,11 +162,11 @@ def validity(plan: bytes) -> Validity:
 
 
 def _meaning(answer: str, reasons: Sequence[str]) -> str:
-    """The answer of `get_engine_validity` in words."""
+    """The answer of `get_engine_validity` as a sentence."""
     because = "; ".join(_REASONS.get(reason, reason) for reason in reasons)
     if answer == "INVALID" and not reasons:
         # tensorrt_rtx 1.7.1 answers INVALID without a reason for a good plan where there is no driver.
-        return "no usable driver: the header is that of a plan, and more cannot be said on this machine"
+        return "no usable driver: the file has a plan's header; the rest cannot be checked on this machine"
     if answer == "VALID":
         return "valid on this machine"
     word = "runs here, but not at its best" if answer == "SUBOPTIMAL" else "cannot run here"

@@ -93,14 +93,12 @@ def both(explanation: Any) -> tuple[np.ndarray, np.ndarray]:
     return explanation.embedding, explanation.graph_mask
 
 
-def test_the_outputs_are_those_that_the_package_was_born_with(on_gpu: Package, explainer: Explainer) -> None:
+def test_outputs_agree_with_the_package_reference(on_gpu: Package, explainer: Explainer) -> None:
     parity = verify(on_gpu, explainer.backend)
     assert parity.to_json()
 
 
-def test_targets_change_the_mask_as_they_should_and_nothing_else(
-    on_gpu: Package, explainer: Explainer
-) -> None:
+def test_targets_change_the_mask_only(on_gpu: Package, explainer: Explainer) -> None:
     """For every number of images, over poisoned outputs; the same images again with other targets."""
     plain: Any = explainer.backend
     try:
@@ -123,7 +121,7 @@ def test_targets_change_the_mask_as_they_should_and_nothing_else(
                     assert np.abs(alone[0] - asked[i]).mean() < 2e-2
 
 
-def test_a_replay_gives_what_a_plain_enqueue_gives(
+def test_graph_replay_agrees_with_plain_runs(
     on_gpu: Package, explainer: Explainer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     explainer.warm_up()  # records every graph, while that is allowed
@@ -156,7 +154,7 @@ def test_every_batch_size(on_gpu: Package, explainer: Explainer) -> None:
             assert np.abs(mask[i] - alone[i][1][0]).mean() < 2e-2
 
 
-def test_threads_share_one_explainer_and_have_one_each(on_gpu: Package, explainer: Explainer) -> None:
+def test_threads_with_shared_and_own_explainers(on_gpu: Package, explainer: Explainer) -> None:
     images = pictures(on_gpu, 8)
     expected = [both(explainer(image)) for image in images]
     wrong: list[BaseException] = []
@@ -178,7 +176,7 @@ def test_threads_share_one_explainer_and_have_one_each(on_gpu: Package, explaine
     assert wrong == []
 
 
-def test_a_stream_on_two_lanes_gives_what_single_calls_give(on_gpu: Package, explainer: Explainer) -> None:
+def test_streaming_agrees_with_single_calls(on_gpu: Package, explainer: Explainer) -> None:
     images = pictures(on_gpu, 16)
     expected = [both(explainer(image)) for image in images]
     streamed = list(explainer.stream(images[i % 16] for i in range(160)))
@@ -187,7 +185,7 @@ def test_a_stream_on_two_lanes_gives_what_single_calls_give(on_gpu: Package, exp
         same(both(explanation), expected[i % 16])
 
 
-def test_a_tensor_of_torch_is_read_where_it_is(on_gpu: Package, explainer: Explainer) -> None:
+def test_torch_tensors_are_read_without_a_copy(on_gpu: Package, explainer: Explainer) -> None:
     torch = pytest.importorskip("torch")
     if not torch.cuda.is_available():
         pytest.skip("this torch has no CUDA")
@@ -214,7 +212,7 @@ def test_a_tensor_of_torch_is_read_where_it_is(on_gpu: Package, explainer: Expla
             explainer.run_device(wrong)
 
 
-def test_the_order_of_torchs_streams_is_kept(on_gpu: Package, explainer: Explainer) -> None:
+def test_torch_stream_order_is_kept(on_gpu: Package, explainer: Explainer) -> None:
     torch = pytest.importorskip("torch")
     if not torch.cuda.is_available():
         pytest.skip("this torch has no CUDA")
@@ -237,7 +235,7 @@ def test_the_order_of_torchs_streams_is_kept(on_gpu: Package, explainer: Explain
         )
 
 
-def test_after_warm_up_frames_take_no_memory(on_gpu: Package, explainer: Explainer) -> None:
+def test_frames_after_warm_up_take_no_memory(on_gpu: Package, explainer: Explainer) -> None:
     explainer.warm_up()
     most = explainer.backend.max_batch
     before = used()["device"]

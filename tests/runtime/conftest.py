@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 import hashlib
 import shutil
 import sys
@@ -17,7 +18,7 @@ from fake_gpu import Gpu
 from fake_tensorrt import EMBEDDING, TARGETS, fake_tensorrt
 from onnx import TensorProto, helper, numpy_helper
 
-from runtime.backends import cuda
+from runtime.backends import cuda, tensorrt
 from runtime.manifest import SCHEMA, EngineRecord, Manifest
 from runtime.package import MANIFEST, REFERENCE, Package, files_in, sha256_file
 from runtime.parity_record import ParityRecord
@@ -182,6 +183,14 @@ def gpu(monkeypatch, tmp_path):
 
 
 @pytest.fixture
+def rtx(gpu, monkeypatch) -> dict[str, str]:
+    """Install a fake TensorRT-RTX 1.7; returns the record's fields of a portable engine for it."""
+    fields = {"flavour": "rtx", "version": "1.7.1.116", "compute_capability": "portable"}
+    monkeypatch.setitem(sys.modules, "tensorrt_rtx", fake_tensorrt(gpu, version=fields["version"], rtx=True))
+    return fields
+
+
+@pytest.fixture
 def toy(tmp_path) -> Package:
     """A package without files, whose graph takes images of 4 x 6 pixels; `add` gives it engines."""
     how = {
@@ -242,3 +251,20 @@ def add():
         package.add_engine(name, plan, dataclasses.replace(engine_record(package, plan), **changes))
 
     return add_engine
+
+
+@pytest.fixture
+def open_toy(toy, add, gpu):
+    """`open_toy(**changes)` opens an engine of `toy`; it is closed at the end, and nothing may stay open."""
+    opened = []
+
+    def open_engine(name: str = "toy", **changes):
+        add(toy, name, **changes)
+        opened.append(tensorrt.open_backend(toy, toward="inputs" in changes))
+        return opened[-1]
+
+    yield open_engine
+    while opened:
+        opened.pop().close()
+    gc.collect()
+    assert not gpu.live()

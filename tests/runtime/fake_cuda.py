@@ -1,4 +1,4 @@
-"""A stand-in for `cuda.bindings.driver`, over a `Gpu`.
+"""A fake of `cuda.bindings.driver`, on a `Gpu`.
 
 A test compares its names, and the values of its enums, with the real module.
 """
@@ -60,7 +60,7 @@ class FakeDriver:
         self._attributes = {**ours, **attributes}
 
     def __getattribute__(self, name: str):
-        """A call that is to fail gives its error code, and as many results as the real one gives."""
+        """A call in `gpu.fail` returns its error code, with as many results as the real call."""
         value = object.__getattribute__(self, name)
         if name.startswith("_") or not callable(value) or isinstance(value, type):
             return value

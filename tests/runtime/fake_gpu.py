@@ -1,7 +1,7 @@
-"""A pretended GPU: memory, streams, graphs; and the rules of CUDA and TensorRT, which it enforces.
+"""A fake GPU with memory, streams and graphs, which enforces the rules of CUDA and TensorRT.
 
-"Device" memory is the host's.  What is enqueued on a stream happens when the stream is waited for, and not
-before.  `fake_cuda`, `fake_pycuda` and `fake_tensorrt` are the libraries over it.
+Its device memory is host memory.  Work enqueued on a stream is done when something waits for the stream, and
+not before.  `fake_cuda`, `fake_pycuda` and `fake_tensorrt` are the libraries on it.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ class Block:
 
 @dataclass
 class Op:
-    """Something enqueued: what it does, and which blocks it uses."""
+    """Enqueued work: its function, and the blocks that it uses."""
 
     do: Callable[[], None]
     touches: tuple[int, ...] = ()
@@ -78,7 +78,7 @@ class Op:
 
 @dataclass
 class Stream:
-    """What is enqueued and not done; what is being recorded, and by which thread."""
+    """Enqueued work; captured work, and the thread that captures it."""
 
     queue: list[Op] = field(default_factory=list)
     recording: list[Op] | None = None
@@ -90,7 +90,7 @@ class Stream:
 class Gpu:
     """One device of compute capability 8.9.
 
-    `fail` maps names of calls to error codes; `empty_graphs` makes every recorded graph empty.
+    `fail` maps names of calls to error codes; `empty_graphs` makes every captured graph empty.
     """
 
     def __init__(self) -> None:
@@ -119,7 +119,7 @@ class Gpu:
         return self._number
 
     def live(self) -> int:
-        """How much is open."""
+        """Number of open objects."""
         open_ = (self.blocks, self.streams, self.graphs, self.marks)
         return sum(map(len, open_)) - 1 + self.objects.total()
 

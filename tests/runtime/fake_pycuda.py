@@ -1,4 +1,4 @@
-"""A stand-in for `pycuda.driver`, over a `Gpu`.
+"""A fake of `pycuda.driver`, on a `Gpu`.
 
 `NAMES` are what PyCUDA's own sources export (src/wrapper/wrap_cudadrv.cpp, the same in 2022.1 and 2026.1);
 PyCUDA itself cannot be installed where there is no CUDA toolkit.
@@ -26,152 +26,179 @@ NAMES = {
 }
 
 
-def fake_pycuda(gpu: Gpu, *, attributes: dict[str, int] | None = None) -> tuple[ModuleType, ModuleType]:
-    """Modules like `pycuda` and `pycuda.driver`."""
-    driver, pycuda = ModuleType("pycuda.driver"), ModuleType("pycuda")
-    pycuda.VERSION, pycuda.driver = (2026, 1), driver
-    pycuda.__path__ = []
+class Error(Exception):
+    """`pycuda.driver.Error`."""
 
-    class Error(Exception):
-        pass
 
-    def check(call: str) -> None:
-        if call in gpu.fail:
+class OnGpu:
+    """A class of the driver; `fake_pycuda` makes a subclass for one GPU, as PyCUDA has no argument for it."""
+
+    gpu: Gpu
+    attributes: dict[str, int]
+
+    @classmethod
+    def check(cls, call: str) -> None:
+        if call in cls.gpu.fail:
             raise Error(f"{call} failed: as the test wanted")
 
-    class Context:
-        def __init__(self, index):
-            self._index = index
 
-        def push(self):
-            gpu.stack().append(0xC0 + self._index)
+class Context(OnGpu):
+    def __init__(self, index):
+        self._index = index
 
-        @staticmethod
-        def pop():
-            gpu.pop()
+    def push(self):
+        self.gpu.stack().append(0xC0 + self._index)
 
-        @staticmethod
-        def synchronize():
-            gpu.check_quiet()
-            for handle in list(gpu.streams):
-                gpu.synchronize(handle)
+    @classmethod
+    def pop(cls):
+        cls.gpu.pop()
 
-    class Device:
-        def __init__(self, index):
-            self._index = index
+    @classmethod
+    def synchronize(cls):
+        cls.gpu.check_quiet()
+        for handle in list(cls.gpu.streams):
+            cls.gpu.synchronize(handle)
 
-        @staticmethod
-        def count():
-            return 1
 
-        def name(self):
-            return "Fake GPU"
+class Device(OnGpu):
+    def __init__(self, index):
+        self._index = index
 
-        def compute_capability(self):
-            return (8, 9)
+    @staticmethod
+    def count():
+        return 1
 
-        def total_memory(self):
-            return 1 << 34
+    def name(self):
+        return "Fake GPU"
 
-        def get_attribute(self, attribute):
-            return {"CAN_MAP_HOST_MEMORY": 1, **(attributes or {})}.get(attribute, 0)
+    def compute_capability(self):
+        return (8, 9)
 
-        def retain_primary_context(self):
-            return Context(self._index)
+    def total_memory(self):
+        return 1 << 34
 
-    class Stream:
-        def __init__(self, flags=0):
-            assert flags == 1
-            self.handle = gpu.stream_create()
+    def get_attribute(self, attribute):
+        return {"CAN_MAP_HOST_MEMORY": 1, **self.attributes}.get(attribute, 0)
 
-        def __del__(self):
-            gpu.stream_destroy(self.handle)
+    def retain_primary_context(self):
+        return self._context(self._index)
 
-        def synchronize(self):
-            check("Stream.synchronize")
-            gpu.synchronize(self.handle)
 
-        def wait_for_event(self, event):
-            gpu.wait(self.handle, event._event)
+class Stream(OnGpu):
+    def __init__(self, flags=0):
+        assert flags == 1
+        self.handle = self.gpu.stream_create()
 
-    class Event:
-        def __init__(self, flags=0):
-            assert flags == 2
-            self._event = gpu.mark_create()
+    def __del__(self):
+        self.gpu.stream_destroy(self.handle)
 
-        def __del__(self):
-            del gpu.marks[self._event]
+    def synchronize(self):
+        self.check("Stream.synchronize")
+        self.gpu.synchronize(self.handle)
 
-        def record(self, stream=None):
-            gpu.mark(self._event, stream.handle if stream else 0)
+    def wait_for_event(self, event):
+        self.gpu.wait(self.handle, event._event)
 
-        def synchronize(self):
-            check("Event.synchronize")
-            gpu.mark_wait(self._event)
 
-        def query(self):
-            check("Event.query")
-            return gpu.mark_done(self._event)
+class Event(OnGpu):
+    def __init__(self, flags=0):
+        assert flags == 2
+        self._event = self.gpu.mark_create()
 
-    class DeviceAllocation:
-        def __init__(self, nbytes):
-            check("mem_alloc")
-            self._address = gpu.allocate(nbytes, "device")
+    def __del__(self):
+        del self.gpu.marks[self._event]
 
-        def __int__(self):
-            return self._address
+    def record(self, stream=None):
+        self.gpu.mark(self._event, stream.handle if stream else 0)
 
-        def free(self):
-            gpu.release(self._address, "memory")
+    def synchronize(self):
+        self.check("Event.synchronize")
+        self.gpu.mark_wait(self._event)
 
-    class PagelockedHostAllocation:
-        def __init__(self, nbytes):
-            self._address = gpu.allocate(nbytes, "host")
+    def query(self):
+        self.check("Event.query")
+        return self.gpu.mark_done(self._event)
 
-        def free(self):
-            gpu.release(self._address, "host memory")
 
-        def get_device_pointer(self):
-            return self._address
+class DeviceAllocation(OnGpu):
+    def __init__(self, nbytes):
+        self.check("mem_alloc")
+        self._address = self.gpu.allocate(nbytes, "device")
 
-    def pagelocked_empty(shape, dtype, mem_flags=0):
-        check("pagelocked_empty")
-        allocation = PagelockedHostAllocation(shape)
+    def __int__(self):
+        return self._address
+
+    def free(self):
+        self.gpu.release(self._address, "memory")
+
+
+class PagelockedHostAllocation(OnGpu):
+    def __init__(self, nbytes):
+        self._address = self.gpu.allocate(nbytes, "host")
+
+    def free(self):
+        self.gpu.release(self._address, "host memory")
+
+    def get_device_pointer(self):
+        return self._address
+
+
+class Calls(OnGpu):
+    """The driver's functions."""
+
+    def pagelocked_empty(self, shape, dtype, mem_flags=0):
+        self.check("pagelocked_empty")
+        allocation = self._allocation(shape)
         memory = (ctypes.c_uint8 * shape).from_address(allocation._address)
         array = np.frombuffer(memory, dtype)
         return SimpleNamespace(ctypes=array.ctypes, base=allocation)
 
-    def memcpy_htod_async(target, source, stream):
+    def memcpy_htod_async(self, target, source, stream):
         address = ctypes.addressof(source)
-        gpu.copy(target, address, ctypes.sizeof(source), address, target, stream.handle)
+        self.gpu.copy(target, address, ctypes.sizeof(source), address, target, stream.handle)
 
-    def memcpy_dtoh_async(target, source, stream):
+    def memcpy_dtoh_async(self, target, source, stream):
         address = ctypes.addressof(target)
-        gpu.copy(address, source, ctypes.sizeof(target), address, source, stream.handle)
+        self.gpu.copy(address, source, ctypes.sizeof(target), address, source, stream.handle)
 
-    def mem_get_address_range(pointer):
-        if (block := gpu.find(pointer)) is None or block.context != gpu.check_current():
+    def memcpy_dtod_async(self, target, source, nbytes, stream):
+        self.gpu.copy_within(target, source, nbytes, stream.handle)
+
+    def memset_d8_async(self, pointer, byte, nbytes, stream):
+        self.gpu.fill(pointer, byte, nbytes, stream.handle)
+
+    def mem_get_address_range(self, pointer):
+        block = self.gpu.find(pointer)
+        if block is None or block.context != self.gpu.check_current():
             raise Error("cuMemGetAddressRange failed: not found")
         return block.address, block.nbytes
 
-    vars(driver).update(
-        init=lambda: check("init"),
-        get_version=lambda: (12, 6, 0),
-        get_driver_version=lambda: 12060,
-        Device=Device,
-        Context=Context,
-        Stream=Stream,
-        Event=Event,
-        Error=Error,
-        device_attribute=SimpleNamespace(**{name: name for name in NAMES["device_attribute"].split()}),
-        event_flags=SimpleNamespace(DISABLE_TIMING=2),
-        host_alloc_flags=SimpleNamespace(DEVICEMAP=2),
-        mem_alloc=DeviceAllocation,
-        pagelocked_empty=pagelocked_empty,
-        memcpy_htod_async=memcpy_htod_async,
-        memcpy_dtoh_async=memcpy_dtoh_async,
-        memcpy_dtod_async=lambda to, source, size, stream: gpu.copy_within(to, source, size, stream.handle),
-        memset_d8_async=lambda pointer, byte, size, stream: gpu.fill(pointer, byte, size, stream.handle),
-        mem_get_address_range=mem_get_address_range,
-    )
+    def init(self):
+        self.check("init")
+
+    def get_version(self):
+        return (12, 6, 0)
+
+    def get_driver_version(self):
+        return 12060
+
+
+def fake_pycuda(gpu: Gpu, *, attributes: dict[str, int] | None = None) -> tuple[ModuleType, ModuleType]:
+    """Modules like `pycuda` and `pycuda.driver`."""
+    driver, pycuda = ModuleType("pycuda.driver"), ModuleType("pycuda")
+    pycuda.VERSION, pycuda.driver, pycuda.__path__ = (2026, 1), driver, []
+
+    def bound(kind: type, **more: object) -> type:
+        return type(kind.__name__, (kind,), {"gpu": gpu, "attributes": attributes or {}, **more})
+
+    driver.Context = bound(Context)
+    driver.Device = bound(Device, _context=driver.Context)
+    driver.Stream, driver.Event, driver.Error = bound(Stream), bound(Event), Error
+    driver.mem_alloc = bound(DeviceAllocation)
+    driver.device_attribute = SimpleNamespace(**{name: name for name in NAMES["device_attribute"].split()})
+    driver.event_flags = SimpleNamespace(DISABLE_TIMING=2)
+    driver.host_alloc_flags = SimpleNamespace(DEVICEMAP=2)
+    calls = bound(Calls, _allocation=bound(PagelockedHostAllocation))()
+    for name in (name for name in vars(Calls) if not name.startswith("_")):
+        setattr(driver, name, getattr(calls, name))
     return pycuda, driver

@@ -1,10 +1,10 @@
-"""Stand-ins for `tensorrt` and `tensorrt_rtx`, over a `Gpu`.  A test compares their names with the real one.
+"""Fakes of `tensorrt` and `tensorrt_rtx`, on a `Gpu`.  A test compares their names with the real library.
 
-Every engine gives embedding = mean colour, mask = red / 255; that of the plan `EMBEDDING` gives no mask, and
-where all of an image is 255 that of `OVERFLOWS` gives a mask of NaN.  That of `TARGETS` takes a target for
-each image, of as many numbers as the embedding has, and multiplies the mask with its mean unless it is zero.
-A call whose name is in `gpu.fail` fails the way TensorRT fails: None or False, and a line in the log;
-`recorded execute_async_v3` only while recording, `own recording` only what TensorRT-RTX records by itself.
+Every engine gives embedding = mean colour, mask = red / 255.  The plan `EMBEDDING` gives no mask.  The plan
+`OVERFLOWS` gives a mask of NaN for an image whose values are all 255.  The plan `TARGETS` takes a target for
+each image, with the embedding's dimension, and multiplies the mask by its mean unless it is zero.
+A call whose name is in `gpu.fail` fails like TensorRT: it returns None or False and logs a line;
+`recorded execute_async_v3` fails during a capture only, `own recording` in captures by TensorRT-RTX only.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ EMBEDDING = b"a plan without a mask"
 TARGETS = b"a plan that takes a target"
 OVERFLOWS = b"a plan that leaves the range of half precision"
 RECORDABLE = b"a plan of TensorRT-RTX built with REQUIRE_USER_ALLOCATION"
-"""The only plan of that library whose contexts can be recorded."""
+"""The only plan of TensorRT-RTX whose contexts can be captured."""
 COMPILED = b"what TensorRT-RTX compiled"
-"""How its cache begins; the batch sizes follow."""
+"""The start of its cache; the batch sizes follow."""
 
 
 class Severity(enum.IntEnum):
@@ -34,12 +34,12 @@ class Severity(enum.IntEnum):
 
 
 class Alive:
-    """Counted by the `Gpu` from birth to death; what it was made of must live longer."""
+    """An object that the `Gpu` counts while it lives; its parent must live longer."""
 
     def _born(self, gpu: Gpu, log, parent: Alive | None = None) -> None:
         self._gpu, self._log, self._children, self._gone = gpu, log, [], False
         self._siblings = parent._children if parent else []
-        self._siblings.append(1)  # the list only: a reference to the parent would keep it alive
+        self._siblings.append(1)  # only the list: a reference to the parent would keep the parent alive
         gpu.objects[type(self).__name__] += 1
 
     def __del__(self) -> None:
@@ -299,5 +299,5 @@ CLASSES = {
     "IRuntimeConfig": (IRuntimeConfig,),
     "IRuntimeCache": (IRuntimeCache,),
 }
-"""Names of the real classes, and what stands for them here."""
+"""Names of the real classes, and their fakes."""
 OWN = {"settled", "graph", "memory", "records"}

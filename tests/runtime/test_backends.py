@@ -84,17 +84,17 @@ def test_threads_sleep_while_they_wait(tiny):
         [RANDOM],
     ],
 )
-def test_images_of_another_kind_are_refused(tiny, images):
+def test_wrong_images_are_refused(tiny, images):
     with pytest.raises(InputError, match=r"uint8 \(N, 24, 32, 3\), N from 1 to 8"):
         backends.choose(tiny).run(images)
 
 
-def test_any_strides_are_taken(tiny, outputs):
+def test_images_of_any_strides_are_accepted(tiny, outputs):
     mirrored = RANDOM[:, :, ::-1]
     assert np.allclose(backends.choose(tiny).run(mirrored)[1], outputs(mirrored)[1], atol=1e-6)
 
 
-def test_closed_means_closed(tiny):
+def test_a_closed_backend_refuses_runs(tiny):
     backend = backends.choose(tiny)
     backend.close()
     backend.close()
@@ -108,13 +108,13 @@ def test_without_onnxruntime_the_error_names_the_command(tiny, monkeypatch):
         backends.choose(tiny)
 
 
-def test_a_graph_that_cannot_be_loaded_is_a_backend_error(tiny):
+def test_an_unloadable_graph_is_a_backend_error(tiny):
     (tiny.path / "model.onnx").write_bytes(b"not a graph")
     with pytest.raises(BackendError, match=r"cannot load .*model\.onnx"):
         OnnxRuntimeBackend(tiny)
 
 
-def test_a_run_that_fails_is_a_backend_error(tiny, monkeypatch):
+def test_a_failed_run_is_a_backend_error(tiny, monkeypatch):
     backend = backends.choose(tiny)
     monkeypatch.setattr(
         backend, "_input", backend._input.__class__(**{**vars(backend._input), "name": "other"})
@@ -152,7 +152,7 @@ def test_auto_takes_the_engine_if_it_opens(with_engine):
 
 
 @pytest.mark.parametrize("kind", [BackendUnavailable, EngineMismatch])
-def test_auto_says_why_it_did_not_take_the_engine(with_engine, kind):
+def test_auto_says_why_no_engine_was_chosen(with_engine, kind):
     package = with_engine(kind("no NVIDIA driver", expected="one", cure="install it"))
     backend = backends.choose(package)
     assert backend.name == "onnxruntime"
@@ -167,7 +167,7 @@ def test_auto_hides_no_other_failure(with_engine, kind):
         backends.choose(with_engine(kind("broke", expected="x", cure="y")))
 
 
-def test_the_fake_keeps_the_contract():
+def test_the_fake_backend_checks_its_inputs():
     fake = FakeBackend(lambda images: (images.mean((1, 2)), images.mean(3)), max_batch=2)
     assert fake.run(RANDOM[:2])[0].shape == (2, 3)
     with pytest.raises(InputError, match="N from 1 to 2"):
@@ -177,7 +177,7 @@ def test_the_fake_keeps_the_contract():
         fake.run(RANDOM[:2])
 
 
-def test_a_precision_that_is_not_there_is_refused_with_the_cure(tiny):
+def test_a_missing_precision_is_refused_with_a_cure(tiny):
     assert backends.choose(tiny, "onnxruntime", precision="fp32").precision == "fp32"
     with pytest.raises(PackageError, match=r"model\.int8\.cpu\.onnx(.|\n)*--precision"):
         backends.choose(tiny, "onnxruntime", precision="int8")

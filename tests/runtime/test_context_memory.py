@@ -1,16 +1,14 @@
-"""A context whose memory is ours, where TensorRT does not take it: it is made again with its own."""
+"""A context whose given memory TensorRT refuses is made again with the library's own memory."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
 import fake_tensorrt
-import numpy as np
 import pytest
-from fake_gpu import Gpu
+from engine_outputs import check_outputs, random_images
 
-from runtime.backends import tensorrt
-from runtime.package import Package
+from runtime.backends.tensorrt_backend import TensorRTBackend
 
 
 def no_size(context: object) -> int:
@@ -24,20 +22,11 @@ def refuse(context: fake_tensorrt.IExecutionContext, memory: int, size: int) -> 
 @pytest.mark.parametrize(
     ("call", "instead"), [("update_device_memory_size_for_shapes", no_size), ("set_device_memory", refuse)]
 )
-def test_memory_that_the_library_does_not_take_is_its_own_again(
-    toy: Package,
-    add: Callable[..., None],
-    gpu: Gpu,
-    monkeypatch: pytest.MonkeyPatch,
-    call: str,
-    instead: Callable,
+def test_refused_memory_is_replaced_by_the_librarys(
+    open_toy: Callable[..., TensorRTBackend], monkeypatch: pytest.MonkeyPatch, call: str, instead: Callable
 ) -> None:
     monkeypatch.setattr(fake_tensorrt.IExecutionContext, call, instead)
-    add(toy, "toy")
-    backend = tensorrt.open_backend(toy)
+    backend = open_toy()
     assert backend._lanes["least"]._context.memory is None
     assert any("memory of the largest batch for 1 image(s)" in line for line in backend.load_log)
-    images = np.full((1, 4, 6, 3), 7, np.uint8)
-    assert backend.run(images)[0].shape[0] == 1
-    backend.close()
-    assert not gpu.live()
+    check_outputs(random_images(1), backend.run(random_images(1)))

@@ -1,31 +1,35 @@
-"""The CUDA layer through both its libraries: without a driver for real, and over stand-ins."""
+"""The CUDA layer with both libraries: really without a driver, and with fakes."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
 import pytest
+from engine_outputs import check_outputs, random_images
 from fake_cuda import FakeDriver
 from fake_gpu import LEGACY, Gpu
 from fake_pycuda import fake_pycuda
-from fake_tensorrt import fake_tensorrt
 
-from runtime.backends import cuda, tensorrt
-from runtime.backends.cuda import Cuda
+from runtime.backends import cuda
+from runtime.backends.cuda_base import Cuda
 from runtime.backends.cuda_memory import DeviceBuffer, Graph, PinnedArray, Stream
+from runtime.backends.tensorrt_backend import TensorRTBackend
 from runtime.errors import BackendError, BackendUnavailable, InputError
-from runtime.package import Package
 
 ROOT = Path(__file__).parents[2]
+Open = Callable[..., TensorRTBackend]
 LIBRARIES = pytest.mark.parametrize("library", ["cuda-bindings", "pycuda"], indirect=True)
 
 
 def install_pycuda(gpu: Gpu, monkeypatch: pytest.MonkeyPatch, **attributes: int) -> None:
+    """Make a fake PyCUDA importable, and choose it."""
+    monkeypatch.setenv(cuda.VARIABLE, "pycuda")
     pycuda, driver = fake_pycuda(gpu, attributes=attributes)
     monkeypatch.setitem(sys.modules, "pycuda", pycuda)
     monkeypatch.setitem(sys.modules, "pycuda.driver", driver)
@@ -38,12 +42,12 @@ def library(request: pytest.FixtureRequest, gpu: Gpu, monkeypatch: pytest.Monkey
     return cuda.implementation()
 
 
-# Without a driver, for real.
+# Really without a driver.
 
 
 @pytest.mark.skipif(not cuda.installed("cuda.bindings"), reason="cuda-bindings is not installed")
 def test_a_machine_without_a_driver_says_so() -> None:
-    """In a process of its own: elsewhere the stand-ins may be in place of the bindings."""
+    """Runs in a new process, without the fakes."""
     code = (
         "from runtime.backends import cuda\n"
         "from runtime.errors import BackendUnavailable\n"
@@ -64,10 +68,9 @@ def test_a_machine_without_a_driver_says_so() -> None:
 # Which library.
 
 
-def test_cuda_bindings_are_chosen_and_pycuda_where_only_that_is_there(
-    gpu: Gpu, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_pycuda_is_chosen_without_cuda_bindings(gpu: Gpu, monkeypatch: pytest.MonkeyPatch) -> None:
     install_pycuda(gpu, monkeypatch)
+    monkeypatch.delenv(cuda.VARIABLE)
     monkeypatch.setattr(cuda, "installed", lambda *modules: True)
     assert cuda.implementation().name == "cuda-bindings for CUDA 13.5"
     cuda._implementation.cache_clear()
@@ -76,7 +79,7 @@ def test_cuda_bindings_are_chosen_and_pycuda_where_only_that_is_there(
     assert cuda.implementation() is cuda.implementation()
 
 
-def test_a_library_that_is_asked_for_is_not_replaced(gpu: Gpu, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_requested_library_is_not_replaced(gpu: Gpu, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(cuda.VARIABLE, "pycuda")
     monkeypatch.setitem(sys.modules, "pycuda", None)
     monkeypatch.setitem(sys.modules, "pycuda.driver", None)
@@ -110,12 +113,11 @@ def test_driver_and_device(library: Cuda) -> None:
             cuda.device(index)
 
 
-def test_a_driver_that_does_not_work_is_not_called_missing(gpu: Gpu, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_broken_driver_is_not_called_missing(gpu: Gpu, monkeypatch: pytest.MonkeyPatch) -> None:
     gpu.fail.update(cuInit=803, init=803)
     with pytest.raises(BackendUnavailable, match=r"driver is for CUDA 13\.2 \(CUDA_ERROR_803"):
         cuda.driver()
     install_pycuda(gpu, monkeypatch)
-    monkeypatch.setenv(cuda.VARIABLE, "pycuda")
     with pytest.raises(BackendUnavailable, match=r"driver is for CUDA 12\.6 \(init failed"):
         cuda.driver()
 
@@ -145,7 +147,7 @@ def test_copies_are_done_after_synchronize(library: Cuda, gpu: Gpu) -> None:
 
 
 @LIBRARIES
-def test_a_copy_within_the_device_is_done_in_order(library: Cuda, gpu: Gpu) -> None:
+def test_copies_within_the_device_keep_their_order(library: Cuda, gpu: Gpu) -> None:
     with (
         library.current(0),
         Stream(library) as stream,
@@ -164,7 +166,7 @@ def test_a_copy_within_the_device_is_done_in_order(library: Cuda, gpu: Gpu) -> N
 
 
 @LIBRARIES
-def test_an_event_is_done_when_what_was_before_it_is_done(library: Cuda, gpu: Gpu) -> None:
+def test_an_event_is_done_after_earlier_work(library: Cuda, gpu: Gpu) -> None:
     with library.current(0), Stream(library) as stream:
         event = library.event_create()
         assert library.event_done(event)
@@ -195,7 +197,7 @@ def test_an_event_is_done_when_what_was_before_it_is_done(library: Cuda, gpu: Gp
 
 
 @LIBRARIES
-def test_closing_twice_and_using_what_is_closed(library: Cuda, gpu: Gpu) -> None:
+def test_close_twice_and_use_after_close(library: Cuda, gpu: Gpu) -> None:
     with library.current(0):
         buffer, pinned = DeviceBuffer(library, 8), PinnedArray(library, (2,), np.uint8)
         for resource in (buffer, pinned, buffer, pinned):
@@ -219,7 +221,7 @@ def test_failures_carry_cudas_own_name(library: Cuda, gpu: Gpu) -> None:
 
 
 @LIBRARIES
-def test_what_was_current_in_a_thread_is_so_again(library: Cuda, gpu: Gpu) -> None:
+def test_current_restores_the_context_before(library: Cuda, gpu: Gpu) -> None:
     gpu.stack().append(0xAB)  # the context of a PyCUDA host, say
     with library.current(0):
         assert gpu.stack() == [0xAB, 0xC0]
@@ -271,10 +273,10 @@ def test_order_makes_one_stream_wait_for_the_other(library: Cuda, gpu: Gpu) -> N
         (None, "0x40 is not memory of a GPU"),
     ],
 )
-def test_which_addresses_are_accepted(
+def test_check_pointer_accepts_own_device_memory_only(
     gpu: Gpu, monkeypatch: pytest.MonkeyPatch, attributes: tuple | None, message: str
 ) -> None:
-    """Attributes: type of memory, whether managed, device, context; None where CUDA has an error for them."""
+    """Attributes: type of memory, whether managed, device, context; None if CUDA returns an error."""
     answer = (0, attributes) if attributes else (1, None)
     monkeypatch.setattr(FakeDriver, "cuPointerGetAttributes", lambda *arguments: answer)
     with pytest.raises(InputError, match=message) if message else nullcontext():
@@ -284,7 +286,7 @@ def test_which_addresses_are_accepted(
 # Graphs.
 
 
-def test_a_graph_does_again_what_was_recorded(gpu: Gpu) -> None:
+def test_a_graph_repeats_what_was_captured(gpu: Gpu) -> None:
     library = cuda.implementation()
     done: list[int] = []
     with library.current(0), Stream(library) as stream:
@@ -297,7 +299,7 @@ def test_a_graph_does_again_what_was_recorded(gpu: Gpu) -> None:
     assert not gpu.live()
 
 
-def test_whether_a_stream_is_recorded(gpu: Gpu) -> None:
+def test_is_capturing_tells_a_captured_stream(gpu: Gpu) -> None:
     library = cuda.implementation()
     with library.current(0), Stream(library) as stream:
         assert not library.is_capturing(stream.handle)
@@ -312,7 +314,7 @@ def test_whether_a_stream_is_recorded(gpu: Gpu) -> None:
 
 
 @pytest.mark.parametrize("fault", ["", "cuStreamEndCapture"])
-def test_work_that_fails_while_it_is_recorded_leaves_the_stream_usable(gpu: Gpu, fault: str) -> None:
+def test_a_failed_capture_leaves_the_stream_usable(gpu: Gpu, fault: str) -> None:
     library = cuda.implementation()
 
     def work() -> None:
@@ -327,30 +329,26 @@ def test_work_that_fails_while_it_is_recorded_leaves_the_stream_usable(gpu: Gpu,
     assert not gpu.live()
 
 
-def test_pycuda_has_no_graphs_and_says_so(
-    toy: Package, add, gpu: Gpu, monkeypatch: pytest.MonkeyPatch
+def test_pycuda_runs_without_graphs_and_says_so(
+    open_toy: Open, gpu: Gpu, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     install_pycuda(gpu, monkeypatch)
-    monkeypatch.setenv(cuda.VARIABLE, "pycuda")
-    add(toy, "toy")
-    backend = tensorrt.open_backend(toy)
+    backend = open_toy()
     assert "PyCUDA 2026.1" in backend.why
     assert backend.degraded == "no CUDA graph for batches of 1: PyCUDA has none: pip install cuda-bindings"
-    images = np.random.default_rng(0).integers(0, 256, (1, 4, 6, 3), np.uint8)
+    images = random_images(1)
     for _ in range(3):
-        np.testing.assert_allclose(backend.run(images)[0], images.mean((1, 2)), rtol=1e-6)
+        check_outputs(images, backend.run(images))
     outputs = []
     thread = threading.Thread(target=lambda: outputs.append((backend.run(images), list(gpu.stack()))))
     thread.start()
     thread.join()
-    ((embedding, _), stack) = outputs[0]
-    np.testing.assert_allclose(embedding, images.mean((1, 2)), rtol=1e-6)
-    assert stack == [], "PyCUDA ends the process if a thread ends with a context pushed"
-    backend.close()
-    assert not gpu.live()
+    ((found, stack),) = outputs
+    check_outputs(images, found)
+    assert stack == [], "PyCUDA aborts the process if a thread ends with a context pushed"
 
 
-# Where the input lies.
+# Where the input is.
 
 
 @pytest.mark.parametrize(
@@ -363,33 +361,22 @@ def test_pycuda_has_no_graphs_and_says_so(
         ("one that cannot map", {"INTEGRATED": 1, "CAN_MAP_HOST_MEMORY": 0}, False),
     ],
 )
-def test_the_input_is_read_in_place_where_that_is_better(
-    toy: Package, add, gpu: Gpu, monkeypatch: pytest.MonkeyPatch, machine: str, attributes, mapped: bool
+def test_integrated_gpus_read_the_input_in_place(
+    open_toy: Open, gpu: Gpu, monkeypatch: pytest.MonkeyPatch, machine: str, attributes, mapped: bool
 ) -> None:
     monkeypatch.setitem(sys.modules, "cuda.bindings.driver", FakeDriver(gpu, **attributes))
     assert cuda.device(0).mapped_input is mapped
-    add(toy, "toy")
-    backend = tensorrt.open_backend(toy)
+    backend = open_toy()
     assert sum(block.kind == "device" for block in gpu.blocks.values()) == (3 if mapped else 4)
     (ops,) = gpu.graphs.values()
     assert len(ops) == (3 if mapped else 4)
-    images = np.random.default_rng(0).integers(0, 256, (1, 4, 6, 3), np.uint8)
-    np.testing.assert_allclose(backend.run(images)[0], images.mean((1, 2)), rtol=1e-6)
-    backend.close()
-    assert not gpu.live()
+    check_outputs(random_images(1), backend.run(random_images(1)))
     install_pycuda(gpu, monkeypatch, **attributes)
-    monkeypatch.setenv(cuda.VARIABLE, "pycuda")
     assert cuda.device(0).mapped_input is mapped
 
 
-def test_pycuda_reads_a_mapped_input(toy: Package, add, gpu: Gpu, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pycuda_reads_a_mapped_input(open_toy: Open, gpu: Gpu, monkeypatch: pytest.MonkeyPatch) -> None:
     install_pycuda(gpu, monkeypatch, INTEGRATED=1)
-    monkeypatch.setenv(cuda.VARIABLE, "pycuda")
-    monkeypatch.setitem(sys.modules, "tensorrt", fake_tensorrt(gpu))
-    add(toy, "toy")
-    backend = tensorrt.open_backend(toy)
+    backend = open_toy()
     assert sum(block.kind == "device" for block in gpu.blocks.values()) == 3
-    images = np.random.default_rng(0).integers(0, 256, (1, 4, 6, 3), np.uint8)
-    np.testing.assert_allclose(backend.run(images)[0], images.mean((1, 2)), rtol=1e-6)
-    backend.close()
-    assert not gpu.live()
+    check_outputs(random_images(1), backend.run(random_images(1)))

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from runtime.backends import cuda
-from runtime.backends.cuda import Cuda, DeviceInfo, DriverInfo
+from runtime.backends.cuda_base import Cuda, DeviceInfo, DriverInfo
 from runtime.errors import BackendError, InputError
 
 HERE = Path(__file__).parent

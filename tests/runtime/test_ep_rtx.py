@@ -70,7 +70,7 @@ def card(monkeypatch, tmp_path):
     return made
 
 
-def test_it_runs_the_graph_and_leaves_nothing_to_the_cpu(tiny, card, outputs):
+def test_the_graph_runs_without_cpu_fallback(tiny, card, outputs):
     with Explainer(tiny, backend="ep-rtx") as explainer:
         assert explainer.backend.name == "ep-rtx"
         embedding, mask = explainer.backend.run(RANDOM)
@@ -80,7 +80,7 @@ def test_it_runs_the_graph_and_leaves_nothing_to_the_cpu(tiny, card, outputs):
     assert card[0].entries[FALLBACK] == "1"
 
 
-def test_batches_have_one_profile_and_kernels_a_place_in_the_cache(tiny, card, tmp_path):
+def test_options_have_a_batch_profile_and_cache(tiny, card, tmp_path):
     backend = RtxProviderBackend(tiny)
     given, name = card[0].given, tiny.manifest.input.name
     assert given["nv_profile_min_shapes"] == given["nv_profile_opt_shapes"] == f"{name}:1x24x32x3"
@@ -89,7 +89,7 @@ def test_batches_have_one_profile_and_kernels_a_place_in_the_cache(tiny, card, t
     assert Path(given["nv_runtime_cache_path"]).is_dir()
 
 
-def test_outputs_that_are_not_the_packages_are_refused_at_opening(card, tmp_path):
+def test_wrong_outputs_are_refused_at_opening(card, tmp_path):
     package = Package.open(write_package(tmp_path / "off.nemu", error=0.3))
     with pytest.raises(ParityError, match="ep-rtx"):
         backends.choose(package, "ep-rtx")
@@ -97,7 +97,7 @@ def test_outputs_that_are_not_the_packages_are_refused_at_opening(card, tmp_path
         backends.choose_embedding(package, "ep-rtx")
 
 
-def test_without_a_mask_it_runs_the_graph_without_one(card, tmp_path, outputs):
+def test_embedding_only_runs_the_smaller_graph(card, tmp_path, outputs):
     package = Package.open(write_package(tmp_path / "alone.nemu", embedding_only=True))
     whole = backends.choose(package, "ep-rtx")
     alone = backends.without_mask(package, whole)
@@ -105,7 +105,7 @@ def test_without_a_mask_it_runs_the_graph_without_one(card, tmp_path, outputs):
     assert np.allclose(alone.embed(RANDOM), outputs(RANDOM)[0], atol=1e-6)
 
 
-def test_targets_run_on_the_same_card_through_the_same_provider(tiny, card, outputs):
+def test_targets_run_on_the_same_card(tiny, card, outputs):
     package = add_targets(tiny.path)
     whole = backends.choose(package, "ep-rtx")
     asked = backends.toward_backend(package, whole)
@@ -116,11 +116,11 @@ def test_targets_run_on_the_same_card_through_the_same_provider(tiny, card, outp
     assert np.allclose(mask, outputs(RANDOM)[1] * strength(toward)[:, None, None], atol=1e-6)
 
 
-def test_half_precision_is_what_it_runs_where_the_package_has_it(package, card):
+def test_fp16_is_the_default_where_available(package, card):
     assert RtxProviderBackend(Package.open(package)).precision == "fp16"
 
 
-def test_a_precision_that_the_package_lacks_is_not_replaced(tiny, card):
+def test_an_unknown_precision_is_refused(tiny, card):
     with pytest.raises(InputError, match="int4"):
         backends.choose(tiny, "ep-rtx", precision="int4")
 
@@ -131,7 +131,7 @@ def test_a_card_that_is_not_there_is_refused(tiny, card, device):
         backends.choose(tiny, "ep-rtx", device)
 
 
-def test_a_graph_that_the_provider_refuses_is_an_error(tiny, card, monkeypatch):
+def test_a_graph_the_provider_refuses_raises(tiny, card, monkeypatch):
     def refuse(*arguments, **options):
         raise RuntimeError("no such operator\nmore")
 
@@ -153,7 +153,7 @@ def test_onnxruntimes_own_fallback_is_off(tiny, card, monkeypatch):
     assert asked[0]["enable_fallback"] == 0
 
 
-def test_a_cache_that_cannot_be_written_is_said_and_done_without(tiny, card, monkeypatch, tmp_path):
+def test_an_unwritable_cache_is_reported(tiny, card, monkeypatch, tmp_path):
     (tmp_path / "file").touch()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     backend = RtxProviderBackend(tiny)
@@ -161,28 +161,28 @@ def test_a_cache_that_cannot_be_written_is_said_and_done_without(tiny, card, mon
     assert "kernels are not kept" in backend.why
 
 
-def test_auto_does_without_it_where_the_gate_is_not_passed(card, tmp_path, monkeypatch):
+def test_auto_skips_it_after_a_failed_gate(card, tmp_path, monkeypatch):
     monkeypatch.setattr(ep_rtx, "installed", lambda name: True)
     backend = backends.choose(Package.open(write_package(tmp_path / "off.nemu", error=0.3)))
     assert backend.name == "onnxruntime"
     assert "ep-rtx (fp32): embedding error" in backend.why
 
 
-def test_auto_leaves_a_precision_to_the_cpu_that_it_has_no_graph_of(tiny, card, monkeypatch):
+def test_auto_skips_it_without_a_graph(tiny, card, monkeypatch):
     monkeypatch.setattr(ep_rtx, "installed", lambda name: True)
     assert not ep_rtx.runs(tiny, "int8")
     assert ep_rtx.runs(tiny, "fp32")
     assert ep_rtx.runs(tiny, None)
 
 
-def test_auto_takes_the_card_where_there_is_one_and_says_why(tiny, card, monkeypatch):
+def test_auto_chooses_the_card_and_says_why(tiny, card, monkeypatch):
     monkeypatch.setattr(ep_rtx, "installed", lambda name: True)
     backend = backends.choose(tiny)
     assert backend.name == "ep-rtx"
     assert backend.why.startswith("the package holds no engine; ")
 
 
-def test_auto_says_why_it_did_not_take_the_card(tiny, card, monkeypatch):
+def test_auto_says_why_no_card_was_chosen(tiny, card, monkeypatch):
     monkeypatch.setattr(ep_rtx, "installed", lambda name: True)
     monkeypatch.setattr(ep_rtx.ort(), "get_ep_devices", list)
     backend = backends.choose(tiny)
@@ -234,7 +234,7 @@ def test_an_older_onnxruntime_is_told_to_upgrade(tiny, afresh, monkeypatch):
 
 @wheel
 @no_driver
-def test_the_wheel_without_a_driver_is_refused_with_the_cure(tiny, afresh):
+def test_the_wheel_without_a_driver_is_refused(tiny, afresh):
     with pytest.raises(BackendUnavailable, match="there is no NVIDIA driver") as refused:
         backends.choose(tiny, "ep-rtx")
     assert "backend='onnxruntime'" in str(refused.value)
@@ -254,7 +254,7 @@ def test_registering_the_wheel_itself_needs_the_driver():
 @wheel
 @no_driver
 @pytest.mark.skipif(COMPILER is None, reason="there is no C compiler")
-def test_the_wheel_registers_over_a_driver_and_lists_no_card(package_path, tmp_path):
+def test_the_wheel_registers_with_a_fake_driver(package_path, tmp_path):
     """A driver without devices: each of its functions that the provider names answers "no device"."""
     folder = Path(find_spec(MODULE).origin).parent
     named = (folder / "libonnxruntime_providers_nv_tensorrt_rtx.so").read_bytes()

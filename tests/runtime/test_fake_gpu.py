@@ -1,4 +1,4 @@
-"""The stand-ins: they have no name of their own, and each of their rules bites."""
+"""The fakes of CUDA and TensorRT: they have only real names, and enforce each of their rules."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Callable
 from importlib.util import find_spec
 from types import SimpleNamespace
 
+import fake_pycuda as fake_pycuda_module
 import fake_tensorrt as stand_in
 import numpy as np
 import pytest
@@ -90,7 +91,7 @@ def aligned(bench: Bench) -> None:
 
 def warm(bench: Bench) -> None:
     bench.ready()
-    bench.run()  # but nobody waits for it
+    bench.run()  # without waiting for it
     bench.begin()
     bench.run()
 
@@ -175,7 +176,7 @@ def rule_of(breach: Callable[[Bench], None]) -> str:
         *(thread_local, global_, one_context, pinned, release, waited, rows, one_thread),
     ],
 )
-def test_every_rule_bites(breach: Callable[[Bench], None]) -> None:
+def test_every_rule_is_enforced(breach: Callable[[Bench], None]) -> None:
     bench = Bench()
     name = rule_of(breach)
     with pytest.raises(BrokenRule, match=RULES[name]):
@@ -185,7 +186,7 @@ def test_every_rule_bites(breach: Callable[[Bench], None]) -> None:
 
 
 def test_no_rule_is_untested() -> None:
-    (mark,) = test_every_rule_bites.pytestmark  # type: ignore[attr-defined]
+    (mark,) = test_every_rule_is_enforced.pytestmark  # type: ignore[attr-defined]
     assert set(map(rule_of, mark.args[1])) == set(RULES)
 
 
@@ -235,11 +236,11 @@ def test_tensorrt_has_every_name() -> None:
 
 
 def test_pycuda_has_every_name() -> None:
-    """As far as its sources say; they cannot be compiled here."""
+    """According to its sources; they cannot be compiled here."""
     driver = fake_pycuda(Gpu())[1]
     assert set(public(driver)) == set(NAMES["driver"].split())
     for kind in ("Device", "Context", "Stream", "Event"):
-        assert set(public(getattr(driver, kind))) <= set(NAMES[kind].split())
+        assert set(public(getattr(fake_pycuda_module, kind))) <= set(NAMES[kind].split())
     if "pycuda" in sys.modules:
         import pycuda.driver
 

@@ -1,4 +1,4 @@
-"""An engine is checked for outputs that are not finite when it is first opened on a device."""
+"""The first opening of an engine on a device checks that its outputs are finite."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Add = Callable[..., None]
 
 @pytest.fixture
 def asked(monkeypatch: pytest.MonkeyPatch) -> list[np.ndarray]:
-    """Every batch that a backend is given."""
+    """The batches that backends run."""
     given: list[np.ndarray] = []
     start = TensorRTBackend._start
     monkeypatch.setattr(TensorRTBackend, "_start", lambda self, *x: given.append(x[0]) or start(self, *x))
@@ -31,7 +31,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[np.ndarray]:
 
 @pytest.fixture
 def referenced(toy: Package) -> Package:
-    """The toy, with three reference images; the last one is white, of which `OVERFLOWS` makes NaN."""
+    """The toy with three reference images; for the last one, white, the plan `OVERFLOWS` gives NaN."""
     images = np.arange(3 * 72, dtype=np.uint8).reshape(3, 4, 6, 3)
     images[2] = 255
     embedding, mask = images.mean((1, 2)), images[..., 0] / 255
@@ -45,9 +45,7 @@ def remembered(package: Package) -> list[Path]:
 
 
 @pytest.mark.parametrize("opener", [Explainer, Embedder])
-def test_an_engine_is_checked_once(
-    referenced: Package, add: Add, gpu: Gpu, asked: list, opener: type
-) -> None:
+def test_the_check_runs_once(referenced: Package, add: Add, gpu: Gpu, asked: list, opener: type) -> None:
     add(referenced, "toy")
     for runs in (3, 3):
         opener(referenced, backend="tensorrt").close()
@@ -59,7 +57,7 @@ def test_an_engine_is_checked_once(
     )
 
 
-def test_another_driver_is_checked_again(
+def test_another_driver_repeats_the_check(
     referenced: Package, add: Add, gpu: Gpu, asked: list, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     add(referenced, "toy")
@@ -71,7 +69,7 @@ def test_another_driver_is_checked_again(
     assert len(remembered(referenced)) == 2
 
 
-def test_another_version_is_checked_again(
+def test_another_version_repeats_the_check(
     referenced: Package, add: Add, gpu: Gpu, asked: list, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     add(referenced, "toy")
@@ -106,7 +104,7 @@ def test_an_embedding_only_engine_is_checked(referenced: Package, add: Add, gpu:
     assert len(asked) == 3
 
 
-def test_an_unwritable_cache_is_reported(referenced: Package, add: Add, gpu: Gpu) -> None:
+def test_an_unwritable_result_is_reported(referenced: Package, add: Add, gpu: Gpu) -> None:
     add(referenced, "toy")
     referenced.cache().parent.mkdir(parents=True)
     referenced.cache().write_text("a file where the folder should be")
@@ -122,12 +120,10 @@ def test_an_unreadable_reference_closes_the_backend(referenced: Package, add: Ad
     assert not gpu.live()
 
 
-def test_rtx_checks_the_larger_batch_too(
-    referenced: Package, add: Add, gpu: Gpu, asked: list, monkeypatch: pytest.MonkeyPatch
+def test_rtx_checks_its_largest_batch_too(
+    referenced: Package, add: Add, rtx: dict[str, str], asked: list
 ) -> None:
-    rtx = fake_tensorrt(gpu, version="1.7.1.116", rtx=True)
-    monkeypatch.setitem(sys.modules, "tensorrt_rtx", rtx)
-    add(referenced, "toy", flavour="rtx", version="1.7.1.116", compute_capability="portable")
+    add(referenced, "toy", **rtx)
     Explainer(referenced, backend="tensorrt").close()
     assert [len(batch) for batch in asked[:3]] == [1, 1, 1]
     assert len(asked[3]) > 1

@@ -1,4 +1,4 @@
-"""Images of a host application that are on the GPU already, and outputs that stay there."""
+"""Images of a host application on the GPU, and outputs that stay there."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ SHAPE = (1, 4, 6, 3)
 
 
 class HostArray:
-    """What a host application has on the GPU; speaks the CUDA array interface."""
+    """An array of the host application on the GPU, with the CUDA array interface."""
 
     def __init__(self, gpu: Gpu, shape: tuple[int, ...] = SHAPE, **facts: object) -> None:
         gpu.stack().append(0xC0)
@@ -43,7 +43,7 @@ class HostArray:
 
 
 class Capsules(HostArray):
-    """The same, speaking DLPack, by a capsule made by hand; `code`, `device` and `strides` may be wrong."""
+    """A `HostArray` with DLPack, by a capsule made by hand; `code`, `device` and `strides` may be wrong."""
 
     code, device, strides = 1, (2, 0), None
 
@@ -83,7 +83,7 @@ def values(array: object) -> np.ndarray:
 
 
 class Heard:
-    """The driver API of cuda-bindings; the names of what is called go to `calls`."""
+    """The driver API of cuda-bindings; appends the name of each call to `calls`."""
 
     def __init__(self, module: object, calls: list[str]) -> None:
         self._module, self._calls = module, calls
@@ -97,13 +97,13 @@ class Heard:
 
 @pytest.fixture(scope="module")
 def torch() -> ModuleType:
-    """Imported before CUDA is pretended, which it imports too."""
+    """torch imports CUDA too, so it must be imported before the fake."""
     return pytest.importorskip("torch")
 
 
 @pytest.fixture
 def calls(gpu: Gpu, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Every call of CUDA, of an explainer that is opened after this."""
+    """The CUDA calls of an explainer that is opened after this."""
     heard: list[str] = []
     driver = "cuda.bindings.driver"
     monkeypatch.setitem(sys.modules, driver, Heard(sys.modules[driver], heard))
@@ -117,9 +117,19 @@ def explainer(toy: Package, add: Callable, gpu: Gpu) -> Iterator[Explainer]:
         yield explainer
 
 
+@pytest.fixture
+def theirs(explainer: Explainer, gpu: Gpu) -> Iterator[int]:
+    """A stream of the host application, whose context is current during the test."""
+    gpu.stack().append(0xC0)
+    stream = gpu.stream_create()
+    yield stream
+    gpu.stream_destroy(stream)
+    gpu.pop()
+
+
 @pytest.mark.parametrize("kind", [HostArray, Capsules])
 @pytest.mark.parametrize(("n", "launches"), [(1, 1), (3, 0), (4, 1)])
-def test_nothing_leaves_the_device(
+def test_images_and_outputs_stay_on_the_device(
     explainer: Explainer, gpu: Gpu, kind: type[HostArray], n: int, launches: int
 ) -> None:
     explainer.run_device(kind(gpu, (n, 4, 6, 3)))  # makes the lane
@@ -150,24 +160,20 @@ RUN = [COPY, "cuGraphLaunch", COPY, COPY, "cuEventRecord"]
     ids=["dlpack alone", "a stream"],
 )
 def test_a_warm_run_only_enqueues_and_asks(
-    calls: list[str], explainer: Explainer, gpu: Gpu, given: bool, expected: list[str]
+    calls: list[str], explainer: Explainer, theirs: int, gpu: Gpu, given: bool, expected: list[str]
 ) -> None:
-    gpu.stack().append(0xC0)
-    theirs = gpu.stream_create()
     options = {"stream": theirs} if given else {}
     images = [Capsules(gpu) for _ in range(3)]
     for array in images:
         explainer.run_device(array, **options).synchronize()
     explanation = explainer.run_device(images[0], **options)
-    gpu.synchronize(explanation.mask.stream)  # as when the device was faster than the host
+    gpu.synchronize(explanation.mask.stream)  # as if the device were faster than the host
     calls.clear()
     del explanation
-    assert calls == [], "an output that goes calls nothing"
+    assert calls == [], "dropping an output calls nothing"
     explainer.run_device(images[1], **options)
     assert calls == [*expected, PUSHED[1], "cuCtxPopCurrent"]
     gpu.synchronize(theirs)
-    gpu.stream_destroy(theirs)
-    gpu.pop()
 
 
 def test_after_warm_up_only_outputs_are_made(calls: list[str], explainer: Explainer, gpu: Gpu) -> None:
@@ -185,7 +191,7 @@ def test_after_warm_up_only_outputs_are_made(calls: list[str], explainer: Explai
     assert not {"cuEventCreate", "cuEventDestroy"} & set(calls)
 
 
-def test_memory_is_used_again_and_that_of_outputs_that_live_is_not(explainer: Explainer, gpu: Gpu) -> None:
+def test_only_memory_of_dropped_outputs_is_reused(explainer: Explainer, gpu: Gpu) -> None:
     first, array = explainer.run_device(HostArray(gpu)), HostArray(gpu)
     array.values[:] = 99
     second = explainer.run_device(array)
@@ -209,7 +215,7 @@ def test_memory_is_used_again_and_that_of_outputs_that_live_is_not(explainer: Ex
     assert sum(block.kind == "device" for block in gpu.blocks.values()) == 3, "only the host's own"
 
 
-def test_a_reader_while_a_graph_is_recorded_is_not_recorded_with_it(
+def test_a_reader_during_capture_is_not_captured(
     explainer: Explainer, gpu: Gpu, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     explanation = explainer.run_device(HostArray(gpu))
@@ -240,7 +246,7 @@ def test_a_reader_while_a_graph_is_recorded_is_not_recorded_with_it(
     assert len(gpu.streams) == 3, "the default stream, that of the host's lane and that of the path"
 
 
-def test_what_was_let_go_of_first_is_used_first(explainer: Explainer, gpu: Gpu) -> None:
+def test_memory_dropped_first_is_reused_first(explainer: Explainer, gpu: Gpu) -> None:
     explanations = [explainer.run_device(HostArray(gpu)) for _ in range(3)]
     places = [explanation.mask.pointer for explanation in explanations]
     for i in (1, 0, 2):
@@ -250,11 +256,9 @@ def test_what_was_let_go_of_first_is_used_first(explainer: Explainer, gpu: Gpu) 
     again[-1].synchronize()
 
 
-def test_outputs_that_go_in_the_middle_of_a_recording_disturb_nothing(explainer: Explainer, gpu: Gpu) -> None:
+def test_outputs_dropped_during_a_capture_are_harmless(explainer: Explainer, theirs: int, gpu: Gpu) -> None:
     explanation = explainer.run_device(HostArray(gpu))
     explanation.synchronize()
-    gpu.stack().append(0xC0)
-    theirs = gpu.stream_create()
     gpu.begin(theirs, "THREAD_LOCAL")
     del explanation
     gc.collect()
@@ -262,26 +266,20 @@ def test_outputs_that_go_in_the_middle_of_a_recording_disturb_nothing(explainer:
     assert gpu.graphs[recorded] == []
     assert gpu.broken == []
     gpu.graph_destroy(recorded)
-    gpu.stream_destroy(theirs)
-    gpu.pop()
 
 
 @pytest.fixture
-def captured(gpu: Gpu) -> Iterator[int]:
-    """A stream of the host, which records it meanwhile."""
-    gpu.stack().append(0xC0)
-    stream = gpu.stream_create()
-    gpu.begin(stream, "THREAD_LOCAL")
-    yield stream
-    recorded = gpu.end(stream)
+def captured(theirs: int, gpu: Gpu) -> Iterator[int]:
+    """A stream that the host application captures during the test."""
+    gpu.begin(theirs, "THREAD_LOCAL")
+    yield theirs
+    recorded = gpu.end(theirs)
     assert gpu.graphs[recorded] == [], "nothing of ours is inside"
     gpu.graph_destroy(recorded)
-    gpu.stream_destroy(stream)
-    gpu.pop()
 
 
 @pytest.mark.parametrize("way", ["stream", "interface", "dlpack", "reader"])
-def test_inside_a_capture_of_the_host_it_is_refused(
+def test_run_device_refuses_a_captured_stream(
     explainer: Explainer, gpu: Gpu, request: pytest.FixtureRequest, way: str
 ) -> None:
     explanation = explainer.run_device(array := HostArray(gpu))
@@ -310,9 +308,7 @@ def test_inside_a_capture_of_the_host_it_is_refused(
     assert gpu.is_recording(explanation.mask.stream) == (way == "dlpack")
 
 
-def test_a_capture_of_another_thread_in_global_mode_is_not_broken(
-    toy: Package, add: Callable, gpu: Gpu
-) -> None:
+def test_captures_of_other_threads_are_not_broken(toy: Package, add: Callable, gpu: Gpu) -> None:
     add(toy, "toy")
     gpu.stack().append(0xC0)
     arrays, theirs = [HostArray(gpu) for _ in range(3)], gpu.stream_create()
@@ -348,9 +344,7 @@ def test_images_are_held_until_they_are_read(explainer: Explainer, gpu: Gpu) -> 
     assert not gone()
 
 
-def test_images_are_held_also_where_cuda_does_not_say_whether_they_were_read(
-    explainer: Explainer, gpu: Gpu
-) -> None:
+def test_images_are_held_after_a_failed_query(explainer: Explainer, gpu: Gpu) -> None:
     explanation = explainer.run_device(array := HostArray(gpu))
     gone, other, before = weakref.ref(array), HostArray(gpu), len(gpu.marks)
     del array
@@ -365,9 +359,7 @@ def test_images_are_held_also_where_cuda_does_not_say_whether_they_were_read(
     assert len(gpu.marks) == before
 
 
-def test_a_reader_on_the_stream_that_was_given_may_outlive_its_array(explainer: Explainer, gpu: Gpu) -> None:
-    gpu.stack().append(0xC0)
-    theirs = gpu.stream_create()
+def test_readers_on_the_given_stream_keep_order(explainer: Explainer, theirs: int, gpu: Gpu) -> None:
     one, other = HostArray(gpu), HostArray(gpu)
     one.values[:], other.values[:] = 10, 20
     found: list[list] = []
@@ -386,11 +378,9 @@ def test_a_reader_on_the_stream_that_was_given_may_outlive_its_array(explainer: 
     gpu.synchronize(ours)  # writes the second outputs, but not before the first were read
     gpu.synchronize(theirs)
     assert found == [[[10, 10, 10]], [[20, 20, 20]]]
-    gpu.stream_destroy(theirs)
-    gpu.pop()
 
 
-def test_values_that_are_not_finite_are_found_on_request(toy: Package, add: Callable, gpu: Gpu) -> None:
+def test_check_finds_values_that_are_not_finite(toy: Package, add: Callable, gpu: Gpu) -> None:
     add(toy, "toy", plan=OVERFLOWS)
     with Explainer(toy, backend="tensorrt") as explainer:
         good, white = HostArray(gpu, (2, 4, 6, 3)), HostArray(gpu, (2, 4, 6, 3))
@@ -406,9 +396,7 @@ def test_values_that_are_not_finite_are_found_on_request(toy: Package, add: Call
     assert gpu.live() == 2, "the host's arrays"
 
 
-def test_the_order_of_streams(explainer: Explainer, gpu: Gpu) -> None:
-    gpu.stack().append(0xC0)
-    theirs = gpu.stream_create()
+def test_the_order_of_streams(explainer: Explainer, theirs: int, gpu: Gpu) -> None:
 
     def later(array: HostArray, stream: int) -> None:
         array.values[:] = 0
@@ -430,11 +418,9 @@ def test_the_order_of_streams(explainer: Explainer, gpu: Gpu) -> None:
     gpu.synchronize(theirs)
     assert found == [[[200, 200, 200]]], "the stream that was given finds the outputs"
     explanation.synchronize()
-    gpu.stream_destroy(theirs)
-    gpu.pop()
 
 
-def test_dlpack_is_asked_to_be_ready_on_our_stream(explainer: Explainer, gpu: Gpu) -> None:
+def test_dlpack_gets_our_stream(explainer: Explainer, gpu: Gpu) -> None:
     explanation = explainer.run_device(array := Capsules(gpu))
     assert array.asked == explanation.mask.stream
     explanation.synchronize()
@@ -475,7 +461,7 @@ def test_other_capsules_are_refused(explainer: Explainer, gpu: Gpu, facts: dict,
     assert hasattr(array, "asked") == (facts.get("device", (2, 0)) == (2, 0)), "the device comes first"
 
 
-def test_strides_of_axes_that_do_not_count(explainer: Explainer, gpu: Gpu) -> None:
+def test_strides_of_axes_of_length_one_are_ignored(explainer: Explainer, gpu: Gpu) -> None:
     array = HostArray(gpu, strides=(999, 18, 3, 1))
     explanation = explainer.run_device(array)
     explanation.synchronize()
@@ -502,7 +488,7 @@ def test_memory_of_another_context_or_device_is_refused(explainer: Explainer, gp
         explainer.run_device(array)
 
 
-def test_what_is_no_array_of_a_device(explainer: Explainer, tiny: Package) -> None:
+def test_arrays_of_the_host_are_refused(explainer: Explainer, tiny: Package) -> None:
     with pytest.raises(InputError, match="an ndarray|kind 1"):
         explainer.run_device(np.zeros(SHAPE, np.uint8))
     with pytest.raises(InputError, match="run_device was given a str"):
@@ -521,7 +507,7 @@ def test_what_is_no_array_of_a_device(explainer: Explainer, tiny: Package) -> No
 
 
 class CoreStream:
-    """As cuda.core has them: its handle is no number, but can be made one."""
+    """A stream like those of cuda.core: its handle is not an int, but int() converts it."""
 
     version, handle = 0, np.int64(78)
 
@@ -571,7 +557,7 @@ def test_failures_leave_nothing_behind(explainer: Explainer, gpu: Gpu) -> None:
         explainer.run_device(warm)
 
 
-def test_a_capsule_of_an_output_describes_it_and_keeps_it(explainer: Explainer, gpu: Gpu) -> None:
+def test_a_capsule_describes_and_keeps_its_output(explainer: Explainer, gpu: Gpu) -> None:
     array = HostArray(gpu)
     mask = explainer.run_device(array).mask
     capsule = mask.__dlpack__(stream=-1, max_version=(1, 0), dl_device=(2, 0), copy=False)
@@ -586,10 +572,8 @@ def test_a_capsule_of_an_output_describes_it_and_keeps_it(explainer: Explainer, 
     assert pointer in {explainer.run_device(array).mask.pointer for _ in range(3)}, "nobody took it"
 
 
-def test_torch_takes_a_capsule_and_gives_it_back_once(
-    torch: ModuleType, explainer: Explainer, gpu: Gpu
-) -> None:
-    """On the CPU, where the memory really is; so the kind of device is set back before torch looks."""
+def test_torch_takes_and_frees_a_capsule_once(torch: ModuleType, explainer: Explainer, gpu: Gpu) -> None:
+    """The memory is really on the CPU, so the device type is corrected before torch reads the capsule."""
     array = HostArray(gpu)
     explanation = explainer.run_device(array)
     explanation.synchronize()
@@ -605,15 +589,13 @@ def test_torch_takes_a_capsule_and_gives_it_back_once(
     tensors = [tensor]
     del tensor
     with pytest.raises(RuntimeError, match=r"size|shape|mat"):
-        tensors.pop() @ torch.zeros(5, 5)  # goes while the exception is on its way
+        tensors.pop() @ torch.zeros(5, 5)  # dropped while the exception is raised
     gc.collect()
     assert not gone()
 
 
-def test_readers_of_a_capsule_find_the_values_on_their_stream(explainer: Explainer, gpu: Gpu) -> None:
+def test_capsule_readers_find_values_on_their_stream(explainer: Explainer, theirs: int, gpu: Gpu) -> None:
     (array := HostArray(gpu)).values[:] = 200
-    gpu.stack().append(0xC0)
-    theirs = gpu.stream_create()
     for stream, reads in ((theirs, theirs), (None, LEGACY), (1, LEGACY)):
         embedding = explainer.run_device(array).embedding
         embedding.__dlpack__(stream=stream)
@@ -634,11 +616,9 @@ def test_readers_of_a_capsule_find_the_values_on_their_stream(explainer: Explain
     for wrong in ({"copy": True}, {"dl_device": (1, 0)}):
         with pytest.raises(BufferError):
             explanation.mask.__dlpack__(**wrong)
-    gpu.stream_destroy(theirs)
-    gpu.pop()
 
 
-def test_close_waits_for_a_reader_that_is_about_to_use_the_stream(
+def test_close_waits_for_a_reader_ordering_streams(
     explainer: Explainer, gpu: Gpu, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     explanation = explainer.run_device(HostArray(gpu))
@@ -660,7 +640,7 @@ def test_close_waits_for_a_reader_that_is_about_to_use_the_stream(
     gpu.pop()
 
 
-def test_who_waits_for_a_run_may_go_on_waiting_after_close(
+def test_synchronize_may_finish_after_close(
     explainer: Explainer, gpu: Gpu, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     explanation = explainer.run_device(HostArray(gpu))
@@ -675,11 +655,11 @@ def test_who_waits_for_a_run_may_go_on_waiting_after_close(
     monkeypatch.setattr(library, "event_synchronize", late)
     explanation.synchronize()
     assert explanation.mask.stream is None
-    assert not gpu.marks, "who waited last destroys the events"
+    assert not gpu.marks, "the last thread that waited destroys the events"
 
 
 def test_a_real_capsule_of_torch_is_read(torch: ModuleType) -> None:
-    """On the CPU, where the same structure describes the tensor; the kind of device is pretended."""
+    """On the CPU, where the same structure describes the tensor; the wrapper claims another device type."""
     tensor = torch.arange(72, dtype=torch.uint8).reshape(SHAPE)
     wrapper = SimpleNamespace(__dlpack_device__=lambda: (2, 0), __dlpack__=lambda stream: tensor.__dlpack__())
     source = read(wrapper, 7, 0)

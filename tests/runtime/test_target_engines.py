@@ -1,4 +1,4 @@
-"""What takes a target: which engine or graph, never for a plain call; and every run sees its own target."""
+"""Engines and graphs that take a target: which one is chosen, and the outputs for each target."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import dataclasses
 import json
 import shutil
 import sys
-from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
 import numpy as np
 import pytest
+from engine_outputs import check_outputs, random_images
 from fake_cuda import FakeDriver
 from fake_gpu import Gpu
 from fake_tensorrt import fake_tensorrt
@@ -55,31 +55,19 @@ def targeted(shared_package: Package, tmp_path: Path) -> Package:
 
 
 @pytest.fixture
-def backend(toy: Package, add, gpu: Gpu) -> Iterator[TensorRTBackend]:
-    add(toy, "toy-toward", inputs=BOTH)
-    backend = tensorrt.open_backend(toy, toward=True)
-    yield backend
-    backend.close()
-    assert not gpu.live()
-
-
-def photographs(n: int, seed: int = 0) -> np.ndarray:
-    return np.random.default_rng((n, seed)).integers(0, 256, (n, 4, 6, 3), np.uint8)
+def backend(open_toy) -> TensorRTBackend:
+    return open_toy("toy-toward", inputs=BOTH)
 
 
 def targets(n: int, seed: int = 0) -> np.ndarray:
-    """Each row another; the second one zero, which means the image itself."""
+    """Different rows; the second one is zero, which means the image itself."""
     rows = np.random.default_rng((n, seed, 1)).uniform(0.1, 1, (n, 3)).astype(np.float32)
     rows[1:2] = 0
     return rows
 
 
 def check(images: np.ndarray, toward: np.ndarray, outputs: tuple[np.ndarray, np.ndarray]) -> None:
-    """As the pretended engine computes."""
-    embedding, mask = outputs
-    factor = np.where(toward.any(1), toward.mean(1), 1)[:, None, None]
-    np.testing.assert_allclose(embedding, images.mean((1, 2)), rtol=1e-6)
-    np.testing.assert_allclose(mask, images[..., 0] / np.float32(255) * factor, rtol=1e-5)
+    check_outputs(images, outputs, toward)
 
 
 # The graph, by onnxruntime.
@@ -87,7 +75,7 @@ def check(images: np.ndarray, toward: np.ndarray, outputs: tuple[np.ndarray, np.
 
 @settings(max_examples=15, deadline=None)
 @given(n=st.integers(1, 8), seed=st.integers(0, 99))
-def test_a_target_changes_the_mask_and_nothing_else(shared_package: Package, n: int, seed: int) -> None:
+def test_a_target_changes_the_mask_only(shared_package: Package, n: int, seed: int) -> None:
     images = np.random.default_rng(seed).integers(0, 256, (n, 24, 32, 3), np.uint8)
     toward = targets(n, seed)
     with closing(choose(shared_package)) as plain, closing(toward_backend(shared_package, plain)) as asks:
@@ -109,7 +97,7 @@ def test_a_target_changes_the_mask_and_nothing_else(shared_package: Package, n: 
         ([[0.0, 0.0, 0.0]] * 2, "list"),
     ],
 )
-def test_targets_that_no_graph_takes_are_refused(targeted: Package, toward, words: str) -> None:
+def test_wrong_targets_are_refused(targeted: Package, toward, words: str) -> None:
     with closing(OnnxRuntimeBackend(targeted, toward=True)) as backend:
         for take in (
             lambda: check_targets(toward, n=2, dimension=3),
@@ -120,7 +108,7 @@ def test_targets_that_no_graph_takes_are_refused(targeted: Package, toward, word
             assert "float32 (2, 3)" in refused.value.expected
 
 
-def test_targets_of_any_strides_are_taken() -> None:
+def test_targets_of_any_strides_are_accepted() -> None:
     rows = np.arange(12, dtype=np.float32).reshape(3, 4)
     taken = check_targets(rows.T[:, ::-1], n=4, dimension=3)
     assert taken.flags.c_contiguous
@@ -131,7 +119,7 @@ def test_each_graph_runs_what_it_was_made_for(targeted: Package) -> None:
     image, toward = np.zeros((1, 24, 32, 3), np.uint8), np.zeros((1, 3), np.float32)
     plain, asks = choose(targeted), OnnxRuntimeBackend(targeted, toward=True)
     for call in (asks.run, asks.embed):
-        with pytest.raises(BackendError, match="was asked without one"):
+        with pytest.raises(BackendError, match="was run without one"):
             call(image)
     with pytest.raises(BackendError, match="a graph that takes none"):
         plain.run_toward(image, toward)
@@ -143,14 +131,14 @@ def test_each_graph_runs_what_it_was_made_for(targeted: Package) -> None:
 # Which one is opened.
 
 
-def test_a_package_that_takes_none_says_how_to_get_one(tiny: Package) -> None:
+def test_a_package_without_targets_names_the_cure(tiny: Package) -> None:
     assert not takes_targets(tiny)
     with pytest.raises(InputError, match="takes none") as refused:
         toward_backend(tiny, choose(tiny))
     assert "nemu train --toward" in refused.value.cure
 
 
-def test_it_is_of_the_kind_and_precision_of_the_other(targeted: Package, add, gpu: Gpu) -> None:
+def test_library_and_precision_match_the_plain_backend(targeted: Package, add, gpu: Gpu) -> None:
     add(targeted, "a-fp32", precision="fp32", inputs=BOTH)
     add(targeted, "b-fp16", inputs=BOTH)
     add(targeted, "c-bf16", precision="bf16")
@@ -165,10 +153,10 @@ def test_it_is_of_the_kind_and_precision_of_the_other(targeted: Package, add, gp
         assert f"--package {targeted.path} --toward --precision bf16" in refused.value.cure
 
 
-def test_it_runs_on_the_gpu_of_the_backend_beside(
+def test_the_gpu_matches_the_plain_backend(
     toy: Package, add, gpu: Gpu, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whatever device the caller names: one backend may have been opened elsewhere."""
+    """Also if the caller names another device."""
     toy.manifest.files["model.toward.onnx"] = "0"
     add(toy, "plain")
     add(toy, "embedding", outputs=("embedding",))
@@ -195,11 +183,11 @@ def test_an_engine_in_the_same_precision(toy: Package, add, gpu: Gpu, precision:
         assert plain.why.startswith(f"plain-{precision}.engine")
         assert asks.why.startswith(f"asks-{precision}.engine")
         assert asks.precision == precision
-        check(photographs(3), targets(3), asks.run_toward(photographs(3), targets(3)))
+        check(random_images(3), targets(3), asks.run_toward(random_images(3), targets(3)))
     assert not gpu.live()
 
 
-def test_there_is_none_in_int8_nor_beside_a_backend_of_the_users_own(targeted: Package) -> None:
+def test_int8_and_custom_backends_have_no_targets(targeted: Package) -> None:
     other = FakeBackend(lambda images: (images, images))
     with pytest.raises(EngineMismatch, match="backend fake"):
         toward_backend(targeted, other)
@@ -210,10 +198,10 @@ def test_there_is_none_in_int8_nor_beside_a_backend_of_the_users_own(targeted: P
 
 
 @pytest.mark.parametrize("flavour", ["tensorrt", "rtx"])
-def test_a_plain_call_never_has_it(
+def test_plain_calls_never_choose_target_engines(
     toy: Package, add, gpu: Gpu, monkeypatch: pytest.MonkeyPatch, flavour: str
 ) -> None:
-    """Though its name comes first, and its precision would be preferred."""
+    """Its name comes first and its precision is preferred, and still it is not chosen."""
     version = "10.3.0.30"
     monkeypatch.setitem(sys.modules, "tensorrt_rtx", fake_tensorrt(gpu, rtx=True))
     add(toy, "a-toward", inputs=BOTH, flavour=flavour, version=version)
@@ -227,7 +215,7 @@ def test_a_plain_call_never_has_it(
     assert not gpu.live()
 
 
-def test_on_the_cpu_where_only_such_an_engine_is_there(targeted: Package, add, gpu: Gpu) -> None:
+def test_auto_uses_the_cpu_without_plain_engines(targeted: Package, add, gpu: Gpu) -> None:
     add(targeted, "a-toward", inputs=BOTH)
     for opens in (choose, choose_embedding):
         chosen = opens(targeted)
@@ -235,7 +223,7 @@ def test_on_the_cpu_where_only_such_an_engine_is_there(targeted: Package, add, g
         assert "it takes a target, and a plain call has none" in chosen.why
 
 
-def test_a_sidecar_names_its_inputs_only_if_it_has_two(toy: Package, add) -> None:
+def test_sidecars_name_inputs_only_with_targets(toy: Package, add) -> None:
     add(toy, "toy")
     add(toy, "toy-toward", inputs=BOTH)
     asks, plain = (engine.record for engine in toy.engines())
@@ -246,7 +234,7 @@ def test_a_sidecar_names_its_inputs_only_if_it_has_two(toy: Package, add) -> Non
         assert EngineRecord.from_json(record.to_json(), source="sidecar") == record
 
 
-def test_a_plan_is_held_to_the_inputs_in_its_sidecar(toy: Package, add, gpu: Gpu) -> None:
+def test_plans_must_have_the_sidecars_inputs(toy: Package, add, gpu: Gpu) -> None:
     add(toy, "toy-toward", inputs=("toward", "image"))  # the same, in another order
     tensorrt.open_backend(toy, toward=True).close()
     add(toy, "wrong", outputs=("embedding",), inputs=BOTH)
@@ -254,23 +242,25 @@ def test_a_plan_is_held_to_the_inputs_in_its_sidecar(toy: Package, add, gpu: Gpu
         tensorrt.open_engine(toy, next(e for e in toy.engines() if e.path.stem == "wrong"))
 
 
-# The engine, over the pretended GPU.
+# The engine, on the fake GPU.
 
 
 def test_every_run_sees_its_own_target(backend: TensorRTBackend, gpu: Gpu) -> None:
     assert backend.why.startswith("toy-toward.engine fits Fake GPU (8.9)")
     assert backend.degraded == ""
     for n, launches in ((1, 1), (4, 2), (1, 1), (3, 0), (2, 0), (4, 1)):  # another lane's first is a check
-        images = photographs(n)  # the same again, with other targets
+        images = random_images(n)  # the same again, with other targets
         for seed in range(3):
             before = gpu.launches
             toward = targets(n, seed)
             check(images, toward, backend.run_toward(images, toward))
             assert gpu.launches - before == (launches if seed == 0 else min(launches, 1))
-    check(photographs(4), zeros := np.zeros((4, 3), np.float32), backend.run_toward(photographs(4), zeros))
+    check(
+        random_images(4), zeros := np.zeros((4, 3), np.float32), backend.run_toward(random_images(4), zeros)
+    )
 
 
-def test_a_graph_that_leaves_out_the_target_is_not_used(
+def test_a_graph_without_the_computation_is_refused(
     toy: Package, add, gpu: Gpu, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     end = Gpu.end
@@ -284,13 +274,13 @@ def test_a_graph_that_leaves_out_the_target_is_not_used(
     add(toy, "toy", inputs=BOTH)
     with closing(tensorrt.open_backend(toy, toward=True)) as backend:
         assert "its replay did not give what a plain run gives" in backend.degraded
-        check(photographs(1), targets(1), backend.run_toward(photographs(1), targets(1)))
+        check(random_images(1), targets(1), backend.run_toward(random_images(1), targets(1)))
 
 
-def test_it_runs_nothing_else(backend: TensorRTBackend, toy: Package, add) -> None:
+def test_target_engines_refuse_plain_calls(backend: TensorRTBackend, toy: Package, add) -> None:
     for call in (backend.run, backend.embed, backend.submit, backend.run_device):
         with pytest.raises(BackendError, match=r"no target was given to toy-toward\.engine"):
-            call(photographs(1))
+            call(random_images(1))
     with pytest.raises(BackendError, match="no target was given"):
         backend.warm_up(on_device=True)
     add(toy, "plain")
@@ -298,23 +288,23 @@ def test_it_runs_nothing_else(backend: TensorRTBackend, toy: Package, add) -> No
         closing(choose(toy)) as plain,
         pytest.raises(BackendError, match=r"to plain\.engine, which takes none"),
     ):
-        plain.run_toward(photographs(1), targets(1))
-    for images, toward in ((photographs(2), targets(1)), (photographs(5), targets(5))):
+        plain.run_toward(random_images(1), targets(1))
+    for images, toward in ((random_images(2), targets(1)), (random_images(5), targets(5))):
         with pytest.raises(InputError):
             backend.run_toward(images, toward)
 
 
-def test_once_warm_it_makes_nothing(backend: TensorRTBackend, gpu: Gpu) -> None:
+def test_after_warm_up_runs_allocate_nothing(backend: TensorRTBackend, gpu: Gpu) -> None:
     backend.warm_up()
     assert backend._lanes.keys() == {"least", "between", "most"}
     before = set(gpu.blocks), set(gpu.graphs)
     for n in (1, 2, 3, 4):
         backend.poison()
-        check(photographs(n), targets(n), backend.run_toward(photographs(n), targets(n)))
+        check(random_images(n), targets(n), backend.run_toward(random_images(n), targets(n)))
     assert (set(gpu.blocks), set(gpu.graphs)) == before
 
 
-def test_where_gpu_and_cpu_share_memory_both_inputs_are_read_in_place(
+def test_integrated_gpus_read_both_inputs_in_place(
     toy: Package, add, gpu: Gpu, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "cuda.bindings.driver", FakeDriver(gpu, INTEGRATED=1))
@@ -323,27 +313,22 @@ def test_where_gpu_and_cpu_share_memory_both_inputs_are_read_in_place(
         (ops,) = gpu.graphs.values()
         assert len(ops) == 3, "computes, and copies two outputs"
         for seed in (0, 1):
-            check(photographs(1), targets(1, seed), backend.run_toward(photographs(1), targets(1, seed)))
+            check(random_images(1), targets(1, seed), backend.run_toward(random_images(1), targets(1, seed)))
 
 
-def test_fewer_images_than_are_computed_at_once(
-    toy: Package, add, gpu: Gpu, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """TensorRT-RTX computes as many as it takes; what is beyond are older images with older targets."""
-    rtx = fake_tensorrt(gpu, version="1.7.1.116", rtx=True)
-    monkeypatch.setitem(sys.modules, "tensorrt_rtx", rtx)
-    add(toy, "toy", inputs=BOTH, flavour="rtx", version="1.7.1.116", compute_capability="portable")
-    with closing(tensorrt.open_backend(toy, toward=True)) as backend:
-        for n in (4, 2, 3, 1):
-            check(photographs(n), targets(n), backend.run_toward(photographs(n), targets(n)))
-        assert "records what it launches by itself instead" in backend.degraded
-        assert gpu.compilations == 2
+def test_fewer_images_than_are_computed_at_once(open_toy, rtx: dict[str, str], gpu: Gpu) -> None:
+    """TensorRT-RTX computes the largest batch; the rows after n have older images and targets."""
+    backend = open_toy(inputs=BOTH, **rtx)
+    for n in (4, 2, 3, 1):
+        check(random_images(n), targets(n), backend.run_toward(random_images(n), targets(n)))
+    assert "records what it launches by itself instead" in backend.degraded
+    assert gpu.compilations == 2
 
 
 def test_the_first_opening_asks_with_targets(
     toy: Package, add, gpu: Gpu, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    images = photographs(3)
+    images = random_images(3)
     arrays = {"images": images, "embedding": images.mean((1, 2)).astype(np.float32), "mask": images[..., 0]}
     toy.manifest.files[REFERENCE] = "0"
     add(toy, "toy", inputs=BOTH)
@@ -376,7 +361,7 @@ def test_a_package_with_targets_is_verified_with_them(targeted: Package, capsys)
     assert [r["batch"] for r in rows if r["what"] == "toward targets"] == [1, 8]
 
 
-def test_what_ignores_its_targets_does_not_pass(targeted: Package, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_verify_fails_if_targets_are_ignored(targeted: Package, monkeypatch: pytest.MonkeyPatch) -> None:
     with closing(OnnxRuntimeBackend(targeted, toward=True)) as backend:
         run = backend.run_toward
         monkeypatch.setattr(backend, "run_toward", lambda images, toward: run(images, 0 * toward))
@@ -384,7 +369,7 @@ def test_what_ignores_its_targets_does_not_pass(targeted: Package, monkeypatch: 
             verify_toward(targeted, backend)
 
 
-def test_a_reference_without_targets_is_read_and_proves_nothing_about_them(targeted: Package) -> None:
+def test_a_reference_without_targets_verifies_none(targeted: Package) -> None:
     with np.load(targeted.path / REFERENCE) as arrays:
         plain = {name: arrays[name] for name in ("images", "embedding", "mask")}
     np.savez(targeted.path / REFERENCE, **plain)
@@ -398,9 +383,9 @@ def test_a_reference_without_targets_is_read_and_proves_nothing_about_them(targe
         verify_toward(package, backend)
 
 
-def test_a_new_engine_is_held_against_the_targets_masks(toy: Package, add, gpu: Gpu) -> None:
+def test_new_engines_are_checked_with_targets(toy: Package, add, gpu: Gpu) -> None:
     """The gate of `export.attach`: figures for the sidecar, or an error."""
-    images, toward = photographs(3), targets(3)
+    images, toward = random_images(3), targets(3)
     mask = images[..., 0] / np.float32(255)
     asked = mask * np.where(toward.any(1), toward.mean(1), 1)[:, None, None]
     arrays = {"images": images, "embedding": images.mean((1, 2)).astype(np.float32), "mask": mask}

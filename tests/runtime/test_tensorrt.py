@@ -1,4 +1,4 @@
-"""Which engine fits; the GPU is a stand-in (`fake_gpu`)."""
+"""Which engine fits; the GPU is a fake (`fake_gpu`)."""
 
 from __future__ import annotations
 
@@ -20,23 +20,22 @@ from runtime.package import Package
 from runtime.parity_record import ParityRecord
 
 HERE = {"rtx": "1.7.1.116", "tensorrt": "10.3.0.30"}
+PORTABLE = {"flavour": "rtx", "version": HERE["rtx"], "compute_capability": "portable"}
 Add = Callable[..., None]
 
 
 @pytest.fixture
 def versions(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
-    """Both libraries are here, in these versions."""
+    """Both libraries are installed, in these versions."""
     here = dict(HERE)
     monkeypatch.setattr(tensorrt, "version", here.__getitem__)
     return here
 
 
-def test_fp16_first_then_the_engine_of_this_very_gpu(
-    toy: Package, add: Add, versions: dict[str, str]
-) -> None:
+def test_fp16_comes_first_then_the_exact_gpu(toy: Package, add: Add, versions: dict[str, str]) -> None:
     add(toy, "a-fp32", precision="fp32")
     assert tensorrt.select(toy, "8.9").path.name == "a-fp32.engine"
-    add(toy, "b-portable", flavour="rtx", version=HERE["rtx"], compute_capability="portable")
+    add(toy, "b-portable", **PORTABLE)
     assert tensorrt.select(toy, "8.9").path.name == "b-portable.engine"
     add(toy, "c-exact")
     assert tensorrt.select(toy, "8.9").path.name == "c-exact.engine"
@@ -49,15 +48,11 @@ def test_fp16_first_then_the_engine_of_this_very_gpu(
     [
         ({"version": "10.13.3.9"}, "8.9", "built for tensorrt 10.13.3.9, this is tensorrt 10.3.0.30"),
         ({"compute_capability": "8.7"}, "8.9", "built for compute capability 8.7, this is 8.9"),
-        (
-            {"flavour": "rtx", "version": HERE["rtx"], "compute_capability": "portable"},
-            "7.5",
-            "built for 8.0 and newer GPUs, this is 7.5",
-        ),
+        (PORTABLE, "7.5", "built for 8.0 and newer GPUs, this is 7.5"),
         ({"flavour": "quick"}, "8.9", "built for quick, which this version of nemu does not know"),
     ],
 )
-def test_a_mismatch_says_what_it_was_built_for(
+def test_a_mismatch_says_what_the_engine_needs(
     toy: Package, add: Add, versions: dict[str, str], changes: dict, capability: str, words: str
 ) -> None:
     add(toy, "toy", **changes)
@@ -67,10 +62,8 @@ def test_a_mismatch_says_what_it_was_built_for(
     assert f"nemu build --package {toy.path}" in error.value.cure
 
 
-def test_portable_runs_on_gpus_newer_than_the_library_names(
-    toy: Package, add: Add, versions: dict[str, str]
-) -> None:
-    add(toy, "toy", flavour="rtx", version=HERE["rtx"], compute_capability="portable")
+def test_portable_engines_fit_newer_gpus(toy: Package, add: Add, versions: dict[str, str]) -> None:
+    add(toy, "toy", **PORTABLE)
     for capability in ("8.0", "9.0", "12.1"):
         assert tensorrt.select(toy, capability).path.name == "toy.engine"
 
@@ -85,7 +78,7 @@ def test_portable_runs_on_gpus_newer_than_the_library_names(
         ("9.3.0", "11.4.0.106", False),
     ],
 )
-def test_a_version_compatible_plan_runs_on_newer_lean_libraries(
+def test_version_compatible_plans_fit_newer_lean_libraries(
     toy: Package, add: Add, versions: dict[str, str], built: str, here: str, fits: bool
 ) -> None:
     versions["lean"] = here
@@ -97,20 +90,15 @@ def test_a_version_compatible_plan_runs_on_newer_lean_libraries(
             tensorrt.select(toy, "8.9")
 
 
-def test_the_lean_library_is_loaded_by_its_own_name(
-    toy: Package, add: Add, gpu: Gpu, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_lean_library_is_loaded(open_toy: Callable, gpu: Gpu, monkeypatch: pytest.MonkeyPatch) -> None:
     lean = fake_tensorrt(gpu, version="11.4.0.106")
     lean.__name__ = "tensorrt_lean"
-    del lean.NetworkDefinitionCreationFlag  # it builds nothing
+    del lean.NetworkDefinitionCreationFlag  # it cannot build
     monkeypatch.setitem(sys.modules, "tensorrt_lean", lean)
-    add(toy, "toy", flavour="lean", version="10.16.1.11")
-    backend = tensorrt.open_backend(toy)
-    assert backend.name == "tensorrt_lean 11.4.0.106"
-    backend.close()
+    assert open_toy(flavour="lean", version="10.16.1.11").name == "tensorrt_lean 11.4.0.106"
 
 
-def test_one_engine_can_be_opened_by_itself(toy: Package, add: Add, gpu: Gpu) -> None:
+def test_open_engine_opens_one_given_engine(toy: Package, add: Add, gpu: Gpu) -> None:
     add(toy, "fits")
     add(toy, "other", compute_capability="8.7")
     fits, other = toy.engines()
@@ -122,18 +110,17 @@ def test_one_engine_can_be_opened_by_itself(toy: Package, add: Add, gpu: Gpu) ->
 
 
 @pytest.fixture
-def hopper(toy: Package, add: Add, gpu: Gpu, monkeypatch: pytest.MonkeyPatch) -> Package:
+def hopper(toy: Package, add: Add, rtx: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> Package:
     """A portable engine of TensorRT-RTX, on a GPU that this library does not list."""
-    monkeypatch.setitem(sys.modules, "tensorrt_rtx", fake_tensorrt(gpu, version="1.7.1.116", rtx=True))
     described = CudaBindings.device
     monkeypatch.setattr(
         CudaBindings, "device", lambda self, i: replace(described(self, i), compute_capability="9.0")
     )
-    add(toy, "toy", flavour="rtx", version="1.7.1.116", compute_capability="portable")
+    add(toy, "toy", **rtx)
     return toy
 
 
-def test_on_a_gpu_that_is_not_listed_an_engine_is_tried(hopper: Package, gpu: Gpu) -> None:
+def test_an_engine_is_tried_on_unlisted_gpus(hopper: Package, gpu: Gpu) -> None:
     backend = tensorrt.open_backend(hopper)
     assert "TensorRT-RTX does not list Fake GPU (9.0) among its GPUs" in backend.why
     backend.close()
@@ -152,9 +139,7 @@ def test_on_a_gpu_that_is_not_listed_an_engine_is_tried(hopper: Package, gpu: Gp
         ("execute_async_v3", r"and there it does not run: .*execute_async_v3 failed"),
     ],
 )
-def test_what_fails_on_a_gpu_that_is_not_listed_does_not_fit(
-    hopper: Package, gpu: Gpu, fault: str, words: str
-) -> None:
+def test_a_failure_on_unlisted_gpus_is_a_mismatch(hopper: Package, gpu: Gpu, fault: str, words: str) -> None:
     gpu.fail[fault] = 1
     with pytest.raises(EngineMismatch, match=words):
         tensorrt.open_backend(hopper)
@@ -162,30 +147,26 @@ def test_what_fails_on_a_gpu_that_is_not_listed_does_not_fit(
     assert not gpu.live()
 
 
-def test_a_build_is_not_gated_on_a_gpu_that_is_not_listed(hopper: Package, gpu: Gpu) -> None:
+def test_a_build_is_not_gated_on_unlisted_gpus(hopper: Package, gpu: Gpu) -> None:
     attach = pytest.importorskip("export.attach")
     (engine,) = hopper.engines()
     parity = attach._gate(hopper, engine.read(), engine.record)
     assert parity == ParityRecord(not_run="mismatch")
 
 
-def test_on_a_listed_gpu_a_failure_is_one(
-    toy: Package, add: Add, gpu: Gpu, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(sys.modules, "tensorrt_rtx", fake_tensorrt(gpu, version="1.7.1.116", rtx=True))
-    add(toy, "toy", flavour="rtx", version="1.7.1.116", compute_capability="portable")
+def test_a_failure_on_a_listed_gpu_is_no_mismatch(open_toy: Callable, rtx: dict, gpu: Gpu) -> None:
     gpu.fail["execute_async_v3"] = 1
     with pytest.raises(BackendError, match="execute_async_v3 failed") as error:
-        tensorrt.open_backend(toy)
+        open_toy(**rtx)
     assert not isinstance(error.value, EngineMismatch)
 
 
-def test_no_engine_at_all(toy: Package, add: Add) -> None:
+def test_a_package_without_engines_is_a_mismatch(toy: Package, add: Add) -> None:
     with pytest.raises(EngineMismatch, match="it holds none"):
         tensorrt.select(toy, "8.9")
 
 
-def test_a_missing_library_is_unavailable_unless_another_could_have_fitted(
+def test_only_missing_libraries_make_the_backend_unavailable(
     toy: Package, add: Add, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("tensorrt", "tensorrt_bindings"):
@@ -194,14 +175,14 @@ def test_a_missing_library_is_unavailable_unless_another_could_have_fitted(
     with pytest.raises(BackendUnavailable, match="tensorrt is not installed, nor is tensorrt_bindings"):
         tensorrt.select(toy, "8.9")
     monkeypatch.setitem(sys.modules, "tensorrt_rtx", fake_tensorrt(Gpu(), version="1.5.0"))
-    add(toy, "rtx", flavour="rtx", version="1.7.1.116", compute_capability="portable")
+    add(toy, "rtx", **PORTABLE)
     with pytest.raises(EngineMismatch, match=r"this is rtx 1\.5\.0") as error:
         tensorrt.select(toy, "8.9")
     assert "classic.engine: tensorrt is not installed" in error.value.came
 
 
 @pytest.mark.parametrize(("flavour", "module"), tensorrt_library._MODULES.items())
-def test_where_only_the_wheels_are_nothing_else_is_different(
+def test_the_bindings_module_replaces_a_missing_module(
     toy: Package, add: Add, gpu: Gpu, monkeypatch: pytest.MonkeyPatch, flavour: str, module: str
 ) -> None:
     add(toy, "toy", flavour=flavour, version="11.4.0.106")
@@ -209,7 +190,7 @@ def test_where_only_the_wheels_are_nothing_else_is_different(
     for name in (module, f"{module}_bindings"):
         trt = fake_tensorrt(gpu, version="11.4.0.106", rtx=flavour == "rtx")
         trt.__name__ = name
-        monkeypatch.setitem(sys.modules, module, None)  # the second time it is not there
+        monkeypatch.setitem(sys.modules, module, None)  # missing in the second round
         monkeypatch.setitem(sys.modules, name, trt)
         assert tensorrt_library.library(flavour) is tensorrt_library.library(flavour)
         backend = tensorrt.open_backend(toy)
@@ -220,10 +201,10 @@ def test_where_only_the_wheels_are_nothing_else_is_different(
 
 
 @pytest.mark.parametrize("file", ["tensorrt", "tensorrt_bindings"])
-def test_a_library_that_does_not_load_is_not_called_missing(
+def test_a_broken_library_is_not_called_missing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, file: str
 ) -> None:
-    """As where a shared library is absent, or the module is there and NVIDIA's wheel is not."""
+    """For example if a shared library is missing, or NVIDIA's wheel for this module is."""
     (tmp_path / f"{file}.py").write_text("import libnvinfer_that_is_not_here")
     monkeypatch.syspath_prepend(tmp_path)
     for name in ("tensorrt", "tensorrt_bindings"):
@@ -245,11 +226,11 @@ def test_tensorrt_8_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_driver_is_probed_before_any_tensorrt_object(
     toy: Package, add: Add, gpu: Gpu, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Some versions crash the process where there is no driver; see `runtime.backends.cuda.driver`."""
+    """Some versions crash the process if there is no driver; see `runtime.backends.cuda.driver`."""
     gpu.fail["cuInit"] = 100
     add(toy, "toy")
     for flavour in ("tensorrt", "tensorrt_rtx"):
-        monkeypatch.setitem(sys.modules, flavour, None)  # importing it would raise another error
+        monkeypatch.setitem(sys.modules, flavour, None)  # an import would raise another error
     with pytest.raises(BackendUnavailable, match="NVIDIA driver"):
         tensorrt.open_backend(toy)
 
@@ -263,10 +244,8 @@ def test_a_changed_engine_is_refused(toy: Package, add: Add, gpu: Gpu) -> None:
 
 
 @pytest.mark.skipif(not find_spec("tensorrt_rtx"), reason="tensorrt_rtx is not installed")
-def test_rtx_is_asked_whether_the_plan_is_valid_here(
-    toy: Package, add: Add, gpu: Gpu, versions: dict[str, str]
-) -> None:
-    """The GPU is pretended, tensorrt_rtx is real: it refuses what is no plan."""
-    add(toy, "toy", flavour="rtx", version=HERE["rtx"], compute_capability="portable")
+def test_rtx_checks_the_validity_of_plans(toy: Package, add: Add, gpu: Gpu, versions: dict[str, str]) -> None:
+    """The GPU is a fake, tensorrt_rtx is real: it refuses a file that is not a plan."""
+    add(toy, "toy", **PORTABLE)
     with pytest.raises(EngineMismatch, match=r"toy\.engine: TensorRT-RTX on Fake GPU \(8\.9\): .* corrupt"):
         tensorrt.open_backend(toy)

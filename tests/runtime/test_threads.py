@@ -44,7 +44,7 @@ def machine(tmp_path, monkeypatch):
         (range(4), 0, 4),  # a kernel that does not tell
     ],
 )
-def test_physical_cores_that_may_be_used_and_at_most_sixteen(machine, cpus, siblings, expected):
+def test_usable_physical_cores_up_to_sixteen(machine, cpus, siblings, expected):
     assert machine(cpus, siblings=siblings) == expected
 
 
@@ -96,7 +96,7 @@ def test_the_users_number_wins_and_reaches_the_backend(machine, tiny, monkeypatc
 
 
 @pytest.mark.parametrize("wrong", ["0", "-1", "two", "1.5", " 2"])
-def test_a_number_that_is_none_is_refused(wrong, tiny, monkeypatch):
+def test_an_invalid_thread_number_is_refused(wrong, tiny, monkeypatch):
     monkeypatch.setenv("NEMU_THREADS", wrong)
     with pytest.raises(InputError, match="NEMU_THREADS"):
         choose(tiny, "onnxruntime")
