@@ -9,7 +9,7 @@ import pytest
 
 from runtime.errors import InputError, SchemaError
 from train.__main__ import config_of, parser
-from train.config import OBJECTIVES, EncoderConfig, TrainConfig
+from train.config import MASKERS, OBJECTIVES, REMOVED_MASKERS, EncoderConfig, TrainConfig
 
 HEAD = EncoderConfig(encoder="timm/test_resnet", embedding="head")
 
@@ -59,6 +59,17 @@ def test_a_configuration_that_lacks_a_setting_is_not_filled_up_with_todays_defau
     del fields[name]
     with pytest.raises(SchemaError, match=name):
         TrainConfig.from_json(json.dumps(fields), source="test")
+
+
+@pytest.mark.parametrize("name", REMOVED_MASKERS)
+def test_a_removed_masker_is_refused_with_a_cure(name):
+    text = config().to_json().replace('"lateral"', f'"{name}"')
+    with pytest.raises(SchemaError, match=f"x is of a masker `{name}`") as caught:
+        TrainConfig.from_json(text, source="x")
+    assert (caught.value.expected, "nemu 0.1.0" in caught.value.cure) == (
+        f"one of {', '.join(MASKERS)}",
+        True,
+    )
 
 
 def test_the_command_line_has_the_defaults_of_the_dataclass():

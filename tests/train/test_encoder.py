@@ -12,7 +12,8 @@ from torch import nn
 
 from runtime.errors import InputError
 from train.config import EncoderConfig
-from train.zoo import _classes, load_encoder
+from train.timm_encoder import _classes, _has_projection
+from train.zoo import load_encoder
 
 
 def saved(tmp_path, name, **kwargs):
@@ -184,8 +185,6 @@ def test_a_pth_is_refused_with_code_that_converts_it(tmp_path, monkeypatch):
 )
 def test_the_default_embedding_is_the_projection_only_where_there_is_one(name, kind):
     from types import SimpleNamespace
-
-    from train.zoo import _has_projection
 
     cfg = timm.get_pretrained_cfg(name)
     model = SimpleNamespace(num_classes=cfg.num_classes, pretrained_cfg={"tag": cfg.tag})
