@@ -103,15 +103,30 @@ def fit(
         module.to(trainer.strategy.root_device).prepare(first, resumed=start > 0)
         began = time.monotonic()
         _loop(trainer, module, images, out, start=start, workers=workers)
-    seconds = time.monotonic() - began
-    unseen, unreadable = decoded(apart, geometry)
-    skipped = [*(files[i] for i in sorted(module.skipped)), *unreadable]
+    return _finish(module, images, apart, first, out, start=start, seconds=time.monotonic() - began)
+
+
+def _finish(
+    module: MaskerTraining,
+    images: Photographs,
+    apart: list[Path],
+    first: torch.Tensor,
+    out: Path,
+    *,
+    start: int,
+    seconds: float,
+) -> TrainingRecord:
+    """Judge the masks on the images set apart, or on the first ones if there are none; write the run's files."""
+    unseen, unreadable = decoded(apart, images.geometry)
+    skipped = [*(images.files[i] for i in sorted(module.skipped)), *unreadable]
     judged = torch.from_numpy(unseen) if len(unseen) else first
+    found = len(images.files)
     summary = _summary(
-        module, judged, resumed_at=start, images_found=len(files), skipped=len(skipped), seconds=seconds
+        module, judged, resumed_at=start, images_found=found, skipped=len(skipped), seconds=seconds
     )
-    if trainer.is_global_zero:
-        write_apart(out, [file for file in apart if file not in unreadable], Path(config.data))
+    if module.trainer.is_global_zero:
+        readable = [file for file in apart if file not in unreadable]
+        write_apart(out, readable, Path(module.config.data))
         _write(out, module, summary, skipped)
     leave_together()
     return summary
