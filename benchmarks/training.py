@@ -37,7 +37,8 @@ from runtime.sources import find_images
 from train.config import EncoderConfig, TrainConfig
 from train.data import Photographs, Steps, collate, load
 from train.encoder import FrozenEncoder
-from train.fit import hush, loading_workers, make_trainer
+from train.fit import loading_workers
+from train.loop import hush, make_trainer
 from train.nem import NEM
 from train.training import MaskerTraining
 from train.zoo import load_encoder

@@ -1,4 +1,4 @@
-"""python -m demo: what does a real encoder look at, in photographs that the masker was not trained on?
+"""python -m demo: explain a real encoder on photographs that the masker was not trained on.
 
     EfficientNet-Lite0 + masker.safetensors ──export──▶ demo.nemu ──runtime──▶ overlay.png, explained/
 
@@ -43,13 +43,13 @@ from train.__main__ import main as train
 OUT = Path(os.path.relpath(Path(__file__).parent / "out"))
 PACKAGE, WEIGHTS = OUT / "demo.nemu", OUT / "lite0.safetensors"
 JUDGED = 24
-"""Composites that the package's card is of: as few as `export.level` takes, for what each costs."""
+"""Composites on which the package's card is measured: the fewest that `export.level` takes, to save time."""
 SHOWN = 4
-"""Composites in the picture: the first, not the best."""
+"""Number of composites in overlay.png: the first, not the best."""
 COLUMNS = 3
-"""A picture and its overlay, so often side by side."""
+"""Pairs of an image and its overlay in a row."""
 PAIRS_SHOWN = 3
-"""Pairs in their picture: the first, not the best."""
+"""Number of pairs in pair.png: the first, not the best."""
 
 BUILD = [
     *("--masker", os.path.relpath(MASKER), "--weights", str(WEIGHTS), "--evaluate", str(OUT / "judged")),
@@ -88,9 +88,9 @@ def main() -> int:
     print(f"\nDone in {(time.monotonic() - began) / 60:.1f} minutes.  Look at {OUT / 'overlay.png'}")
     print(f"and, of two pictures that share a thing, at {OUT / 'pair.png'}")
     print("Try next: your own photographs and encoder:")
-    print("  .venv/bin/python -m train --encoder timm/resnet50 --data PHOTOGRAPHS --out runs/mine")
-    print("  .venv/bin/python -m export.build_engine --masker runs/mine/masker.safetensors --out mine.nemu")
-    print("  .venv/bin/python -m runtime explain mine.nemu PHOTOGRAPHS --out explained")
+    print("  .venv/bin/nemu train --encoder timm/resnet50 --data PHOTOGRAPHS --out runs/mine")
+    print("  .venv/bin/nemu build --masker runs/mine/masker.safetensors --out mine.nemu")
+    print("  .venv/bin/nemu explain mine.nemu PHOTOGRAPHS --out explained")
     return 0
 
 
@@ -115,7 +115,7 @@ def check_engine(package: Path) -> None:
 
 
 def score(shown: list[View], scored: list[View], shared: list[Pair]) -> None:
-    """Mask inside the object against mask outside it, over all composites; the same for pairs; pictures."""
+    """Print and save the mean mask inside and outside the objects, also of pairs; write overlay.png."""
     with Explainer(PACKAGE) as explainer:
         print(f"\nscoring {len(scored)} composites on {explainer.backend.name}")
         explained = {view.name: explainer(view.image).mask for view in (*shown, *scored)}
@@ -138,9 +138,9 @@ def score(shown: list[View], scored: list[View], shared: list[Pair]) -> None:
 
 
 def score_pairs(explainer: Explainer, shared: list[Pair]) -> dict[str, Any]:
-    """Mask on the thing that two pictures share, and on the other one, by itself and toward each other.
+    """Mean mask on the shared object and on the other one, without a target and toward each other.
 
-    Writes the picture of some: each picture, its mask by itself, its mask toward the other.
+    Writes pair.png: each image, its overlay without a target, its overlay toward the other image.
     """
     sides = [view for pair in shared for view in pair.views]
     compared = [explainer.compare(*(view.image for view in pair.views)) for pair in shared]

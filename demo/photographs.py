@@ -1,4 +1,4 @@
-"""Photographs that the demo's training never saw, with what is on them: whole, composites, and pairs."""
+"""Photographs that the demo's training did not see, with object regions: whole, composites, and pairs."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ GROUNDS = ("grass", "china", "brick", "gravel", "hubble_deep_field")
 
 @dataclass(frozen=True)
 class View:
-    """A square picture with one object."""
+    """A square image with one object."""
 
     name: str
     image: np.ndarray
@@ -54,7 +54,7 @@ class View:
 
 @dataclass(frozen=True)
 class Pair:
-    """Two pictures of two objects each, on different grounds; one object is in both."""
+    """Two images of two objects each, on different grounds; one object is in both."""
 
     views: tuple[View, View]
     """Their regions are the object that is in both."""
@@ -86,7 +86,7 @@ def composites(count: int = 50, *, seed: int = 0) -> list[View]:
 
 
 def pairs(count: int = 20, *, seed: int = 0) -> list[Pair]:
-    """Objects in turn are shared; what stands beside them, where, and on what ground, is random."""
+    """Each object in turn is shared; the other objects, the places and the grounds are random."""
     rng = np.random.default_rng(seed)
     objects, found = list(OBJECTS), []
     for i in range(count):

@@ -1,4 +1,4 @@
-"""Is this the encoder that the weights were made for?  One photograph through its head tells."""
+"""Whether weights belong to the encoder, judged by the classes that it names for one image."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ BEST = 5
 
 
 def check(config: EncoderConfig, photograph: Path) -> dict[str, list[tuple[str, float]]]:
-    """What the encoder takes a photograph for, and what each sibling makes of it with the same weights.
+    """The classes that the encoder and each of its siblings name for an image with the same weights.
 
     Returns:
-        For each encoder, the one asked for first: its five best ImageNet classes, with their probability.
+        For each encoder, the configured one first: its five best ImageNet classes with their probabilities.
 
     Raises:
-        InputError: its head does not name ImageNet's classes; see also `train.zoo.load_encoder`.
+        InputError: the head does not name ImageNet's classes; see also `train.zoo.load_encoder`.
     """
     image, encoder = load_image(photograph), load_encoder(config)
     if not config.encoder.startswith("timm/"):
@@ -56,5 +56,5 @@ def _no_classes(name: str, why: str) -> InputError:
     return InputError(
         f"--check with --encoder {name}, which {why}",
         expected="a timm classifier that names ImageNet's classes",
-        cure="compare its embeddings with those that you have, or use weights that still have their head",
+        cure="compare its embeddings with known ones, or use weights that include the head",
     )

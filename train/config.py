@@ -1,4 +1,4 @@
-"""What a training run is: every setting that changes its result, checked at birth, saved beside it."""
+"""The configuration of a training run: every setting that changes its result, checked when it is made."""
 
 from __future__ import annotations
 
@@ -18,19 +18,26 @@ REMOVED_MASKERS = ("lateral-narrow", "lateral-coarse", "lateral-wide")
 EMBEDDINGS = ("pooled", "head", "cls")
 OBJECTIVES = ("sparse", "plain", "contrastive", "ranking", "class")
 TOWARD = ("sparse", "plain", "contrastive")
-"""Objectives that a target can be put into."""
+"""Objectives that work with a target."""
 FEWEST_TO_PAIR = 3
-"""Photographs that a batch of pairs needs."""
+"""Images that a batch of pairs needs at least."""
 FILLS = ("zero", "noise", "blur", "mixed")
 AUGMENTATIONS = ("none", "crop")
 PRECISIONS = ("32-true", "16-mixed", "bf16-mixed")
+_CHOICES = {
+    "masker": MASKERS,
+    "objective": OBJECTIVES,
+    "fill": FILLS,
+    "augment": AUGMENTATIONS,
+    "precision": PRECISIONS,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
 class EncoderConfig:
     """Which frozen encoder, and which of its vectors is the embedding.
 
-    `None` means: what the model's own configuration says.
+    `None` takes the value from the model's own configuration.
     """
 
     encoder: str
@@ -39,13 +46,13 @@ class EncoderConfig:
     weights: str | None = None
     """A safetensors file for a timm encoder, kept as an absolute path; None loads timm's own weights."""
     embedding: str | None = None
-    """Of a timm encoder: `pooled` (pre-logits), `head` (its own projection head) or `cls` (class token)."""
+    """Vector of a timm encoder: `pooled` (pre-logits), `head` (projection head) or `cls` (class token)."""
     l2_normalize: bool = False
     """Scale the embedding to unit length."""
     image_size: tuple[int, int] | None = None
     """(height, width) of the graph, pixels."""
     resize: str | None = None
-    """How a photograph becomes that size: `crop`, `squash` or `letterbox`."""
+    """How an image becomes that size: `crop`, `squash` or `letterbox`."""
     mean: tuple[float, float, float] | None = None
     std: tuple[float, float, float] | None = None
     taps: tuple[int, ...] | None = None
@@ -66,7 +73,7 @@ class EncoderConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """One run of `python -m train`."""
+    """One run of `nemu train`."""
 
     encoder: EncoderConfig
     data: str
@@ -79,20 +86,20 @@ class TrainConfig:
     """See `train.objective`."""
     toward: bool | None = None
     """The masker takes a target embedding, and half of each batch are pairs (`train.pairs`).  None becomes
-    True where that can be: with a lateral decoder and an objective that compares embeddings."""
+    True with a lateral decoder, an objective of TOWARD and batches of FEWEST_TO_PAIR images or more."""
     area_weight: float | None = None
     """λ, weight of the mask's size in the objective; None: `train.objective.AREA_PRICE` times what the empty
     mask costs with this encoder, fill and data, measured before training; `ranking` has no weight."""
     centred: bool | None = None
-    """Take the cosine around the mean embedding of some training images; None becomes True, and False
-    for `class`, which has no cosine."""
+    """Take the cosine around the mean embedding of some training images; None becomes True, except for
+    `class`, which has no cosine."""
     fill: str = "mixed"
     """What a masked-out pixel is replaced with; see `train.occlusion`."""
     augment: str = "none"
-    """`none`, or `crop`: a random crop of 60 to 100 % of the area, mirrored half of the time."""
+    """`none`, or `crop`: a random crop of 60 to 100 % of the area, mirrored with probability 1/2."""
     steps: int = 2000
     batch_size: int = 32
-    """Images of a step, of all processes together."""
+    """Images of a step, over all processes."""
     learning_rate: float = 3e-3
     weight_decay: float = 0.01
     seed: int = 0
@@ -100,28 +107,37 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "data", str(Path(self.data).absolute()))
-        _one_of("--masker", self.masker, MASKERS)
-        _one_of("--objective", self.objective, OBJECTIVES)
-        _one_of("--fill", self.fill, FILLS)
-        _one_of("--augment", self.augment, AUGMENTATIONS)
-        _one_of("--precision", self.precision, PRECISIONS)
+        for name, choices in _CHOICES.items():
+            _one_of(f"--{name}", getattr(self, name), choices)
+        if self.toward is None:
+            object.__setattr__(self, "toward", self._can_pair())
+        if self.centred is None:
+            object.__setattr__(self, "centred", self.objective != "class")
+        self._check_combinations()
+        self._check_numbers()
+
+    def _can_pair(self) -> bool:
+        """Whether a target can be trained with the other settings."""
+        enough = self.batch_size >= FEWEST_TO_PAIR
+        return self.masker != "unet" and self.objective in TOWARD and enough
+
+    def _check_combinations(self) -> None:
+        """Raise InputError for settings that exclude each other."""
         if self.image_skip and self.masker != "unet":
             raise _bad("--image-skip with --masker", self.masker, "--masker unet, the decoder that has it")
         if self.area_weight is not None and self.objective == "ranking":
             raise _bad("--objective ranking with --area-weight", self.area_weight, "none: size has no price")
-        asks = self.masker != "unet" and self.objective in TOWARD and self.batch_size >= FEWEST_TO_PAIR
-        if self.toward is None:
-            object.__setattr__(self, "toward", asks)
-        if self.toward and not asks:
+        if self.toward and not self._can_pair():
             raise _bad(
                 "--toward with",
                 f"--masker {self.masker} --objective {self.objective} --batch-size {self.batch_size}",
                 f"a lateral masker, an objective of {', '.join(TOWARD)}, batches of {FEWEST_TO_PAIR} or more",
             )
-        if self.centred is None:
-            object.__setattr__(self, "centred", self.objective != "class")
         if self.objective == "class":
             _check_class(self.encoder, centred=bool(self.centred))
+
+    def _check_numbers(self) -> None:
+        """Raise InputError for a number outside its range."""
         for flag, value in (("--steps", self.steps), ("--batch-size", self.batch_size)):
             if value < 1:
                 raise _bad(flag, value, "at least 1")
@@ -158,19 +174,19 @@ class TrainConfig:
                 )
             fields.setdefault("toward", False)  # runs before there were targets did not store it
             missing = {f.name for f in dataclasses.fields(cls)} - {"encoder", *fields}
-            if missing:  # a default of today is not what was trained then
+            if missing:  # today's default may not be what was trained
                 raise ValueError("without " + ", ".join(sorted(missing)))
             return cls(encoder=EncoderConfig(**encoder), **fields)
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise SchemaError(
                 f"{source} is not a training configuration ({error})",
-                expected="the JSON that python -m train writes",
+                expected="the JSON that nemu train writes",
                 cure="train again with this version",
             ) from error
 
 
 def _check_class(encoder: EncoderConfig, *, centred: bool) -> None:
-    """The class objective takes the softmax of the embedding, so that has to be class logits."""
+    """Raise InputError unless the embedding is class logits, of which the objective takes the softmax."""
     if encoder.embedding != "head" or encoder.l2_normalize or not encoder.encoder.startswith("timm/"):
         raise InputError(
             f"--objective class with --encoder {encoder.encoder}"
@@ -189,4 +205,4 @@ def _one_of(flag: str, value: str, choices: tuple[str, ...]) -> None:
 
 
 def _bad(flag: str, value: object, expected: str) -> InputError:
-    return InputError(f"{flag} {value}", expected=expected, cure="see python -m train --help")
+    return InputError(f"{flag} {value}", expected=expected, cure="see nemu train --help")

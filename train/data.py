@@ -1,8 +1,8 @@
-"""Photographs without labels, in an order that is a function of (seed, position) alone.
+"""Images without labels, in an order that is a function of (seed, position) alone.
 
-Training sees one endless stream: position p belongs to pass p // n over the n files, each pass a fresh
-permutation.  Crop, mirror and order depend on (seed, p) and on nothing that happened before, so a run
-that is resumed at any step sees what an undisturbed run would have seen.
+Training reads one endless stream: position p belongs to pass p // n over the n files, and each pass is a new
+permutation.  Crop, mirror and order depend on (seed, p) alone, so a resumed run sees the same images as an
+uninterrupted one.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from runtime.image import Geometry, load_image
 from train.machine import PREFETCH
 
 APART = 64
-"""At most this many images are set apart: training does not see them, the build measures on them."""
+"""Most images that are set apart: training does not see them, the build measures on them."""
 FEWEST_APART = 24
-"""Fewer say too little, so that none are set apart of a folder that would lose more than an eighth."""
+"""Fewest images that are set apart; a folder of which an eighth is less keeps all its images."""
 
 
 def set_apart(files: Sequence[Path]) -> tuple[list[Path], list[Path]]:
-    """What training sees, and what it does not: at most an eighth, spread evenly over the list."""
+    """The files for training, and those set apart: at most an eighth, spread evenly over the list."""
     count = min(APART, len(files) // 8)
     if count < FEWEST_APART:
         return list(files), []
@@ -42,8 +42,8 @@ class Photographs(Dataset[tuple[Tensor, list[int]]]):
 
     Args:
         files: all images, in a fixed order.
-        geometry: how a photograph becomes the encoder's input.
-        seed: of order and augmentation.
+        geometry: how an image becomes the encoder's input.
+        seed: for order and augmentation.
         augment: `none`, or `crop`; see `train.config`.
     """
 
@@ -114,16 +114,16 @@ class Steps(Sampler[list[int]]):
 def collate(samples: Sequence[tuple[Tensor, list[int]]]) -> tuple[Tensor, list[int]]:
     """A batch: images uint8 (N, H, W, 3), indices of all files skipped.
 
-    The indices are numbers and no tensor, so that they are not moved to a GPU and waited for there.
+    The indices are plain numbers, so that Lightning does not move them to a GPU, where reading waits.
     """
     images, skipped = zip(*samples, strict=True)
     return torch.stack(images), [index for indices in skipped for index in indices]
 
 
 def load(images: Photographs, batches: Steps, *, workers: int) -> DataLoader:
-    """The batches, in order, decoded ahead by `workers` processes (0: by this one, when asked).
+    """The batches, in order, decoded ahead by `workers` processes (0: by this process, on demand).
 
-    For a GPU they wait in pinned memory, from which they are copied while it computes.
+    With a GPU they lie in pinned memory, from which they are copied while it computes.
     """
     return DataLoader(
         images,

@@ -1,7 +1,7 @@
 """FrozenEncoder: any vision encoder as one pass that gives the embedding and the feature pyramid.
 
-Frozen means all of it: no parameter wants a gradient, and the whole encoder is always in eval mode, so
-that BatchNorm statistics stay and dropout is off whatever the surrounding module is told.
+Frozen means that no parameter takes a gradient and that the whole encoder is always in eval mode, so that
+BatchNorm statistics stay and dropout is off, also if the surrounding module is put into training mode.
 """
 
 from __future__ import annotations
@@ -22,11 +22,14 @@ class FrozenEncoder(nn.Module):
     Args:
         model: its forward takes float (N, 3, H, W), normalised, and returns (embedding (N, D),
             pyramid: list of (N, C_i, h_i, w_i), shallow to deep).
-        id, embedding, license: what the manifest will say of it.
-        input: how a photograph becomes its input.
+        id, embedding, license: fields of its `EncoderRecord` in the manifest.
+        input: how an image becomes its input.
         l2_normalize: scale the embedding to unit length.
-        fingerprint: sha256 of the weights, if they were changed since they were loaded (a resized
+        fingerprint: sha256 of the weights as they were loaded, if they were changed since (a resized
             position table); computed from `model` otherwise.
+
+    Raises:
+        InputError: a pass on one image gives something else than an embedding and a pyramid.
     """
 
     mean: Tensor
@@ -55,19 +58,7 @@ class FrozenEncoder(nn.Module):
         fingerprint = fingerprint or weights_fingerprint(model)
         with torch.no_grad():
             vector, pyramid = self(torch.zeros(1, 3, input.height, input.width))
-        if vector.ndim != 2 or not pyramid or any(p.ndim != 4 for p in pyramid):
-            raise InputError(
-                f"{id} returned an embedding {tuple(vector.shape)} and a pyramid of "
-                f"{[tuple(p.shape) for p in pyramid]}",
-                expected="an embedding (N, D) and feature maps (N, C, h, w), shallow to deep",
-                cure="pool the embedding to one vector, and reshape tokens to maps, in your module",
-            )
-        if any(p.shape[2] < q.shape[2] or p.shape[3] < q.shape[3] for p, q in pairwise(pyramid)):
-            raise InputError(
-                f"{id} returned feature maps of {[tuple(p.shape[2:]) for p in pyramid]}",
-                expected="shallow to deep: none larger than the one before it",
-                cure="return them in the other order",
-            )
+        _check_outputs(id, vector, pyramid)
         self.channels = tuple(p.shape[1] for p in pyramid)
         self.sizes = tuple((p.shape[2], p.shape[3]) for p in pyramid)
         self.record = EncoderRecord(
@@ -87,7 +78,7 @@ class FrozenEncoder(nn.Module):
         return embedding, list(pyramid)
 
     def train(self, mode: bool = True) -> FrozenEncoder:
-        """Stay in eval mode, whatever is asked for."""
+        """Stay in eval mode; `mode` is ignored."""
         return super().train(False)
 
     def normalize(self, images: Tensor) -> Tensor:
@@ -96,6 +87,23 @@ class FrozenEncoder(nn.Module):
         The exported graph computes the same.
         """
         return images.permute(0, 3, 1, 2).float().sub_(self.mean).div_(self.std)
+
+
+def _check_outputs(id: str, vector: Tensor, pyramid: list[Tensor]) -> None:
+    """Raise InputError unless these are an embedding (1, D) and feature maps, shallow to deep."""
+    if vector.ndim != 2 or not pyramid or any(p.ndim != 4 for p in pyramid):
+        raise InputError(
+            f"{id} returned an embedding {tuple(vector.shape)} and a pyramid of "
+            f"{[tuple(p.shape) for p in pyramid]}",
+            expected="an embedding (N, D) and feature maps (N, C, h, w), shallow to deep",
+            cure="pool the embedding to one vector, and reshape tokens to maps, in your module",
+        )
+    if any(p.shape[2] < q.shape[2] or p.shape[3] < q.shape[3] for p, q in pairwise(pyramid)):
+        raise InputError(
+            f"{id} returned feature maps of {[tuple(p.shape[2:]) for p in pyramid]}",
+            expected="shallow to deep: none larger than the one before it",
+            cure="return them in the other order",
+        )
 
 
 def weights_fingerprint(model: nn.Module) -> str:

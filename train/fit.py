@@ -7,20 +7,13 @@ import json
 import logging
 import os
 import time
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import lightning
 import timm
 import torch
-from lightning import LightningModule, Trainer
-from lightning.pytorch.callbacks import Callback, ModelCheckpoint, TQDMProgressBar
-from lightning.pytorch.loggers import CSVLogger
-from lightning.pytorch.plugins.io import TorchCheckpointIO
+from lightning import Trainer
 
 import runtime
 from runtime.assess import LEAST_FOLLOWED
@@ -32,7 +25,7 @@ from runtime.sources import find_images
 from train.checkpoint import save_masker
 from train.config import EncoderConfig, TrainConfig
 from train.data import Photographs, Steps, collate, load, set_apart
-from train.distributed import batchnorm_plugins, check_batch_size, devices, leave_together
+from train.distributed import check_batch_size, leave_together
 from train.encoder import FrozenEncoder
 from train.folder import (
     MASKER,
@@ -44,21 +37,15 @@ from train.folder import (
     start_step,
     write_apart,
 )
+from train.loop import hush, make_trainer
 from train.machine import check_precision, default_workers
 from train.mixtures import follow
 from train.nem import NEM
 from train.siblings import siblings
-from train.training import FIRST_IMAGES, LOG_EVERY, TARGET_IMAGES, MaskerTraining
+from train.training import FIRST_IMAGES, TARGET_IMAGES, MaskerTraining
 from train.zoo import load_encoder
 
 log = logging.getLogger("nemu.train")
-
-
-class _Bar(TQDMProgressBar):
-    """A progress bar with the last logged loss, embedding distance and mask area."""
-
-    def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
-        return dict(pl_module.logged) if isinstance(pl_module, MaskerTraining) else {}
 
 
 def fit(
@@ -104,15 +91,30 @@ def fit(
         module.to(trainer.strategy.root_device).prepare(first, resumed=start > 0)
         began = time.monotonic()
         _loop(trainer, module, images, out, start=start, workers=workers)
-    seconds = time.monotonic() - began
-    unseen, unreadable = decoded(apart, geometry)
-    skipped = [*(files[i] for i in sorted(module.skipped)), *unreadable]
+    return _finish(module, images, apart, first, out, start=start, seconds=time.monotonic() - began)
+
+
+def _finish(
+    module: MaskerTraining,
+    images: Photographs,
+    apart: list[Path],
+    first: torch.Tensor,
+    out: Path,
+    *,
+    start: int,
+    seconds: float,
+) -> TrainingRecord:
+    """Judge the masks on the images set apart, else on the first ones; write the run's files."""
+    unseen, unreadable = decoded(apart, images.geometry)
+    skipped = [*(images.files[i] for i in sorted(module.skipped)), *unreadable]
     judged = torch.from_numpy(unseen) if len(unseen) else first
+    found = len(images.files)
     summary = _summary(
-        module, judged, resumed_at=start, images_found=len(files), skipped=len(skipped), seconds=seconds
+        module, judged, resumed_at=start, images_found=found, skipped=len(skipped), seconds=seconds
     )
-    if trainer.is_global_zero:
-        write_apart(out, [file for file in apart if file not in unreadable], Path(config.data))
+    if module.trainer.is_global_zero:
+        readable = [file for file in apart if file not in unreadable]
+        write_apart(out, readable, Path(module.config.data))
         _write(out, module, summary, skipped)
     leave_together()
     return summary
@@ -177,73 +179,6 @@ def _list_id(files: list[Path], root: Path) -> str:
     """sha256 of the relative paths, which identifies the list of images."""
     names = "\n".join(file.relative_to(root).as_posix() for file in files)
     return hashlib.sha256(names.encode(errors="surrogateescape")).hexdigest()
-
-
-def make_trainer(
-    config: TrainConfig, out: Path, *, start: int, checkpoint_every: int, progress: bool
-) -> Trainer:
-    """Lightning's loop: one epoch of `steps` batches, one checkpoint kept, no sampler of its own."""
-    checkpoints = ModelCheckpoint(
-        dirpath=out / "checkpoints",
-        filename="step-{step}",
-        auto_insert_metric_name=False,
-        every_n_train_steps=checkpoint_every,
-        save_top_k=1,
-        save_on_train_epoch_end=False,
-    )
-    callbacks: list[Callback] = [checkpoints]
-    if progress:
-        callbacks.append(_Bar(refresh_rate=max(1, min(10, config.steps // 100))))
-    return Trainer(
-        max_steps=config.steps,
-        max_epochs=-1,
-        benchmark=True,  # shapes are fixed, so cuDNN may search for the fastest kernel
-        precision=config.precision,  # type: ignore[arg-type]
-        callbacks=callbacks,
-        logger=CSVLogger(
-            out, name="metrics", version=f"from-step-{start}", flush_logs_every_n_steps=LOG_EVERY
-        ),
-        log_every_n_steps=LOG_EVERY,
-        default_root_dir=out,
-        use_distributed_sampler=False,
-        enable_model_summary=False,
-        enable_progress_bar=progress,
-        plugins=[_WholeCheckpoints(), *batchnorm_plugins()],
-        **devices(),
-    )
-
-
-class _WholeCheckpoints(TorchCheckpointIO):
-    """Writes a checkpoint to a temporary file and renames it, so that a kill leaves no partial file."""
-
-    def save_checkpoint(
-        self, checkpoint: dict[str, Any], path: str | os.PathLike[str], storage_options: Any = None
-    ) -> None:
-        with atomic_file(Path(path)) as file:
-            torch.save(checkpoint, file)
-
-
-@contextmanager
-def hush() -> Iterator[None]:
-    """Silence Lightning's warnings that do not apply here.
-
-    The frozen encoder is in eval mode on purpose, the loader needs no state because the order is a function
-    of the step, and the checkpoint folder is the run's own.
-    """
-    silenced = (
-        "eval mode", "resuming from a checkpoint", "Checkpoint directory", "using `ckpt_path`",
-        "num_workers", "log_every_n_steps", "LeafSpec",
-    )  # fmt: skip
-    logger = logging.getLogger("lightning.pytorch")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    with warnings.catch_warnings():
-        for words in silenced:
-            warnings.filterwarnings("ignore", message=f".*{words}")
-        try:
-            yield
-        finally:
-            logger.setLevel(level)
 
 
 def _summary(

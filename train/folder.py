@@ -1,4 +1,4 @@
-"""The folder of a run: what lies in it, where a resumed run starts, and what may be replaced."""
+"""The folder of a run: its files, the step where a resumed run starts, and what may be replaced."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ CONFIG = "config.json"
 SUMMARY = "summary.json"
 SKIPPED = "skipped.txt"
 APART = "apart.txt"
-"""Images of the folder that training did not see: a path a line, relative to the folder."""
+"""The images that training did not see: one path a line, relative to their folder."""
 
 
 def read_summary(out: Path) -> TrainingRecord:
-    """The summary of a finished run.  Raises `SchemaError`: not as a run writes it."""
+    """The summary of a finished run; raises `SchemaError` if it cannot be read."""
     file = out / SUMMARY
     try:
         return TrainingRecord.from_json(file.read_text(errors="replace"), source=str(file))
@@ -34,7 +34,7 @@ def read_summary(out: Path) -> TrainingRecord:
         raise SchemaError(
             error.came,
             expected="the summary that nemu train writes",
-            cure=f"copy the run's folder again, or delete {file}: what it said is then not known",
+            cure=f"copy the run's folder again, or delete {file}, then the package has no training record",
         ) from error
 
 
@@ -52,23 +52,23 @@ def run_of(masker: MaskerFile) -> TrainingRecord | None:
     there = TrainConfig.from_json(config.read_text(), source=str(config)) if config.is_file() else None
     if there != masker.config:
         raise InputError(
-            f"{out / SUMMARY} is not of the run that trained {masker.path.name}: {config} "
+            f"{out / SUMMARY} does not belong to the run that trained {masker.path.name}: {config} "
             + ("is missing" if there is None else "has other settings"),
-            expected="a masker in its own run's folder, or without a summary beside it",
+            expected="a masker in the folder of its run, or without a summary beside it",
             cure="copy the run's folder again, or the masker alone to another place",
         )
     return summary
 
 
 def write_apart(out: Path, files: Sequence[Path], data: Path) -> None:
-    """Note which images of the folder `data` training was not shown."""
+    """Write the list of the images of the folder `data` that training did not see."""
     with atomic_file(out / APART, force=True) as file:
         names = "".join(f"{one.relative_to(data).as_posix()}\n" for one in files)
         file.write_text(names, errors="surrogateescape")
 
 
 def apart_of(masker: MaskerFile) -> list[Path]:
-    """The images that the run of this masker set apart, where they lay; none if it noted none."""
+    """Paths of the images that the run of this masker set apart; empty if its folder has no list."""
     note = masker.path.with_name(APART)
     if not note.is_file():
         return []
@@ -77,11 +77,11 @@ def apart_of(masker: MaskerFile) -> list[Path]:
 
 
 def start_step(config: TrainConfig, out: Path, *, resume: bool, force: bool) -> int:
-    """The step to start at.  Under torchrun the first process alone judges what lies in `out`.
+    """The step to start at; under torchrun the first process alone checks `out`.
 
     Raises:
         OutputExists: `out` holds a run, and neither `resume` nor `force` is given; or something else.
-        InputError: it holds a run of other settings, or a checkpoint that cannot be read.
+        InputError: `out` holds a run of other settings, or a checkpoint that cannot be read.
     """
     if _is_first_process():
         _refuse_mixing(config, out, resume=resume, force=force)
@@ -93,19 +93,19 @@ def start_step(config: TrainConfig, out: Path, *, resume: bool, force: bool) -> 
     except (OSError, RuntimeError, EOFError, KeyError, pickle.UnpicklingError) as error:
         raise InputError(
             f"{newest} cannot be read ({str(error).partition(chr(10))[0]})",
-            expected="a checkpoint of this run, whole",
+            expected="a complete checkpoint of this run",
             cure=f"delete {newest} and repeat the command",
         ) from error
 
 
 def newest_checkpoint(out: Path) -> Path | None:
-    """The checkpoint of the highest step, if there is one."""
+    """The checkpoint of the highest step; None if there is none."""
     checkpoints = out.glob("checkpoints/step-*.ckpt")
     return max(checkpoints, key=lambda p: int(p.stem.removeprefix("step-")), default=None)
 
 
 def claim(config: TrainConfig, out: Path, *, start: int) -> None:
-    """Write config.json; a run that starts afresh first removes what an earlier one left."""
+    """Write config.json; a run that starts at step 0 first removes the files of an earlier one."""
     if start == 0:
         for old in (
             *(out / name for name in (MASKER, SUMMARY, SKIPPED, APART)),
@@ -119,13 +119,13 @@ def claim(config: TrainConfig, out: Path, *, start: int) -> None:
 
 
 def _refuse_mixing(config: TrainConfig, out: Path, *, resume: bool, force: bool) -> None:
-    """Two runs must not share a folder, and a run must not move into somebody else's."""
+    """Raise unless `out` is free for this run: new, empty, its own, or a run to be replaced."""
     if not (out / CONFIG).exists():
         if out.exists() and not (out.is_dir() and not any(out.iterdir())):
             raise OutputExists(
-                f"{out} is there, and holds no training run",
+                f"{out} exists and holds no training run",
                 expected="a new folder, an empty one, or that of a run",
-                cure="choose another --out; --force replaces runs and nothing else",
+                cure="choose another --out; --force replaces only runs",
             )
         return
     saved = asdict(TrainConfig.from_json((out / CONFIG).read_text(), source=str(out / CONFIG)))
@@ -137,8 +137,8 @@ def _refuse_mixing(config: TrainConfig, out: Path, *, resume: bool, force: bool)
         raise InputError(
             f"{out} holds a run with other settings: "
             + ", ".join(f"{k} {saved[k]} there, {asdict(config)[k]} here" for k in odd),
-            expected="the settings that the run was started with",
-            cure="--no-toward, which runs were before there were targets"
+            expected="the settings that the run began with",
+            cure="--no-toward, the setting of runs before targets existed"
             if odd == ["toward"] and not saved["toward"]
             else "repeat them, or train into another --out, or start afresh with --force",
         )

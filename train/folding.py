@@ -1,9 +1,9 @@
-"""The frozen encoder as the training loop runs it: every BatchNorm that follows a convolution is inside it.
+"""The frozen encoder as training runs it: each BatchNorm after a convolution is folded into it.
 
 A frozen BatchNorm is a scale and a shift of each channel: BN(W∗x + b) = s·(W∗x + b − μ) + β with
-s = γ / √(σ² + ε), which is the convolution (s·W)∗x + s·(b − μ) + β.  As a module of its own it reads and
-writes the whole feature map, forwards and backwards, in every pass.  The copy gives the same embedding
-within float32's rounding, which is checked; what is exported stays the owner's encoder.
+s = γ / √(σ² + ε), which is the convolution (s·W)∗x + s·(b − μ) + β.  As a separate module it reads and
+writes the whole feature map in every forward and backward pass.  The copy gives the same embedding within
+float32's rounding, which is checked; the exported encoder is not folded.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from torch import Tensor, nn
 from train.encoder import FrozenEncoder
 
 TOLERANCE = 1e-3
-"""Largest error of an output relative to its largest value.  Rounding alone is some 1e-6; a convolution
-whose result is also used elsewhere is off by as much as its BatchNorm does."""
+"""Largest error of an output relative to its largest value.  Rounding alone gives about 1e-6; a convolution
+whose result is also used elsewhere has an error as large as the effect of its BatchNorm."""
 
 
 def folded(encoder: FrozenEncoder) -> FrozenEncoder | None:
-    """A channels-last copy without the BatchNorms that can be folded; None if it would not be the same.
+    """A channels-last copy without the BatchNorms that can be folded; None if its outputs would differ.
 
-    Pairs are found by watching one pass: a convolution, called once, whose very output a BatchNorm
-    takes.  Modules that compute more than their class says (other subclasses, hooks) are left alone.
+    Pairs are found in one pass: a convolution, called once, whose output tensor is a BatchNorm's input.
+    Other subclasses, and modules with hooks, are not folded.
     """
     generator = torch.Generator().manual_seed(0)
     device = next((p.device for p in encoder.parameters()), torch.device("cpu"))
@@ -43,7 +43,7 @@ def folded(encoder: FrozenEncoder) -> FrozenEncoder | None:
 
 def _pairs(encoder: FrozenEncoder, x: Tensor) -> list[tuple[str, str]]:
     """Names of the convolutions and BatchNorms that follow each other directly in a pass on x."""
-    came_from: dict[int, tuple[str, Tensor]] = {}  # the tensor is kept so that its id stays its own
+    came_from: dict[int, tuple[str, Tensor]] = {}  # the tensor is kept so that its id is not reused
     calls: list[str] = []
     pairs: list[tuple[str, str]] = []
     handles = []
@@ -73,7 +73,7 @@ def _pairs(encoder: FrozenEncoder, x: Tensor) -> list[tuple[str, str]]:
 
 
 def _fold(encoder: FrozenEncoder, conv_name: str, norm_name: str) -> None:
-    """Put the BatchNorm's scale and shift into the convolution, in float64, and leave its activation."""
+    """Put the BatchNorm's scale and shift into the convolution, in float64; keep its activation."""
     conv: Any = encoder.get_submodule(conv_name)
     norm: Any = encoder.get_submodule(norm_name)
     weight = conv.weight.double()

@@ -1,4 +1,4 @@
-"""The hub that timm takes weights from, and what to do where it cannot be reached."""
+"""The hub that timm downloads weights from: no retries where it cannot be reached."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from contextlib import contextmanager
 from huggingface_hub import constants
 
 SECONDS = 5.0
-"""How long the hub may take to answer before it counts as out of reach."""
+"""Seconds after which the hub counts as out of reach."""
 
 LATER = (429, 500, 502, 503, 504)
-"""HTTP status: too many requests, or no answer from behind."""
+"""HTTP status codes: too many requests, or no answer from the server behind a proxy."""
 
 
 @contextmanager
 def without_retries() -> Iterator[None]:
-    """Where the hub cannot be reached, its library looks only at what was downloaded before.
+    """Let the hub's library use only its cache if the hub cannot be reached, instead of minutes of retries.
 
-    Left alone, it tries for minutes.  Where the hub can be reached nothing changes.
+    If the hub can be reached, nothing changes.
     """
     if constants.HF_HUB_OFFLINE or _reachable(constants.ENDPOINT):
         yield
@@ -35,10 +35,10 @@ def without_retries() -> Iterator[None]:
 
 
 def _reachable(url: str) -> bool:
-    """Whether the hub answers: a refusal is an answer, and so is a certificate that is not trusted here.
+    """Whether the hub answers; a refusal and an untrusted certificate count as answers.
 
-    An answer that asks to come back later is none, be it the hub's or that of a proxy without it: the
-    hub's library would do so, again and again.
+    A status of LATER does not count, whether from the hub or from a proxy, because the hub's library would
+    retry.
     """
     try:
         urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=SECONDS).close()

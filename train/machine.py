@@ -1,4 +1,4 @@
-"""What this machine is good for: processes that decode images, and half precision."""
+"""Limits of this machine: processes that decode images, allocator, half precision."""
 
 from __future__ import annotations
 
@@ -18,22 +18,21 @@ MOST_WORKERS = 8
 PREFETCH = 2
 """Batches that each worker decodes ahead."""
 SHARED_MEMORY = Path("/dev/shm")
-"""Where workers hand over batches; 64 MB in a container that was not given more."""
+"""Shared memory in which workers pass batches; 64 MB by default in a container."""
 
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
-"""Of glibc's malloc.h."""
+"""Constants of glibc's malloc.h."""
 
 
 def default_workers(*, batch_bytes: int, processes: int = 1) -> int:
-    """How many processes decode images for one training process.
+    """Number of processes that decode images for one training process.
 
-    With a GPU, the CPUs have nothing else to do: all that this training process may use, less the one that
-    feeds the GPU, 8 at most.  Without, the same CPUs also train, and one worker is enough to have the next
-    batch ready; where there is only one CPU, none, because nothing would run beside anything.  Never more
-    than there is shared memory for.
+    With a GPU: one for each CPU of this training process but one, at most 8.  Without a GPU the same CPUs
+    also train, and one worker is enough to have the next batch ready; with a single CPU, none.  Never more
+    than fit into shared memory.
 
     Args:
-        batch_bytes: of one process's share of a batch.
+        batch_bytes: size of one process's part of a batch.
         processes: training processes on this machine.
     """
     cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -42,14 +41,14 @@ def default_workers(*, batch_bytes: int, processes: int = 1) -> int:
     if not SHARED_MEMORY.is_dir():
         return wanted
     room = shutil.disk_usage(SHARED_MEMORY).free // processes
-    return min(wanted, room // (2 * PREFETCH * batch_bytes))  # twice, for what is on its way
+    return min(wanted, room // (2 * PREFETCH * batch_bytes))  # twice, for batches in transit
 
 
 def keep_memory() -> bool:
-    """Tell glibc to keep what is freed, for this whole process; says whether it heard.
+    """Tell glibc to keep freed memory, for this whole process; returns whether glibc accepted.
 
-    By default large blocks go back to the kernel at once and come again as pages full of zeros: some
-    60,000 page faults a step.  For a command line only: a library does not change its host's allocator.
+    By default large blocks return to the kernel at once and come back as new pages: about 60,000 page faults
+    a step.  Only for a command line: a library must not change its host's allocator.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if os.name == "posix" else None
     if mallopt is None:  # not glibc
@@ -58,7 +57,7 @@ def keep_memory() -> bool:
 
 
 def check_precision(precision: str) -> None:
-    """Say at the start what a precision costs on this machine; nothing without a GPU is faster in half.
+    """Warn at the start of a precision that is slow on this machine.
 
     Raises:
         InputError: float16 without a GPU, which PyTorch does not train in.

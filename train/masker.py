@@ -17,8 +17,8 @@ from runtime.errors import InputError
 from train.target import Target
 
 LATERAL_WIDTH, NARROWEST = 32, 8
-"""Channels of a lateral level at stride 8 and coarser, halved for every finer octave down to the second number.
-Multiples of 8 fill tensor cores and vector registers."""
+"""Channels of a lateral level at stride 8 and coarser, halved for every finer octave down to the second
+number.  Multiples of 8 fill tensor cores and vector registers."""
 FINEST_STRIDE = 2
 """Stride of the finest lateral level: finer taps are not read, and a coarser pyramid is doubled up to it."""
 WIDTHS = (256, 128, 64, 32, 16)

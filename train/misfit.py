@@ -1,4 +1,4 @@
-"""How a state dict differs from what a module has, in a few lines whatever its size."""
+"""How a state dict differs from a module's, in a few lines."""
 
 from __future__ import annotations
 

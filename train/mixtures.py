@@ -1,4 +1,4 @@
-"""Mixtures of two images by a region that is known: what a target is worth, and whether masks follow it."""
+"""Mixtures of two images by a known region: what a target is worth, and whether masks follow it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Mixture(NamedTuple):
     region: Tensor
     """(N, H, W), 0 or 1."""
     embedding: Tensor
-    """(N, D), of the images that the regions show; those around them are its rows, rolled by one."""
+    """(N, D), of the images inside the regions; rolled by one row, of the images around them."""
 
 
 @torch.no_grad()
@@ -40,7 +40,7 @@ def mixtures(module: MaskerTraining, images: Tensor) -> Iterator[Mixture]:
 
 
 def worth(module: MaskerTraining, images: Tensor) -> float:
-    """What a region of a mixture is worth toward the image it shows, a unit of area: `region_worth`."""
+    """Mean `region_worth` of the regions of mixtures toward the images that they show."""
     generator = module.generator(0)
     found = [
         region_worth(
@@ -63,10 +63,10 @@ def worth(module: MaskerTraining, images: Tensor) -> float:
 
 @torch.no_grad()
 def follow(module: MaskerTraining, images: Tensor) -> float:
-    """How far masks follow their targets: 1 entirely, 0 not at all.
+    """How far masks follow their targets, from 0 (not at all) to 1 (entirely).
 
-    Share of a mask that lies in the region, toward the image shown there, less that toward the other image;
-    mean over mixtures of these uint8 images (N, H, W, 3).
+    Share of the mask inside the region with the image inside as target, minus that with the other image as
+    target; mean over mixtures of the uint8 images (N, H, W, 3).
     """
     masker = module.nem.masker
     training = masker.training

@@ -1,4 +1,4 @@
-"""The objectives: what a mask must keep, and what it costs.
+"""The objectives: what a mask must keep, and what its area costs.
 
 Notation: f the encoder's embedding, a the masker's logits, m = σ(a) the mask, M̄ its mean, ρ the fill,
 x̃ = m·x + (1 − m)·ρ, x̄ = (1 − m)·x + m·ρ.  What a mask must keep is f(x), or, for a masker that takes a
@@ -33,10 +33,10 @@ AREA_PRICE = 1.25
 more, the smaller the masks.  On two encoders of ImageNet, 1 left 0.13 of the background shown, 1.25 left 0.08
 and 0.8 of the object, 2 left 0.03 and 0.6 (1,000 steps; benchmarks/results/area_price.json)."""
 TARGET_PRICE = 0.3
-"""λ toward a target, in units of what a region of a mixture is worth, a unit of area, toward the photograph
-it came from.  At 1 showing the whole region costs what it brings."""
+"""λ toward a target, in units of what a region of a mixture is worth per unit of area (`region_worth`),
+toward the image it came from.  At 1, showing the whole region costs as much as it gains."""
 WRONG_PRICE = 6.0
-"""What a pixel that cannot be of the target costs on top, in units of λ toward a target.  It and TARGET_PRICE
+"""Extra price of a pixel that the target cannot show, in units of λ toward a target.  It and TARGET_PRICE
 were chosen on EfficientNet-Lite0; docs/toward.md has masks of that and of MobileNetV2."""
 CERTAIN = 1e4
 """Logit of a mask that is exactly 0 or 1 in float32."""
@@ -46,7 +46,7 @@ RANKS = 6
 
 @dataclass(frozen=True)
 class Batch:
-    """What an objective judges; all rows are independent of each other."""
+    """The input of an objective; all rows are independent of each other."""
 
     x: Tensor
     """Normalised images (N, 3, H, W)."""
@@ -59,7 +59,7 @@ class Batch:
     centre: Tensor
     """μ, (D,)."""
     generator: torch.Generator
-    """Source of an objective's own randomness."""
+    """Source of the objective's random numbers."""
     price: Tensor | None = None
     """What a pixel costs, in units of λ: (N, H, W) or (N, 1, 1); None is 1."""
 
@@ -68,13 +68,13 @@ class Batch:
         return cosine_distance(self.embedding, embedding, centre=self.centre)
 
     def size(self, mask: Tensor) -> Tensor:
-        """Mean of what the pixels of a mask (N, H, W), or of its root, cost."""
+        """Mean price of the pixels of a mask (N, H, W), or of its root."""
         return (mask if self.price is None else self.price * mask).mean()
 
 
 @dataclass(frozen=True)
 class Terms:
-    """The loss of a batch and what it is made of; each a scalar."""
+    """The loss of a batch and its parts; each a scalar."""
 
     loss: Tensor
     distance: Tensor
@@ -185,10 +185,10 @@ OBJECTIVES = {
 def constant_mask_cost(
     objective: str, embed: Embed, batch: Batch, *, value: float, area_weight: float
 ) -> Terms:
-    """What a mask of one value everywhere costs on a batch, whose logits are not looked at.
+    """The cost of a mask of one value everywhere on a batch, whose logits are ignored.
 
     Args:
-        value: 0, nothing is shown, or 1, everything is.
+        value: 0 (nothing is shown) or 1 (everything is shown).
     """
     logits = torch.full_like(batch.logits, CERTAIN if value else -CERTAIN)
     return OBJECTIVES[objective](embed, replace(batch, logits=logits), area_weight=area_weight)
@@ -196,9 +196,9 @@ def constant_mask_cost(
 
 @torch.no_grad()
 def region_worth(objective: str, embed: Embed, batch: Batch, region: Tensor) -> float:
-    """What a batch costs less, a unit of area, when regions (N, H, W), 0 or 1, are shown instead of nothing.
+    """How much less a batch costs, per unit of area, if regions (N, H, W), 0 or 1, are shown.
 
-    The size is left out of the costs, and the batch's logits are not looked at.
+    The costs leave out the size, and the batch's logits are ignored.
     """
     cost = [
         OBJECTIVES[objective](embed, replace(batch, logits=CERTAIN * (2 * mask - 1)), area_weight=0.0).loss

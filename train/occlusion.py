@@ -1,4 +1,4 @@
-"""What a masked-out pixel is replaced with: ρ, in the encoder's normalised space.
+"""The fill ρ that replaces masked-out pixels, in the encoder's normalised space.
 
 x̃ = m · x + (1 − m) · ρ
 """
@@ -28,7 +28,7 @@ def make_fill(kind: str, x: Tensor, *, generator: torch.Generator) -> Tensor:
     image itself through a Gaussian of sigma 5 pixels at 224 (scaled with the size), reflected at the
     border; `mixed` is one of these three, drawn for each image.
 
-    The generator is best on x's device: what it draws is then not copied.
+    Use a generator on x's device, so that the numbers are not copied.
 
     Raises:
         InputError: no such fill.
@@ -47,7 +47,7 @@ def make_fill(kind: str, x: Tensor, *, generator: torch.Generator) -> Tensor:
 
 
 def _blur(x: Tensor, *, sigma: float) -> Tensor:
-    """As two matrix products, in float32: a depthwise convolution takes many times as long on a CPU."""
+    """Gaussian blur as two matrix products in float32; a depthwise convolution is far slower on a CPU."""
     height, width = (_blur_matrix(side, sigma=sigma).to(x.device) for side in x.shape[-2:])
     with torch.autocast(x.device.type, enabled=False):
         return height.T @ (x.float() @ width)

@@ -1,8 +1,8 @@
-"""Pairs without labels: photographs mixed by a random region, and targets that have a part of the mixture.
+"""Pairs without labels: images mixed by a random region, and targets that contain a part of the mixture.
 
-x = R·u + (1 − R)·v for photographs u, v and a random region R.  The target is the embedding of u, of v, of
-another photograph w, of x itself, or of another mixture that has u or v in it.  R is known, and with it which
-pixels of x cannot be what the target shows.
+x = R·u + (1 − R)·v for images u, v and a random region R.  The target is the embedding of u, of v, of
+another image w, of x itself, or of another mixture with u or v.  R is known, and so are the pixels of x that
+the target cannot show.
 """
 
 from __future__ import annotations
@@ -15,31 +15,31 @@ import torch
 from torch import Tensor
 
 SIDE = (0.35, 0.75)
-"""Sides of boxes and ellipses, shares of the image's."""
+"""Range of the sides of boxes and ellipses, as shares of the image's sides."""
 BLOB = (0.15, 0.5)
-"""Area of the regions that are neither, a share of the image's."""
+"""Range of the area of blobs, as a share of the image's."""
 BUMPS = 5
-"""Cells a side of the noise that these are cut from."""
+"""Cells a side of the noise that blobs are cut from."""
 KINDS = {"u": 0.18, "v": 0.18, "w": 0.16, "u+w": 0.16, "w+v": 0.16, "x": 0.06, "u: w": 0.05, "u: u+w": 0.05}
-"""Target, or after the colon that of a photograph which is not mixed → how often."""
+"""Content of the target → probability; before a colon: x is the single image u."""
 
 
 @dataclass(frozen=True)
 class Pairs:
-    """Images, and what each is asked for."""
+    """Images and their targets."""
 
     x: Tensor
     """(N, 3, H, W), normalised."""
     target: Tensor
-    """(N, 3, H, W): images whose embeddings are the targets."""
+    """(N, 3, H, W), normalised: images whose embeddings are the targets."""
     wrong: Tensor
-    """(N, H, W): 1 where a pixel of x is of no photograph that the target has in it."""
+    """(N, H, W): 1 where a pixel of x comes from no image in the target."""
     known: Tensor
-    """bool (N,): whether `wrong` is the whole truth; not where x and the target have the same pictures."""
+    """bool (N,): whether the pixels that are not `wrong` show the target; not if both mix the same images."""
 
 
 def regions(n: int, size: tuple[int, int], *, generator: torch.Generator) -> Tensor:
-    """(n, 1, H, W), 0 or 1: boxes, ellipses and blobs of random places, on the generator's device."""
+    """(n, 1, H, W), 0 or 1: boxes, ellipses and blobs at random places, on the generator's device."""
     height, width = size
     draw = torch.rand(n, 5, generator=generator, device=generator.device)
     sides = SIDE[0] + (SIDE[1] - SIDE[0]) * draw[:, :2]
@@ -62,7 +62,7 @@ def regions(n: int, size: tuple[int, int], *, generator: torch.Generator) -> Ten
 
 
 def mixed(u: Tensor, v: Tensor, w: Tensor, *, generator: torch.Generator) -> Pairs:
-    """A pair of each u with its partners: photographs (N, 3, H, W) each, normalised."""
+    """One pair for each row of u, v and w: normalised images (N, 3, H, W) each."""
     n = len(u)
     r, s = (regions(n, (u.shape[2], u.shape[3]), generator=generator).to(u) for _ in range(2))
     draw = torch.rand(n, 2, generator=generator, device=generator.device).to(u.device)

@@ -1,7 +1,7 @@
 """timm models that take the same weights and compute something else with them.
 
-`efficientnet_lite0` loads what `tf_efficientnet_lite0` was trained to, and pads otherwise: nothing fails,
-and every embedding is another one.  What a file of weights was made with, it does not say.
+`efficientnet_lite0` loads the weights of `tf_efficientnet_lite0` and pads differently: nothing fails, and
+every embedding differs.  A file of weights does not say which model it belongs to.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ _WITHOUT_WEIGHTS = re.compile(
     r"\btf_|_tf(?=_)|_jx$|_quickgelu|_par(?=_gap)|_window\d+(to\d+)?_\d+(to\d+)?$"
     r"|(?<=resnet)(aa|blur)(?=\d)|(?<=resnext)aa(?=\d)|(?<=_conv)_(aa|blur)|_blur(?=_b\d)"
 )
-"""Parts of timm's names for what has no tensors: padding, activation, windows, anti-aliasing and so on."""
+"""Parts of timm's names for features without tensors: padding, activation, windows, anti-aliasing, …"""
 
 
 def siblings(encoder: FrozenEncoder) -> list[str]:
     """The `timm/NAME` of other models that have this encoder's tensors, of the same shapes.
 
-    Only names that differ in a part that stands for something without tensors are looked at, and built
-    without memory for their weights: a twentieth of a second each.
+    Only names that differ in a part for a feature without tensors are tried.  Each is built without memory
+    for its weights, in about 0.05 s.
     """
     name = encoder.record.id.removeprefix("timm/").split(".")[0]
     if not timm.is_model(name):

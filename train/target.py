@@ -1,8 +1,8 @@
 """The part of a masker that takes a target: an embedding q, in place of the image's own.
 
-q enters by few products: a 1×1 convolution of the deepest maps times a projection of q says where the image
-is like q, and a scale and shift of each level (FiLM, Perez et al., AAAI 2018) says what to look for.  All of
-them are zero where q is, and a masker without target is what is left.
+q enters by two kinds of products: a 1×1 convolution of the deepest maps times a projection of q says where
+the image is like q, and q scales and shifts each level (FiLM, Perez et al., AAAI 2018).  All of them are zero
+if q is zero, which leaves the masker without a target.
 """
 
 from __future__ import annotations
@@ -19,22 +19,22 @@ if TYPE_CHECKING:
     from train.encoder import FrozenEncoder
 
 WIDTH = 64
-"""Numbers that a target is projected to."""
+"""Length of a projected target."""
 MATCHED = 3
-"""Levels, from the deepest on, where the map is compared with the target."""
+"""Number of levels, from the deepest on, whose map is compared with the target."""
 
 RIDGE = 3.0
-"""Of the regression, in units of the mean variance of the map's channels."""
+"""Ridge of the regression, in units of the mean variance of the map's channels."""
 LIKENESS_WEIGHT = 0.5
-"""Of the loss that says where a mixture is like its target."""
+"""Weight of `likeness_loss`."""
 UNLIKE = 1.0
-"""Likeness of a cell that is as like as not; a logit."""
+"""Likeness logit of a cell whose probability to show the target is 1/2."""
 SPREAD = 0.6
-"""Standard deviation, before training, of how like the target another photograph's map is; a logit."""
+"""Standard deviation, before training, of the likeness logit of another image's map."""
 
 
 class Target(nn.Module):
-    """What a target adds to the levels of a `train.masker.LateralMasker`.
+    """The layers that add a target to the levels of a `train.masker.LateralMasker`.
 
     Args:
         dimension: D of the embeddings.
@@ -47,7 +47,9 @@ class Target(nn.Module):
     def __init__(self, *, dimension: int, channels: Sequence[int], widths: Sequence[int]) -> None:
         super().__init__()
         matched = min(MATCHED, len(channels))
-        self.register_buffer("centre", torch.zeros(dimension))  # μ, (D,), as of the objective's cosine
+        self.register_buffer(
+            "centre", torch.zeros(dimension)
+        )  # μ, (D,), the centre of the objective's cosine
         self.hidden = nn.Linear(dimension, WIDTH, bias=False)
         self.film = nn.ModuleList(nn.Linear(WIDTH, 2 * width, bias=False) for width in widths)
         self.query = nn.ModuleList(nn.Linear(dimension, WIDTH, bias=False) for _ in range(matched))
@@ -58,10 +60,10 @@ class Target(nn.Module):
 
     @torch.no_grad()
     def fit(self, means: Sequence[Tensor], embeddings: Tensor) -> None:
-        """Before training: let the product of map and target be the cosine that the map predicts.
+        """Set key and query before training, so that their product is the cosine that the map predicts.
 
-        Ridge regression of the embedding's direction on the mean of a map: its largest singular directions
-        are the map's and the target's projections.
+        The embedding's direction is regressed (ridge) on the mean of a map; the largest singular directions
+        of the result are the map's and the target's projections.
 
         Args:
             means: (N, C) of each compared level, the mean over the map's cells.
@@ -86,11 +88,11 @@ class Target(nn.Module):
             key.bias.zero_()[:rank] = -scale * (middle @ to_key)
 
     def fitted(self) -> list[nn.Parameter]:
-        """What `fit` sets, in a fixed order."""
+        """The parameters that `fit` sets, in a fixed order."""
         return [*self.key.parameters(), *self.query.parameters()]
 
     def direction(self, toward: Tensor) -> Tensor:
-        """Targets (N, D) → float32 (N, D): around the mean embedding, of length √D / 4; zeros stay zero."""
+        """Targets (N, D) → float32 (N, D): minus the centre, scaled to length √D / 4; zeros stay zero."""
         toward = toward.float()
         given = toward.abs().amax(dim=1, keepdim=True).sign()
         unit = nn.functional.normalize(toward - self.centre.float(), dim=1)
@@ -99,11 +101,15 @@ class Target(nn.Module):
     def forward(
         self, features: Sequence[Tensor], levels: Sequence[Tensor], toward: Tensor
     ) -> tuple[list[Tensor], list[Tensor]]:
-        """Features (N, C, h, w), the levels (N, width, h, w) made of them, deep to shallow; targets (N, D).
+        """Add targets to levels.
+
+        Args:
+            features: maps (N, C, h, w), deep to shallow.
+            levels: (N, width, h, w), made of the features.
+            toward: targets (N, D).
 
         Returns:
-            the levels, with the targets in them; and, of those that are compared with the targets, how like
-            them each cell is, logits (N, 1, h, w).
+            The levels with the targets; likeness logits (N, 1, h, w) of the compared levels' cells.
         """
         direction = self.direction(toward).to(levels[0].dtype)
         hidden = self.hidden(direction).relu()
@@ -114,7 +120,7 @@ class Target(nn.Module):
             if i < len(self.key):
                 product = self.key[i](feature) * self.query[i](direction)[..., None, None]
                 alike.append(product.sum(dim=1, keepdim=True) / math.sqrt(WIDTH))
-                match: Any = self.match[i]  # of both, concatenated, which would cost more
+                match: Any = self.match[i]  # acts on both; concatenating them would cost more
                 of_product, of_alike = match.weight.split([WIDTH, 1], dim=1)
                 level = level + functional.conv2d(product, of_product + of_alike / math.sqrt(WIDTH))
             found.append(level)
@@ -125,7 +131,7 @@ class Target(nn.Module):
 def level_means(
     encoder: FrozenEncoder, taps: Sequence[int], parts: Iterable[Tensor]
 ) -> tuple[list[Tensor], Tensor]:
-    """What `Target.fit` takes, of batches of uint8 images (N, H, W, 3); taps: which feature maps."""
+    """The arguments of `Target.fit`, from batches of uint8 images (N, H, W, 3); taps: indices of the maps."""
     embeddings, means = list[Tensor](), list[list[Tensor]]()
     for part in parts:
         embedding, pyramid = encoder(encoder.normalize(part))
@@ -135,12 +141,12 @@ def level_means(
 
 
 def likeness_loss(alike: Sequence[Tensor], right: Tensor, rows: Tensor) -> Tensor:
-    """Binary cross-entropy of how like the target the cells are, and of whether they show what it shows.
+    """Binary cross-entropy between the cells' likeness and whether they show what the target shows.
 
     Args:
-        alike: logits (N, 1, h, w) of some levels.
+        alike: likeness logits (N, 1, h, w) of some levels.
         right: (N, H, W): 1 where a pixel may be of what the target shows.
-        rows: bool (N,): those that count.
+        rows: bool (N,): the rows that count.
     """
     weight = rows.float() / rows.sum().clamp(min=1)
     losses = [

@@ -1,4 +1,4 @@
-"""What a masker learns: the objective on a batch, the optimiser, and what a checkpoint holds."""
+"""The Lightning module: the objective on a batch, the optimiser, and the checkpoint's content."""
 
 from __future__ import annotations
 
@@ -39,20 +39,20 @@ from train.verdict import Verdict
 log = logging.getLogger("nemu.train")
 
 TAIL = 50
-"""Steps over which a summary's loss, distance and area are averaged."""
+"""Last steps over which a summary's loss, distance and area are averaged."""
 FIRST_IMAGES = 128
-"""Images that are looked at before training: their mean embedding is the centre of a centred cosine, and what
-hiding them costs is the unit of the mask's price."""
+"""Images measured before training: their mean embedding is the centre of a centred cosine, and the cost of
+hiding them is the unit of the mask's price."""
 TARGET_IMAGES = 512
-"""Images that a masker with a target is prepared with."""
+"""Images measured before training for a masker with a target."""
 LEAST_COST = 1e-4
-"""Of the empty mask: below it the encoder does not see that an image was hidden."""
+"""Smallest cost of the empty mask: below it the embedding does not change when an image is hidden."""
 LOG_EVERY = 10
-"""Steps from one line of metrics to the next."""
+"""Steps between two lines of metrics."""
 SLOWER = 0.2
-"""Learning rate of what was fitted before training, in units of that of the rest."""
+"""Learning rate of the parameters that were fitted before training, relative to that of the others."""
 ENCODERS = ("nem.encoder.", "frozen.")
-"""What the names of the encoder's tensors begin with."""
+"""Prefixes of the names of the encoder's tensors."""
 
 
 class MaskerTraining(LightningModule):
@@ -64,7 +64,7 @@ class MaskerTraining(LightningModule):
     Batches: (images uint8 (N, H, W, 3), skipped file indices), see `train.data`.
 
     The step runs `frozen`, the encoder with its BatchNorms folded (`train.folding`), channels-last, once
-    on the clean image and once on each masked one.  The host waits for a GPU only where it logs.
+    on the clean image and once on each masked one.  The host waits for a GPU only when it logs.
     """
 
     centre: Tensor
@@ -76,7 +76,7 @@ class MaskerTraining(LightningModule):
         self.files = files
         self.area_weight = config.area_weight or 0.0
         self.measured_weight = 0.0
-        self.target_price = 1.0  # of a pixel toward a target, in units of the area weight
+        self.target_price = 1.0  # price of a pixel toward a target, in units of the area weight
         self.skipped: set[int] = set()
         self.frozen = folded(nem.encoder) or _unfolded(nem)
         nem.masker.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -94,7 +94,7 @@ class MaskerTraining(LightningModule):
         return terms.loss
 
     def _log(self) -> None:
-        """Not by Lightning's `log`, which reads the values, and so makes the host wait, at every step."""
+        """Log the last step; Lightning's own `log` would wait for the GPU at every step."""
         self.logged = dict(zip(("loss", "distance", "area"), self.recent[-1].tolist(), strict=True))
         if self.logger is not None:
             self.logger.log_metrics(self.logged, step=self.global_step)
@@ -152,11 +152,11 @@ class MaskerTraining(LightningModule):
         return batch, likeness_loss([level[plain:] for level in alike], 1 - pairs.wrong, pairs.known)
 
     def prepare(self, images: Tensor, *, resumed: bool = False) -> None:
-        """Before training: the centre, the price of the area and what a target is compared with.
+        """Set the centre, the price of the area and the fit of the target, before training.
 
         Args:
             images: uint8 (N, H, W, 3); the first FIRST_IMAGES give the centre and the price.
-            resumed: what targets are compared with is in the checkpoint.
+            resumed: the fit of the target comes from the checkpoint.
         """
         first = images[:FIRST_IMAGES]
         if self.config.centred:
@@ -176,18 +176,19 @@ class MaskerTraining(LightningModule):
 
     @torch.no_grad()
     def set_centre(self, images: Tensor) -> None:
-        """Before training: the mean embedding of these uint8 images is the centre of the cosine."""
+        """Set the centre of the cosine to the mean embedding of uint8 images (N, H, W, 3)."""
         batches = images.to(self.device).split(self.config.batch_size)
         embeddings = [self.embed(self.frozen.normalize(batch)).float() for batch in batches]
         self.centre = torch.cat(embeddings).mean(dim=0)
 
     def price_area(self, images: Tensor) -> None:
-        """Before training: what the empty mask costs on these uint8 images (N, H, W, 3), mean over fills.
+        """Measure the cost of the empty mask on uint8 images (N, H, W, 3), mean over fills.
 
-        It sets `area_weight` where the configuration has none; see `train.objective.AREA_PRICE`.
+        It sets `measured_weight`, and `area_weight` if the configuration has none; see
+        `train.objective.AREA_PRICE`.
 
         Raises:
-            InputError: hiding a whole image changes nothing, so no mask is worth anything.
+            InputError: hiding a whole image does not change its embedding.
         """
         if self.config.objective == "ranking":
             return
@@ -203,7 +204,7 @@ class MaskerTraining(LightningModule):
             self.area_weight = self.measured_weight
 
     def judge(self, images: Tensor) -> Verdict | None:
-        """After training: what the masks of these uint8 images (N, H, W, 3) are worth; None for a ranking."""
+        """The verdict on the masks of uint8 images (N, H, W, 3), after training; None for a ranking."""
         if self.config.objective == "ranking":
             return None
         weight, level = self.area_weight, list[Tensor]()
@@ -230,20 +231,20 @@ class MaskerTraining(LightningModule):
 
     @torch.no_grad()
     def _mean(self, images: Tensor, of: Callable[[Batch], Tensor]) -> float:
-        """Mean over images of what is taken on batches of them, with the fills of step 0."""
+        """Mean over images of a quantity `of` their batches, with the fills of step 0."""
         parts = images.to(self.device).split(self.config.batch_size)
         training = self.nem.masker.training
-        self.nem.masker.eval()  # its statistics are of training alone
+        self.nem.masker.eval()  # so that its running statistics do not change
         total = sum(len(part) * of(self._batch(part, self.generator(0))).item() for part in parts)
         self.nem.masker.train(training)
         return total / len(images)
 
     def embed(self, x: Tensor) -> Tensor:
-        """Normalised images (N, 3, H, W) → embeddings (N, D), by the encoder that is trained through."""
+        """Normalised images (N, 3, H, W) → embeddings (N, D), by the folded encoder."""
         return self.frozen(x)[0]
 
     def on_train_end(self) -> None:
-        """Files that any process had to skip are known to the first."""
+        """Collect the files that any process skipped."""
         self.skipped = union(self.skipped)
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
@@ -262,7 +263,7 @@ class MaskerTraining(LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """The encoder is not ours to store: it is left out.  Which files there are is noted."""
+        """Store no tensors of the encoder; note the list of files and what was measured."""
         state = checkpoint["state_dict"]
         checkpoint["state_dict"] = {k: v for k, v in state.items() if not k.startswith(ENCODERS)}
         checkpoint["files"] = self.files
@@ -271,19 +272,19 @@ class MaskerTraining(LightningModule):
         checkpoint["skipped"] = sorted(self.skipped)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Put the encoder at hand back in, so that Lightning's strict loading still holds.
+        """Add the loaded encoder's tensors, because Lightning loads strictly.
 
         Raises:
-            InputError: the folder of images is not what it was.
+            InputError: the folder holds other images than at the start.
         """
         if checkpoint["files"] != self.files:
             raise InputError(
-                f"the images in {self.config.data} are not those that the run was started with",
+                f"the images in {self.config.data} are not those that the run began with",
                 expected="the same files, because their order is a function of the seed",
                 cure="restore them, or start afresh with --force",
             )
         self.skipped.update(checkpoint["skipped"])
-        # Another device measures it a little differently; checkpoints had none while it was never measured.
+        # another device measures a slightly different value; old checkpoints have none
         self.area_weight = checkpoint.get("area_weight", self.area_weight)
         self.target_price = checkpoint.get("target_price", self.target_price)
         encoder = {k: v for k, v in self.state_dict().items() if k.startswith(ENCODERS)}

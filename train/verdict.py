@@ -1,4 +1,4 @@
-"""Is a mask worth anything?  What a trained masker gives, against showing nothing and showing everything."""
+"""Whether masks are usable: their loss against that of an empty and of a full mask, their area and grey."""
 
 from __future__ import annotations
 
@@ -7,29 +7,29 @@ from dataclasses import dataclass
 from torch import Tensor
 
 GREY = (0.2, 0.8)
-"""Values between are neither shown nor hidden."""
+"""Mask values between these are grey: neither shown nor hidden."""
 MOST_GREY, EMPTY, FULL = 0.5, 0.02, 0.9
-"""Share of the pixels that are grey, and mean of the mask, past which nothing can be read from it."""
+"""Largest share of grey pixels, and smallest and largest mean, of a usable mask."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
-    """Means over the images that were looked at."""
+    """Means over the judged images."""
 
     loss: float
-    """Of the masks, in evaluation mode."""
+    """Loss of the masks, in evaluation mode."""
     empty_cost: float
-    """Of the mask that is 0 everywhere."""
+    """Loss of the mask that is 0 everywhere."""
     full_cost: float
-    """Of the mask that is 1 everywhere."""
+    """Loss of the mask that is 1 everywhere."""
     area: float
     """Mean of the mask, 0 to 1."""
     grey: float
     """Share of the pixels between the two values of GREY."""
     area_weight: float
-    """What the masks were trained with."""
+    """Weight that the masks were trained with."""
     measured_weight: float | None
-    """What is taken where none is given; None if it was taken."""
+    """The measured weight if another was given; None if the measured one was used."""
 
     @classmethod
     def of(
@@ -42,7 +42,7 @@ class Verdict:
         area_weight: float,
         measured_weight: float | None,
     ) -> Verdict:
-        """Of masks (N, H, W) in [0, 1] and their costs."""
+        """The verdict on masks (N, H, W) in [0, 1] and their costs."""
         low, high = GREY
         return cls(
             loss=loss,
@@ -55,13 +55,13 @@ class Verdict:
         )
 
     def fault(self) -> str | None:
-        """What is wrong with the masks, with the numbers and the cure; None if nothing is."""
+        """What is wrong with the masks, with numbers and cure; None if they are usable."""
         if self.area <= EMPTY:
             return self._said("empty", f"their mean is {self.area:.3f}", self._weight("below"))
         if self.area >= FULL:
             return self._said("full", f"their mean is {self.area:.3f}", self._weight("above"))
         trivial = min(self.empty_cost, self.full_cost)
-        if not self.loss < trivial:  # also where it is not a number
+        if not self.loss < trivial:  # also if it is NaN
             nothing = "an empty" if self.empty_cost < self.full_cost else "a full"
             why = f"they cost {self.loss:.3f}, {nothing} mask {trivial:.3f}"
             cure = "train for more --steps, or on more photographs"
@@ -75,7 +75,7 @@ class Verdict:
         return None
 
     def _weight(self, how: str = "") -> str:
-        """What to do about the weight: take the measured one or, if it was that, one `how` it."""
+        """The cure by the weight: use the measured one or, if it was used, one `how` (below, above) it."""
         if self.measured_weight is None:
             return f"give an --area-weight {how} {self.area_weight:.3g}, which was measured"
         return f"leave out --area-weight: measured on this encoder it is {self.measured_weight:.3g}"

@@ -17,7 +17,7 @@ from benchmarks import baselines
 from benchmarks.baselines import BASELINES
 from runtime.records import InputRecord
 from train.encoder import FrozenEncoder, weights_fingerprint
-from train.zoo import TimmFeatures
+from train.timm_encoder import TimmFeatures
 
 H, W = 32, 48
 NO_CLAIM = ("random", "centre")

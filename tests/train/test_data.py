@@ -20,7 +20,7 @@ def stream(folder, *, seed=0, augment="none"):
     return Photographs(find_images(folder), geometry=GEOMETRY, seed=seed, augment=augment)
 
 
-def test_every_pass_shows_every_file_once_in_a_new_order(photographs):
+def test_every_pass_shuffles_all_files_anew(photographs):
     images = stream(photographs)
     passes = [torch.stack([images[12 * n + i][0] for i in range(12)]) for n in (0, 1)]
     for one in passes:
@@ -55,7 +55,7 @@ def test_unreadable_files_are_replaced_and_named(photographs, tmp_path):
     assert [images.files[i].name for i in skipped] == ["03.png"]
 
 
-def test_the_file_at_a_position_is_the_passes_permutation_rolled_to_it(photographs, tmp_path):
+def test_the_next_readable_file_replaces_an_unreadable_one(photographs, tmp_path):
     """With two unreadable neighbours in the pass: the next one that can be read stands in for both."""
     for file in find_images(photographs):
         (tmp_path / file.name).write_bytes(file.read_bytes())
@@ -93,7 +93,7 @@ def test_workers_change_no_batch_and_no_order(photographs, tmp_path, workers):
     assert any(skipped for _, skipped in here)
 
 
-def test_nothing_readable_is_an_error(tmp_path):
+def test_a_folder_without_readable_images_is_an_error(tmp_path):
     (tmp_path / "a.png").write_bytes(b"no")
     with pytest.raises(InputError, match="could be decoded"):
         stream(tmp_path)[0]
@@ -121,7 +121,7 @@ def test_batches_are_the_geometrys_own_pixels(photographs):
 
 
 @pytest.mark.parametrize(("count", "apart"), [(12, 0), (191, 0), (192, 24), (600, 64), (2800, 64)])
-def test_an_eighth_at_most_is_set_apart_and_not_trained_on(count, apart):
+def test_at_most_an_eighth_is_set_apart(count, apart):
     files = [Path(f"{i:04d}.png") for i in range(count)]
     seen, unseen = set_apart(files)
     assert len(unseen) == apart

@@ -12,7 +12,8 @@ from torch import nn
 
 from runtime.errors import InputError
 from train.config import EncoderConfig
-from train.zoo import _classes, load_encoder
+from train.timm_encoder import _classes, _has_projection
+from train.zoo import load_encoder
 
 
 def saved(tmp_path, name, **kwargs):
@@ -67,14 +68,14 @@ def test_the_encoder_runs_once(tmp_path):
     assert len(calls) == 1
 
 
-def test_a_vit_is_tapped_in_depth_and_ends_with_its_last_block(tmp_path):
+def test_vit_taps_end_with_the_last_block(tmp_path):
     _, weights = saved(tmp_path, "test_vit2")
     encoder = load_encoder(EncoderConfig(encoder="timm/test_vit2", weights=weights, image_size=(64, 96)))
     assert encoder.model.taps == [1, 3, 5, 7]
     assert encoder.sizes == ((4, 6),) * 4
 
 
-def test_frozen_whatever_the_surrounding_module_is_told(tmp_path):
+def test_the_encoder_stays_frozen_in_training_mode(tmp_path):
     class Dropping(nn.Module):
         def __init__(self):
             super().__init__()
@@ -151,7 +152,7 @@ def test_weights_of_another_model_are_refused(tmp_path):
     assert len(str(caught.value)) < 1000
 
 
-def test_a_head_that_is_a_convolution_may_name_other_classes(tmp_path):
+def test_a_convolutional_head_gives_its_class_count(tmp_path):
     model = timm.create_model("test_resnet", num_classes=3)
     assert _classes(model, {"fc.weight": torch.zeros(7, 4, 1, 1), "fc.bias": torch.zeros(7)}) == 7
 
@@ -163,7 +164,7 @@ def test_what_torch_wrote_is_known_by_its_content(tmp_path):
             load_encoder(EncoderConfig(encoder="timm/test_resnet", weights=str(tmp_path / name)))
 
 
-def test_a_pth_is_refused_with_code_that_converts_it(tmp_path, monkeypatch):
+def test_a_pth_is_refused_with_conversion_code(tmp_path, monkeypatch):
     model, _ = saved(tmp_path, "test_resnet")
     torch.save({"state_dict": {f"module.{k}": v for k, v in model.state_dict().items()}}, tmp_path / "x.pth")
     monkeypatch.chdir(tmp_path)
@@ -182,10 +183,8 @@ def test_a_pth_is_refused_with_code_that_converts_it(tmp_path, monkeypatch):
         ("resnet50.a1_in1k", "pooled"),
     ],
 )
-def test_the_default_embedding_is_the_projection_only_where_there_is_one(name, kind):
+def test_the_default_embedding_is_an_existing_projection(name, kind):
     from types import SimpleNamespace
-
-    from train.zoo import _has_projection
 
     cfg = timm.get_pretrained_cfg(name)
     model = SimpleNamespace(num_classes=cfg.num_classes, pretrained_cfg={"tag": cfg.tag})

@@ -79,7 +79,7 @@ def newest(out):
     return max(steps, default=0)
 
 
-def test_ctrl_c_keeps_the_checkpoint_and_says_how_to_go_on(undisturbed, tmp_path):
+def test_ctrl_c_keeps_the_checkpoint_and_names_resume(undisturbed, tmp_path):
     arguments, _ = undisturbed
     out = tmp_path / "run"
     command = [sys.executable, "-m", "train", *arguments, "--steps", "500", "--out", str(out)]
@@ -98,7 +98,7 @@ def test_ctrl_c_keeps_the_checkpoint_and_says_how_to_go_on(undisturbed, tmp_path
     assert not list(out.rglob("*.tmp*"))
 
 
-def test_metrics_can_be_read_from_the_first_that_were_logged(train_arguments, tmp_path, monkeypatch):
+def test_metrics_are_written_as_soon_as_logged(train_arguments, tmp_path, monkeypatch):
     lines = []
     original = MaskerTraining.training_step
 
@@ -112,7 +112,7 @@ def test_metrics_can_be_read_from_the_first_that_were_logged(train_arguments, tm
     assert lines == [0] * 10 + [2] * 10 + [3]  # a header, and a line each ten steps
 
 
-def test_a_run_started_with_relative_paths_is_known_from_anywhere(
+def test_relative_paths_work_from_any_folder(
     train_arguments, weights, photographs, tmp_path, monkeypatch, capsys
 ):
     arguments = [*train_arguments]
@@ -139,7 +139,7 @@ def test_weights_that_moved_are_asked_for(train_arguments, weights, tmp_path):
     load_nem(tmp_path / "run/masker.safetensors", weights=str(weights))
 
 
-def test_a_masker_of_other_tensors_is_refused_in_few_words(masker, tmp_path):
+def test_a_masker_of_other_tensors_is_refused(masker, tmp_path):
     with safe_open(masker, framework="pt") as file:
         metadata = file.metadata()
     save_file({"odd": torch.zeros(1)}, tmp_path / "masker.safetensors", metadata=metadata)
@@ -199,7 +199,7 @@ def test_neither_weights_nor_statistics_of_the_encoder_move(train_arguments, tmp
     assert optimised == {id(p) for p in module.nem.masker.parameters()}
 
 
-def test_the_artefact_holds_the_decoder_and_says_for_whom(masker):
+def test_the_masker_file_holds_decoder_and_encoder_fingerprint(masker):
     with safe_open(masker, framework="pt") as file:
         names, metadata = list(file.keys()), file.metadata()
     assert names
@@ -208,7 +208,7 @@ def test_the_artefact_holds_the_decoder_and_says_for_whom(masker):
     assert json.loads(metadata["config"])["encoder"]["encoder"] == "timm/test_resnet"
 
 
-def test_a_masker_for_another_encoder_is_refused_with_both_fingerprints(masker, weights, tmp_path):
+def test_a_masker_for_another_encoder_is_refused(masker, weights, tmp_path):
     tensors = load_file(weights)
     tensors["conv1.0.weight"] = tensors["conv1.0.weight"] + 1e-3
     other = tmp_path / "other.safetensors"
@@ -260,7 +260,7 @@ def test_a_masker_comes_back_from_its_file(train_arguments, tmp_path, masker):
     assert all(torch.equal(a, b) for a, b in zip(loaded(x), nem.eval()(x), strict=True))
 
 
-def test_a_centred_run_that_is_resumed_ends_as_an_undisturbed_one(train_arguments, tmp_path, monkeypatch):
+def test_a_resumed_centred_run_equals_an_undisturbed_one(train_arguments, tmp_path, monkeypatch):
     arguments = [*train_arguments, "--steps", "6", "--centred", "--fill", "mixed"]
     assert run(arguments, tmp_path / "whole") == 0
     interrupted(arguments, tmp_path / "run", monkeypatch, at=4)
@@ -304,7 +304,7 @@ def test_the_centre_is_the_mean_embedding(module):
     assert "centre" in module.state_dict()
 
 
-def test_the_weight_is_measured_on_the_encoder_where_none_is_given(train_arguments, tmp_path):
+def test_without_an_area_weight_it_is_measured(train_arguments, tmp_path):
     """1.25 times 4·D(f(x), f(0)), by hand."""
     options = parser().parse_args([*train_arguments, "--out", "x"])
     encoder = EncoderConfig(encoder=options.encoder, weights=options.weights, image_size=(64, 64))
@@ -335,7 +335,7 @@ def test_a_fill_that_hides_nothing_is_refused(train_arguments):
     assert "another --fill" in caught.value.cure
 
 
-def test_a_run_whose_masks_are_worth_nothing_says_so_and_exits_with_3(train_arguments, tmp_path, capsys):
+def test_a_run_with_worthless_masks_exits_with_3(train_arguments, tmp_path, capsys):
     out = tmp_path / "run"
     assert main([*without_area_weight(train_arguments), "--steps", "2", "--out", str(out)]) == WORTHLESS
     summary = read_summary(out)
@@ -344,7 +344,7 @@ def test_a_run_whose_masks_are_worth_nothing_says_so_and_exits_with_3(train_argu
     assert (out / "masker.safetensors").exists()
 
 
-def test_the_learning_rate_rises_once_and_ends_near_zero(module):
+def test_the_learning_rate_rises_once_and_vanishes(module):
     made = module.configure_optimizers()
     optimizer, schedule = made["optimizer"], made["lr_scheduler"]["scheduler"]
     rates = []
@@ -389,7 +389,7 @@ def test_a_run_in_the_way_is_not_overwritten(train_arguments, tmp_path, capsys):
     assert run(train_arguments, out, "--steps", "3", "--force") == 0
 
 
-def test_a_run_started_afresh_is_not_taken_for_the_old_one(train_arguments, tmp_path, monkeypatch):
+def test_a_fresh_run_is_not_resumed_from_the_old(train_arguments, tmp_path, monkeypatch):
     out = tmp_path / "run"
     arguments = [*train_arguments, "--steps", "3"]
     assert run(arguments, out) == 0
@@ -461,7 +461,7 @@ def test_a_run_is_not_resumed_on_other_images(train_arguments, photographs, tmp_
     assert read_summary(tmp_path / "run").skipped == 1  # met before the interruption, still known
 
 
-def test_a_masker_that_is_not_finite_is_not_written(train_arguments, tmp_path, monkeypatch, capsys):
+def test_a_masker_with_nan_is_not_written(train_arguments, tmp_path, monkeypatch, capsys):
     original = MaskerTraining.terms
 
     def diverging(self, images, *, step):
@@ -489,9 +489,7 @@ def test_unreadable_files_are_listed(train_arguments, photographs, tmp_path, cap
     assert (tmp_path / "run/skipped.txt").read_text().strip().endswith("text.jpg")
 
 
-def test_an_unreadable_file_that_was_set_apart_is_skipped_too(
-    train_arguments, photographs, tmp_path, monkeypatch
-):
+def test_an_unreadable_file_set_apart_is_skipped(train_arguments, photographs, tmp_path, monkeypatch):
     monkeypatch.setattr("train.data.FEWEST_APART", 1)
     folder = tmp_path / "data"
     shutil.copytree(photographs, folder)
@@ -505,9 +503,7 @@ def test_an_unreadable_file_that_was_set_apart_is_skipped_too(
     assert read_summary(tmp_path / "run").skipped == 1
 
 
-def test_a_checkpoint_from_before_the_weight_was_measured_is_resumed(
-    train_arguments, tmp_path, monkeypatch, capsys
-):
+def test_a_checkpoint_without_an_area_weight_is_resumed(train_arguments, tmp_path, monkeypatch, capsys):
     out = tmp_path / "run"
     interrupted([*train_arguments, "--steps", "6"], out, monkeypatch, at=5)
     (file,) = out.glob("checkpoints/step-*.ckpt")

@@ -39,7 +39,7 @@ def test_a_masker_alone_knows_none(run):
     assert run_of(MaskerFile.open(run / MASKER)) is None
 
 
-def test_a_summary_of_a_version_that_noted_no_versions_is_read(run):
+def test_a_summary_without_versions_is_read(run):
     fields = json.loads((run / SUMMARY).read_text())
     del fields["versions"]
     (run / SUMMARY).write_text(json.dumps(fields))
@@ -47,14 +47,14 @@ def test_a_summary_of_a_version_that_noted_no_versions_is_read(run):
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"steps": 4}', b"\xff\xfe"])
-def test_a_summary_that_cannot_be_read_is_an_error(run, text):
+def test_an_unreadable_summary_is_an_error(run, text):
     (run / SUMMARY).write_bytes(text if isinstance(text, bytes) else text.encode())
     with pytest.raises(SchemaError, match=SUMMARY) as caught:
         run_of(MaskerFile.open(run / MASKER))
     assert "nemu train" in caught.value.expected
 
 
-def test_a_masker_among_the_files_of_another_run_is_refused(run):
+def test_a_masker_beside_another_runs_files_is_refused(run):
     fields = json.loads((run / CONFIG).read_text())
     (run / CONFIG).write_text(json.dumps({**fields, "seed": 7}))
     with pytest.raises(InputError, match="has other settings"):

@@ -119,7 +119,7 @@ def test_a_result_that_is_used_elsewhere_is_noticed():
 
 
 @pytest.mark.parametrize("model", [CalledTwice, OwnConvolution])
-def test_what_is_not_a_plain_pair_is_left_alone(model):
+def test_unusual_pairs_are_not_folded(model):
     encoder = small(model)
     result = folded(encoder)
     x = torch.randn(2, 3, 16, 16)
@@ -136,7 +136,7 @@ def test_a_convolution_with_a_hook_is_left_alone():
     torch.testing.assert_close(result(x)[0], encoder(x)[0])
 
 
-def test_looking_leaves_no_hooks_and_draws_no_random_numbers():
+def test_folding_leaves_no_hooks_and_draws_nothing():
     encoder = small(Small)
     before = torch.get_rng_state()
     result = folded(encoder)

@@ -39,7 +39,7 @@ def test_what_was_downloaded_before_is_still_found(monkeypatch):
 @pytest.mark.parametrize(
     ("status", "offline"), [(200, False), (403, False), (404, False), (429, True), (503, True), (None, True)]
 )
-def test_an_answer_leaves_the_library_to_itself_unless_it_says_later(monkeypatch, status, offline):
+def test_the_hub_is_offline_only_without_an_answer(monkeypatch, status, offline):
     class Answer(http.server.BaseHTTPRequestHandler):
         def do_HEAD(self):
             if status is None:
@@ -60,7 +60,7 @@ def test_an_answer_leaves_the_library_to_itself_unless_it_says_later(monkeypatch
     server.server_close()
 
 
-def test_a_hub_that_says_nothing_is_out_of_reach(monkeypatch):
+def test_a_silent_hub_is_out_of_reach(monkeypatch):
     monkeypatch.setattr(hub, "SECONDS", 0.2)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         assert not hub._reachable(f"http://127.0.0.1:{silent.getsockname()[1]}")

@@ -97,7 +97,7 @@ def test_emulated_bfloat16_is_said_at_the_start(monkeypatch, caplog):
         ("16-mixed", False, True),
     ],
 )
-def test_what_the_machine_computes_in_is_not_remarked_on(monkeypatch, caplog, precision, cpu, gpu):
+def test_a_supported_precision_gives_no_warning(monkeypatch, caplog, precision, cpu, gpu):
     bfloat16(monkeypatch, cpu=cpu, gpu=gpu)
     with caplog.at_level(logging.DEBUG):
         check_precision(precision)

@@ -93,7 +93,7 @@ def test_sparse_charges_the_root_of_the_mask():
     ), "a mask of zeros and ones costs its area"
 
 
-def test_sparse_pushes_a_small_mask_harder_and_stays_finite_at_none():
+def test_sparse_pushes_small_masks_harder_and_stays_finite():
     gradients = []
     for objective in (plain, sparse):
         logits = torch.tensor([[[-4.0, -200.0]]], requires_grad=True)
@@ -229,7 +229,7 @@ def test_chance_comes_from_the_generator_alone(name):
 @pytest.mark.parametrize(
     ("name", "passes"), [("sparse", 1), ("plain", 1), ("contrastive", 2), ("class", 1), ("ranking", 6)]
 )
-def test_no_image_is_embedded_that_the_equation_does_not_ask_for(name, passes):
+def test_only_images_of_the_equation_are_embedded(name, passes):
     seen = []
 
     def counting(x):
@@ -245,7 +245,7 @@ def test_no_image_is_embedded_that_the_equation_does_not_ask_for(name, passes):
     values=st.lists(st.lists(st.integers(-3, 3), min_size=6, max_size=6), min_size=1, max_size=3),
     k=st.integers(1, 6),
 )
-def test_top_k_is_exactly_k_ones_even_where_values_tie(values, k):
+def test_top_k_is_exactly_k_ones_despite_ties(values, k):
     values = torch.tensor(values) * 0.37
     mask = top_k(values, torch.full((len(values), 1), k))
     assert set(mask.unique().tolist()) <= {0.0, 1.0}  # exactly: 1 + s - s would not be
@@ -254,7 +254,7 @@ def test_top_k_is_exactly_k_ones_even_where_values_tie(values, k):
     assert (kept.amin(1) >= left.amax(1)).all()
 
 
-def test_top_k_passes_the_gradient_of_the_sigmoid_and_of_the_kth_value():
+def test_top_k_passes_sigmoid_and_kth_value_gradients():
     values = torch.tensor([[0.0, 2.0, -1.0]], requires_grad=True)
     weights = torch.tensor([[1.0, 10.0, 100.0]])
     (top_k(values, torch.tensor([[2]])) * weights).sum().backward()
@@ -264,7 +264,7 @@ def test_top_k_passes_the_gradient_of_the_sigmoid_and_of_the_kth_value():
     torch.testing.assert_close(values.grad[0], expected)
 
 
-def test_ranking_shows_one_level_from_each_sixth_and_x_where_the_mask_is_one():
+def test_ranking_shows_one_level_from_each_sixth():
     shares, mixed = [], []
 
     def spy(z):  # images are 1, fills 0
@@ -303,7 +303,7 @@ def test_ranking_puts_the_pixels_that_matter_on_top():
     assert sorted(logits.flatten().topk(3).indices.tolist()) == seen
 
 
-def test_ranking_does_not_depend_on_the_level_of_the_logits():
+def test_ranking_ignores_the_level_of_the_logits():
     make = random_batch()
     low, high = make(generator=generator()), make(generator=generator())
     high = Batch(**{**vars(high), "logits": high.logits + 8})
@@ -361,7 +361,7 @@ def test_a_blur_is_not_computed_in_half_precision():
 
 
 @pytest.mark.parametrize("autocast", [False, True])
-def test_mixed_is_one_of_the_three_for_each_image(autocast):
+def test_mixed_draws_one_fill_for_each_image(autocast):
     x = torch.randn(60, 3, 16, 16, generator=generator())
     blur = make_fill("blur", x, generator=generator())
     with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):

@@ -76,7 +76,7 @@ def test_a_step_reads_no_value(train_arguments, objective, toward):
     assert reads.count == 0
 
 
-def test_the_loop_reads_values_only_where_it_logs_them(train_arguments, tmp_path, monkeypatch):
+def test_the_loop_reads_values_only_when_logging(train_arguments, tmp_path, monkeypatch):
     """Lightning, our callbacks and the loader included: once in ten steps, for the metrics' file."""
     reads, counts = Reads(), []
     tolist = torch.Tensor.tolist
@@ -114,7 +114,7 @@ def test_the_loop_reads_values_only_where_it_logs_them(train_arguments, tmp_path
         ("sparse", True, [(4, False), (2, False), (4, True)]),  # the second: what half of them are asked for
     ],
 )
-def test_one_clean_pass_a_step_without_a_graph_and_one_masked(train_arguments, objective, toward, images):
+def test_a_step_runs_one_clean_and_one_masked_pass(train_arguments, objective, toward, images):
     module = make(train_arguments, objective=objective, toward=toward)
     seen = []
     module.frozen.register_forward_hook(lambda _m, i, o: seen.append((len(i[0]), o[0].requires_grad)))
@@ -185,7 +185,7 @@ def test_it_learns_what_a_plain_step_learns(train_arguments, settings):
     assert apart < 0.1 * moved  # AdamW makes a whole step of a gradient that is rounding
 
 
-def test_an_encoder_that_does_not_fold_is_trained_through_as_it_is(train_arguments, monkeypatch, caplog):
+def test_an_encoder_that_does_not_fold_stays_unfolded(train_arguments, monkeypatch, caplog):
     monkeypatch.setattr("train.training.folded", lambda _: None)
     with caplog.at_level(logging.WARNING):
         module = make(train_arguments)

@@ -29,7 +29,7 @@ def pyramid(n=3):
     return [torch.randn(n, c, *size, generator=seeded()) for c, size in zip((4, 6, 8), SIZES, strict=True)]
 
 
-def test_zeros_are_the_image_itself_and_another_target_is_not():
+def test_a_zero_target_is_the_image_itself():
     network, features = masker(), pyramid()
     toward = torch.randn(3, 12, generator=seeded())
     toward[1] = 0
@@ -53,7 +53,7 @@ def test_a_masker_without_targets_refuses_one():
         network(pyramid(), None, torch.ones(3, 12))
 
 
-def test_the_fit_finds_what_a_map_says_of_the_embedding():
+def test_the_fit_predicts_the_embedding_from_a_map():
     """The embedding is a turned copy of the map's mean: cells are like the target that they are made of."""
     generator = seeded()
     turn = torch.linalg.qr(torch.randn(16, 16, generator=generator)).Q
@@ -81,7 +81,7 @@ def test_regions_are_neither_nothing_nor_everything(seed, height, width):
     assert (area < 0.6).all()
 
 
-def test_a_wrong_pixel_is_of_nothing_that_the_target_shows():
+def test_wrong_pixels_come_from_no_image_in_the_target():
     """Six photographs, each of one colour: a mixture's pixels and its target's say where they came from."""
     photographs = torch.arange(1.0, 65).view(-1, 1, 1, 1).expand(-1, 3, 20, 30)
     partners = photographs.roll(1, 0), photographs.roll(2, 0)
@@ -121,7 +121,7 @@ def test_likeness_is_judged_on_the_rows_that_count():
     assert likeness_loss([both], right, rows & ~rows) == 0
 
 
-def test_the_worth_of_a_region_is_what_it_brings_for_its_area():
+def test_region_worth_is_the_gain_per_area():
     """Embedding: the two colours' sums.  Showing the left half takes the distance from 1/2 to 0."""
     x = torch.zeros(1, 3, 1, 2)
     x[0, 0, 0, 0] = x[0, 1, 0, 1] = 1

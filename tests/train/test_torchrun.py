@@ -93,7 +93,7 @@ def test_both_ranks_end_with_the_written_weights(two):
         assert all(torch.equal(value, written[name]) for name, value in learned.items())
 
 
-def test_each_rank_has_its_own_images_and_random_numbers(two):
+def test_each_rank_has_own_images_and_random_numbers(two):
     (one, seen), (other, also_seen) = (
         torch.load(two / f"{rank}.pt", weights_only=True)["first"] for rank in range(2)
     )
@@ -102,7 +102,7 @@ def test_each_rank_has_its_own_images_and_random_numbers(two):
     assert not torch.equal(seen, also_seen)
 
 
-def test_the_loss_of_two_processes_is_finite_and_falls(two):
+def test_the_loss_is_finite_and_falls(two):
     summary = read_summary(two / "run")
     with (two / "run/metrics/from-step-0/metrics.csv").open() as file:
         rows = [float(row["loss"]) for row in csv.DictReader(file)]
@@ -125,7 +125,7 @@ def test_two_processes_train_a_masker_with_targets(train_arguments, tmp_path):
 
 
 @pytest.mark.parametrize("processes", [1, 2])
-def test_one_or_two_processes_resume_a_run_of_two(arguments, two, tmp_path, processes):
+def test_one_or_two_processes_resume_a_run(arguments, two, tmp_path, processes):
     out = tmp_path / "run"
     shutil.copytree(two / "run", out)
     for finished in (MASKER, SUMMARY):
@@ -148,7 +148,7 @@ def test_one_or_two_processes_resume_a_run_of_two(arguments, two, tmp_path, proc
         ({"batch_size": 2, "toward": False}, 2, "--batch-size 4"),
     ],
 )
-def test_a_batch_too_small_for_its_processes_is_refused(settings, processes, cure):
+def test_a_batch_too_small_to_share_is_refused(settings, processes, cure):
     config = TrainConfig(encoder=EncoderConfig(encoder="timm/test_resnet"), data="x", **settings)
     with pytest.raises(InputError) as caught:
         check_batch_size(config, processes)

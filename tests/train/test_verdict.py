@@ -34,18 +34,18 @@ def verdict(masks, *, loss=0.5, empty=1.0, full=1.25, measured=None):
         (torch.full((2, 4, 4), 0.5), "grey", "100%"),
     ],
 )
-def test_what_cannot_be_read_is_named_with_its_number_and_a_cure(masks, word, number):
+def test_unusable_masks_are_named_with_number_and_cure(masks, word, number):
     said = fault(masks)
     assert word in said
     assert number in said
     assert "cure" in said
 
 
-def test_a_mask_that_shows_a_half_and_hides_the_other_is_fine():
+def test_a_mask_of_one_half_is_fine():
     assert fault(HALF) is None
 
 
-def test_half_of_the_pixels_may_be_grey_and_no_more():
+def test_at_most_half_of_the_pixels_are_grey():
     grey = HALF.clone()
     grey[:, :, :4] = 0.5
     assert fault(grey) is None
@@ -54,7 +54,7 @@ def test_half_of_the_pixels_may_be_grey_and_no_more():
 
 
 @pytest.mark.parametrize(("empty", "full", "word"), [(0.4, 1.0, "an empty"), (1.0, 0.4, "a full")])
-def test_a_mask_that_costs_more_than_a_trivial_one_is_worth_nothing(empty, full, word):
+def test_a_mask_costlier_than_a_trivial_one_is_worthless(empty, full, word):
     said = verdict(HALF, empty=empty, full=full).fault()
     assert word in said
     assert "0.500" in said
@@ -69,7 +69,7 @@ def test_the_cure_names_the_weight_that_was_measured():
         assert by_hand in verdict(masks, loss=loss, measured=1.25).fault()
 
 
-def test_a_loss_that_is_not_a_number_is_worth_nothing():
+def test_a_nan_loss_is_worthless():
     assert "worth nothing" in fault(HALF, loss=float("nan"))
 
 
@@ -82,7 +82,7 @@ class Red(nn.Module):
         return maps[-1].flatten(1), maps
 
 
-def test_a_run_with_the_defaults_that_finds_what_the_encoder_sees_exits_with_0(tmp_path, monkeypatch, capsys):
+def test_a_default_run_finds_what_the_encoder_sees(tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "red", SimpleNamespace(load=Red))
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (64, 32, 32, 1), np.uint8).repeat(3, axis=3)
