@@ -1,4 +1,4 @@
-"""Pictures → an index: explained into the journal, from which the rows are written into a store."""
+"""Images → an index: explain them into the journal, then write its rows into a store."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import NamedTuple
 
 from runtime.atomic import atomic_folder, refuse_existing
 from runtime.errors import InputError
-from runtime.explain import Outcome, explain_pictures
+from runtime.explain import Form, Outcome, explain_images
 from runtime.explainer import Explainer
 from runtime.index.canary import write_sample
 from runtime.index.opened import RECORD, SCHEMA, IndexRecord
-from runtime.index.row import has_rows, journal_rows, noted, refuse_other
+from runtime.index.row import Row, has_rows, journal_rows, noted, refuse_other
 from runtime.index.stores import STORES, library
 from runtime.package import Package
 from runtime.sources import Picture
@@ -24,14 +24,15 @@ class Indexed(NamedTuple):
     outcome: Outcome
     record: IndexRecord
     sample: int
-    """Pictures that the canary keeps."""
+    """Number of images that the canary keeps."""
     sample_bytes: int
+    """Size of their files."""
 
 
-def index_pictures(
+def index_images(
     explainer: Explainer,
     package: Package,
-    pictures: list[Picture],
+    images: list[Picture],
     folder: Path,
     *,
     store: str = "parquet",
@@ -39,22 +40,22 @@ def index_pictures(
     force: bool = False,
     quiet: bool = False,
 ) -> Indexed:
-    """Explain each picture that the folder's journal does not have yet, and write all rows into the store.
+    """Explain each image that the folder's journal does not have yet, and write all rows into the store.
 
-    A picture that cannot be read is skipped and listed.  Stopped at any moment, the next run does the rest.
-    The rows of an earlier run, in whatever store, are replaced; a folder that no earlier run wrote is not.
+    An image that cannot be read is skipped and listed.  If stopped at any moment, the next run does the
+    rest.  The rows of an earlier run, in any store, are replaced; a folder that no earlier run wrote is not.
 
     Args:
-        package: the explainer's, to be remembered.
-        store: a name of `runtime.index.stores.STORES`.
-        fidelity: measure what each mask keeps, for the column `kept`: twice the time.
+        package: the explainer's; its path and hash are recorded.
+        store: a key of `runtime.index.stores.STORES`.
+        fidelity: measure what each mask keeps, for the column `kept`; doubles the time.
         force: start anew.
         quiet: no progress bar.
 
     Raises:
-        InputError: no picture could be read; the folder holds results of another embedding id, or those of
+        InputError: no image could be read; the folder holds results of another embedding id, or those of
             `nemu explain`.
-        OutputExists: the store's folder is there, not of an earlier index, and `force` is not given.
+        OutputExists: the store's folder exists, not of an earlier index, and `force` is not given.
         BackendUnavailable: the store's library is not installed.
     """
     library(store)  # before minutes of work
@@ -63,30 +64,18 @@ def index_pictures(
     refuse_existing(folder / store, force=force or earlier == store or stopped)
     if not force:
         refuse_other(folder)
-    outcome = explain_pictures(
-        explainer,
-        pictures,
-        folder,
-        masks="none",
-        overlays="none",
-        fidelity=fidelity,
-        note=noted,
-        force=force,
-        quiet=quiet,
+    form = Form(masks="none", overlays="none")
+    outcome = explain_images(
+        explainer, images, folder, form, fidelity=fidelity, note=noted, force=force, quiet=quiet
     )
     rows = journal_rows(folder)
     if not rows:
         raise InputError(
-            f"none of {len(pictures)} pictures could be read ({outcome.skipped[0]['error']})",
+            f"none of {len(images)} images could be read ({outcome.skipped[0]['error']})",
             expected="at least one",
             cure="check the files",
         )
-    with atomic_folder(folder / store, force=True) as temporary:
-        STORES[store].write(temporary, rows)
-    if earlier not in (None, store):
-        shutil.rmtree(folder / str(earlier), ignore_errors=True)
-    (folder / RECORD).unlink(missing_ok=True)  # from here to the end, the parts may be of two runs
-    sample, size = write_sample(folder, rows, new=set(outcome.written))
+    sample, size = _write(folder, store, earlier, rows, new=set(outcome.written))
     record = IndexRecord(
         schema=SCHEMA,
         embedding_id=explainer.embedding_id,
@@ -100,8 +89,20 @@ def index_pictures(
     return Indexed(outcome, record, sample, size)
 
 
+def _write(
+    folder: Path, store: str, earlier: str | None, rows: list[Row], *, new: set[str]
+) -> tuple[int, int]:
+    """Write the rows and the canary's sample; remove the earlier store and, until the end, the record."""
+    with atomic_folder(folder / store, force=True) as temporary:
+        STORES[store].write(temporary, rows)
+    if earlier not in (None, store):
+        shutil.rmtree(folder / str(earlier), ignore_errors=True)
+    (folder / RECORD).unlink(missing_ok=True)  # until it is written again, the parts may be of two runs
+    return write_sample(folder, rows, new=new)
+
+
 def _earlier_store(folder: Path) -> str | None:
-    """The store of the index that is there; None if there is none, or no record of it that can be read."""
+    """Store of the existing index; None if there is no index or no readable record."""
     try:
         return IndexRecord.open(folder).store
     except InputError:
