@@ -76,7 +76,7 @@ def _data(manifest: Manifest) -> str:
     """The masker's training data in one line."""
     folder, run = manifest.masker.config.get("data", "not known"), manifest.training
     if run is None:
-        return f"{folder}; number of images not known, the package was built without the summary of its run"
+        return f"{folder}; how many images is not known: the package was built without the summary of its run"
     return f"{folder}: {run.images} images, {run.skipped} skipped; {run.steps} steps"
 
 
