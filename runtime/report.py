@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import html
 import json
+import os
 from pathlib import Path
 from string import Template
 from typing import Any, NamedTuple
@@ -100,7 +101,8 @@ def write_report(
         for card, (neighbour, similarity) in zip(cards, nearest, strict=True):
             card |= {"neighbour": neighbour, "nearest": similarity}
         compared = _compare(explainer, record, files, _pairs(nearest), pairs, quiet=quiet)
-        facts = _facts(record, cards, lost, low_fidelity) | _pair_facts(compared, explainer)
+        facts = _facts(record, cards, lost, low_fidelity, compared)
+        facts["pairs"] = compared.why_none or _how_to_read(compared, explainer)
         if (folder / TARGET).is_file():
             facts["masks"] = "toward a target: each overlay shows what is like it"
         page.write_text(_fill(record, facts, cards, compared.pairs, unit))
@@ -133,7 +135,7 @@ def _cards(
     folder: Path, lines: list[dict[str, Any]], low_fidelity: float
 ) -> tuple[dict[int, dict[str, Any]], list[dict[str, str]]]:
     """Line number → what the page says of its image; and the images that cannot be read any more."""
-    root = _root([Path(line["image"]) for line in lines])
+    root = os.path.commonpath([Path(line["image"]).parent for line in lines])
     cards: dict[int, dict[str, Any]] = {}
     failed = []
     for i, line in enumerate(lines):
@@ -210,16 +212,8 @@ def _pair(a: int, b: int, comparison: Comparison, record: RunRecord) -> dict[str
     }
 
 
-def _pair_facts(compared: _Compared, explainer: Explainer | None) -> dict[str, str]:
-    """What the page says of the pairs: how to read their overlays, and which failed."""
-    facts = {"pairs": compared.why_none or _how_to_read(compared, explainer)}
-    if compared.failed:
-        failed = ("{a} beside {b}: {error}".format(**one) for one in compared.failed)
-        facts["pairs that failed"] = "; ".join(failed)
-    return facts
-
-
 def _how_to_read(compared: _Compared, explainer: Explainer | None) -> str:
+    """How many pairs there are, and how to read their overlays."""
     if not compared.total:
         return "none: there is one image"
     n = len(compared.pairs)
@@ -235,8 +229,13 @@ def _how_to_read(compared: _Compared, explainer: Explainer | None) -> str:
 
 
 def _facts(
-    record: RunRecord, cards: list[dict[str, Any]], lost: list[dict[str, str]], low_fidelity: float
+    record: RunRecord,
+    cards: list[dict[str, Any]],
+    lost: list[dict[str, str]],
+    low_fidelity: float,
+    compared: _Compared,
 ) -> dict[str, str]:
+    """What the head of the page says, by its label."""
     facts = {
         "package": f"{Path(record.package).name}, hash {record.package_hash}",
         "embedding": record.embedding_id,
@@ -248,6 +247,9 @@ def _facts(
     }
     if lost:
         facts["skipped"] = "; ".join(one["error"] for one in lost)
+    if compared.failed:
+        failed = ("{a} beside {b}: {error}".format(**one) for one in compared.failed)
+        facts["pairs that failed"] = "; ".join(failed)
     return facts
 
 
@@ -299,11 +301,6 @@ def _pairs(nearest: list[tuple[int | None, float]]) -> list[tuple[int, int]]:
     """Each row with its nearest, each pair once, the most similar first."""
     cosines = {(min(i, j), max(i, j)): cosine for i, (j, cosine) in enumerate(nearest) if j is not None}
     return sorted(cosines, key=lambda pair: (-cosines[pair], pair))
-
-
-def _root(images: list[Path]) -> Path:
-    """The deepest folder that all images share."""
-    return max(set.intersection(*(set(image.parents) for image in images)), key=lambda f: len(f.parts))
 
 
 def _thumbnail(image: np.ndarray) -> str:

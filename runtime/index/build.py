@@ -58,16 +58,9 @@ def index_images(
         OutputExists: the store's folder exists, not of an earlier index, and `force` is not given.
         BackendUnavailable: the store's library is not installed.
     """
-    library(store)  # before minutes of work
-    earlier = _earlier_store(folder)
-    stopped = earlier is None and has_rows(folder)
-    refuse_existing(folder / store, force=force or earlier == store or stopped)
-    if not force:
-        refuse_other(folder)
-    form = Form(masks="none", overlays="none")
-    outcome = explain_images(
-        explainer, images, folder, form, fidelity=fidelity, note=noted, force=force, quiet=quiet
-    )
+    earlier = _check(folder, store, force=force)  # before minutes of work
+    options = {"fidelity": fidelity, "note": noted, "force": force, "quiet": quiet}
+    outcome = explain_images(explainer, images, folder, Form(masks="none", overlays="none"), **options)
     rows = journal_rows(folder)
     if not rows:
         raise InputError(
@@ -75,7 +68,6 @@ def index_images(
             expected="at least one",
             cure="check the files",
         )
-    sample, size = _write(folder, store, earlier, rows, new=set(outcome.written))
     record = IndexRecord(
         schema=SCHEMA,
         embedding_id=explainer.embedding_id,
@@ -85,20 +77,41 @@ def index_images(
         package=str(package.path.resolve()),
         package_hash=package.hash,
     )
-    record.write(folder)
+    sample, size = _write(folder, record, earlier, rows, new=set(outcome.written))
     return Indexed(outcome, record, sample, size)
 
 
+def _check(folder: Path, store: str, *, force: bool) -> str | None:
+    """Refuse to overwrite what is no earlier index; returns the store of the earlier index, if there is one.
+
+    Raises as `index_images`.
+    """
+    library(store)
+    earlier = _earlier_store(folder)
+    stopped = earlier is None and has_rows(folder)
+    refuse_existing(folder / store, force=force or earlier == store or stopped)
+    if not force:
+        refuse_other(folder)
+    return earlier
+
+
 def _write(
-    folder: Path, store: str, earlier: str | None, rows: list[Row], *, new: set[str]
+    folder: Path, record: IndexRecord, earlier: str | None, rows: list[Row], *, new: set[str]
 ) -> tuple[int, int]:
-    """Write the rows and the canary's sample; remove the earlier store and, until the end, the record."""
+    """Write the rows, the canary's sample and the record, and remove the earlier store.
+
+    Returns:
+        Number of images in the sample, and total size of their files in bytes.
+    """
+    store = record.store
     with atomic_folder(folder / store, force=True) as temporary:
         STORES[store].write(temporary, rows)
     if earlier not in (None, store):
         shutil.rmtree(folder / str(earlier), ignore_errors=True)
     (folder / RECORD).unlink(missing_ok=True)  # until it is written again, the parts may be of two runs
-    return write_sample(folder, rows, new=new)
+    written = write_sample(folder, rows, new=new)
+    record.write(folder)
+    return written
 
 
 def _earlier_store(folder: Path) -> str | None:

@@ -22,8 +22,8 @@ from runtime.package import Package
 
 RECORD = "search.json"
 """Name of the file with the numbers."""
-OWN = "each image's own"
-"""`masks` in `RECORD` where no target was used."""
+MUTUAL, OWN = "toward each other", "each image's own"
+"""`masks` in `RECORD`: with and without targets."""
 
 
 def search(
@@ -59,23 +59,7 @@ def search(
     earlier = _files(folder)
     index.check_id(explainer.embedding_id)
     query = explainer(photo, fidelity=True)
-    masks = "toward each other" if explainer.takes_target else OWN
-    hits = []
-    for rank, hit in enumerate(index.nearest(query, k), 1):
-        found, state = _image(explainer, hit)
-        pair = [query, found] if found else [query]
-        if masks == "toward each other":
-            try:
-                pair = _toward_each_other(explainer, photo, query, hit, found)
-            except EngineMismatch as error:
-                masks = f"{OWN}: {error.came}; {error.cure}"
-        sides = [one.overlay(**(draw or {})) for one in pair]
-        if not found:
-            sides.append(_with_text(heat(hit.row.mask), f"{state}: its stored mask"))
-        file = save_png(folder / f"{rank:02d}.png", grid([sides]), force=True)
-        row = hit.row
-        facts = {"name": row.name, "image": row.image, "similarity": hit.similarity, "kept": row.kept}
-        hits.append({"rank": rank, **facts, "curve": row.curve, "picture": state, "file": file.name})
+    hits, masks = _hits(index, explainer, query, photo, folder, k, draw or {})
     answer = {
         "query": str(photo),
         "embedding_id": explainer.embedding_id,
@@ -89,6 +73,36 @@ def search(
     with atomic_file(folder / RECORD) as temporary:
         temporary.write_text(json.dumps(answer, indent=2) + "\n")
     return answer
+
+
+def _hits(
+    index: Index,
+    explainer: Explainer,
+    query: Explanation,
+    photo: Path,
+    folder: Path,
+    k: int,
+    draw: dict[str, Any],
+) -> tuple[list[dict[str, Any]], str]:
+    """Write RANK.png of each hit; returns `hits` and `masks` of `RECORD`."""
+    masks = MUTUAL if explainer.takes_target else OWN
+    hits = []
+    for rank, hit in enumerate(index.nearest(query, k), 1):
+        found, state = _image(explainer, hit)
+        pair = [query, found] if found else [query]
+        if masks == MUTUAL:
+            try:
+                pair = _toward_each_other(explainer, photo, query, hit, found)
+            except EngineMismatch as error:
+                masks = f"{OWN}: {error.came}; {error.cure}"
+        sides = [one.overlay(**draw) for one in pair]
+        if not found:
+            sides.append(_with_text(heat(hit.row.mask), f"{state}: its stored mask"))
+        file = save_png(folder / f"{rank:02d}.png", grid([sides]), force=True)
+        row = hit.row
+        facts = {"name": row.name, "image": row.image, "similarity": hit.similarity, "kept": row.kept}
+        hits.append({"rank": rank, **facts, "curve": row.curve, "picture": state, "file": file.name})
+    return hits, masks
 
 
 def _files(folder: Path) -> set[str]:

@@ -1,11 +1,9 @@
-"""The commands explain, compare, info, doctor and verify, and the command nemu in front of them."""
+"""The commands explain and compare: files, journal, errors, and runs that were stopped."""
 
 from __future__ import annotations
 
 import io
 import json
-import os
-import re
 import signal
 import subprocess
 import sys
@@ -17,10 +15,9 @@ import pytest
 from PIL import Image
 from pyarrow import parquet
 
-import nemu
-from runtime import Explainer, doctor
+from runtime import Explainer
 from runtime.__main__ import main
-from runtime.encode import encode_jpeg, encode_png, save_png
+from runtime.encode import encode_jpeg, encode_png
 from runtime.journal import LINES, ROWS, RUN
 
 ROOT = Path(__file__).parents[2]
@@ -200,26 +197,6 @@ def test_explain_fails_if_no_image_is_readable(package_path, tmp_path, capsys):
     assert "none of 1 images" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(
-    ("arguments", "word"),
-    [
-        (["explain", "none.nemu", "PHOTO", "--out", "OUT"], "holds no manifest.json"),
-        (["explain", "PACKAGE", "nowhere", "--out", "OUT"], "nowhere does not exist"),
-        (["explain", "PACKAGE", "EMPTY", "--out", "OUT"], "holds no images"),
-        (["info", "none.nemu"], "holds no manifest.json"),
-        (["verify", "none.nemu"], "holds no manifest.json"),
-    ],
-)
-def test_errors_have_came_expected_and_cure(package_path, photos, tmp_path, capsys, arguments, word):
-    (tmp_path / "empty").mkdir()
-    places = {"PACKAGE": package_path, "PHOTO": photos / "b.png"}
-    places |= {"OUT": tmp_path / "out", "EMPTY": tmp_path / "empty"}
-    assert main([str(places.get(a, a)) for a in arguments]) == 1
-    printed = capsys.readouterr().err
-    for expected in (word, "expected:", "cure:"):
-        assert expected in printed
-
-
 def test_full_disk_leaves_no_incomplete_file(package_path, photos, tmp_path, monkeypatch, capsys):
     def full(*arguments):
         raise OSError(28, "No space left on device")
@@ -258,173 +235,3 @@ def test_stopped_run_goes_on_without_loss_or_duplicate(package_path, tmp_path, e
     assert [line["name"] for line in lines(out)] == [f"{i:03}" for i in range(300)]
     assert np.array_equal(np.load(out / ROWS), np.load(whole / ROWS))
     assert {n for n in files(out) if not n.startswith(".")} == set(files(whole))
-
-
-def test_info_describes_the_package(package_path, capsys):
-    assert main(["info", str(package_path)]) == 0
-    printed = capsys.readouterr().out
-    for word in ("tiny-mean", "24x32", "letterbox", "onnxruntime", "all 4 are unchanged"):
-        assert word in printed
-    assert main(["info", str(package_path), "--json"]) == 0
-    facts = json.loads(capsys.readouterr().out)
-    assert facts["manifest"]["input"]["resize"] == "letterbox"
-    assert facts["engines"] == []
-
-
-def test_info_works_without_a_backend(package_path, monkeypatch, capsys):
-    monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    assert main(["info", str(package_path)]) == 0
-    assert "pip install onnxruntime" in capsys.readouterr().out
-
-
-def test_verify_passes_on_a_good_package(package_path, capsys):
-    assert main(["verify", str(package_path)]) == 0
-    assert "reference outputs" in capsys.readouterr().out
-    assert main(["verify", str(package_path), "--json", "--backend", "onnxruntime"]) == 0
-    answer = json.loads(capsys.readouterr().out)
-    assert answer["parity"]["n"] == 5
-    assert answer["parity"]["control_failed"] is True
-    assert answer["parity"]["embedding_error"] < 1e-5
-
-
-def test_verify_exits_3_if_outputs_differ(make_package, tmp_path, capsys):
-    package = make_package(tmp_path / "off.nemu", error=0.01)
-    assert main(["verify", str(package)]) == 3
-    assert "embedding error" in capsys.readouterr().err
-
-
-def test_verify_refuses_a_changed_file(package_path, capsys):
-    with (package_path / "reference.npz").open("ab") as file:
-        file.write(b"x")
-    assert main(["verify", str(package_path)]) == 1
-    assert "reference.npz" in capsys.readouterr().err
-
-
-def test_doctor_names_missing_libraries_and_install_commands(monkeypatch, capsys):
-    for name in ("timm", "cuda", "cuda.bindings", "cuda.bindings.driver", "cuda.cuda"):
-        monkeypatch.setitem(sys.modules, name, None)
-    assert main(["doctor"]) == 0
-    printed = capsys.readouterr().out
-    assert "pip install timm" in printed
-    assert 'pip install "cuda-bindings>=12.6"' in printed
-    assert main(["doctor", "--json"]) == 0
-    states = {x["module"]: x for x in json.loads(capsys.readouterr().out)["libraries"]}
-    assert states["numpy"]["installed"] is True
-    assert states["numpy"]["version"] == np.__version__
-    assert states["timm"]["installed"] is False
-
-
-def test_doctor_imports_no_optional_library():
-    code = (
-        "import sys; from runtime import doctor; doctor.report(); "
-        "print([m for m in 'torch onnxruntime tensorrt_rtx onnx timm PIL'.split() if m in sys.modules])"
-    )
-    answer = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
-    )
-    assert answer.stdout.strip() == "[]"
-
-
-def test_doctor_reads_the_driver_from_nvidia_smi(tmp_path, monkeypatch):
-    tool = tmp_path / "nvidia-smi"
-    tool.write_text("#!/bin/sh\necho 'NVIDIA L4, 570.1, 8.9'\n")
-    tool.chmod(0o755)
-    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
-    assert doctor.nvidia_driver() == "NVIDIA L4, 570.1, 8.9"
-
-
-@pytest.mark.parametrize(
-    "command",
-    ["explain", "compare", "report", "bank", "anomalies", "diff", "bench", "info", "doctor", "verify"],
-)
-def test_help_shows_an_example(command, capsys):
-    with pytest.raises(SystemExit) as stopped:
-        main([command, "--help"])
-    assert stopped.value.code == 0
-    assert f"example: nemu {command}" in capsys.readouterr().out
-
-
-@pytest.mark.parametrize(
-    "command",
-    [
-        ["explain", "PACKAGE", "PHOTO", "--out", "OUT", "--force"],
-        ["compare", "PACKAGE", "PHOTO", "PHOTOS/sub/a.png", "--out", "OUT", "--force"],
-        ["report", "PACKAGE", "PHOTOS", "--out", "OUT.html", "--force"],
-        ["bank", "CELLS", "NORMAL", "--out", "OUT.bank", "--force"],
-        ["anomalies", "CELLS", "BANK", "PHOTOS", "--out", "OUT", "--force"],
-        ["diff", "PACKAGE", "PACKAGE", "--images", "PHOTOS"],
-        ["bench", "PACKAGE", "--seconds", "0"],
-        ["info", "PACKAGE"],
-        ["doctor", "PACKAGE"],
-        ["verify", "PACKAGE"],
-    ],
-    ids=lambda command: command[0],
-)
-def test_text_json_and_quiet_output(command, package_path, photos, tmp_path, capsys, make_package):
-    places = {"PACKAGE": package_path, "PHOTOS": photos, "PHOTO": photos / "b.png", "OUT": tmp_path / "out"}
-    if "CELLS" in command:
-        places["CELLS"] = make_package(tmp_path / "cells.nemu", cells=True)
-        places["NORMAL"], places["BANK"] = tmp_path / "normal", tmp_path / "line.bank"
-        for i in range(8):
-            image = np.random.default_rng(i).integers(0, 256, (24, 32, 3), dtype=np.uint8)
-            save_png(places["NORMAL"] / f"{i}.png", image)
-        assert (
-            main(["bank", *(str(places[w]) for w in ("CELLS", "NORMAL")), "--out", str(places["BANK"])]) == 0
-        )
-        capsys.readouterr()
-    words = [
-        re.sub("PACKAGE|CELLS|NORMAL|BANK|PHOTOS?|OUT", lambda m: str(places[m[0]]), word) for word in command
-    ]
-    assert main(words) == 0
-    assert capsys.readouterr().out.splitlines()[-1].startswith("next: ")
-    assert main([*words, "--json", "--quiet"]) == 0
-    assert isinstance(json.loads(capsys.readouterr().out), dict)
-    assert main([*words, "--quiet"]) == 0
-    assert capsys.readouterr() == ("", "")
-
-
-def test_wrong_usage_exits_2(capsys):
-    with pytest.raises(SystemExit) as stopped:
-        main(["explain"])
-    assert stopped.value.code == 2
-    assert nemu.main([]) == 2
-    assert nemu.main(["explode"]) == 2
-    assert "explode" in capsys.readouterr().err
-
-
-def test_nemu_passes_arguments_and_exit_codes(package_path, capsys):
-    assert nemu.main(["info", str(package_path)]) == 0
-    assert "tiny-mean" in capsys.readouterr().out
-    assert nemu.main(["info", "none.nemu"]) == 1
-    assert nemu.main(["--help"]) == 0
-    printed = capsys.readouterr().out
-    for command in ("train", "build", "explain", "info", "doctor", "verify"):
-        assert f"  {command} " in printed
-    assert nemu.main(["--version"]) == 0
-
-
-@pytest.mark.parametrize(
-    ("command", "library", "extra"), [("train", "torch", "train"), ("build", "onnx", "export")]
-)
-def test_nemu_names_the_missing_extra(command, library, extra, capsys, monkeypatch):
-    def missing(*_):
-        raise ModuleNotFoundError(f"No module named {library!r}", name=library)
-
-    monkeypatch.setattr(nemu, "_run", missing)
-    assert nemu.main([command]) == 1
-    printed = capsys.readouterr().err
-    assert library in printed
-    assert f'".[{extra}]"' in printed
-
-
-def test_nemu_exports_the_names_of_runtime():
-    assert nemu.Explainer is Explainer
-    assert set(nemu.__all__) <= set(dir(nemu))
-    with pytest.raises(AttributeError, match="explode"):
-        nemu.explode  # noqa: B018
-
-
-def test_nemu_help_imports_no_runtime():
-    code = "import sys, nemu; nemu.main(['--help']); print('runtime' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert done.stdout.splitlines()[-1] == "False"
