@@ -154,7 +154,9 @@ def _report_of_images(arguments: argparse.Namespace) -> Report:
             explainer, images, Path(folder), form, package=package, fidelity=True, quiet=arguments.quiet
         )
         print_skipped(outcome.skipped, len(images))
-        return _write_report(arguments, Path(folder), explainer, outcome.skipped)
+        return write_report(
+            Path(folder), arguments.out, explainer, unread=outcome.skipped, **_page(arguments)
+        )
 
 
 def _report_of_folder(arguments: argparse.Namespace) -> Report:
@@ -162,7 +164,7 @@ def _report_of_folder(arguments: argparse.Namespace) -> Report:
     record = RunRecord.open(arguments.source)
     refuse_draw_options(arguments, "with a folder of overlays", "give the package and the images")
     with _recorded_explainer(arguments, record) as explainer:
-        return _write_report(arguments, arguments.source, explainer, [])
+        return write_report(arguments.source, arguments.out, explainer, **_page(arguments))
 
 
 @contextmanager
@@ -188,16 +190,5 @@ def _recorded_explainer(arguments: argparse.Namespace, record: RunRecord) -> Ite
         yield explainer
 
 
-def _write_report(
-    arguments: argparse.Namespace, folder: Path, explainer: Explainer | None, unread: list[dict[str, str]]
-) -> Report:
-    return write_report(
-        folder,
-        arguments.out,
-        explainer,
-        unread=unread,
-        low_fidelity=arguments.low_fidelity,
-        pairs=arguments.pairs,
-        force=arguments.force,
-        quiet=arguments.quiet,
-    )
+def _page(arguments: argparse.Namespace) -> dict[str, Any]:
+    return {name: getattr(arguments, name) for name in ("low_fidelity", "pairs", "force", "quiet")}

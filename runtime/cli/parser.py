@@ -9,18 +9,7 @@ from typing import Any
 
 from runtime import anomalies, commands, console
 from runtime.anomaly import FALSE_ALARMS
-from runtime.cli import checks
-from runtime.cli.options import (
-    add_backend,
-    add_force,
-    add_out,
-    add_overlay,
-    add_package,
-    add_recorded_package,
-    add_sources,
-    count,
-    count_or_zero,
-)
+from runtime.cli import checks, options
 from runtime.diff import LEAST_COSINE, LEAST_RECALL
 from runtime.explain import MASKS, OVERLAYS
 from runtime.index import commands as index_commands
@@ -77,9 +66,9 @@ def _explain(command: _Command) -> None:
         "run it again: it does only what is missing.",
         "demo.nemu photos/ --out explained",
     )
-    add_package(sub)
-    add_sources(sub, "files, folders, patterns, videos, numbers of cameras, or - for paths on stdin")
-    add_out(sub)
+    options.add_package(sub)
+    options.add_sources(sub, "files, folders, patterns, videos, numbers of cameras, or - for paths on stdin")
+    options.add_out(sub)
     sub.add_argument(
         "--masks", choices=MASKS, default="npy", help="float32, 16-bit grey, or none (%(default)s)"
     )
@@ -96,16 +85,18 @@ def _explain(command: _Command) -> None:
         metavar="IMAGE|VECTOR.npy",
         help="show what in each image is like this, instead of what made its own embedding",
     )
-    add_overlay(sub)
+    options.add_overlay(sub)
     sub.add_argument(
         "--ray",
-        type=count,
+        type=options.count,
         metavar="N",
         help="explain images with N workers of a Ray cluster (at RAY_ADDRESS, or started here)",
     )
-    sub.add_argument("--frames", type=count, metavar="N", help="stop a video or camera after N frames")
-    add_force(sub, "start anew: replace what an earlier run wrote")
-    add_backend(sub)
+    sub.add_argument(
+        "--frames", type=options.count, metavar="N", help="stop a video or camera after N frames"
+    )
+    options.add_force(sub, "start anew: replace what an earlier run wrote")
+    options.add_backend(sub)
 
 
 def _compare(command: _Command) -> None:
@@ -116,7 +107,7 @@ def _compare(command: _Command) -> None:
         "with the two masks exchanged. Writes A-B.compare.png and A-B.compare.json.",
         "demo.nemu query.jpg match.jpg --out compared",
     )
-    add_package(sub)
+    options.add_package(sub)
     sub.add_argument("a", type=Path, metavar="A", help="first image")
     sub.add_argument("b", type=Path, metavar="B", help="second image")
     sub.add_argument(
@@ -125,10 +116,10 @@ def _compare(command: _Command) -> None:
         default=True,
         help="explain each toward the other, if the masker takes targets (%(default)s)",
     )
-    add_out(sub)
-    add_overlay(sub)
-    add_force(sub, "replace files of an earlier run")
-    add_backend(sub)
+    options.add_out(sub)
+    options.add_overlay(sub)
+    options.add_force(sub, "replace files of an earlier run")
+    options.add_backend(sub)
 
 
 def _report(command: _Command) -> None:
@@ -148,7 +139,7 @@ def _report(command: _Command) -> None:
         metavar="SOURCE",
         help="with a package: files, folders, patterns, or - for paths on stdin",
     )
-    add_out(sub, "FILE.html", "output file")
+    options.add_out(sub, "FILE.html", "output file")
     sub.add_argument(
         "--low-fidelity",
         type=float,
@@ -158,15 +149,15 @@ def _report(command: _Command) -> None:
     )
     sub.add_argument(
         "--pairs",
-        type=count_or_zero,
+        type=options.count_or_zero,
         default=PAIRS,
         metavar="N",
         help="compare at most N pairs, the most similar first; 0: none; default: %(default)s",
     )
-    add_recorded_package(sub, "explained the folder")
-    add_overlay(sub)
-    add_force(sub, "replace the file of an earlier run")
-    add_backend(sub)
+    options.add_recorded_package(sub, "explained the folder")
+    options.add_overlay(sub)
+    options.add_force(sub, "replace the file of an earlier run")
+    options.add_backend(sub)
 
 
 def _assess(command: _Command) -> None:
@@ -177,11 +168,11 @@ def _assess(command: _Command) -> None:
         "takes targets. Exit code 3 if they do not.",
         "demo.nemu --images photos/ --out assessed.png",
     )
-    add_package(sub)
+    options.add_package(sub)
     sub.add_argument("--images", type=Path, nargs="+", required=True, metavar="IMAGE|FOLDER")
     sub.add_argument("--out", type=Path, metavar="FILE.png", help="image of some mixtures and their masks")
-    add_force(sub, "replace the image of an earlier run")
-    add_backend(sub)
+    options.add_force(sub, "replace the image of an earlier run")
+    options.add_backend(sub)
 
 
 def _bank(command: _Command) -> None:
@@ -191,10 +182,10 @@ def _bank(command: _Command) -> None:
         "read is skipped and listed.",
         "demo.nemu normal/ --out line1.bank",
     )
-    add_package(sub)
-    add_sources(sub, "normal images: files, folders, patterns, or - for paths on stdin")
-    add_out(sub, "NAME.bank", "output file")
-    add_force(sub, "replace the file")
+    options.add_package(sub)
+    options.add_sources(sub, "normal images: files, folders, patterns, or - for paths on stdin")
+    options.add_out(sub, "NAME.bank", "output file")
+    options.add_force(sub, "replace the file")
 
 
 def _anomalies(command: _Command) -> None:
@@ -205,10 +196,10 @@ def _anomalies(command: _Command) -> None:
         "cannot be read is skipped and listed.",
         "demo.nemu line1.bank parts/ --out found",
     )
-    add_package(sub)
+    options.add_package(sub)
     sub.add_argument("bank", type=Path, metavar="BANK", help="file that nemu bank wrote")
-    add_sources(sub)
-    add_out(sub)
+    options.add_sources(sub)
+    options.add_out(sub)
     sub.add_argument(
         "--false-alarms",
         type=float,
@@ -223,7 +214,7 @@ def _anomalies(command: _Command) -> None:
         help="images to write overlays of (%(default)s)",
     )
     sub.add_argument("--style", choices=STYLES, help=f"style of overlays, as in nemu explain ({STYLES[0]})")
-    add_force(sub, "replace what an earlier run wrote")
+    options.add_force(sub, "replace what an earlier run wrote")
 
 
 def _diff(command: _Command) -> None:
@@ -237,7 +228,7 @@ def _diff(command: _Command) -> None:
     sub.add_argument("old", type=Path, metavar="OLD", help="folder NAME.nemu that made the index")
     sub.add_argument("new", type=Path, metavar="NEW", help="folder NAME.nemu that is to replace it")
     sub.add_argument("--images", type=Path, nargs="+", required=True, metavar="IMAGE|FOLDER")
-    add_backend(sub)
+    options.add_backend(sub)
     sub.add_argument("--new-precision", choices=tuple(LIMITS), help="of NEW; --precision is of OLD")
 
 
@@ -248,15 +239,15 @@ def _bench(command: _Command) -> None:
         "reports the clocks and the power mode, on which the times depend.",
         "demo.nemu",
     )
-    add_package(sub)
+    options.add_package(sub)
     sub.add_argument(
         "--seconds", type=float, default=3.0, metavar="S", help="per measurement, default: %(default)s"
     )
-    add_backend(sub)
+    options.add_backend(sub)
 
 
 def _info(command: _Command) -> None:
-    add_package(command(checks.info, "Say what a package is and what would run it here.", "demo.nemu"))
+    options.add_package(command(checks.info, "Say what a package is and what would run it.", "demo.nemu"))
 
 
 def _doctor(command: _Command) -> None:
@@ -273,5 +264,5 @@ def _verify(command: _Command) -> None:
         "they are too far off.",
         "demo.nemu --backend onnxruntime",
     )
-    add_package(sub)
-    add_backend(sub)
+    options.add_package(sub)
+    options.add_backend(sub)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from runtime.atomic import atomic_folder, refuse_existing
 from runtime.errors import InputError
@@ -59,7 +59,7 @@ def index_images(
         BackendUnavailable: the store's library is not installed.
     """
     earlier = _check(folder, store, force=force)  # before minutes of work
-    options = {"fidelity": fidelity, "note": noted, "force": force, "quiet": quiet}
+    options: dict[str, Any] = {"fidelity": fidelity, "note": noted, "force": force, "quiet": quiet}
     outcome = explain_images(explainer, images, folder, Form(masks="none", overlays="none"), **options)
     rows = journal_rows(folder)
     if not rows:

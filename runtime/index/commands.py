@@ -8,20 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from runtime.cli.options import (
-    add_backend,
-    add_force,
-    add_out,
-    add_overlay,
-    add_package,
-    add_recorded_package,
-    add_sources,
-    count,
-    draw_options,
-    open_explainer,
-    print_skipped,
-    recorded_package,
-)
+from runtime.cli import options
 from runtime.console import answer
 from runtime.diff import LEAST_COSINE, LEAST_RECALL
 from runtime.errors import ParityError
@@ -42,7 +29,7 @@ def index(arguments: argparse.Namespace) -> int:
     """Images → an index."""
     images = find_pictures(arguments.sources)
     package = Package.open(arguments.package)
-    with open_explainer(arguments, package) as explainer:
+    with options.open_explainer(arguments, package) as explainer:
         done = index_images(
             explainer,
             package,
@@ -55,7 +42,7 @@ def index(arguments: argparse.Namespace) -> int:
         )
         backend = explainer.backend
     outcome, record = done.outcome, done.record
-    print_skipped(outcome.skipped)
+    options.print_skipped(outcome.skipped)
     if done.sample < 2:
         print(
             f"warning: {done.sample} images fit into the canary's sample, and nemu canary needs two",
@@ -84,7 +71,7 @@ def search(arguments: argparse.Namespace) -> int:
     """An image → the most similar ones in an index, and why."""
     with Index.open(arguments.index) as opened:
         package = _package(arguments, opened)
-        with open_explainer(arguments, package) as explainer:
+        with options.open_explainer(arguments, package) as explainer:
             found = search_index(
                 opened,
                 explainer,
@@ -92,7 +79,7 @@ def search(arguments: argparse.Namespace) -> int:
                 arguments.photo,
                 arguments.out,
                 k=arguments.k,
-                draw=draw_options(arguments, explainer),
+                draw=options.draw_options(arguments, explainer),
                 force=arguments.force,
             )
     if not found["same_package"]:
@@ -115,7 +102,7 @@ def canary(arguments: argparse.Namespace) -> int:
     """An index → whether it still gives the same answers; 3 if not."""
     with (
         Index.open(arguments.index) as opened,
-        open_explainer(arguments, _package(arguments, opened)) as explainer,
+        options.open_explainer(arguments, _package(arguments, opened)) as explainer,
     ):
         found = check(opened, explainer, quiet=arguments.quiet)
     facts = found.difference
@@ -134,7 +121,7 @@ def canary(arguments: argparse.Namespace) -> int:
 
 
 def _package(arguments: argparse.Namespace, opened: Index) -> Package:
-    return recorded_package(arguments, Path(opened.record.package), opened.record.embedding_id)
+    return options.recorded_package(arguments, Path(opened.record.package), opened.record.embedding_id)
 
 
 def _index(command: Command) -> None:
@@ -145,9 +132,9 @@ def _index(command: Command) -> None:
         "it again: it does only what is missing; with more images, it adds them.",
         "demo.nemu photos/ --out index",
     )
-    add_package(sub)
-    add_sources(sub)
-    add_out(sub, "INDEX", "folder of the index")
+    options.add_package(sub)
+    options.add_sources(sub)
+    options.add_out(sub, "INDEX", "folder of the index")
     sub.add_argument("--store", choices=tuple(STORES), default="parquet", help="default: %(default)s")
     sub.add_argument(
         "--fidelity",
@@ -155,8 +142,8 @@ def _index(command: Command) -> None:
         default=True,
         help="measure what each mask keeps; doubles the time",
     )
-    add_force(sub, "start anew: replace what an earlier run indexed")
-    add_backend(sub)
+    options.add_force(sub, "start anew: replace what an earlier run indexed")
+    options.add_backend(sub)
 
 
 def _search(command: Command) -> None:
@@ -168,12 +155,12 @@ def _search(command: Command) -> None:
     )
     sub.add_argument("index", type=Path, metavar="INDEX", help="folder that nemu index wrote")
     sub.add_argument("photo", type=Path, metavar="PHOTO", help="the query")
-    add_out(sub)
-    sub.add_argument("--k", type=count, default=5, metavar="K", help="hits, default: %(default)s")
-    add_recorded_package(sub, "made the index")
-    add_overlay(sub)
-    add_force(sub, "replace files of an earlier search")
-    add_backend(sub)
+    options.add_out(sub)
+    sub.add_argument("--k", type=options.count, default=5, metavar="K", help="hits, default: %(default)s")
+    options.add_recorded_package(sub, "made the index")
+    options.add_overlay(sub)
+    options.add_force(sub, "replace files of an earlier search")
+    options.add_backend(sub)
 
 
 def _canary(command: Command) -> None:
@@ -185,8 +172,8 @@ def _canary(command: Command) -> None:
         "index",
     )
     sub.add_argument("index", type=Path, metavar="INDEX", help="folder that nemu index wrote")
-    add_recorded_package(sub, "made the index")
-    add_backend(sub)
+    options.add_recorded_package(sub, "made the index")
+    options.add_backend(sub)
 
 
 PARSERS = (_index, _search, _canary)
