@@ -56,7 +56,7 @@ def workers() -> list[int]:
 
 def test_killed_worker_loses_and_repeats_no_image(package_path, images, tmp_path):
     killed = []
-    out = tmp_path / "out"
+    out, package = tmp_path / "out", Package.open(package_path)
 
     def kill_one():
         """Kill a worker's process as soon as there is a result."""
@@ -75,7 +75,7 @@ def test_killed_worker_loses_and_repeats_no_image(package_path, images, tmp_path
             outcome = explain_with_ray(
                 explainer, Package.open(package_path), images, out, workers=2, quiet=True
             )
-            whole = explain_images(explainer, images, tmp_path / "whole", quiet=True)
+            whole = explain_images(explainer, images, tmp_path / "whole", package=package, quiet=True)
         killer.join()
     finally:
         ray.shutdown()
