@@ -76,7 +76,7 @@ def test_rtx_builds_one_beside_the_plain_engine(copy: Package, capsys) -> None:
     assert main([*command, "--toward"]) == 0
     said = capsys.readouterr()
     assert "fp16, takes a target" in said.out
-    assert f"next: nemu verify {copy.path}" in said.out
+    assert f"next: python -m runtime verify {copy.path}" in said.out
     assert "runs beside a plain engine" not in said.err
     asks = next(e for e in copy.engines() if e.record.takes_target)
     assert asks.path.name == "rtx-fp16-b8-toward.engine"
