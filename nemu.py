@@ -1,33 +1,49 @@
-"""nemu COMMAND: one name for the commands of every room."""
+"""The command `nemu`, and the names of `runtime`: `from nemu import Explainer`."""
 
 from __future__ import annotations
 
 import sys
+from typing import Any
 
 _COMMANDS = {
     "train": "train a masker for an encoder          (python -m train)",
     "build": "masker → package with engines          (python -m export.build_engine)",
     "convert": "package → ONNX, DeepStream, Triton     (python -m export.convert)",
-    "explain": "explain pictures                       (python -m runtime explain)",
-    "compare": "why two pictures match                 (python -m runtime compare)",
-    "report": "one HTML page of a folder              (python -m runtime report)",
-    "assess": "can the masks be believed here?        (python -m runtime assess)",
-    "bank": "learn what is normal                   (python -m runtime bank)",
-    "anomalies": "which pictures are unlike that, where  (python -m runtime anomalies)",
-    "diff": "may two packages share an index?       (python -m runtime diff)",
-    "index": "pictures → vectors with their reasons  (python -m runtime index)",
-    "search": "what in an index is like it, and why   (python -m runtime search)",
-    "canary": "does an index still hold               (python -m runtime canary)",
-    "bench": "how fast it is on this device          (python -m runtime bench)",
-    "info": "what a package is                      (python -m runtime info)",
-    "doctor": "what is installed and what is missing  (python -m runtime doctor)",
-    "verify": "does a package give what it should     (python -m runtime verify)",
+    "explain": "explain images                         (python -m runtime explain)",
+    "compare": "show why two images match              (python -m runtime compare)",
+    "report": "write one HTML file of a folder        (python -m runtime report)",
+    "assess": "measure whether masks can be trusted   (python -m runtime assess)",
+    "bank": "learn what normal images are like      (python -m runtime bank)",
+    "anomalies": "find images that are not normal        (python -m runtime anomalies)",
+    "diff": "check if two packages share an index   (python -m runtime diff)",
+    "index": "images → vectors with explanations     (python -m runtime index)",
+    "search": "find similar images, and show why      (python -m runtime search)",
+    "canary": "check an index after an upgrade        (python -m runtime canary)",
+    "bench": "measure the speed on this device       (python -m runtime bench)",
+    "info": "describe a package                     (python -m runtime info)",
+    "doctor": "say what is installed and missing      (python -m runtime doctor)",
+    "verify": "check a package's files and outputs    (python -m runtime verify)",
 }
 _EXTRAS = {"train": "train", "build": "export", "convert": "export"}
 _TRAIN = ("torch", "torchvision", "timm", "lightning", "safetensors", "onnxscript")
 _USAGE = "usage: nemu COMMAND ...   (nemu COMMAND --help)\n\n" + "\n".join(
     f"  {name:10}{text}" for name, text in _COMMANDS.items()
 )
+
+
+def __getattr__(name: str) -> Any:
+    """A public name of `runtime`, which is imported only then: the commands start without it."""
+    import runtime
+
+    if name == "__all__" or name in runtime.__all__:
+        return getattr(runtime, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    import runtime
+
+    return sorted({*globals(), *runtime.__all__})
 
 
 def main(argv: list[str] | None = None) -> int:

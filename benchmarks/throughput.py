@@ -25,7 +25,7 @@ from benchmarks.interleave import ratio
 from benchmarks.record import meta, write
 from runtime.backends import Backend
 from runtime.decode import pillow
-from runtime.explain import explain_pictures
+from runtime.explain import explain_images
 from runtime.explainer import Explainer
 from runtime.image import Geometry
 from runtime.sources import find_named_images
@@ -74,7 +74,7 @@ def pictures(explainer: Explainer, work: Path, count: int, *, block: int) -> dic
     for start in range(0, count, block):
         began = time.perf_counter()
         part = found[start : start + block]
-        explain_pictures(explainer, part, work / "explained", quiet=True)
+        explain_images(explainer, part, work / "explained", quiet=True)
         ours.append((time.perf_counter() - began) / len(part))
         after = _bare(explainer, BARE)
         bare.append(statistics.mean((before, after)))

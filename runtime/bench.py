@@ -1,4 +1,4 @@
-"""How fast is a package on this device?  Without torch, and with what the figures depend on."""
+"""Measure how fast a package is on this device, without torch, and report clocks and power mode."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from runtime.decode import pillow
 from runtime.explainer import Explainer
 
 BATCHES = (1, 8, 32)
+"""Batch sizes that are timed, up to the largest of the backend."""
 _FEWEST = 20
 _WARM_UP = 3
 
@@ -32,54 +33,48 @@ class Row:
     what: str
     batch: int
     median_ms: float
-    """Of one run, of the whole batch."""
+    """Milliseconds of one run of the whole batch."""
     p95_ms: float
     p99_ms: float
     images_per_second: float
     n: int
-    """Runs that were timed."""
+    """Number of timed runs."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Conditions:
-    """What else decides how fast it is."""
+    """Settings of the machine that the times depend on."""
 
     power_mode: str | None
-    """Of a Jetson."""
+    """The power mode of a Jetson; None on other machines."""
     clocks: str
     warnings: tuple[str, ...]
 
 
 def bench(
     explainer: Explainer,
-    alone: EmbeddingBackend | None = None,
-    asks: TargetBackend | None = None,
+    embedding_only: EmbeddingBackend | None = None,
+    targets: TargetBackend | None = None,
     *,
     seconds: float,
 ) -> list[Row]:
-    """Time the backend for each batch it takes, then the whole way from a JPEG.
+    """Time the backend for each batch size it takes, then whole calls from a JPEG.
 
     Args:
-        alone: a backend that computes no mask; timed too, if it is given.
-        asks: a backend that takes targets; timed too, if it is given.
-        seconds: of each measurement; at least 20 runs.
+        embedding_only: a backend that computes no mask; timed too if given.
+        targets: a backend that takes targets; timed too if given.
+        seconds: duration of each measurement; it has at least 20 runs.
     """
     size, dimension = explainer.manifest.input, explainer.manifest.encoder.dimension
     rng = np.random.default_rng(0)
     backend, rows = explainer.backend, []
     ways: list[tuple[str, int, Callable[[np.ndarray], Any]]]
     ways = [("embedding and mask", backend.max_batch, backend.run)]
-    if alone is not None:
-        ways.append(("embedding alone", alone.max_batch, alone.embed))
-    if (given := asks) is not None:
-        toward = np.ones((given.max_batch, dimension), np.float32)
-        ways.append(
-            (
-                "toward targets",
-                given.max_batch,
-                lambda images: given.run_toward(images, toward[: len(images)]),
-            )
-        )
+    if embedding_only is not None:
+        ways.append(("embedding alone", embedding_only.max_batch, embedding_only.embed))
+    if targets is not None:
+        toward = np.ones((targets.max_batch, dimension), np.float32)
+        ways.append(("toward targets", targets.max_batch, partial(_run_toward, targets, toward)))
     for what, most, run in ways:
         for batch in (b for b in BATCHES if b <= most):
             images = rng.integers(0, 256, (batch, size.height, size.width, 3), dtype=np.uint8)
@@ -89,8 +84,12 @@ def bench(
     return rows
 
 
+def _run_toward(targets: TargetBackend, toward: np.ndarray, images: np.ndarray) -> Any:
+    return targets.run_toward(images, toward[: len(images)])
+
+
 def conditions(root: Path = Path("/")) -> Conditions:
-    """Clocks and power mode as they are; nothing is changed."""
+    """Read the clocks and the power mode; changes nothing."""
     board = jetson.read(root)
     if board is not None:
         loose = [name for name, held in board.clocks.items() if not held]
@@ -104,7 +103,7 @@ def conditions(root: Path = Path("/")) -> Conditions:
 
 
 def table(rows: list[Row], found: Conditions) -> str:
-    """Both for people; pastes into an issue."""
+    """The rows and the conditions as text, to paste into an issue."""
     lines = [f"{'':26}{'batch':>6}{'median':>10}{'p95':>10}{'p99':>10}{'images/s':>10}{'n':>7}"]
     lines += [
         f"{r.what:26}{r.batch:6}{r.median_ms:8.2f}ms{r.p95_ms:8.2f}ms{r.p99_ms:8.2f}ms"
@@ -116,12 +115,12 @@ def table(rows: list[Row], found: Conditions) -> str:
 
 
 def to_json(rows: list[Row], found: Conditions) -> dict[str, Any]:
-    """Plain values."""
+    """The rows and the conditions as plain values."""
     return {"rows": [dataclasses.asdict(row) for row in rows], **dataclasses.asdict(found)}
 
 
 def _timed(call: Callable[[], Any], seconds: float) -> np.ndarray:
-    """Seconds of each run, after a warm-up; every call ends only when its results are here."""
+    """Seconds of each run, after a warm-up; `call` must return only when its results are ready."""
     for _ in range(_WARM_UP):
         call()
     times: list[float] = []
@@ -148,7 +147,7 @@ def _row(what: str, batch: int, times: np.ndarray) -> Row:
 
 
 def _jpeg(rng: np.random.Generator) -> bytes:
-    """A picture with the detail of a photograph: coarse noise, enlarged."""
+    """A JPEG of enlarged coarse noise, about as detailed as a photograph."""
     image = pillow()
     coarse = image.fromarray(rng.integers(0, 256, (60, 80, 3), dtype=np.uint8))
     buffer = io.BytesIO()
@@ -157,7 +156,7 @@ def _jpeg(rng: np.random.Generator) -> bytes:
 
 
 def _nvidia_clocks() -> str:
-    """What nvidia-smi says of the first GPU's clocks; empty if there is none."""
+    """The first GPU's clocks, as nvidia-smi prints them; empty if there is no GPU."""
     tool = shutil.which("nvidia-smi")
     if tool is None:
         return ""
@@ -179,7 +178,7 @@ def _cpu(folder: Path) -> Conditions:
             for name in ("scaling_governor", "scaling_min_freq", "cpuinfo_max_freq")
         )
     except OSError:
-        return Conditions(power_mode=None, clocks="not known (this machine does not say)", warnings=())
+        return Conditions(power_mode=None, clocks="not known (cannot be read on this machine)", warnings=())
     held = governor == "performance" or low == high
     warning = (
         f"the CPU's clock is not locked (governor {governor}): sudo cpupower frequency-set -g performance"

@@ -1,4 +1,4 @@
-"""What all commands have in common: --json and --quiet, and the codes they exit with."""
+"""Shared by all commands: --json and --quiet, and the exit codes."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from runtime.errors import NemuError
 
 
 def add_arguments(parser: argparse._ActionsContainer) -> None:
-    """`--json` and `--quiet`, which every command has."""
-    parser.add_argument("--json", action="store_true", help="print one JSON object instead of words")
-    parser.add_argument("--quiet", action="store_true", help="no progress, no words; but warnings and errors")
+    """Add `--json` and `--quiet`."""
+    parser.add_argument("--json", action="store_true", help="print one JSON object instead of text")
+    parser.add_argument("--quiet", action="store_true", help="print only warnings and errors")
 
 
 def answer(arguments: argparse.Namespace, facts: Mapping[str, Any], text: str) -> None:
-    """Print `facts` with --json, nothing with --quiet, otherwise `text`; its last line says what is next."""
+    """Print `facts` with --json, nothing with --quiet, otherwise `text`, which ends with the next step."""
     if arguments.json:
         print(json.dumps(facts, indent=2))
     elif not arguments.quiet:
@@ -28,14 +28,14 @@ def answer(arguments: argparse.Namespace, facts: Mapping[str, Any], text: str) -
 def exit_code(
     command: Callable[[], int], *, stopped: str, failures: tuple[type[Exception], ...] = (OSError,)
 ) -> int:
-    """Run a command; what goes wrong is told on stderr.
+    """Run a command; print errors on stderr.
 
     Args:
-        stopped: what to say after Ctrl-C.
-        failures: what else may happen to a user: a full disk, a folder that may not be written.
+        stopped: printed after Ctrl-C.
+        failures: other errors that a user may meet, such as a full disk or a read-only folder.
 
     Returns:
-        What `command` returns; 1 after an error, 3 after a failed gate, 130 after Ctrl-C.
+        The exit code of `command`; 1 after an error, 3 after a failed gate, 130 after Ctrl-C.
     """
     try:
         return command()

@@ -1,4 +1,4 @@
-"""May two packages share an index?  The same pictures through both, and a rule."""
+"""Decide whether two packages may share an index: run the same images through both, and apply a rule."""
 
 from __future__ import annotations
 
@@ -15,57 +15,71 @@ from runtime.occlusion import cosine
 from runtime.progress import progress
 
 LEAST_COSINE = 0.99
+"""Least cosine of an image's two embeddings."""
 LEAST_RECALL = 0.95
+"""Least mean recall of the `K` nearest neighbours."""
 K = 10
 
 
 @dataclass(frozen=True, kw_only=True)
 class Difference:
-    """How far two packages agree on the same pictures.
+    """How far two packages agree on the same images.
 
-    The rule: two embedding ids may share an index if every picture's two embeddings have a cosine of at
-    least 0.99, and a new embedding as the query finds in the old index, on average, at least 0.95 of the k
-    neighbours that the old embedding finds there.  It holds for pictures like those that were measured.
+    The rule: two embedding ids may share an index if each image's two embeddings have a cosine of at least
+    0.99, and a query with the new embedding finds in the old index, on average, at least 0.95 of the k
+    neighbours that the old embedding finds there.  It holds for images like the measured ones.
     """
 
     old_id: str
     new_id: str
     n: int
-    """Pictures compared."""
+    """Number of images compared."""
     k: int
-    """Neighbours: 10, or all others if there are fewer."""
+    """Number of neighbours: 10, or all others if there are fewer."""
     least_cosine: float | None
     median_cosine: float | None
-    """Of each picture's two embeddings; None where their dimensions differ."""
+    """Cosine of an image's two embeddings; None if their dimensions differ."""
     recall: float | None
-    """Mean share of the k nearest old embeddings that a new embedding finds too."""
+    """Mean share of the k nearest old embeddings that the new embedding finds too."""
     recall_spread: float | None
-    """Standard deviation of it over pictures."""
+    """Standard deviation of the recall over images."""
     mask_iou: float
-    """Mean over pictures of the masks' intersection over union at 0.5, on the original pixels."""
+    """Mean over images of the masks' intersection over union at 0.5, on the original pixels."""
     mask_difference: float
-    """Mean over pictures of the mean |difference| of the two masks."""
+    """Mean over images of the mean |difference| of the two masks."""
 
     @property
     def may_share_index(self) -> bool:
-        """What the rule says."""
+        """The rule's verdict."""
         return self.old_id == self.new_id or not self.objections()
 
     def objections(self) -> list[str]:
-        """What of the rule is not met, in sentences."""
+        """The parts of the rule that are not met, one sentence each."""
         if self.least_cosine is None or self.recall is None:
             return ["the embeddings have different dimensions"]
         found = []
         if self.least_cosine < LEAST_COSINE:
             found.append(
-                f"a picture's two embeddings have a cosine of {self.least_cosine:.4f} < {LEAST_COSINE}"
+                f"an image's two embeddings have a cosine of {self.least_cosine:.4f} < {LEAST_COSINE}"
             )
         if self.recall < LEAST_RECALL:
             found.append(f"recall@{self.k} is {self.recall:.3f} < {LEAST_RECALL}")
         return found
 
+    def lines(self) -> list[str]:
+        """The figures in words."""
+        lines = []
+        if self.least_cosine is not None:
+            lines += [
+                f"{'cosine':9}least {self.least_cosine:.4f}, median {self.median_cosine:.4f}",
+                f"{'recall':9}{self.recall:.3f} ± {self.recall_spread:.3f} of the {self.k} nearest",
+            ]
+        if self.n:
+            lines.append(f"{'masks':9}IoU {self.mask_iou:.3f}, mean difference {self.mask_difference:.3f}")
+        return lines
+
     def to_json(self) -> dict[str, Any]:
-        """Plain values."""
+        """The fields as plain values, with the verdict."""
         verdict = {"may_share_index": self.may_share_index, "objections": self.objections()}
         return {**dataclasses.asdict(self), **verdict}
 
@@ -73,14 +87,17 @@ class Difference:
 def compare_packages(
     old: Explainer, new: Explainer, images: list[Path], *, quiet: bool = False
 ) -> Difference:
-    """Explain every picture with both; `quiet`: no progress bar.
+    """Explain every image with both packages.
+
+    Args:
+        quiet: no progress bar.
 
     Raises:
-        InputError: a picture cannot be read, or there are fewer than two.
+        InputError: an image cannot be read, or there are fewer than two.
     """
     if len(images) < 2:
         raise InputError(
-            f"{len(images)} picture", expected="at least 2, better hundreds", cure="give more pictures"
+            f"{len(images)} image", expected="at least 2, better hundreds", cure="give more images"
         )
     embeddings: tuple[list[np.ndarray], list[np.ndarray]] = ([], [])
     ious, differences = [], []
@@ -112,21 +129,26 @@ def compare_packages(
 
 
 def recall_at(k: int, old: np.ndarray, new: np.ndarray) -> np.ndarray:
-    """float64 (N,): of the k old embeddings nearest to old i (itself left out), the share near new i too.
+    """Share of the k old embeddings nearest to old i, without i itself, that are also nearest to new i.
 
     Args:
-        old, new: float32 (N, D), the same pictures in the same order; k < N.
+        old, new: float32 (N, D), the same images in the same order; k < N.
+
+    Returns:
+        float64 (N,).
     """
     index, queries = (x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12) for x in (old, new))
     shares = []
-    for i in range(len(index)):
-        others = np.delete(index, i, axis=0)
-        truth, found = (set(np.argsort(-others @ q, kind="stable")[:k]) for q in (index[i], queries[i]))
+    for i, pair in enumerate(zip(index, queries, strict=True)):
+        cosines = [index @ query for query in pair]
+        for row in cosines:
+            row[i] = -np.inf
+        truth, found = (set(np.argsort(-row, kind="stable")[:k]) for row in cosines)
         shares.append(len(truth & found) / k)
     return np.array(shares)
 
 
 def iou(a: np.ndarray, b: np.ndarray) -> float:
-    """Intersection over union of bool arrays of one shape; 1 if both are empty."""
+    """Intersection over union of two bool arrays of one shape; 1 if both are empty."""
     union = np.count_nonzero(a | b)
     return np.count_nonzero(a & b) / union if union else 1.0

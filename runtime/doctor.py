@@ -1,4 +1,4 @@
-"""What is installed here, what is missing, and the command that installs it."""
+"""Say what is installed, what is missing, and the command that installs it."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ from runtime.package import Package
 
 
 class Library(NamedTuple):
-    """A library that some part of the project uses; found without importing it."""
+    """A library that some part of the project uses; looked up without importing it."""
 
     module: str
     distributions: tuple[str, ...]
-    """Names it is distributed under, for its version."""
+    """Names of its distributions, to read its version."""
     purpose: str
     install: str
     wheel: str = ""
-    """Its other name, where the module itself is in a source package and only NVIDIA's wheels are here."""
+    """The module's name in NVIDIA's wheels, if it differs from that in the source package."""
 
 
 _ONNXRUNTIMES = ("onnxruntime", "onnxruntime-gpu", "onnxruntime-openvino", "onnxruntime-directml")
 LIBRARIES = (
     Library("numpy", ("numpy",), "everything", "pip install numpy"),
     Library("onnxruntime", _ONNXRUNTIMES, "running on a CPU", "pip install onnxruntime"),
-    Library("PIL", ("Pillow",), "reading and resizing pictures", "pip install Pillow"),
+    Library("PIL", ("Pillow",), "reading and resizing images", "pip install Pillow"),
     Library("cuda.bindings", ("cuda-bindings",), "running engines", 'pip install "cuda-bindings>=12.6"'),
     Library("pycuda", ("pycuda",), "running engines, instead of cuda-bindings", "pip install pycuda"),
     Library(
@@ -72,11 +72,11 @@ LIBRARIES = (
 
 
 def report(package: Package | None = None, *, root: Path = Path("/")) -> dict[str, Any]:
-    """Plain values: python, platform, jetson, nvidia, one entry per library, and what to do next.
+    """The facts as plain values: python, platform, jetson, nvidia, one entry per library, the next step.
 
     Args:
-        package: to estimate for what memory it needs, and to name in the next step.
-        root: where the file system of the board begins.
+        package: estimates the memory it needs, and appears in the next step.
+        root: root of the board's file system.
     """
     board, found = jetson.read(root), []
     if board is not None:
@@ -102,24 +102,24 @@ def report(package: Package | None = None, *, root: Path = Path("/")) -> dict[st
         "ep_rtx": _cards(),
         "libraries": libraries,
         "next": _next(
-            found, libraries, package, gpu=driver is not None, classic=board is not None or bool(unlisted)
+            found, libraries, package, _engine_libraries(driver, libraries, classic=bool(board or unlisted))
         ),
     }
 
 
 def text(facts: dict[str, Any]) -> str:
-    """`report()` for people."""
+    """The facts of `report` as text."""
     board = facts["jetson"]
     lines = [
         f"Python {facts['python']}, {facts['platform']}, {facts['executable']}",
-        f"{'Jetson':15}{'no' if board is None else board['model'] or 'yes, of an unnamed model'}",
+        f"{'Jetson':15}{'no' if board is None else board['model'] or 'yes, model not known'}",
     ]
     for finding in facts["findings"]:
         lines.append(f"{'  ' + finding['level']:15}{finding['text']}")
         if finding["cure"]:
             lines.append(f"{'':15}{finding['cure']}")
     if board is None:
-        none = "none found: engines cannot run here, the CPU can"
+        none = "none found: engines cannot run here; the CPU is used"
         lines.append(f"{'NVIDIA driver':15}{facts['nvidia'] or none}")
     if facts["not_for_rtx"]:
         lines.append(f"{'':15}{facts['not_for_rtx']}")
@@ -133,42 +133,43 @@ def text(facts: dict[str, Any]) -> str:
     return "\n".join([*lines, f"next: {facts['next']}"])
 
 
+def _engine_libraries(driver: str | None, libraries: list[dict[str, Any]], *, classic: bool) -> list[str]:
+    """Modules that building an engine here needs; empty if no engine can run here.
+
+    Args:
+        driver: of `nvidia_driver`.
+        classic: engines are built with the classic TensorRT, as on a Jetson, not with TensorRT-RTX.
+    """
+    if driver is None and not classic:
+        return []
+    here = {library["module"]: library["installed"] for library in libraries}
+    either = here["tensorrt"] or (here["tensorrt_rtx"] and not classic)
+    tensorrt = [] if either else ["tensorrt" if classic else "tensorrt_rtx"]
+    return [*tensorrt, *([] if here["pycuda"] else ["cuda.bindings"]), "onnx", "tqdm"]
+
+
 def _next(
     found: list[jetson_checks.Finding],
     libraries: list[dict[str, Any]],
     package: Package | None,
-    *,
-    gpu: bool,
-    classic: bool,
+    engine_libraries: list[str],
 ) -> str:
-    """The first thing to put right; if there is none, the next command.
-
-    Args:
-        gpu: there is an NVIDIA driver.
-        classic: engines are those of the classic TensorRT, as on a Jetson.
-    """
+    """The first problem's cure; without a problem, the next command."""
     for finding in found:
         if finding.level == jetson_checks.FIX and finding.cure:
             return finding.cure
-    here = {library["module"]: library["installed"] for library in libraries}
-    install = {library["module"]: library["install"] for library in libraries}
-    needed = ["numpy", "onnxruntime", "PIL"]
-    builds = gpu or classic
-    if builds and not here["tensorrt"] and (classic or not here["tensorrt_rtx"]):
-        needed.append("tensorrt" if classic else "tensorrt_rtx")
-    if builds:
-        needed += [*(["cuda.bindings"] if not here["pycuda"] else []), "onnx", "tqdm"]
-    for module in needed:
-        if not here[module]:
-            return install[module]
+    of_module = {library["module"]: library for library in libraries}
+    for module in ("numpy", "onnxruntime", "PIL", *engine_libraries):
+        if not of_module[module]["installed"]:
+            return str(of_module[module]["install"])
     name = "PACKAGE" if package is None else package.path
-    if builds:
-        return f"python -m export.build_engine --package {name}"
-    return f"python -m runtime explain {name} PHOTO… --out explained"
+    return (
+        f"nemu build --package {name}" if engine_libraries else f"nemu explain {name} PHOTO… --out explained"
+    )
 
 
 def _weights(package: Package) -> int:
-    """Bytes of the graph that an engine is built from: half precision if it is there."""
+    """Bytes of the graph that an engine is built from: the half-precision one if it exists."""
     files = package.manifest.files
     graph = next(name for name in ("model.fp16.onnx", "model.int8.trt.onnx", "model.onnx") if name in files)
     paths = [package.path / name for name in (graph, f"{graph}.data") if name in files]
@@ -176,7 +177,7 @@ def _weights(package: Package) -> int:
 
 
 def version(library: Library) -> str | None:
-    """Version of the distribution that provides it, if that is known."""
+    """Version of the distribution that provides a library, if known."""
     for name in library.distributions:
         try:
             return importlib.metadata.version(name)
@@ -186,7 +187,7 @@ def version(library: Library) -> str | None:
 
 
 def nvidia_driver() -> str | None:
-    """GPU name, driver version, compute capability; or the driver alone; None if there is no driver."""
+    """GPU name, driver version and compute capability; or the driver's version; None without a driver."""
     tool = shutil.which("nvidia-smi")
     if tool:
         query = [tool, "--query-gpu=name,driver_version,compute_cap", "--format=csv,noheader"]
@@ -200,15 +201,15 @@ def nvidia_driver() -> str | None:
 
 
 def _not_for_rtx(driver: str | None) -> str:
-    """That the first GPU of `nvidia_driver` is none of TensorRT-RTX's; empty if it is, or none is named."""
+    """Why TensorRT-RTX does not support the first GPU of `nvidia_driver`; empty if it does."""
     words = (driver or "").partition(";")[0].split(", ")
     if len(words) != 3 or not (unlisted := not_listed(f"{words[0]} ({words[2]})", words[2])):
         return ""
-    return f"{unlisted}: its engines are those of tensorrt"
+    return f"{unlisted}: build its engines with tensorrt"
 
 
 def _cards() -> str:
-    """What onnxruntime's TensorRT-RTX provider finds; empty where it is not installed."""
+    """The cards that onnxruntime's TensorRT-RTX provider finds; empty if it is not installed."""
     if not installed(ep_rtx.MODULE):
         return ""
     try:

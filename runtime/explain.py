@@ -1,5 +1,4 @@
-"""Explain many pictures: decoding, computing and writing at the same time, in order, and going on where
-an earlier run stopped."""
+"""Explain many images: decode, compute and write at the same time, in order; a stopped run goes on."""
 
 from __future__ import annotations
 
@@ -7,64 +6,81 @@ import json
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from runtime.atomic import atomic_file
+from runtime.decode import pillow
 from runtime.encode import encode_jpeg, encode_png
 from runtime.errors import InputError
 from runtime.explainer import Explainer
 from runtime.explanation import Explanation
 from runtime.image import load_image
-from runtime.journal import LINES, ROWS, Journal
+from runtime.journal import LINES, ROWS, Journal, RunRecord
+from runtime.overlay import STYLES
+from runtime.package import Package
 from runtime.progress import progress
-from runtime.sources import MASK, OVERLAY, NamedImage
+from runtime.sources import MASK, OVERLAY
 
 MASKS = ("npy", "png", "none")
-"""How raw masks are written: float32, 16-bit grey (65535 is 1), or not at all."""
+"""How masks are written: float32, 16-bit grey (65535 is 1), or not at all."""
 OVERLAYS = ("jpg", "png", "none")
 """How overlays are written.  JPEG takes a tenth of PNG's time and a sixth of its space."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Form:
+    """What is written for each image."""
+
+    masks: str = "npy"
+    """One of `MASKS`."""
+    overlays: str = "jpg"
+    """One of `OVERLAYS`."""
+    keep: float | None = None
+    """Of `Explanation.overlay`."""
+    style: str = STYLES[0]
+    """Of `Explanation.overlay`."""
+    longest: int | None = None
+    """Longest side of an overlay in pixels; larger ones are made smaller."""
 
 
 class Outcome(NamedTuple):
     """What a run did."""
 
     written: list[str]
-    """Names of the pictures that were explained now."""
+    """Names of the images that were explained now."""
     known: int
-    """How many an earlier run had explained."""
+    """Number of images that an earlier run had explained."""
     skipped: list[dict[str, str]]
-    """Pictures that could not be read: `image` and `error`."""
+    """Images that could not be read: `image` and `error`."""
 
 
-def explain_pictures(
+def explain_images(
     explainer: Explainer,
-    pictures: list[NamedImage],
+    images: list[NamedImage],
     folder: Path,
+    form: Form = Form(),
     *,
-    masks: str = "npy",
-    overlays: str = "jpg",
-    draw: dict[str, Any] | None = None,
+    package: Package | None = None,
     toward: np.ndarray | None = None,
     fidelity: bool = False,
     note: Callable[[Explanation], dict[str, Any]] | None = None,
     force: bool = False,
     quiet: bool = False,
 ) -> Outcome:
-    """Explain each picture that is not in the folder's journal yet.
+    """Explain each image that is not in the folder's journal yet.
 
-    NAME.overlay.jpg and NAME.mask.npy (or .png) for each, a line and a row in the journal
-    (`runtime.journal`).  A picture that cannot be read or drawn is skipped and listed.  Stopped at any
-    moment, what is noted is whole, and the next run does the rest.
+    Writes NAME.overlay.jpg and NAME.mask.npy (or .png) for each, a line and a row in the journal
+    (`runtime.journal`).  An image that cannot be read or drawn is skipped and listed.  When stopped, what
+    is in the journal is complete, and the next run does the rest.
 
     Args:
-        masks: of `MASKS`.
-        overlays: of `OVERLAYS`.
-        draw: `keep` and `style` of `Explanation.overlay`.
-        toward: a target, float32 (D,), of all pictures.
-        note: what a picture's line in the journal has besides; called in this thread.
+        package: the explainer's; if given, a `RunRecord` is written.
+        toward: a target for all images, float32 (D,).
+        note: returns more fields for an image's line in the journal; called in this thread.
         force: start anew: forget the journal, replace files.
         quiet: no progress bar.
 
@@ -72,69 +88,72 @@ def explain_pictures(
         InputError: the folder holds results of another embedding id.
     """
     outcome = Outcome([], 0, [])
-    with begun(explainer, pictures, folder, toward=toward, force=force, quiet=quiet) as (journal, bar, todo):
-        coming: deque[NamedImage] = deque()
-
-        def frames() -> Iterator[np.ndarray]:
-            for picture in todo:
-                try:
-                    image = load_image(picture.image)
-                except InputError as error:
-                    outcome.skipped.append(_skipped(picture, error))
-                    bar.update()
-                    continue
-                coming.append(picture)
-                yield image
-
-        for explanation in explainer.stream(frames(), toward=toward, fidelity=fidelity):
-            picture = coming.popleft()
+    begin = begun(explainer, images, folder, form, package=package, toward=toward, force=force, quiet=quiet)
+    with begin as (journal, bar, todo):
+        decoded: deque[NamedImage] = deque()
+        frames = _frames(todo, decoded, outcome.skipped, bar)
+        for explanation in explainer.stream(frames, toward=toward, fidelity=fidelity):
+            image = decoded.popleft()
             bar.update()
             try:
-                line = write_files(explanation, picture, folder, masks=masks, overlays=overlays, draw=draw)
+                line = write_files(explanation, image, folder, form)
                 line.update(note(explanation) if note else {})
             except InputError as error:
-                outcome.skipped.append(_skipped(picture, error))
+                outcome.skipped.append(skipped(image.image, error))
                 continue
             journal.add(line, explanation.embedding)
-            outcome.written.append(picture.name)
-    return outcome._replace(known=len(pictures) - len(todo))
+            outcome.written.append(image.name)
+    return outcome._replace(known=len(images) - len(todo))
+
+
+def _frames(
+    todo: list[NamedImage], decoded: deque[NamedImage], unreadable: list[dict[str, str]], bar: Any
+) -> Iterator[np.ndarray]:
+    """Decode images uint8 (H, W, 3); each is appended to `decoded` or to `unreadable`."""
+    for image in todo:
+        try:
+            frame = load_image(image.image)
+        except InputError as error:
+            unreadable.append(skipped(image.image, error))
+            bar.update()
+            continue
+        decoded.append(image)
+        yield frame
 
 
 @contextmanager
 def begun(
     explainer: Explainer,
-    pictures: list[NamedImage],
+    images: list[NamedImage],
     folder: Path,
+    form: Form,
     *,
+    package: Package | None,
     toward: np.ndarray | None,
     force: bool,
     quiet: bool,
 ) -> Iterator[tuple[Journal, Any, list[NamedImage]]]:
-    """The journal of `folder`, a progress bar, and the pictures that the journal does not have yet.
+    """Open the journal of `folder` and a progress bar; also yields the images that the journal lacks.
 
     Raises:
         InputError: the folder holds results of another embedding id.
     """
     if force:
-        _remove_earlier(folder, {picture.name for picture in pictures})
-    dimension = explainer.manifest.encoder.dimension
+        _remove_earlier(folder, {image.name for image in images})
+    dimension, id = explainer.manifest.encoder.dimension, explainer.embedding_id
     with (
-        Journal(
-            folder,
-            embedding_id=explainer.embedding_id,
-            dimension=dimension,
-            target=toward,
-            force=force,
-        ) as journal,
-        progress(len(pictures), quiet=quiet) as bar,
+        Journal(folder, embedding_id=id, dimension=dimension, target=toward, force=force) as journal,
+        progress(len(images), quiet=quiet) as bar,
     ):
-        todo = [picture for picture in pictures if picture.name not in journal.done]
-        bar.update(len(pictures) - len(todo))
+        if package is not None:
+            RunRecord.of(explainer, package, keep=form.keep, style=form.style).write(folder)
+        todo = [image for image in images if image.name not in journal.done]
+        bar.update(len(images) - len(todo))
         yield journal, bar, todo
 
 
 def _remove_earlier(folder: Path, names: set[str]) -> None:
-    """Remove what an earlier run noted that it wrote for these pictures, whatever its form."""
+    """Remove the files that an earlier run's journal lists for these images."""
     if not (folder / LINES).is_file():
         return
     for text in (folder / LINES).read_text(encoding="utf-8", errors="replace").splitlines():
@@ -170,35 +189,38 @@ def write_parquet(folder: Path) -> Path:
     return path
 
 
-def write_files(
-    explanation: Explanation,
-    picture: NamedImage,
-    folder: Path,
-    *,
-    masks: str,
-    overlays: str,
-    draw: dict[str, Any] | None = None,
-) -> dict[str, Any]:
-    """Write what one picture's explanation is asked for; returns its line for the journal.
+def write_files(explanation: Explanation, image: NamedImage, folder: Path, form: Form) -> dict[str, Any]:
+    """Write the files of one image's explanation; returns its line for the journal.
 
     Raises:
-        InputError: the picture is larger than a JPEG can be.
+        InputError: the image is larger than a JPEG can be.
     """
     files: dict[str, str] = {}
-    if overlays != "none":
-        files["overlay"] = f"{picture.name}{OVERLAY}.{overlays}"
-        encode = {"jpg": encode_jpeg, "png": encode_png}[overlays]
+    if form.overlays != "none":
+        files["overlay"] = f"{image.name}{OVERLAY}.{form.overlays}"
+        overlay = _shrunk(explanation.overlay(keep=form.keep, style=form.style), form.longest)
+        encode = {"jpg": encode_jpeg, "png": encode_png}[form.overlays]
         with atomic_file(folder / files["overlay"]) as temporary:
-            temporary.write_bytes(encode(explanation.overlay(**(draw or {}))))
-    if masks != "none":
-        files["mask"] = f"{picture.name}{MASK}.{masks}"
+            temporary.write_bytes(encode(overlay))
+    if form.masks != "none":
+        files["mask"] = f"{image.name}{MASK}.{form.masks}"
         with atomic_file(folder / files["mask"]) as temporary, temporary.open("wb") as file:
-            if masks == "npy":
+            if form.masks == "npy":
                 np.save(file, explanation.mask)
             else:
                 file.write(encode_png((explanation.mask * 65535 + 0.5).astype(np.uint16)))
-    return {"name": picture.name, "image": str(picture.image), "files": files, **explanation.facts()}
+    return {"name": image.name, "image": str(image.image), "files": files, **explanation.facts()}
 
 
-def _skipped(picture: NamedImage, error: InputError) -> dict[str, str]:
-    return {"image": str(picture.image), "error": f"{error.came}; {error.cure}"}
+def _shrunk(overlay: np.ndarray, longest: int | None) -> np.ndarray:
+    """uint8 (H, W, 3), made smaller if a side is longer than `longest` pixels."""
+    if longest is None or max(overlay.shape) <= longest:
+        return overlay
+    image = pillow().fromarray(overlay)
+    image.thumbnail((longest, longest))
+    return np.asarray(image)
+
+
+def skipped(image: Path | str, error: InputError) -> dict[str, str]:
+    """An entry of `Outcome.skipped`."""
+    return {"image": str(image), "error": f"{error.came}; {error.cure}"}

@@ -1,4 +1,4 @@
-"""What a package is, and what would run it here."""
+"""Describe a package, and the backend that would run it here."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from runtime.reasons import images_used, meaning, sentence
 
 
 def describe(package: Package) -> tuple[dict[str, Any], str]:
-    """For programs, and for people."""
+    """The facts as plain values, and as text."""
     manifest, engines, runs = package.manifest, package.engines(), _runs(package)
     facts = {
         "path": str(package.path),
@@ -46,14 +46,14 @@ def describe(package: Package) -> tuple[dict[str, Any], str]:
             for e in engines
         ),
         f"runs on    {runs}",
-        f"files      all {len(manifest.files)} are as they were written",
-        f"next: python -m runtime verify {package.path}",
+        f"files      all {len(manifest.files)} are unchanged",
+        f"next: nemu verify {package.path}",
     ]
     return facts, "\n".join(lines)
 
 
 def figures(parity: dict[str, Any]) -> str:
-    """The numbers among them, for people; --json prints all."""
+    """The numbers of a parity record as text; --json prints all fields."""
     return ", ".join(
         f"{name.replace('_', ' ')} {value:.3g}"
         for name, value in parity.items()
@@ -71,20 +71,20 @@ def _runs(package: Package) -> str:
 
 
 def _data(manifest: Manifest) -> str:
-    """What the masker was trained on, in a line."""
+    """The masker's training data in one line."""
     folder, run = manifest.masker.config.get("data", "not known"), manifest.training
     if run is None:
-        return f"{folder}; how many images is not known, the package was built without its run's summary"
+        return f"{folder}; how many images is not known: the package was built without the summary of its run"
     return f"{folder}: {run.images} images, {run.skipped} skipped; {run.steps} steps"
 
 
 def _target(package: Package) -> str:
-    """Whether it takes one, and how far its masks follow it, in a line."""
+    """Whether the package takes targets, and how far its masks follow them, in one line."""
     if not takes_targets(package):
-        return "takes none: pictures are explained by themselves"
+        return "takes none: images are explained by themselves"
     record = package.manifest.target
     if record is None:
-        return "takes one (toward); what such masks are worth was not measured"
+        return "takes one (toward); how good such masks are was not measured"
     found = record.measured
     return (
         f"takes one (toward); of a mask, {found.shown} lies where the target is, {found.around} if another "
@@ -93,7 +93,7 @@ def _target(package: Package) -> str:
 
 
 def _metrics(manifest: Manifest) -> str:
-    """What the masks were worth at the build, in a line."""
+    """The quality of the masks, measured at the build, in one line."""
     k = manifest.metrics
     if k is None:
         return "none were measured"

@@ -1,7 +1,7 @@
-"""A Jetson, from its files alone: which JetPack, which TensorRT that carries, and what stands in the way.
+"""Read which Jetson this is: its JetPack, and the TensorRT that belongs to it.
 
-Nothing is changed and nothing needs root.  `root` is where the file system begins, so that tests can
-bring one of their own.  Written from public documents and other tools' findings; not yet run on a Jetson.
+Reads files only, changes nothing and needs no root rights.  `root` is the root of the file system; tests
+pass a folder of their own.  Written from public documents and other tools' findings; not yet run on a Jetson.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from typing import NamedTuple
 
 
 class Carried(NamedTuple):
-    """What a JetPack brings along."""
+    """Versions that a JetPack contains."""
 
     tensorrt: str
     cuda: str
     python: str
-    """The only Python that its `tensorrt` module can be imported by."""
+    """The only Python that can import its `tensorrt` module."""
 
 
 RELEASES = {
@@ -52,45 +52,45 @@ CARRIED = {
     "7.1": Carried("10.13.3.9", "13.0", "3.12"),
     "7.2": Carried("10.16.2.10", "13.2", "3.12"),
 }
-"""JetPack, to its second number → what it carries."""
+"""JetPack version, its first two numbers → what it contains."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Jetson:
-    """What the board says of itself; None where it does not say."""
+    """Facts about the board; None where they cannot be read."""
 
     model: str | None
     l4t: str
-    """Such as `36.4.3`; `?` if the file is not in the known form."""
+    """For example `36.4.3`; `?` if the file has another form."""
     jetpack: str | None
     carried: Carried | None
     memory_total: int | None
     """Bytes, shared by CPU and GPU."""
     memory_free: int | None
     power_mode: str | None
-    """Name of the mode that is set."""
+    """Name of the current mode."""
     power_modes: dict[int, str]
-    """Every mode of this board, by the number that nvpmodel takes."""
+    """Every mode of this board by its nvpmodel number."""
     clocks: dict[str, bool]
-    """`CPU`, `GPU` → whether its clock is held at one frequency, and that is its highest."""
+    """`CPU`, `GPU` → whether its clock is locked at its highest frequency."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Environment:
-    """The Python that asks."""
+    """The running Python."""
 
     python: str
-    """Such as `3.10`."""
+    """For example `3.10`."""
     virtual: bool
-    """It is a virtual environment that does not see the system's packages."""
+    """Whether it is a virtual environment without the system's packages."""
     tensorrt: str | None
-    """Version that this Python finds, JetPack's or another; `?` if it does not say."""
+    """Version that this Python finds, JetPack's or another; `?` if the version is not known."""
     cuda_bindings: str | None
     pycuda: str | None
 
 
 def read(root: Path = Path("/")) -> Jetson | None:
-    """What is known of this board; None if it is no Jetson."""
+    """The facts about this board; None if it is no Jetson."""
     release = _text(root / "etc/nv_tegra_release")
     if release is None:
         return None
@@ -113,7 +113,7 @@ def read(root: Path = Path("/")) -> Jetson | None:
 
 
 def environment() -> Environment:
-    """Of the running Python."""
+    """The facts about the running Python."""
     config = _text(Path(sys.prefix) / "pyvenv.cfg") or ""
     sees_system = re.search(r"include-system-site-packages *= *true", config)
     return Environment(
@@ -126,7 +126,7 @@ def environment() -> Environment:
 
 
 def highest_mode(modes: dict[int, str]) -> int | None:
-    """The number of the mode that allows most.  It is not always 0 (Orin Nano Super: MAXN_SUPER is 2)."""
+    """Number of the mode with the most power; not always 0 (Orin Nano Super: MAXN_SUPER is 2)."""
 
     def power(item: tuple[int, str]) -> tuple[bool, bool, int]:
         watts = re.search(r"(\d+)W", item[1])
@@ -136,7 +136,7 @@ def highest_mode(modes: dict[int, str]) -> int | None:
 
 
 def _clocks(sys_folder: Path) -> dict[str, bool]:
-    """Held means: the lowest allowed frequency is the highest one there is."""
+    """Whether each clock is locked: its lowest allowed frequency is the highest that exists."""
     held = {}
     cpus = [
         (policy / "scaling_min_freq", policy / "cpuinfo_max_freq")
@@ -155,7 +155,7 @@ def _clocks(sys_folder: Path) -> dict[str, bool]:
 
 
 def _power_mode() -> str | None:
-    """What `nvpmodel -q` answers; it only asks."""
+    """The mode that `nvpmodel -q` prints, which changes nothing."""
     tool = shutil.which("nvpmodel")
     if tool is None:
         return None
@@ -168,7 +168,7 @@ def _power_mode() -> str | None:
 
 
 def _text(path: Path) -> str | None:
-    """A file of the system; device-tree strings end in a zero byte."""
+    """Text of a system file, without the zero byte that ends device-tree strings."""
     try:
         return path.read_text(errors="replace").rstrip("\0\n") or None
     except OSError:

@@ -1,4 +1,4 @@
-"""What stands between this Jetson and an engine: one function a question, each with its cure."""
+"""Check whether this Jetson can build and run engines; each check names its cure."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ _MB, _GB = 1_000_000, 1_000_000_000
 
 
 class Finding(NamedTuple):
-    """One answer."""
+    """Result of one check."""
 
     level: str
-    """`ok`; `note`: it works, and could be better; `fix`: it does not work like this."""
+    """`ok`; `note`: works, but could be better; `fix`: does not work."""
     text: str
     cure: str | None = None
 
@@ -24,11 +24,11 @@ class Finding(NamedTuple):
 def findings(
     board: Jetson, here: Environment, *, weights: int | None = None, root: Path = Path("/")
 ) -> list[Finding]:
-    """Every answer, in the order in which things have to be put right.
+    """Run every check, in the order in which problems must be solved.
 
     Args:
-        weights: bytes of the graph that an engine would be built from, if a package is at hand.
-        root: where the file system begins.
+        weights: bytes of the graph to build an engine from; None if there is no package.
+        root: root of the file system.
     """
     return [
         *_release(board),
@@ -46,7 +46,7 @@ def _release(board: Jetson) -> Iterator[Finding]:
     if known is None:
         yield Finding(
             NOTE,
-            f"L4T {board.l4t} is not in this version's table: which TensorRT it carries is not known here",
+            f"L4T {board.l4t} is not in this version's table: its TensorRT is not known",
             "python3 -c 'import tensorrt; print(tensorrt.__version__)' must say 10 or newer",
         )
         return
@@ -63,7 +63,7 @@ def _python(board: Jetson, here: Environment) -> Iterator[Finding]:
         return
     needed = board.carried.python
     if here.python == needed:
-        yield Finding(OK, f"Python {here.python} is the one that JetPack's tensorrt is built for")
+        yield Finding(OK, f"Python {here.python} is what JetPack's tensorrt is built for")
         return
     yield Finding(
         FIX,
@@ -80,7 +80,7 @@ def _tensorrt(board: Jetson, here: Environment, root: Path) -> Iterator[Finding]
         if installed and here.virtual:
             yield Finding(
                 FIX,
-                "JetPack's tensorrt is installed, and this virtual environment does not see it",
+                "JetPack's tensorrt is installed, but this virtual environment does not see it",
                 f"make it again: /usr/bin/python{python} -m venv --system-site-packages nemu-env",
             )
         elif not installed:
@@ -92,7 +92,7 @@ def _tensorrt(board: Jetson, here: Environment, root: Path) -> Iterator[Finding]
         yield Finding(
             FIX,
             f"tensorrt {here.tensorrt} hides JetPack's own {carried.tensorrt}",
-            "pip uninstall tensorrt tensorrt-cu12 tensorrt-cu13; on a Jetson JetPack's own is used",
+            "pip uninstall tensorrt tensorrt-cu12 tensorrt-cu13; on a Jetson, use JetPack's",
         )
         return
     yield Finding(OK, f"tensorrt {here.tensorrt} is found")
@@ -119,7 +119,7 @@ def _memory(board: Jetson, weights: int | None) -> Iterator[Finding]:
     total = f" of {board.memory_total / _GB:.1f}" if board.memory_total else ""
     text = f"{board.memory_free / _GB:.1f}{total} GB of memory are free"
     if weights is None:
-        yield Finding(OK, f"{text}; doctor PACKAGE estimates what is needed")
+        yield Finding(OK, f"{text}; nemu doctor PACKAGE estimates how much is needed")
         return
     build, run = needed(weights)
     text += (
@@ -134,7 +134,7 @@ def _memory(board: Jetson, weights: int | None) -> Iterator[Finding]:
 
 
 def needed(weights: int) -> tuple[int, int]:
-    """Bytes that a build and a run may take: a rule of thumb, not a measurement."""
+    """Estimated bytes for a build and for a run: a rule of thumb, not measured."""
     return _GB + 4 * weights, _GB // 2 + 2 * weights
 
 
@@ -156,4 +156,4 @@ def _clocks(board: Jetson) -> Iterator[Finding]:
         text = f"the clocks of {' and '.join(free)} follow the load: latencies will vary"
         yield Finding(NOTE, text, "to measure: sudo jetson_clocks")
     elif board.clocks:
-        yield Finding(OK, f"the clocks of {' and '.join(board.clocks)} are held at their highest")
+        yield Finding(OK, f"the clocks of {' and '.join(board.clocks)} are locked at their highest frequency")

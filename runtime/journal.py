@@ -1,18 +1,22 @@
-"""The journal of a run: a JSON line and an embedding for each picture that is done, so that a run goes on.
+"""The journal of a run: one JSON line and one embedding for each finished image, so that a run can go on.
 
-    explanations.jsonl    one line a picture
+    explanations.jsonl    one line per image
     embeddings.npy        float32 (N, D): row i belongs to line i
-    toward.npy            float32 (D,): what all pictures are asked for, if that is not their own embedding
+    toward.npy            float32 (D,): the target of all images, if there is one
+    run.json              `RunRecord`: the package and the options of the last run
 
-Both grow as the run does, and are whole after every picture.  A kill between the two writes leaves one row
-or half a line too many, which the next run drops.
+The first two grow with the run and are complete after every image.  A kill between the two writes leaves
+one row or half a line too many, which the next run drops.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import datetime
 import json
 import struct
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO
@@ -20,27 +24,82 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from runtime.atomic import atomic_file
-from runtime.errors import InputError
+from runtime.errors import InputError, SchemaError
+from runtime.explainer import Explainer
 from runtime.occlusion import cosine
+from runtime.package import Package
+from runtime.typed_json import json_object, read
 
-LINES, ROWS, TARGET = "explanations.jsonl", "embeddings.npy", "toward.npy"
-SAME = 0.9999
-"""Cosine of two targets that are one, computed twice."""
+LINES, ROWS, TARGET, RUN = "explanations.jsonl", "embeddings.npy", "toward.npy", "run.json"
+SAME_TARGET = 0.9999
+"""Least cosine of two embeddings of one target."""
 _HEADER = 128  # bytes of the .npy header, rewritten in place as rows are added
 
 
+@dataclass(frozen=True, kw_only=True)
+class RunRecord:
+    """`run.json`: the package and the options of the last run in a folder."""
+
+    package: str
+    """Path of the package."""
+    package_hash: str
+    embedding_id: str
+    backend: str
+    precision: str
+    keep: float | None
+    """Of `Explanation.overlay`."""
+    style: str
+    """Of `Explanation.overlay`."""
+    written: str
+    """Time in UTC, ISO 8601."""
+
+    @classmethod
+    def of(cls, explainer: Explainer, package: Package, *, keep: float | None, style: str) -> RunRecord:
+        """The record of a run that begins now."""
+        return cls(
+            package=str(package.path.resolve()),
+            package_hash=package.hash,
+            embedding_id=explainer.embedding_id,
+            backend=explainer.backend.name,
+            precision=explainer.backend.precision,
+            keep=keep,
+            style=style,
+            written=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        )
+
+    @classmethod
+    def open(cls, folder: Path) -> RunRecord:
+        """Read `run.json`.  Raises `InputError`: it is missing or cannot be read."""
+        path = folder / RUN
+        try:
+            return read(cls, json_object(path.read_text(errors="replace"), str(path)), str(path))
+        except (OSError, SchemaError) as error:
+            came = error.came if isinstance(error, SchemaError) else f"{folder} holds no {RUN}"
+            raise InputError(
+                came,
+                expected="a folder that nemu explain wrote",
+                cure="run the same nemu explain command again (it keeps what is done), or give a package and "
+                "images",
+            ) from error
+
+    def write(self, folder: Path) -> None:
+        """Write `run.json`, whole or not at all."""
+        with atomic_file(folder / RUN) as temporary:
+            temporary.write_text(json.dumps(dataclasses.asdict(self), indent=2) + "\n")
+
+
 class Journal:
-    """What is done in a folder, and where the next result is noted.
+    """The finished results of a folder; appends the next one.
 
     Args:
-        folder: is made if it is not there.
-        embedding_id: what this run computes.
-        dimension: D of its embeddings.
-        target: what all pictures are asked for, float32 (D,); None where that is their own embedding.
-        force: forget what an earlier run noted.
+        folder: created if it does not exist.
+        embedding_id: id of the embeddings of this run.
+        dimension: D of those embeddings.
+        target: float32 (D,), the target of all images; None if each is explained by itself.
+        force: drop what an earlier run wrote.
 
     Raises:
-        InputError: the folder has results of another embedding id or target, or a journal that is none.
+        InputError: the folder holds results of another embedding id or target, or a file that is no journal.
     """
 
     def __init__(
@@ -58,16 +117,16 @@ class Journal:
         self._dimension = dimension
         names, size = ([], 0) if force else self._read(embedding_id, target)
         if not names:
-            self._keep(target)
+            self._write_target(target)
         self.done = set(names)
-        """Names of the pictures that are noted."""
+        """Names of the finished images."""
         self._count = len(names)
         self._lines = _open(self.lines_path, size)
         self._rows = _open(self.rows_path, _HEADER + self._count * self._row if names else 0)
         self._write_header()
 
     def add(self, line: Mapping[str, Any], embedding: np.ndarray) -> None:
-        """Note a picture: its `name` and whatever else is known, and its embedding float32 (D,)."""
+        """Append an image: its line, with at least `name`, and its embedding float32 (D,)."""
         self._rows.seek(_HEADER + self._count * self._row)
         self._rows.write(embedding.astype("<f4").tobytes())
         self._count += 1
@@ -77,7 +136,7 @@ class Journal:
         self.done.add(line["name"])
 
     def close(self) -> None:
-        """Close both files; may be called again."""
+        """Close both files; may be called twice."""
         self._rows.close()
         self._lines.close()
 
@@ -97,7 +156,7 @@ class Journal:
         self._rows.flush()
 
     def _read(self, embedding_id: str, target: np.ndarray | None) -> tuple[list[str], int]:
-        """Names of the lines whose row is there too, and the bytes those lines take."""
+        """Names in the lines whose row exists too, and the number of bytes of those lines."""
         if not self.lines_path.exists():
             return [], 0
         size = self.rows_path.stat().st_size if self.rows_path.exists() else 0
@@ -113,12 +172,10 @@ class Journal:
         if ids - {embedding_id}:
             raise self._unusable(f"holds embeddings {', '.join(sorted(ids))}", embedding_id)
         if names and not self._same_target(target):
-            raise self._unusable(
-                "holds masks toward another target, or none", "the target that it began with"
-            )
+            raise self._unusable("holds masks toward another target, or none", "the target of its first run")
         return names, sum(len(line) + 1 for line in whole)
 
-    def _keep(self, target: np.ndarray | None) -> None:
+    def _write_target(self, target: np.ndarray | None) -> None:
         path = self.lines_path.with_name(TARGET)
         if target is None:
             path.unlink(missing_ok=True)
@@ -127,12 +184,12 @@ class Journal:
             np.save(opened, target)
 
     def _same_target(self, target: np.ndarray | None) -> bool:
-        """Whether this is the target of the run that began; a picture's is embedded anew, to rounding."""
+        """Whether this is the target of the first run, up to rounding (an image is embedded again)."""
         path = self.lines_path.with_name(TARGET)
         if target is None or not path.is_file():
             return target is None and not path.is_file()
-        there = np.load(path, allow_pickle=False)
-        return there.shape == target.shape and cosine(there, target) >= SAME
+        earlier = np.load(path, allow_pickle=False)
+        return earlier.shape == target.shape and cosine(earlier, target) >= SAME_TARGET
 
     def _unusable(self, what: str, expected: str) -> InputError:
         cure = "explain into another folder, or add --force to start anew"
@@ -140,7 +197,7 @@ class Journal:
 
 
 def _open(path: Path, size: int) -> BinaryIO:
-    """Open for appending after the first `size` bytes; what comes after them is dropped."""
+    """Open for appending after the first `size` bytes; drops the rest."""
     file = path.open("r+b" if path.exists() else "w+b")
     file.truncate(size)
     file.seek(size)

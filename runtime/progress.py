@@ -1,4 +1,4 @@
-"""A progress bar with the time that is left, on stderr; plain lines where that is no terminal."""
+"""A progress bar with the remaining time, on stderr; one line every 10 s if that is no terminal."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 
-def progress(total: int | None, *, unit: str = "picture", quiet: bool = False) -> AbstractContextManager[Any]:
-    """A tqdm bar: `update(n)`.
+def progress(total: int | None, *, unit: str = "image", quiet: bool = False) -> AbstractContextManager[Any]:
+    """Open a tqdm bar, which has `update(n)`.
 
     Args:
-        total: None where the end is not known, as of a camera.
-        quiet: count without a word.
+        total: None if the end is not known, as for a camera.
+        quiet: print nothing.
     """
     from tqdm import tqdm
 

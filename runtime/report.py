@@ -1,14 +1,14 @@
-"""A report: one HTML file with every picture of a folder, its mask, and the picture most like it, and why.
+"""The report: one HTML file of a folder that `nemu explain` wrote.
 
-It opens without a network.
+It shows every image, its overlay, and the image most similar to it, and why.  It opens without a network.
 """
 
 from __future__ import annotations
 
 import base64
-import datetime
 import html
 import json
+import os
 from pathlib import Path
 from string import Template
 from typing import Any, NamedTuple
@@ -19,17 +19,19 @@ from runtime.atomic import atomic_file
 from runtime.comparison import Comparison
 from runtime.encode import encode_jpeg, encode_png
 from runtime.errors import EngineMismatch, InputError
+from runtime.explain import skipped
 from runtime.explainer import Explainer
-from runtime.explanation import Explanation
-from runtime.overlay import STYLES, colour_bar
-from runtime.package import Package
+from runtime.image import load_image
+from runtime.journal import LINES, ROWS, TARGET, RunRecord
+from runtime.overlay import colour_bar
 from runtime.progress import progress
 
 LOW_FIDELITY = 0.8
-"""A picture whose mask keeps less than this of the embedding's direction is flagged."""
+"""Images whose mask keeps less than this of the embedding's direction are flagged."""
 PAIRS = 40
-"""Pictures are compared with the one most like them; so many pairs at most, the most alike first."""
-_THUMBNAIL = 320
+"""Largest number of pairs that are compared, the most similar first."""
+THUMBNAIL = 320
+"""Longest side of the page's images, in pixels."""
 _PAGE = Path(__file__).with_name("report.html")
 
 
@@ -39,184 +41,220 @@ class Report(NamedTuple):
     path: Path
     written: int
     flagged: list[str]
-    """Names of the pictures whose mask shows nothing or keeps too little."""
+    """Names of the images whose mask shows nothing or keeps too little."""
     skipped: list[dict[str, str]]
-    """Pictures that could not be read: `image` and `error`."""
+    """Images that could not be read: `image` and `error`."""
     pairs: int
-    """How many pairs were compared."""
+    """Number of pairs that were compared."""
     failed_pairs: list[dict[str, str]]
-    """Pairs that could not be: `a`, `b` and `error`."""
+    """Pairs that could not be compared: `a`, `b` and `error`."""
     unpaired: str
-    """Why none were, although there are some; else no text."""
+    """Why no pair was compared although there are some; else empty."""
+
+
+class _Compared(NamedTuple):
+    """The pairs of the page."""
+
+    pairs: list[dict[str, Any]]
+    failed: list[dict[str, str]]
+    why_none: str
+    total: int
+    """Number of images with their nearest, each pair counted once."""
 
 
 def write_report(
-    explainer: Explainer,
-    package: Package,
-    images: list[Path],
+    folder: Path,
     path: Path,
+    explainer: Explainer | None,
     *,
+    unread: list[dict[str, str]] | None = None,
     low_fidelity: float = LOW_FIDELITY,
-    keep: float | None = None,
-    style: str = STYLES[0],
     pairs: int = PAIRS,
     force: bool = False,
     quiet: bool = False,
 ) -> Report:
-    """Explain every picture, compare each with the one most like it, and write the page.
+    """Write the page of the images in a folder's journal, and compare each with the most similar one.
 
-    A picture that cannot be read is skipped and listed.
+    An image that cannot be read any more is skipped and listed.
 
     Args:
-        images: pictures; their paths below the folder that all share become their names.
+        folder: what `runtime.explain.explain_images` wrote, with overlays and a `RunRecord`.
         path: of the HTML file.
-        low_fidelity: what is below it is flagged.
-        keep, style: of `Explanation.overlay`; the numbers are of the whole masks.
-        pairs: of pictures, to compare at most (`Explainer.compare`), the most alike first; 0 compares none.
+        explainer: compares the pairs (`Explainer.compare`); None compares none.
+        unread: images that were skipped when the folder was written.
+        low_fidelity: lower fidelities are flagged.
+        pairs: largest number of pairs, the most similar first; 0 compares none.
         quiet: no progress bar.
 
     Raises:
-        InputError: none of the pictures could be read; as `Explanation.overlay`.
-        OutputExists: `path` is there and `force` is not given.
+        InputError: the folder holds no such results, or no image of it can be read.
+        OutputExists: `path` exists and `force` is not given.
     """
-    draw: dict[str, Any] = {"keep": keep, "style": style}
-    pictures: list[dict[str, Any]] = []
-    read: list[Path] = []
-    embeddings: list[np.ndarray] = []
-    skipped, failed = list[dict[str, str]](), list[dict[str, str]]()
-    root = _root(images)
     with atomic_file(path, force=force) as page:
-        with progress(len(images), quiet=quiet) as bar:
-            for image in images:
-                try:
-                    explanation = explainer(image, fidelity=True)
-                except InputError as error:
-                    skipped.append({"image": str(image), "error": error.came})
-                    continue
-                finally:
-                    bar.update()
-                name = image.relative_to(root).as_posix()
-                pictures.append(_picture(name, explanation, explanation.overlay(**draw), low_fidelity))
-                read.append(image)
-                embeddings.append(explanation.embedding)
-        if not pictures:
-            raise InputError(
-                f"none of {len(images)} pictures could be read",
-                expected="at least one",
-                cure="check the files: " + "; ".join(one["error"] for one in skipped[:3]),
-            )
-        unit = _unit(np.stack(embeddings))
+        record = RunRecord.open(folder)
+        lines, unit = _explained(folder)
+        images, failed = _cards(folder, lines, low_fidelity)
+        lost = [*(unread or []), *failed]
+        files, unit = [Path(lines[i]["image"]) for i in images], unit[list(images)]
+        cards = list(images.values())
         nearest = _nearest(unit)
-        for picture, (neighbour, similarity) in zip(pictures, nearest, strict=True):
-            picture |= {"neighbour": neighbour, "nearest": similarity}
-        alike = _pairs(nearest)
-        compared, unpaired = _compare(explainer, read, alike[:pairs], failed, draw, quiet=quiet)
-        facts = _facts(explainer, package, pictures, skipped, low_fidelity)
-        facts["overlays"] = _legend(keep, style)
-        facts["pairs"] = unpaired or _asked(explainer, len(compared), len(alike))
-        if failed:
-            facts["pairs that failed"] = "; ".join("{a} beside {b}: {error}".format(**one) for one in failed)
-        title = f"{package.path.stem}: {len(pictures)} pictures"
-        page.write_text(_fill(title, facts, pictures, compared, unit, coloured=style == "heat"))
-    flagged = [picture["name"] for picture in pictures if picture["flags"]]
-    return Report(path, len(pictures), flagged, skipped, len(compared), failed, unpaired)
+        for card, (neighbour, similarity) in zip(cards, nearest, strict=True):
+            card |= {"neighbour": neighbour, "nearest": similarity}
+        compared = _compare(explainer, record, files, _pairs(nearest), pairs, quiet=quiet)
+        facts = _facts(record, cards, lost, low_fidelity, compared)
+        facts["pairs"] = compared.why_none or _how_to_read(compared, explainer)
+        if (folder / TARGET).is_file():
+            facts["masks"] = "toward a target: each overlay shows what is like it"
+        page.write_text(_fill(record, facts, cards, compared.pairs, unit))
+    flagged = [card["name"] for card in cards if card["flags"]]
+    return Report(path, len(cards), flagged, lost, len(compared.pairs), compared.failed, compared.why_none)
 
 
-def _picture(name: str, explanation: Explanation, overlay: np.ndarray, low_fidelity: float) -> dict[str, Any]:
-    fidelity = explanation.fidelity
-    flags = [f"{explanation.degenerate} mask: it shows nothing"] if explanation.degenerate else []
-    if fidelity is not None and fidelity < low_fidelity:
-        flags.append(f"low fidelity: {fidelity:.3f}")
-    return {
-        "name": name,
-        "image": _data("jpeg", encode_jpeg(explanation.image, longest=_THUMBNAIL)),
-        "overlay": _data("jpeg", encode_jpeg(overlay, longest=_THUMBNAIL)),
-        "area": round(float(explanation.graph_mask.mean()), 6),
-        "fidelity": None if fidelity is None else round(fidelity, 6),
-        "flags": flags,
-    }
+def _explained(folder: Path) -> tuple[list[dict[str, Any]], np.ndarray]:
+    """The journal's lines in the order of their paths, and their embeddings (N, D), of length 1 or zero.
+
+    Raises:
+        InputError: no image in the journal, or overlays that were not written.
+    """
+    text = (folder / LINES).read_text(encoding="utf-8") if (folder / LINES).is_file() else ""
+    lines = [json.loads(line) for line in text.splitlines()]
+    if not lines or not all("overlay" in line.get("files", {}) for line in lines):
+        raise InputError(
+            f"{folder} holds {len(lines)} explained images" + ", some without an overlay" * bool(lines),
+            expected="at least one image, each with its overlay",
+            cure="explain images into it again: nemu explain --overlays jpg --force",
+        )
+    order = sorted(range(len(lines)), key=lambda i: Path(lines[i]["image"]))
+    embeddings = np.load(folder / ROWS)[order]
+    lengths = np.linalg.norm(embeddings, axis=1, keepdims=True)
+    unit = (embeddings / np.where(lengths > 0, lengths, 1)).astype(np.float32)
+    return [lines[i] for i in order], unit
+
+
+def _cards(
+    folder: Path, lines: list[dict[str, Any]], low_fidelity: float
+) -> tuple[dict[int, dict[str, Any]], list[dict[str, str]]]:
+    """Line number → what the page says of its image; and the images that cannot be read any more."""
+    root = os.path.commonpath([Path(line["image"]).parent for line in lines])
+    cards: dict[int, dict[str, Any]] = {}
+    failed = []
+    for i, line in enumerate(lines):
+        try:
+            image, overlay = load_image(Path(line["image"])), load_image(folder / line["files"]["overlay"])
+        except InputError as error:
+            failed.append(skipped(line["image"], error))
+            continue
+        fidelity, degenerate = line["fidelity"], line["mask"]["degenerate"]
+        flags = [f"{degenerate} mask: it shows nothing"] if degenerate else []
+        if fidelity is not None and fidelity < low_fidelity:
+            flags.append(f"low fidelity: {fidelity:.3f}")
+        cards[i] = {
+            "name": Path(line["image"]).relative_to(root).as_posix(),
+            "image": _thumbnail(image),
+            "overlay": _thumbnail(overlay),
+            "area": line["mask"]["mean"],
+            "fidelity": fidelity,
+            "flags": flags,
+        }
+    if not cards:
+        raise InputError(
+            f"none of {len(lines)} images can be read any more",
+            expected="the images where they were explained",
+            cure="check the files: " + "; ".join(one["error"] for one in failed[:3]),
+        )
+    return cards, failed
 
 
 def _compare(
-    explainer: Explainer,
+    explainer: Explainer | None,
+    record: RunRecord,
     images: list[Path],
-    alike: list[tuple[int, int]],
-    failed: list[dict[str, str]],
-    draw: dict[str, Any],
+    similar: list[tuple[int, int]],
+    most: int,
     *,
     quiet: bool,
-) -> tuple[list[dict[str, Any]], str]:
-    """What the page says of each pair; and why there is none, if nothing here can compare them."""
+) -> _Compared:
+    """Compare pairs of images, at most `most`."""
     compared: list[dict[str, Any]] = []
-    with progress(len(alike), unit="pair", quiet=quiet) as bar:
-        for a, b in alike:
+    failed: list[dict[str, str]] = []
+    why_none = ""
+    similar, total = similar[: most if explainer else 0], len(similar)
+    with progress(len(similar), unit="pair", quiet=quiet) as bar:
+        for a, b in similar:
             try:
-                compared.append(_pair(a, b, explainer.compare(images[a], images[b]), draw))
-            except InputError as error:  # a file that is gone by now
+                comparison = explainer.compare(images[a], images[b])  # type: ignore[union-attr]
+                compared.append(_pair(a, b, comparison, record))
+            except InputError as error:  # a file that was removed in the meantime
                 failed.append({"a": str(images[a]), "b": str(images[b]), "error": error.came})
             except EngineMismatch as error:
-                return [], f"none are compared: {error.came}; {error.cure}"
+                compared, why_none = [], f"none are compared: {error.came}; {error.cure}"
+                break
             finally:
                 bar.update()
-    return compared, ""
+    if explainer is None and most and total:
+        why_none = f"none are compared: {record.package} does not exist; give its path with --package"
+    return _Compared(compared, failed, why_none, total)
 
 
-def _pair(a: int, b: int, comparison: Comparison, draw: dict[str, Any]) -> dict[str, Any]:
-    one, other = comparison.a, comparison.b
+def _pair(a: int, b: int, comparison: Comparison, record: RunRecord) -> dict[str, Any]:
+    sides = (comparison.a, comparison.b)
     exchanged = comparison.exchanged_similarity
     return {
         "of": [a, b],
         "similarity": round(comparison.similarity, 6),
         "kept": round(comparison.kept_similarity, 6),
         "exchanged": None if exchanged is None else round(exchanged, 6),
-        "overlays": [
-            _data("jpeg", encode_jpeg(side.overlay(**draw), longest=_THUMBNAIL)) for side in (one, other)
-        ],
+        "overlays": [_thumbnail(side.overlay(keep=record.keep, style=record.style)) for side in sides],
         "notes": [
             "has nothing of the other" if side.absent else f"{side.degenerate} mask" * bool(side.degenerate)
-            for side in (one, other)
+            for side in sides
         ],
     }
 
 
-def _asked(explainer: Explainer, compared: int, alike: int) -> str:
-    """How the pairs' overlays are to be read."""
-    if not alike:
-        return "none: there is one picture"
-    if not compared:
-        return f"none of {alike}"
-    bound = f"{compared} of {alike}, the most alike" if compared < alike else f"{compared}"
+def _how_to_read(compared: _Compared, explainer: Explainer | None) -> str:
+    """How many pairs there are, and how to read their overlays."""
+    if not compared.total:
+        return "none: there is one image"
+    n = len(compared.pairs)
+    if not n or explainer is None:
+        return f"none of {compared.total}"
+    bound = f"{n} of {compared.total}, the most similar" if n < compared.total else f"{n}"
     if explainer.takes_target:
-        return f"{bound}; each overlay shows what in a picture is like the other one"
+        return f"{bound}; each overlay shows what in an image is like the other one"
     return (
-        f"{bound}; each overlay shows what made the picture's own embedding, whatever the other one is: "
+        f"{bound}; each overlay shows what made the image's own embedding, whatever the other one is: "
         "the package takes no target, or none in this precision"
     )
 
 
 def _facts(
-    explainer: Explainer,
-    package: Package,
-    pictures: list[dict[str, Any]],
-    skipped: list[dict[str, str]],
+    record: RunRecord,
+    cards: list[dict[str, Any]],
+    lost: list[dict[str, str]],
     low_fidelity: float,
+    compared: _Compared,
 ) -> dict[str, str]:
-    now = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
+    """What the head of the page says, by its label."""
     facts = {
-        "package": f"{package.path.name}, hash {package.hash}",
-        "embedding": explainer.embedding_id,
-        "ran on": f"{explainer.backend.name}: {explainer.backend.why}",
-        "written": now,
-        "flagged": f"{sum(bool(p['flags']) for p in pictures)}: nearly all 0 or all 1, or fidelity below "
-        f"{low_fidelity:g} (cosine between the embedding and that of what the mask keeps)",
+        "package": f"{Path(record.package).name}, hash {record.package_hash}",
+        "embedding": record.embedding_id,
+        "ran on": f"{record.backend}, {record.precision}",
+        "explained": record.written,
+        "flagged": f"{sum(bool(card['flags']) for card in cards)}: masks nearly all 0 or all 1, or fidelity "
+        f"below {low_fidelity:g} (cosine between the embedding and that of what the mask keeps)",
+        "overlays": _legend(record.keep, record.style),
     }
-    if skipped:
-        facts["skipped"] = "; ".join(one["error"] for one in skipped)
+    if lost:
+        facts["skipped"] = "; ".join(one["error"] for one in lost)
+    if compared.failed:
+        failed = ("{a} beside {b}: {error}".format(**one) for one in compared.failed)
+        facts["pairs that failed"] = "; ".join(failed)
     return facts
 
 
 def _legend(keep: float | None, style: str) -> str:
-    """What is drawn, and how to read it; the colours of `heat` have their scale on the page."""
+    """How to read the overlays; the colours of `heat` have their scale on the page."""
     region = "" if keep is None else f" of the region that keeps {keep:g} of the embedding on average"
     if style == "heat":
         return style + region
@@ -225,35 +263,30 @@ def _legend(keep: float | None, style: str) -> str:
 
 
 def _fill(
-    title: str,
+    record: RunRecord,
     facts: dict[str, str],
-    pictures: list[dict[str, Any]],
-    compared: list[dict[str, Any]],
+    cards: list[dict[str, Any]],
+    pairs: list[dict[str, Any]],
     unit: np.ndarray,
-    *,
-    coloured: bool,
 ) -> str:
     data = {
         "facts": facts,
-        "pictures": pictures,
-        "pairs": compared,
+        "images": cards,
+        "pairs": pairs,
         "dimension": unit.shape[1],
         "embeddings": base64.b64encode(unit.astype("<f4").tobytes()).decode(),
     }
     text = json.dumps(data).replace("<", "\\u003c")  # a name such as </script> stays a name
-    bar = _data("png", encode_png(colour_bar(140)))
-    scale = "" if coloured else "hidden"
-    return Template(_PAGE.read_text()).substitute(title=html.escape(title), scale=scale, bar=bar, data=text)
-
-
-def _unit(embeddings: np.ndarray) -> np.ndarray:
-    """float32 (N, D), each row of length 1, or all zero."""
-    lengths = np.linalg.norm(embeddings, axis=1, keepdims=True)
-    return (embeddings / np.where(lengths > 0, lengths, 1)).astype(np.float32)
+    return Template(_PAGE.read_text()).substitute(
+        title=html.escape(f"{Path(record.package).stem}: {len(cards)} images"),
+        scale="" if record.style == "heat" else "hidden",
+        bar=_data("png", encode_png(colour_bar(140))),
+        data=text,
+    )
 
 
 def _nearest(unit: np.ndarray) -> list[tuple[int | None, float]]:
-    """Of every row, the row most like it and the cosine of the two; none, and 1, if it is the only one."""
+    """For each row, the most similar other row and their cosine; (None, 1) if there is only one row."""
     if len(unit) == 1:
         return [(None, 1.0)]
     nearest: list[tuple[int | None, float]] = []
@@ -265,15 +298,13 @@ def _nearest(unit: np.ndarray) -> list[tuple[int | None, float]]:
 
 
 def _pairs(nearest: list[tuple[int | None, float]]) -> list[tuple[int, int]]:
-    """Every row with the one most like it, each pair once, the most alike first."""
+    """Each row with its nearest, each pair once, the most similar first."""
     cosines = {(min(i, j), max(i, j)): cosine for i, (j, cosine) in enumerate(nearest) if j is not None}
     return sorted(cosines, key=lambda pair: (-cosines[pair], pair))
 
 
-def _root(images: list[Path]) -> Path:
-    """The deepest folder that all pictures share."""
-    parents = [set(image.parents) for image in images]
-    return max(set.intersection(*parents), key=lambda folder: len(folder.parts)) if parents else Path()
+def _thumbnail(image: np.ndarray) -> str:
+    return _data("jpeg", encode_jpeg(image, longest=THUMBNAIL))
 
 
 def _data(kind: str, content: bytes) -> str:

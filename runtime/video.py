@@ -1,4 +1,4 @@
-"""Explain a video or a camera: the overlay as a video, a journal of its frames.
+"""Explain a video or a camera: write an overlay video and a journal of its frames.
 
 PyAV (FFmpeg) decodes and encodes; decoding, computing and encoding overlap.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,7 @@ import numpy as np
 from runtime.atomic import atomic_file
 from runtime.decode import pillow
 from runtime.errors import BackendUnavailable, InputError
+from runtime.explain import Form
 from runtime.explainer import Explainer
 from runtime.journal import Journal
 from runtime.progress import progress
@@ -25,9 +27,9 @@ if TYPE_CHECKING:
     from fractions import Fraction
 
 EXTENSIONS = (".mp4", ".mkv", ".mov", ".avi", ".webm", ".m4v", ".ts")
-"""What `is_video` takes for a video file, in any case."""
+"""Suffixes of video files, in upper or lower case."""
 _CAMERA_RATE = 30
-# The first that this FFmpeg has.  x264's own default takes four times the time for two thirds of the size.
+# The first one that FFmpeg has.  x264's default preset takes four times as long for two thirds of the size.
 _CODECS = {"libx264": {"preset": "superfast"}, "mpeg4": {}}
 
 
@@ -37,12 +39,12 @@ def is_video(source: str) -> bool:
 
 
 def is_camera(source: str) -> bool:
-    """Whether a source is the number of a camera: `0` is /dev/video0, unless a file has that name."""
+    """Whether a source is the number of a camera: `0` is /dev/video0, unless a file `0` exists."""
     return source.isdecimal() and not Path(source).exists()
 
 
 def video_name(source: str) -> str:
-    """What the results of a source are called."""
+    """Name of the results of a source."""
     return f"camera{source}" if is_camera(source) else Path(source).stem
 
 
@@ -50,71 +52,86 @@ def explain_video(
     explainer: Explainer,
     source: str,
     folder: Path,
+    form: Form = Form(),  # noqa: B008 (frozen)
     *,
-    draw: dict[str, Any] | None = None,
     toward: np.ndarray | None = None,
     fidelity: bool = False,
     force: bool = False,
     quiet: bool = False,
     most: int | None = None,
 ) -> int:
-    """Write NAME.overlay.mp4, and the journal of its frames in NAME/; returns how many frames.
+    """Write NAME.overlay.mp4, and the journal of its frames in NAME/; returns the number of frames.
 
-    The overlay video is whole or not there; one that is there is not made again.  Ctrl-C ends a camera,
-    and keeps what was filmed; it stops a file, and leaves nothing half-written.
+    The overlay video is complete or missing.  Ctrl-C ends a camera and keeps what was filmed; it stops a
+    file and keeps nothing.
 
     Args:
-        source: of a video file, or the number of a camera.
-        draw: `keep` and `style` of `Explanation.overlay`.
+        source: a video file, or the number of a camera.
+        form: its `keep` and `style` are used.
         toward: a target, float32 (D,).
-        most: end after so many frames.
+        most: stop after this many frames.
 
     Raises:
-        InputError: no such video, or one that cannot be decoded.
-        OutputExists: its overlay is there and `force` is not given.
+        InputError: no such video, one that cannot be decoded, or one without frames.
+        OutputExists: the overlay exists and `force` is not given.
         BackendUnavailable: PyAV is not installed.
     """
     av = _pyav()
     name = video_name(source)
-    dimension = explainer.manifest.encoder.dimension
     container = _open(av, source)
-    try:
-        stream = container.streams.video[0]
-        rate = stream.average_rate or _CAMERA_RATE
-        total = min((n for n in (stream.frames, most) if n), default=None)
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+    with (
+        closing(container),
+        _outputs(av, container, explainer, folder / name, force=force) as (journal, writer),
+        progress(_length(container, most), unit="frame", quiet=quiet) as bar,
+    ):
+        frames = _frames(av, container, source, most)
         with (
-            atomic_file(folder / f"{name}.overlay.mp4", force=force) as path,
-            Journal(
-                folder / name, embedding_id=explainer.embedding_id, dimension=dimension, force=True
-            ) as journal,
-            progress(total, unit="frame", quiet=quiet) as bar,
-            av.open(str(path), "w", format="mp4") as out,
+            _camera_may_be_stopped(source),
+            closing(explainer.stream(frames, toward=toward, fidelity=fidelity)) as explanations,
         ):
-            count, writer = 0, _Writer(av, out, rate)
-            frames = _frames(av, container, source, most)
-            explanations = explainer.stream(frames, toward=toward, fidelity=fidelity)
-            try:
-                for explanation in explanations:
-                    writer.write(explanation.overlay(**(draw or {})))
-                    journal.add({"name": str(count), **explanation.facts()}, explanation.embedding)
-                    count += 1
-                    bar.update()
-            except KeyboardInterrupt:
-                if not is_camera(source):
-                    raise
-            finally:
-                explanations.close()
-                writer.close()
-    finally:
-        container.close()
+            for count, explanation in enumerate(explanations):
+                writer.write(explanation.overlay(keep=form.keep, style=form.style))
+                journal.add({"name": str(count), **explanation.facts()}, explanation.embedding)
+                bar.update()
+        count = len(journal.done)
     if not count:
         raise InputError(f"{source} holds no frames", expected="at least one", cure="play it to check it")
     return count
 
 
+def _length(container: Any, most: int | None) -> int | None:
+    """Number of frames to expect; None if that is not known."""
+    return min((n for n in (container.streams.video[0].frames, most) if n), default=None)
+
+
+@contextmanager
+def _outputs(
+    av: ModuleType, container: Any, explainer: Explainer, place: Path, *, force: bool
+) -> Iterator[tuple[Journal, _Writer]]:
+    """The journal in the folder `place`, and the writer of PLACE.overlay.mp4."""
+    place.parent.mkdir(parents=True, exist_ok=True)
+    id, dimension = explainer.embedding_id, explainer.manifest.encoder.dimension
+    with (
+        atomic_file(place.with_name(f"{place.name}.overlay.mp4"), force=force) as path,
+        Journal(place, embedding_id=id, dimension=dimension, force=True) as journal,
+        av.open(str(path), "w", format="mp4") as out,
+        closing(_Writer(av, out, container.streams.video[0].average_rate or _CAMERA_RATE)) as writer,
+    ):
+        yield journal, writer
+
+
+@contextmanager
+def _camera_may_be_stopped(source: str) -> Iterator[None]:
+    """Ctrl-C ends the block quietly if the source is a camera."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        if not is_camera(source):
+            raise
+
+
 class _Writer:
-    """Frames uint8 (H, W, 3) into a video, each with a counter of the frames a second written so far."""
+    """Writes frames uint8 (H, W, 3) into a video, each with the current frames per second drawn on it."""
 
     def __init__(self, av: ModuleType, container: Any, rate: Fraction | int) -> None:
         self._av, self._container, self._rate = av, container, rate
@@ -122,7 +139,7 @@ class _Writer:
         self._times: deque[float] = deque(maxlen=30)
 
     def write(self, image: np.ndarray) -> None:
-        even = image[: image.shape[0] // 2 * 2, : image.shape[1] // 2 * 2]  # what 4:2:0 video can hold
+        even = image[: image.shape[0] // 2 * 2, : image.shape[1] // 2 * 2]  # 4:2:0 video needs even sides
         if self._stream is None:
             codec = next(c for c in _CODECS if c in self._av.codecs_available)
             self._stream = self._container.add_stream(codec, rate=self._rate, options=_CODECS[codec])
@@ -143,11 +160,11 @@ def _counted(image: np.ndarray, times: deque[float]) -> np.ndarray:
     if len(times) < 2:
         return np.ascontiguousarray(image)
     text = f"{(len(times) - 1) / max(times[-1] - times[0], 1e-9):.1f} fps"
-    picture = pillow().fromarray(np.ascontiguousarray(image))
-    draw = ImageDraw.Draw(picture)
+    frame = pillow().fromarray(np.ascontiguousarray(image))
+    draw = ImageDraw.Draw(frame)
     draw.text((5, 5), text, fill=(0, 0, 0))
     draw.text((4, 4), text, fill=(255, 255, 255))
-    return np.asarray(picture)
+    return np.asarray(frame)
 
 
 def _frames(av: ModuleType, container: Any, source: str, most: int | None) -> Iterator[np.ndarray]:

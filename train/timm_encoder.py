@@ -16,7 +16,7 @@ from timm.data.config import resolve_data_config
 from torch import Tensor, nn
 
 from runtime.errors import InputError
-from runtime.manifest import InputRecord
+from runtime.records import InputRecord
 from train.config import EncoderConfig
 from train.encoder import FrozenEncoder, weights_fingerprint
 from train.hub import without_retries

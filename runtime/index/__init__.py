@@ -1,4 +1,4 @@
-"""Indexes whose rows hold, beside the vector, the answer to *why*: build, search, check."""
+"""Indexes that store an explanation beside each vector: build, search, check."""
 
 from runtime.index.code import decode_mask, encode_mask
 from runtime.index.opened import Hit, Index

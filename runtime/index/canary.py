@@ -1,7 +1,7 @@
-"""The canary of an index: a sample of its pictures, their bytes and all, and what became of them then.
+"""The canary of an index: a sample of its images with their embeddings and masks, stored in the index.
 
-After an upgrade of anything (Pillow, a driver, the package) the sample is embedded again.  It needs neither
-the pictures' files nor the network.
+After an upgrade of anything (Pillow, a driver, the package) the sample is embedded again and compared.
+This needs neither the original files nor the network.
 """
 
 from __future__ import annotations
@@ -29,69 +29,70 @@ from runtime.progress import progress
 
 FILE = "canary.npz"
 MOST = 32
-"""Pictures."""
+"""Largest number of images in the sample."""
 MOST_BYTES = 64 << 20
-"""Of their files, together; a file that no longer fits is left out."""
+"""Largest total size of their files; a file that does not fit is left out."""
 LEAST_MASK_IOU = 0.9
+"""Least mean IoU of the new and the stored masks."""
 
 
 class Sample(NamedTuple):
-    """What `FILE` holds, row i for picture i."""
+    """The contents of `FILE`; row i belongs to image i."""
 
     names: list[str]
-    pictures: list[bytes]
+    images: list[bytes]
     """Whole files, so that decoding and resizing are tested too."""
     embeddings: np.ndarray
-    """float32 (n, D), as they were indexed."""
+    """float32 (n, D), as indexed."""
     codes: list[bytes]
-    """Of their masks."""
+    """Mask codes (`runtime.index.code`)."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Canary:
-    """What became of the sample."""
+    """Result of embedding the sample again."""
 
     difference: Difference
-    """Index against package; recall is measured in the whole index."""
+    """Index compared with package; recall is measured in the whole index."""
     embedding_error: float | None
-    """Worst picture: distance between its two embeddings / median distance between different pictures; None
-    where the dimensions differ, or there is no picture to compare."""
+    """Of the worst image: distance between its two embeddings / median distance between different images;
+    None if the dimensions differ or there is no image to compare."""
     sample: int
-    """Pictures that the index keeps; `difference` is of those that could be explained again."""
+    """Number of images in the sample; `difference` is over those that could be explained again."""
     unreadable: int = 0
-    """Of them, those that can no longer be decoded."""
+    """Number of sample images that can no longer be decoded."""
     unusable: int = 0
-    """Of them, those whose new outputs are no answer (`UnusableOutput`)."""
+    """Number of sample images whose new outputs are not usable (`UnusableOutput`)."""
 
     @property
     def holds(self) -> bool:
-        """Whether the index still gives the answers that it gave."""
+        """Whether the index still gives the same answers."""
         return not self.objections()
 
     def objections(self) -> list[str]:
-        """What is against it, in sentences."""
+        """What changed, one sentence each."""
         found, said = self.difference, []
         if found.old_id != found.new_id:
             said.append(f"the index holds {found.old_id}, and this package gives {found.new_id}")
         if self.unreadable:
-            said.append(f"{self.unreadable} of {self.sample} stored pictures can no longer be read")
+            said.append(f"{self.unreadable} of {self.sample} stored images can no longer be read")
         if self.unusable:
-            said.append(f"{self.unusable} of {self.sample} stored pictures give values that are no answer")
+            said.append(f"{self.unusable} of {self.sample} stored images give values that are not usable")
         if not found.n:
             return said
         said += found.objections()
         limit = self._limit()
         if limit is not None and self.embedding_error is not None and self.embedding_error > limit:
             said.append(
-                f"the id is the same and the embeddings are not: error {self.embedding_error:.2e} is above "
-                f"{limit:.0e}; pictures are decoded or resized otherwise, or the backend computes otherwise"
+                f"the id is the same but the embeddings differ: error {self.embedding_error:.2e} is above "
+                f"{limit:.0e}; images are decoded, resized or computed differently"
             )
         if found.mask_iou < LEAST_MASK_IOU:
             said.append(f"the masks have an IoU of {found.mask_iou:.3f} < {LEAST_MASK_IOU} with those stored")
         return said
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values."""
+        """The figures as plain values, with the verdict."""
         fields = dataclasses.asdict(self.difference)
         verdict = {"holds": self.holds, "objections": self.objections()}
         counts = {name: getattr(self, name) for name in ("sample", "unreadable", "unusable")}
@@ -99,65 +100,66 @@ class Canary:
         return {**fields, **counts, **measured, **verdict}
 
     def _limit(self) -> float | None:
-        """Largest `embedding_error` under one id: two runs that passed the gate are no further apart."""
+        """Largest allowed `embedding_error` under one id: twice the limit of the parity gate."""
         same = self.difference.old_id == self.difference.new_id
         precision = self.difference.new_id.rpartition("-")[2]
         return 2 * LIMITS[precision].embedding if same and precision in LIMITS else None
 
 
 def write_sample(folder: Path, rows: Sequence[Row], *, new: Set[str]) -> tuple[int, int]:
-    """Write `FILE`: up to `MOST` pictures, spread over the rows, that fit into `MOST_BYTES`.
+    """Write `FILE`: up to `MOST` images, spread over the rows, that fit into `MOST_BYTES`.
 
-    A picture of the earlier sample that is still in the rows stays as it was.  Of the others, only those that
-    were indexed now are taken, if their files can be read: others may have changed since.
+    Images of the earlier sample that are still in the rows are kept.  New images are taken only from the
+    rows that were indexed now, if their files can be read; other files may have changed since.
 
     Args:
-        new: names of the rows that were indexed now; without an earlier sample, all rows are taken for new.
+        new: names of the rows that were indexed now; without an earlier sample, all rows count as new.
 
     Returns:
-        How many pictures, and the bytes of their files.
+        Number of images, and total size of their files in bytes.
     """
     held = _held(folder, rows)
     fresh = [i for i, row in enumerate(rows) if i not in held and (not held or row.name in new)]
-    pictures: dict[int, bytes] = {}
-    for i in [*_spread([*held, *fresh], len(rows)), *held]:  # at last, what files that are gone left room for
-        picture = held[i] if i in held else _file(rows[i])
-        size = sum(map(len, pictures.values())) + len(picture)
-        if i not in pictures and picture and len(pictures) < MOST and size <= MOST_BYTES:
-            pictures[i] = picture
-    chosen = [(rows[i], picture) for i, picture in sorted(pictures.items())]
+    images: dict[int, bytes] = {}
+    for i in [
+        *_spread([*held, *fresh], len(rows)),
+        *held,
+    ]:  # then the held images again, where missing files left room
+        image = held[i] if i in held else _file(rows[i])
+        size = sum(map(len, images.values())) + len(image)
+        if i not in images and image and len(images) < MOST and size <= MOST_BYTES:
+            images[i] = image
+    chosen = [(rows[i], image) for i, image in sorted(images.items())]
     arrays: dict[str, np.ndarray] = {
         "names": np.array([row.name for row, _ in chosen], np.str_),
         "embeddings": np.array([row.embedding for row, _ in chosen], np.float32),
     }
-    for i, (row, picture) in enumerate(chosen):
-        arrays[f"picture{i}"] = np.frombuffer(picture, np.uint8)
+    for i, (row, image) in enumerate(chosen):
+        arrays[f"picture{i}"] = np.frombuffer(image, np.uint8)
         arrays[f"code{i}"] = np.frombuffer(row.mask_code, np.uint8)
     with atomic_file(folder / FILE) as temporary, temporary.open("wb") as file:
         np.savez(file, **arrays)  # type: ignore[arg-type]
-    return len(chosen), sum(map(len, pictures.values()))
+    return len(chosen), sum(map(len, images.values()))
 
 
 def _held(folder: Path, rows: Sequence[Row]) -> dict[int, bytes]:
-    """Row → picture of the earlier sample, where the row still has the embedding that it had."""
+    """Row number → file in the earlier sample, for rows whose embedding is unchanged."""
     if not (folder / FILE).is_file():
         return {}
     try:
         sample = _read(folder / FILE)
     except InputError as error:
-        print(f"warning: {error.came}: another sample is made", file=sys.stderr)
+        print(f"warning: {error.came}: a new sample is made", file=sys.stderr)
         return {}
     known = {name: i for i, name in enumerate(sample.names)}
     at = {i: known[row.name] for i, row in enumerate(rows) if row.name in known}
     return {
-        i: sample.pictures[j]
-        for i, j in at.items()
-        if np.array_equal(sample.embeddings[j], rows[i].embedding)
+        i: sample.images[j] for i, j in at.items() if np.array_equal(sample.embeddings[j], rows[i].embedding)
     }
 
 
 def _spread(available: list[int], n: int) -> list[int]:
-    """Up to `MOST` of these rows of n: each the nearest, that is not taken, to one of as many even steps."""
+    """Up to `MOST` of the available rows of n, spread evenly: for each even step, the nearest row left."""
     left = np.array(sorted(available), int)
     taken = []
     for step in np.linspace(0, n - 1, min(MOST, len(left))):
@@ -168,7 +170,7 @@ def _spread(available: list[int], n: int) -> list[int]:
 
 
 def _file(row: Row) -> bytes:
-    """The picture's file; nothing if it cannot be read, or is larger than all that is kept."""
+    """Contents of the row's file; empty if it cannot be read or is larger than `MOST_BYTES`."""
     path = Path(row.image)
     try:
         return path.read_bytes() if path.stat().st_size <= MOST_BYTES else b""
@@ -177,14 +179,14 @@ def _file(row: Row) -> bytes:
 
 
 def read_sample(folder: Path) -> Sample:
-    """Read `FILE`; nothing in it is unpickled.
+    """Read `FILE`, without unpickling.
 
     Raises:
-        InputError: it is missing or broken, or holds fewer than two pictures.
+        InputError: it is missing or broken, or holds fewer than two images.
     """
     sample = _read(folder / FILE)
     if len(sample.names) < 2:
-        raise _unusable(f"{folder / FILE} holds {len(sample.names)} of the pictures")
+        raise _unusable(f"{folder / FILE} holds {len(sample.names)} images")
     return sample
 
 
@@ -201,10 +203,13 @@ def _read(path: Path) -> Sample:
 
 
 def check(index: Index, explainer: Explainer, *, quiet: bool = False) -> Canary:
-    """Embed the sample of an index again, with this explainer; `quiet`: no progress bar.
+    """Embed the sample of an index again with this explainer.
+
+    Args:
+        quiet: no progress bar.
 
     Raises:
-        InputError: the index has no sample that can be read, or only pictures that are all alike.
+        InputError: the index has no readable sample, or one whose embeddings are all alike.
     """
     sample = read_sample(index.folder)
     unit = _unit(sample.embeddings)
@@ -220,13 +225,13 @@ def check(index: Index, explainer: Explainer, *, quiet: bool = False) -> Canary:
 
 
 def _again(explainer: Explainer, sample: Sample, *, quiet: bool) -> tuple[dict[int, Explanation], int, int]:
-    """Picture of the sample → its explanation now; how many cannot be decoded, and give no usable outputs."""
+    """Number in the sample → new explanation; and how many cannot be decoded, and give unusable outputs."""
     found: dict[int, Explanation] = {}
     unreadable = unusable = 0
     with progress(len(sample.names), quiet=quiet) as bar:
-        for i, picture in enumerate(sample.pictures):
+        for i, image in enumerate(sample.images):
             try:
-                found[i] = explainer(picture)
+                found[i] = explainer(image)
             except InputError:
                 unreadable += 1
             except UnusableOutput:
@@ -238,14 +243,14 @@ def _again(explainer: Explainer, sample: Sample, *, quiet: bool) -> tuple[dict[i
 def _difference(
     index: Index, explainer: Explainer, sample: Sample, explanations: dict[int, Explanation]
 ) -> tuple[Difference, float | None]:
-    """Of the pictures that were explained again; and the largest distance between two embeddings of one."""
+    """Compare old and new results; also the largest distance between an image's two embeddings."""
     new = np.array([one.embedding for one in explanations.values()], np.float32)
     old = sample.embeddings[list(explanations)]
     alike = len(explanations) > 0 and new.shape == old.shape
     cosines = [cosine(a, b) for a, b in zip(old, new, strict=True)] if alike else []
     k = min(K, index.record.rows - 1)
     recalls = _recalls(index, k, [sample.names[i] for i in explanations], old, new) if alike else []
-    # The stored masks went through the code, and so do these: the same mask gives the same code.
+    # The stored masks went through the mask code, so the new ones do too.
     masks = [
         (decode_mask(sample.codes[i]), decode_mask(encode_mask(one.graph_mask)))
         for i, one in explanations.items()
@@ -269,12 +274,12 @@ def _difference(
 def _unit(embeddings: np.ndarray) -> float:
     try:
         return median_distance(embeddings)
-    except ParityError as error:  # which would read as a verdict
+    except ParityError as error:  # a ParityError would be taken for a verdict
         raise _unusable(error.came) from error
 
 
 def _recalls(index: Index, k: int, names: list[str], old: np.ndarray, new: np.ndarray) -> list[float]:
-    """Of the k rows nearest to each old embedding (itself left out), the share that are near the new one."""
+    """Share of the k rows nearest to each old embedding, without its own, that are near the new one too."""
     shares = []
     for name, before, after in zip(names, old, new, strict=True):
         near = [[hit.row.name for hit in index.nearest(one, k + 1)] for one in (before, after)]
@@ -286,6 +291,6 @@ def _recalls(index: Index, k: int, names: list[str], old: np.ndarray, new: np.nd
 def _unusable(came: str) -> InputError:
     return InputError(
         came,
-        expected="an index with at least two of its own pictures, not all alike",
-        cure="index the pictures again, while their files are there: nemu index PACKAGE PHOTOS --out INDEX",
+        expected="an index with a sample of at least two images, not all alike",
+        cure="index the images again while their files exist: nemu index PACKAGE PHOTOS --out INDEX",
     )

@@ -1,11 +1,11 @@
-"""The mask code: a mask in at most 1000 bytes, small enough to stand beside its vector in an index.
+"""The mask code: a mask in at most 1000 bytes, small enough to store beside its vector in an index.
 
-    version, divisor (1 byte each)   height, width (2 bytes each, of the mask)   a WebP picture without RIFF
+    version, divisor (1 byte each)   height, width of the mask (2 bytes each)   a WebP image without RIFF
 
-A masker computes its mask as logits on a coarser grid, enlarges them bilinearly and squashes them into
-[0, 1].  So the code holds the mask on a grid whose sides are those of the mask through the divisor, fitted
-so that its logits, enlarged in the same way, come nearest to the mask's.  It is the finest such grid that
-fits at all, at the highest quality that does.  How near that is, `benchmarks.mask_code` measures.
+A masker computes logits on a coarser grid, enlarges them bilinearly and applies a sigmoid.  So the code
+holds the mask on a grid whose sides are the mask's sides divided by the divisor.  The grid is a least-squares
+fit: its logits, enlarged bilinearly, are nearest to the mask's logits.  The finest grid that fits into the
+limit is taken, at the highest WebP quality that fits.  `benchmarks.mask_code` measures the error.
 """
 
 from __future__ import annotations
@@ -21,24 +21,24 @@ from runtime.decode import pillow
 from runtime.errors import BackendUnavailable, InputError
 
 LIMIT = 1000
-"""Bytes, at most."""
+"""Largest size of a code in bytes."""
 _VERSION = 1
 _HEADER = struct.Struct("<BBHH")
 _DIVISORS = (2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 255)
-_LONGEST = 2048  # side of a mask: more than any graph's grid has, less than would exhaust a machine
-_SMALL = 64  # a mask of no longer side may keep its own grid
+_LONGEST = 2048  # largest side of a mask: above any graph's grid, and safe to allocate
+_SMALL = 64  # masks up to this side may keep their own grid
 _QUALITIES = range(3, 99, 3)
-_NEAREST = 0.02  # to 0 and 1 that a logit is taken of
+_NEAREST = 0.02  # values are moved this far from 0 and 1 before the logit
 
 
 def encode_mask(mask: np.ndarray) -> bytes:
-    """A mask → its code, at most `LIMIT` bytes whatever the mask; the finer it is, the less of it is kept.
+    """Encode a mask in at most `LIMIT` bytes; fine detail is lost.
 
     Args:
         mask: float (h, w), on the graph's grid; values outside [0, 1] are clipped.
 
     Raises:
-        InputError: another shape, values that are not finite, or a side of more than 2048.
+        InputError: another shape, values that are not finite, or a side longer than 2048.
         BackendUnavailable: this Pillow has no WebP.
     """
     sides = mask.shape
@@ -52,16 +52,16 @@ def encode_mask(mask: np.ndarray) -> bytes:
     logits = _logit(mask.astype(np.float64))
     for divisor in (1, *_DIVISORS) if max(sides) <= _SMALL else _DIVISORS:
         rows, columns = (_fit(side, _coarse(side, divisor)) for side in sides)
-        if picture := _squeeze(_squash(rows @ logits @ columns.T)):
-            return _HEADER.pack(_VERSION, divisor, *sides) + picture
-    raise AssertionError("a grid of a few values fits into any code")
+        if image := _squeeze(_squash(rows @ logits @ columns.T)):
+            return _HEADER.pack(_VERSION, divisor, *sides) + image
+    raise AssertionError("a grid of a few values always fits")
 
 
 def decode_mask(code: bytes) -> np.ndarray:
-    """A code → float32 (h, w) in [0, 1].
+    """Decode a mask: float32 (h, w) in [0, 1].
 
     Raises:
-        InputError: bytes that are no mask code, or one of a newer version.
+        InputError: bytes that are not a mask code, or one of a newer version.
         BackendUnavailable: this Pillow has no WebP.
     """
     if len(code) < _HEADER.size or len(code) > LIMIT or code[0] != _VERSION:
@@ -73,26 +73,26 @@ def decode_mask(code: bytes) -> np.ndarray:
     chunk, pil = code[_HEADER.size :], pillow()
     grid = (_coarse(width, divisor), _coarse(height, divisor))
     try:
-        picture = pil.open(io.BytesIO(_riff(len(chunk) + 4) + chunk), formats=("WEBP",))
-        if picture.size != grid:
-            raise _unusable(code, f"holds a grid {picture.size}, not {grid}")
-        levels = np.asarray(picture.convert("L"), np.float64) / 255
+        image = pil.open(io.BytesIO(_riff(len(chunk) + 4) + chunk), formats=("WEBP",))
+        if image.size != grid:
+            raise _unusable(code, f"holds a grid {image.size}, not {grid}")
+        levels = np.asarray(image.convert("L"), np.float64) / 255
     except InputError:
         raise
-    except Exception as error:  # whatever a decoder raises means the same: these bytes are no code
+    except Exception as error:  # any error of the decoder means that these bytes are not a code
         raise _unusable(code, f"cannot be decoded ({type(error).__name__}: {error})") from error
     logits = pil.fromarray(_logit(levels).astype(np.float32)).resize((width, height), pil.Resampling.BILINEAR)
     return np.asarray(_squash(np.asarray(logits, np.float64)), np.float32)
 
 
 def _squeeze(grid: np.ndarray) -> bytes | None:
-    """The WebP picture of float64 (h, w) in [0, 1] at the highest quality that fits; None: none does."""
-    picture = pillow().fromarray((grid * 255 + 0.5).astype(np.uint8)).convert("RGB")
+    """WebP bytes of float64 (h, w) in [0, 1], at the highest quality that fits; None if none fits."""
+    image = pillow().fromarray((grid * 255 + 0.5).astype(np.uint8)).convert("RGB")
     best, low, high = None, 0, len(_QUALITIES)
     while low < high:
-        middle = (low + high) // 2 if best or low else 0  # first, whether it fits at all
+        middle = (low + high) // 2 if best or low else 0  # the lowest quality first
         buffer = io.BytesIO()
-        picture.save(buffer, format="WEBP", quality=_QUALITIES[middle], method=6)
+        image.save(buffer, format="WEBP", quality=_QUALITIES[middle], method=6)
         chunk = buffer.getvalue()[len(_riff(0)) :]
         if _HEADER.size + len(chunk) <= LIMIT:
             best, low = chunk, middle + 1
@@ -121,13 +121,13 @@ def _fit(side: int, cells: int) -> np.ndarray:
 
 
 def _logit(values: np.ndarray) -> np.ndarray:
-    """float64 in [0, 1] → their logits, kept finite: 0 counts as `_NEAREST`, and so on in proportion."""
+    """Logits of float64 values in [0, 1], which are first scaled into [_NEAREST, 1 - _NEAREST]."""
     inside = _NEAREST + (1 - 2 * _NEAREST) * np.clip(values, 0, 1)
     return np.log(inside / (1 - inside))
 
 
 def _squash(logits: np.ndarray) -> np.ndarray:
-    """The inverse of `_logit`, in [0, 1] whatever the logits."""
+    """The inverse of `_logit`, clipped to [0, 1]."""
     return np.clip((1 / (1 + np.exp(-logits)) - _NEAREST) / (1 - 2 * _NEAREST), 0, 1)
 
 
@@ -136,13 +136,13 @@ def _check_webp() -> None:
 
     if not features.check("webp"):
         raise BackendUnavailable(
-            "this Pillow has no WebP", expected="one built with libwebp", cure="pip install Pillow"
+            "this Pillow has no WebP", expected="a Pillow built with libwebp", cure="pip install Pillow"
         )
 
 
 def _unusable(code: Any, what: str) -> InputError:
     return InputError(
         f"a mask code of {len(code)} bytes {what}",
-        expected=f"what encode_mask gives: version {_VERSION}, at most {LIMIT} bytes",
-        cure="read the column mask_code of an index as it was written; if a newer nemu wrote it, use that",
+        expected=f"the result of encode_mask: version {_VERSION}, at most {LIMIT} bytes",
+        cure="pass the column mask_code of an index unchanged; if a newer nemu wrote it, use that version",
     )

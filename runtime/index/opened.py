@@ -2,8 +2,8 @@
 
 index.json              IndexRecord
 parquet/ | lancedb/ | qdrant/   the rows, in one of the stores (`runtime.index.stores`)
-canary.npz              a sample of the pictures (`runtime.index.canary`)
-explanations.jsonl, embeddings.npy      the journal, from which a run goes on
+canary.npz              a sample of the images (`runtime.index.canary`)
+explanations.jsonl, embeddings.npy      the journal, with which a stopped run goes on
 """
 
 from __future__ import annotations
@@ -28,21 +28,21 @@ SCHEMA = 1
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class IndexRecord:
-    """`index.json`, written last: where it is, the index is whole."""
+    """`index.json`, written last: if it exists, the index is complete."""
 
     schema: int
     embedding_id: str
     dimension: int
     rows: int
     store: str
-    """A name of `runtime.index.stores.STORES`."""
+    """Key of `runtime.index.stores.STORES`."""
     package: str
-    """Path of the package that made it, then."""
+    """Path of the package that made the index."""
     package_hash: str
 
     @classmethod
     def open(cls, folder: Path) -> IndexRecord:
-        """Read `RECORD`.  Raises `InputError`: there is none, it cannot be read, or is of a newer version."""
+        """Read `RECORD`.  Raises `InputError`: it is missing, unreadable, or of another version."""
         path = folder / RECORD
         if not path.is_file():
             raise _unusable(f"{folder} holds no {RECORD}")
@@ -51,7 +51,7 @@ class IndexRecord:
         except SchemaError as error:
             raise _unusable(error.came) from error
         if record.schema != SCHEMA or record.store not in STORES:
-            raise _unusable(f"{path} is of schema {record.schema}, store {record.store!r}")
+            raise _unusable(f"{path} has schema {record.schema}, store {record.store!r}")
         return record
 
     def write(self, folder: Path) -> None:
@@ -62,11 +62,11 @@ class IndexRecord:
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Hit:
-    """A row that is near a query."""
+    """A row found by a query."""
 
     row: Row
     similarity: float
-    """Cosine of the two embeddings, in [-1, 1]."""
+    """Cosine of the query's and the row's embedding, in [-1, 1]."""
 
 
 class Index:
@@ -88,23 +88,23 @@ class Index:
         """Open the index in a folder.
 
         Raises:
-            InputError: there is none, it cannot be read, or a newer version wrote it.
-            BackendUnavailable: the library of its store is not installed.
+            InputError: it is missing, unreadable, or of another version.
+            BackendUnavailable: the store's library is not installed.
         """
         folder = Path(folder)
         record = IndexRecord.open(folder)
         return cls(folder, record, STORES[record.store](folder / record.store))
 
     def nearest(self, query: Explanation | np.ndarray, k: int = 10) -> list[Hit]:
-        """The k rows whose embeddings are most similar to that of a query, the most similar first.
+        """Find the k rows with the most similar embeddings, the most similar first.
 
         Args:
-            query: an explanation, or an embedding float32 (D,), whose id is yours to know.
-            k: at least 1; of a smaller index, all rows.
+            query: an explanation, or an embedding float32 (D,), whose embedding id is not checked.
+            k: at least 1; a smaller index gives all its rows.
 
         Raises:
-            InputError: an explanation with another embedding id, a vector of another shape or that is not
-                finite, or a k below 1.
+            InputError: an explanation with another embedding id, a vector of another shape or with
+                values that are not finite, or a k below 1.
         """
         if isinstance(query, Explanation):
             self.check_id(query.embedding_id)
@@ -118,18 +118,18 @@ class Index:
         return [Hit(row=row, similarity=similarity) for row, similarity in self._store.nearest(query, k)]
 
     def check_id(self, embedding_id: str) -> None:
-        """Raise `InputError` unless embeddings of this id may be compared with those of the index."""
+        """Raise `InputError` unless this is the embedding id of the index."""
         own = self.record.embedding_id
         if embedding_id != own:
             raise InputError(
                 f"embeddings {embedding_id}, and an index of {own}",
-                expected="equal ids, for only then distances mean anything",
+                expected="equal ids; distances between other embeddings mean nothing",
                 cure=f"open the package it was made with ({self.record.package}) at the same precision "
-                f"({own.rpartition('-')[2]}), or index the pictures anew",
+                f"({own.rpartition('-')[2]}), or index the images again",
             )
 
     def close(self) -> None:
-        """Give back what the store holds open; may be called again."""
+        """Close the store; may be called twice."""
         self._store.close()
 
     def __enter__(self) -> Index:

@@ -1,4 +1,4 @@
-"""A row of an index: a picture's vector and, beside it, what explains it without the picture."""
+"""A row of an index: an image's vector, and the explanation that is stored beside it."""
 
 from __future__ import annotations
 
@@ -17,29 +17,29 @@ from runtime.index.code import decode_mask, encode_mask
 from runtime.journal import LINES, ROWS
 
 LEVELS = tuple(round(0.1 * i, 1) for i in range(1, 10))
-"""Of the mask, at which `Row.curve` says what is kept."""
+"""Levels of the mask at which `Row.curve` gives the kept similarity."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Row:
-    """One picture in an index; every store has these columns under these names."""
+    """One image of an index; every store has these columns under these names."""
 
     name: str
-    """Of the picture, unique in the index."""
+    """Name of the image, unique in the index."""
     image: str
-    """Path of the file, when it was indexed."""
+    """Path of the file when it was indexed."""
     embedding_id: str
     """Embeddings may be compared only if their ids are equal."""
     embedding: np.ndarray
-    """float32 (D,), as the encoder gives it."""
+    """float32 (D,), not normalised."""
     mask_code: bytes
     """At most 1000 bytes, see `runtime.index.code`."""
     kept: float | None
     """Cosine of the embedding and that of what the mask keeps (`Explanation.fidelity`), measured on this
-    picture; None if the index was made with --no-fidelity."""
+    image; None if the index was made with --no-fidelity."""
     curve: tuple[float, ...] | None
-    """What the pixels at or above each of `LEVELS` of the mask keep, on average (`Explanation.kept_at`);
-    None if the package has no level curve."""
+    """Average kept similarity of the pixels at or above each of `LEVELS` (`Explanation.kept_at`); None if
+    the package has no level curve."""
 
     @property
     def mask(self) -> np.ndarray:
@@ -48,7 +48,7 @@ class Row:
 
 
 def noted(explanation: Explanation) -> dict[str, Any]:
-    """What the journal's line of a picture needs, beyond `Explanation.facts`, to become a row."""
+    """Fields of a journal line that a row needs beyond `Explanation.facts`."""
     known = explanation.curve is not None
     return {
         "mask_code": base64.b64encode(encode_mask(explanation.graph_mask)).decode(),
@@ -57,14 +57,14 @@ def noted(explanation: Explanation) -> dict[str, Any]:
 
 
 def has_rows(folder: Path) -> bool:
-    """Whether the folder has the journal of an index, with a picture in it."""
+    """Whether the folder holds the journal of an index with at least one image."""
     return b'"mask_code"' in _first_line(folder)
 
 
 def refuse_other(folder: Path) -> None:
-    """Raise `InputError` if the folder's journal is not an index's but one of `nemu explain`.
+    """Raise `InputError` if `nemu explain` wrote the folder's journal, not `nemu index`.
 
-    Only its first line is read; for the others see `journal_rows`.
+    Reads only the first line; `journal_rows` checks the others.
     """
     if _first_line(folder).endswith(b"\n") and not has_rows(folder):
         raise _not_an_index(folder)
@@ -80,14 +80,14 @@ def _first_line(folder: Path) -> bytes:
 
 def _not_an_index(folder: Path) -> InputError:
     return InputError(
-        f"{folder / LINES} has pictures without a mask code",
+        f"{folder / LINES} has images without a mask code",
         expected="the journal of an index",
         cure="index into another folder, or add --force to start anew",
     )
 
 
 def journal_rows(folder: Path) -> list[Row]:
-    """The rows of an index's journal, in its order.  Raises `InputError`: a line has no mask code."""
+    """Rows of an index's journal, in its order.  Raises `InputError`: a line has no mask code."""
     embeddings = np.load(folder / ROWS, mmap_mode="r")
     lines = [json.loads(line) for line in (folder / LINES).read_bytes().splitlines()]
     if not all({"mask_code", "curve"} <= line.keys() for line in lines):
@@ -105,7 +105,7 @@ def journal_rows(folder: Path) -> list[Row]:
 
 
 def to_table(rows: Sequence[Row], dimension: int) -> Any:
-    """The rows as a pyarrow.Table; see `Row` for its columns."""
+    """Convert rows to a pyarrow.Table with the columns of `Row`."""
     import pyarrow as pa
 
     vectors = np.array([row.embedding for row in rows], np.float32).ravel()
@@ -122,12 +122,12 @@ def to_table(rows: Sequence[Row], dimension: int) -> Any:
 
 
 def from_table(table: Any) -> list[Row]:
-    """The rows of such a table; other columns are left out."""
+    """Convert such a table to rows; other columns are ignored."""
     return [from_fields(fields) for fields in table.to_pylist()]
 
 
 def from_fields(fields: dict[str, Any]) -> Row:
-    """A row of the plain values of its columns."""
+    """Make a row from the plain values of its columns."""
     curve = fields["curve"]
     return Row(
         **{key: fields[key] for key in ("name", "image", "embedding_id", "mask_code", "kept")},

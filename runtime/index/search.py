@@ -1,4 +1,4 @@
-"""A picture → what is like it in an index, and why: pictures to look at, and numbers."""
+"""Search an index with an image, and show why each hit is similar: images to look at, and numbers."""
 
 from __future__ import annotations
 
@@ -21,7 +21,9 @@ from runtime.overlay import grid, heat
 from runtime.package import Package
 
 RECORD = "search.json"
-OWN = "each picture's own"
+"""Name of the file with the numbers."""
+MUTUAL, OWN = "toward each other", "each image's own"
+"""`masks` in `RECORD`: with and without targets."""
 
 
 def search(
@@ -35,51 +37,34 @@ def search(
     draw: dict[str, Any] | None = None,
     force: bool = False,
 ) -> dict[str, Any]:
-    """Find the k nearest pictures and write, for each, RANK.png; and `RECORD`, last.
+    """Find the k nearest images; write RANK.png for each, and `RECORD` last.
 
-    RANK.png: the query and the hit side by side, each with what in it is like the other, if the package takes
-    targets and something here runs them, else with its own mask; `masks` in `RECORD` says which.  Where the
-    hit's file is gone, cannot be read or is another picture by now, the mask that the index stored is drawn
-    alone, and a word says why.
+    RANK.png shows the query and the hit side by side, each with what in it is like the other if targets can
+    be used here, else with its own mask; `masks` in `RECORD` says which.  If the hit's file is gone, cannot
+    be read or is another image by now, its stored mask is drawn alone, with the reason.
 
     Args:
         package: the explainer's.
         draw: `keep` and `style` of `Explanation.overlay`.
-        force: replace an earlier search; files that its `RECORD` names are removed.
+        force: replace an earlier search; removes the files that its `RECORD` names.
 
     Returns:
-        What `RECORD` holds.
+        The contents of `RECORD`.
 
     Raises:
         InputError: the query cannot be read, or the index holds embeddings of another id.
-        OutputExists: there is a `RECORD` and `force` is not given.
+        OutputExists: `RECORD` exists and `force` is not given.
     """
     refuse_existing(folder / RECORD, force=force)
     earlier = _files(folder)
     index.check_id(explainer.embedding_id)
     query = explainer(photo, fidelity=True)
-    own = "" if explainer.takes_target else OWN  # mask of each picture: why
-    hits = []
-    for rank, hit in enumerate(index.nearest(query, k), 1):
-        found, state = _picture(explainer, hit)
-        pair = [query, found] if found else [query]
-        if not own:
-            try:
-                pair = _toward_each_other(explainer, photo, query, hit, found)
-            except EngineMismatch as error:
-                own = f"{OWN}: {error.came}; {error.cure}"
-        sides = [one.overlay(**(draw or {})) for one in pair]
-        if not found:
-            sides.append(_with_word(heat(hit.row.mask), f"{state}: its stored mask"))
-        file = save_png(folder / f"{rank:02d}.png", grid([sides]), force=True)
-        row = hit.row
-        facts = {"name": row.name, "image": row.image, "similarity": hit.similarity, "kept": row.kept}
-        hits.append({"rank": rank, **facts, "curve": row.curve, "picture": state, "file": file.name})
+    hits, masks = _hits(index, explainer, query, photo, folder, k, draw or {})
     answer = {
         "query": str(photo),
         "embedding_id": explainer.embedding_id,
         "kept": query.fidelity,
-        "masks": own or "toward each other",
+        "masks": masks,
         "same_package": package.hash == index.record.package_hash,
         "hits": hits,
     }
@@ -90,12 +75,42 @@ def search(
     return answer
 
 
+def _hits(
+    index: Index,
+    explainer: Explainer,
+    query: Explanation,
+    photo: Path,
+    folder: Path,
+    k: int,
+    draw: dict[str, Any],
+) -> tuple[list[dict[str, Any]], str]:
+    """Write RANK.png of each hit; returns `hits` and `masks` of `RECORD`."""
+    masks = MUTUAL if explainer.takes_target else OWN
+    hits = []
+    for rank, hit in enumerate(index.nearest(query, k), 1):
+        found, state = _image(explainer, hit)
+        pair = [query, found] if found else [query]
+        if masks == MUTUAL:
+            try:
+                pair = _toward_each_other(explainer, photo, query, hit, found)
+            except EngineMismatch as error:
+                masks = f"{OWN}: {error.came}; {error.cure}"
+        sides = [one.overlay(**draw) for one in pair]
+        if not found:
+            sides.append(_with_text(heat(hit.row.mask), f"{state}: its stored mask"))
+        file = save_png(folder / f"{rank:02d}.png", grid([sides]), force=True)
+        row = hit.row
+        facts = {"name": row.name, "image": row.image, "similarity": hit.similarity, "kept": row.kept}
+        hits.append({"rank": rank, **facts, "curve": row.curve, "picture": state, "file": file.name})
+    return hits, masks
+
+
 def _files(folder: Path) -> set[str]:
-    """Pictures of an earlier search: what its `RECORD` names, of files in the folder itself."""
+    """Names of the images of an earlier search: those in its `RECORD` that lie in the folder itself."""
     try:
         hits = json.loads((folder / RECORD).read_text())["hits"]
         names = {hit["file"] for hit in hits}
-    except (OSError, ValueError, KeyError, TypeError):  # none, or no record of a search
+    except (OSError, ValueError, KeyError, TypeError):  # missing, or not a record of a search
         return set()
     return {name for name in names if isinstance(name, str) and Path(name).name == name != RECORD}
 
@@ -103,13 +118,13 @@ def _files(folder: Path) -> set[str]:
 def _toward_each_other(
     explainer: Explainer, photo: Path, query: Explanation, hit: Hit, found: Explanation | None
 ) -> list[Explanation]:
-    """What in the query is like the hit; and, where its picture is there, what in that is like the query."""
+    """The query toward the hit; and the hit toward the query if its file exists."""
     one = explainer(photo, toward=found or hit.row.embedding)
     return [one, explainer(Path(hit.row.image), toward=query)] if found else [one]
 
 
-def _picture(explainer: Explainer, hit: Hit) -> tuple[Explanation | None, str]:
-    """The hit's picture explained, if its file holds it; `there`, `gone`, `unreadable` or `changed`."""
+def _image(explainer: Explainer, hit: Hit) -> tuple[Explanation | None, str]:
+    """Explain the hit's image if its file still holds it; also `there`, `gone`, `unreadable`, `changed`."""
     path = Path(hit.row.image)
     if not path.is_file():
         return None, "gone"
@@ -121,10 +136,10 @@ def _picture(explainer: Explainer, hit: Hit) -> tuple[Explanation | None, str]:
     return (found, "there") if same else (None, "changed")
 
 
-def _with_word(picture: np.ndarray, word: str) -> np.ndarray:
-    """uint8 (H, W, 3), with a line of text on black above it, cut at its right edge."""
+def _with_text(image: np.ndarray, text: str) -> np.ndarray:
+    """uint8 (H, W, 3) with a line of text on black above it, cut at the right edge."""
     from PIL import ImageDraw
 
-    head = pillow().new("RGB", (picture.shape[1], 16))
-    ImageDraw.Draw(head).text((2, 2), word, fill="white")
-    return np.concatenate([np.asarray(head), picture])
+    head = pillow().new("RGB", (image.shape[1], 16))
+    ImageDraw.Draw(head).text((2, 2), text, fill="white")
+    return np.concatenate([np.asarray(head), image])

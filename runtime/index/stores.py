@@ -1,6 +1,6 @@
-"""Where rows are kept: a Parquet file, LanceDB or Qdrant, all embedded: a folder, and no server.
+"""Stores of rows: a Parquet file, LanceDB or Qdrant, each in a folder, without a server.
 
-Each store writes all rows into an empty folder, and finds the k nearest in it:
+A store writes all rows into an empty folder, and finds the k nearest in it:
 
     STORES[name].write(folder, rows)
     with STORES[name](folder) as store:
@@ -31,11 +31,11 @@ Found = list[tuple[Row, float]]
 
 
 class Store(abc.ABC):
-    """A folder of rows, opened for searching.
+    """A folder of rows, open for searching.
 
     Raises:
         BackendUnavailable: its library is not installed.
-        InputError: there are no rows of this kind, or they cannot be read.
+        InputError: its rows are missing or cannot be read.
     """
 
     @staticmethod
@@ -50,8 +50,8 @@ class Store(abc.ABC):
     def nearest(self, embedding: np.ndarray, k: int) -> Found:
         """The k rows most similar to float32 (D,), or all if there are fewer."""
 
-    def close(self) -> None:  # noqa: B027 (a file that was read leaves nothing open)
-        """Give back what is open; may be called again."""
+    def close(self) -> None:  # noqa: B027 (Parquet keeps nothing open)
+        """Close the store; may be called twice."""
 
     def __enter__(self) -> Store:
         return self
@@ -63,7 +63,7 @@ class Store(abc.ABC):
 
 
 class ParquetStore(Store):
-    """`rows.parquet`, read whole into memory; every vector is compared."""
+    """`rows.parquet`, read into memory; every vector is compared."""
 
     @staticmethod
     def write(folder: Path, rows: Sequence[Row]) -> None:
@@ -116,8 +116,8 @@ class LanceStore(Store):
 class QdrantStore(Store):
     """A collection `rows` of Qdrant's local mode, which compares every vector.
 
-    Vectors have length 1, so that their product is the cosine: asked for cosines, it measured all lengths
-    at each query.  The length stands in the payload and is given back.
+    Vectors are stored with length 1, so that their product is the cosine; Qdrant's own cosine computes all
+    lengths at each query.  The length is stored in the payload and restored.
     """
 
     @staticmethod
@@ -137,7 +137,7 @@ class QdrantStore(Store):
             self._client = stack.enter_context(closing(qdrant.QdrantClient(path=str(folder))))
             if not self._client.collection_exists("rows"):
                 raise FileNotFoundError(folder / "collection/rows")
-            stack.pop_all()  # it is whole, and stays open
+            stack.pop_all()  # opened completely: keep it open
 
     def nearest(self, embedding: np.ndarray, k: int) -> Found:
         """See `Store.nearest`."""
@@ -156,7 +156,7 @@ def _unit(vector: np.ndarray) -> np.ndarray:
 
 
 def _point(i: int, row: Row) -> dict[str, Any]:
-    """A row as JSON can hold it."""
+    """A row as plain JSON values."""
     fields = {field.name: getattr(row, field.name) for field in dataclasses.fields(row)}
     vector = fields.pop("embedding")
     fields["mask_code"] = base64.b64encode(row.mask_code).decode()
@@ -174,31 +174,31 @@ def _from_point(point: Any) -> Row:
 
 
 STORES: dict[str, type[Store]] = {"parquet": ParquetStore, "lancedb": LanceStore, "qdrant": QdrantStore}
-"""By the name that `nemu index --store` takes."""
+"""Stores by their `nemu index --store` names."""
 
 
 @contextmanager
 def _reading(folder: Path) -> Iterator[None]:
-    """Whatever a store's library raises on a broken folder becomes an `InputError`."""
+    """Turn any error of a store's library on a broken folder into an `InputError`."""
     try:
         yield
     except Exception as error:
         raise InputError(
             f"{folder} cannot be read ({type(error).__name__}: {error})",
-            expected="the rows that nemu index wrote, in use by no other program",
-            cure="close what else has the index open, such as another search; if nothing has, index the "
-            "pictures again: nemu index PACKAGE PHOTOS --out INDEX",
+            expected="the rows that nemu index wrote, not in use by another program",
+            cure="close other programs that have the index open, such as another search; if there are none, "
+            "index the images again: nemu index PACKAGE PHOTOS --out INDEX",
         ) from error
 
 
 def library(store: str) -> Any:
-    """The module that a store is written with.  Raises `BackendUnavailable`: it is not installed."""
+    """Import a store's library.  Raises `BackendUnavailable`: it is not installed."""
     name = _LIBRARIES[store]
     try:
         return importlib.import_module(name)
     except ImportError as error:
         raise BackendUnavailable(
-            f"{name.partition('.')[0]} is not installed, the library of the store {store}",
+            f"{name.partition('.')[0]} is not installed, which the store {store} needs",
             expected=f"the packages of the extra `{store}`",
             cure=f'in the folder of this project: pip install ".[{store}]"',
         ) from error

@@ -17,8 +17,11 @@ from fake_cuda import FakeDriver
 from fake_gpu import Gpu
 from fake_tensorrt import EMBEDDING, TARGETS, fake_tensorrt
 from onnx import TensorProto, helper, numpy_helper
+from PIL import Image
 
+from runtime.__main__ import main
 from runtime.backends import cuda, tensorrt
+from runtime.index.stores import STORES
 from runtime.manifest import SCHEMA, EngineRecord, Manifest
 from runtime.package import MANIFEST, REFERENCE, Package, files_in, sha256_file
 from runtime.parity_record import ParityRecord
@@ -268,3 +271,33 @@ def open_toy(toy, add, gpu):
         opened.pop().close()
     gc.collect()
     assert not gpu.live()
+
+
+@pytest.fixture(params=STORES)
+def store(request) -> str:
+    """Name of each store whose library is installed."""
+    pytest.importorskip(
+        {"parquet": "pyarrow", "lancedb": "lancedb", "qdrant": "qdrant_client"}[request.param]
+    )
+    return request.param
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """Sixteen wide images, each with one colour on the left and another on the right."""
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for i in range(16):
+        colours = np.random.default_rng(i).integers(0, 256, (1, 2, 3), dtype=np.uint8)
+        Image.fromarray(np.repeat(np.tile(colours, (30, 1, 1)), [20, 60], axis=1)).save(
+            folder / f"{i:02d}.png"
+        )
+    return folder
+
+
+@pytest.fixture
+def made_index(package_path, photos, tmp_path):
+    """A Parquet index of the photos."""
+    out = tmp_path / "index"
+    assert main(["index", str(package_path), str(photos), "--out", str(out), "--quiet"]) == 0
+    return out

@@ -115,4 +115,4 @@ def test_commands_from_normal_images_to_a_list(with_cells, folder, tmp_path, cap
     for path in folder.glob("*ood.png"), folder.glob("bad.png"):
         next(path).unlink()
     assert main([*judge, "--force"]) == 1
-    assert "none of 1 pictures" in capsys.readouterr().err
+    assert "none of 1 images" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""Pictures asked for a target: by an embedding, a picture or an explanation."""
+"""Explanations toward a target: an embedding, an image or an explanation."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def picture(seed, size=(24, 32)):
 
 @pytest.fixture
 def asked(tiny):
-    """The tiny package with targets: they dim its mask by `strength`."""
+    """The tiny package with targets, which scale its mask by `strength`."""
     return add_targets(tiny.path)
 
 
@@ -39,7 +39,7 @@ def explainer(asked):
         yield explainer
 
 
-def test_a_vector_a_picture_and_an_explanation_ask_the_same(explainer):
+def test_target_from_vector_image_or_explanation(explainer):
     other, image = picture(1), picture(0)
     plain, theirs = explainer(image), explainer(other)
     masks = [explainer(image, toward=t).graph_mask for t in (other, theirs, theirs.embedding)]
@@ -49,7 +49,7 @@ def test_a_vector_a_picture_and_an_explanation_ask_the_same(explainer):
     assert not np.allclose(masks[0], plain.graph_mask)
 
 
-def test_zeros_are_the_picture_itself(explainer):
+def test_zero_target_means_the_image_itself(explainer):
     image = picture(0)
     plain, asked = explainer(image), explainer(image, toward=np.zeros(3, np.float32))
     assert np.array_equal(plain.graph_mask, asked.graph_mask)
@@ -57,7 +57,7 @@ def test_zeros_are_the_picture_itself(explainer):
     assert asked.similarity is None
 
 
-def test_a_list_takes_one_target_for_all_or_one_for_each(explainer):
+def test_list_takes_one_or_many_targets(explainer):
     images = [picture(i) for i in range(11)]  # more than one run takes
     rows = np.random.default_rng(0).normal(size=(11, 3)).astype(np.float32)
     one = explainer(images, toward=TARGET)
@@ -77,12 +77,12 @@ def test_a_list_takes_one_target_for_all_or_one_for_each(explainer):
         (np.zeros((24, 32), np.int64), "int64"),
     ],
 )
-def test_a_target_that_is_none_is_refused(explainer, toward, said):
+def test_invalid_target_is_refused(explainer, toward, said):
     with pytest.raises(InputError, match=said):
         explainer(picture(0), toward=toward)
 
 
-def test_targets_of_another_number_or_id_are_refused(explainer, asked):
+def test_wrong_number_or_id_of_targets_is_refused(explainer, asked):
     with pytest.raises(InputError, match="3 targets for 2 images"):
         explainer([picture(0), picture(1)], toward=np.ones((3, 3), np.float32))
     with pytest.raises(InputError, match="another-id"):
@@ -92,14 +92,14 @@ def test_targets_of_another_number_or_id_are_refused(explainer, asked):
         )  # fmt: skip
 
 
-def test_a_package_without_targets_says_how_to_get_them(tiny):
+def test_package_without_targets_names_the_cure(tiny):
     with Explainer(tiny) as explainer:
         assert not explainer.takes_target
         with pytest.raises(InputError, match="--toward"):
             explainer(picture(0), toward=RED)
 
 
-def test_an_empty_mask_is_an_answer(explainer):
+def test_empty_mask_toward_target_means_absent(explainer):
     black, never = np.zeros((24, 32, 3), np.uint8), np.float32([-30, -30, -30])
     assert explainer(black).degenerate == "empty"
     found = explainer(picture(0), toward=never)
@@ -111,7 +111,7 @@ def test_an_empty_mask_is_an_answer(explainer):
     assert not there.absent
 
 
-def test_fidelity_is_how_like_the_target_what_is_kept_is(explainer):
+def test_fidelity_is_measured_toward_the_target(explainer):
     image = picture(0)
     found = explainer(image, toward=TARGET, fidelity=True)
     kept = explainer(occlude(image, found.graph_mask, explainer.manifest.input.mean))
@@ -119,13 +119,13 @@ def test_fidelity_is_how_like_the_target_what_is_kept_is(explainer):
     assert found.similarity == pytest.approx(cosine(TARGET, found.embedding), abs=1e-6)
 
 
-def test_a_stream_asks_each_frame(explainer):
+def test_stream_uses_the_target_for_each_frame(explainer):
     frames = [picture(i) for i in range(4)]
     for frame, found in zip(frames, explainer.stream(frames, toward=TARGET), strict=True):
         assert np.array_equal(found.graph_mask, explainer(frame, toward=TARGET).graph_mask)
 
 
-def test_a_comparison_asks_each_for_the_other(explainer):
+def test_compare_explains_toward_each_other(explainer):
     a, b = picture(0), picture(1)
     found = explainer.compare(a, b)
     assert np.array_equal(found.a.target, found.b.embedding)
@@ -139,7 +139,7 @@ def test_a_comparison_asks_each_for_the_other(explainer):
     assert found.to_json()["exchanged_similarity"] == found.exchanged_similarity
 
 
-def test_explain_asks_a_folder_and_does_not_mix_targets(asked, tmp_path, capsys):
+def test_explain_toward_does_not_mix_targets(asked, tmp_path, capsys):
     for i in range(2):
         Image.fromarray(picture(i)).save(tmp_path / f"{i}.png")
     np.save(tmp_path / "target.npy", TARGET)
@@ -150,14 +150,14 @@ def test_explain_asks_a_folder_and_does_not_mix_targets(asked, tmp_path, capsys)
     assert line["toward"]["similarity"] == pytest.approx(
         cosine(TARGET, np.load(out / "embeddings.npy")[0]), abs=1e-5
     )
-    np.save(tmp_path / "target.npy", TARGET * np.float32(1 + 1e-6))  # embedded anew
-    assert main([*run, "--toward", str(tmp_path / "target.npy")]) == 0  # known already
+    np.save(tmp_path / "target.npy", TARGET * np.float32(1 + 1e-6))  # the same up to rounding
+    assert main([*run, "--toward", str(tmp_path / "target.npy")]) == 0  # already explained
     assert main([*run, "--toward", str(tmp_path / "1.png")]) == 1
     assert main(run) == 1
     assert "another target" in capsys.readouterr().err
 
 
-def test_zeros_ask_for_nothing_else_also_when_a_run_goes_on(asked, tmp_path):
+def test_zero_target_file_equals_no_target(asked, tmp_path):
     Image.fromarray(picture(0)).save(tmp_path / "0.png")
     np.save(tmp_path / "zeros.npy", np.zeros(3, np.float32))
     run = ["explain", str(asked.path), str(tmp_path / "0.png"), "--out", str(tmp_path / "out"), "--quiet"]
@@ -165,7 +165,7 @@ def test_zeros_ask_for_nothing_else_also_when_a_run_goes_on(asked, tmp_path):
     assert main(run) == 0
 
 
-def test_a_target_that_cannot_be_had_is_refused_before_anything_is_replaced(tiny, tmp_path):
+def test_impossible_target_is_refused_before_replacing(tiny, tmp_path):
     Image.fromarray(picture(0)).save(tmp_path / "0.png")
     out = tmp_path / "out"
     run = ["explain", str(tiny.path), str(tmp_path / "0.png"), "--out", str(out), "--quiet"]
@@ -175,14 +175,14 @@ def test_a_target_that_cannot_be_had_is_refused_before_anything_is_replaced(tiny
     assert (out / "explanations.jsonl").read_bytes() == before
 
 
-def test_a_comparison_may_be_of_each_by_itself(explainer):
+def test_compare_without_targets(explainer):
     a, b = picture(0), picture(1)
     found = explainer.compare(a, b, toward=False)
     assert found.a.target is None
     assert np.array_equal(found.a.graph_mask, explainer(a).graph_mask)
 
 
-def test_what_takes_targets_is_warmed_up_when_asked(explainer):
+def test_warm_up_of_the_target_backend(explainer):
     explainer.warm_up()
     assert explainer._runs.for_targets is None
     explainer.warm_up(toward=True)
@@ -190,7 +190,7 @@ def test_what_takes_targets_is_warmed_up_when_asked(explainer):
 
 
 @pytest.mark.parametrize("content", [b"", b"no array", np.zeros(5, np.float32)])
-def test_a_target_file_that_holds_none_is_refused(asked, tmp_path, capsys, content):
+def test_invalid_target_file_is_refused(asked, tmp_path, capsys, content):
     Image.fromarray(picture(0)).save(tmp_path / "0.png")
     file = tmp_path / "target.npy"
     np.save(file, content) if isinstance(content, np.ndarray) else file.write_bytes(content)
@@ -199,7 +199,7 @@ def test_a_target_file_that_holds_none_is_refused(asked, tmp_path, capsys, conte
     assert "target" in capsys.readouterr().err
 
 
-def test_info_says_whether_the_package_takes_targets(tiny):
+def test_info_describes_targets(tiny):
     facts, text = describe(tiny)
     assert (facts["takes_target"], "target     takes none" in text) == (False, True)
     asked = add_targets(tiny.path)

@@ -1,4 +1,4 @@
-"""bench: what is timed, and what it says of the clocks."""
+"""nemu bench: the timed calls, and the clocks that it reports."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from runtime.__main__ import main
 from runtime.backends.fake import FakeBackend
 
 
-def test_every_batch_the_backend_takes_and_the_way_from_a_jpeg(tiny, outputs):
+def test_bench_times_batches_and_a_jpeg(tiny, outputs):
     seen = []
     backend = FakeBackend(lambda images: (seen.append(images.shape), outputs(images))[1], max_batch=8)
     with Explainer(tiny, backend=backend) as explainer:
@@ -24,7 +24,7 @@ def test_every_batch_the_backend_takes_and_the_way_from_a_jpeg(tiny, outputs):
         assert row.images_per_second == pytest.approx(1e3 * row.batch / row.median_ms)
 
 
-def test_the_command(package_path, capsys):
+def test_bench_command(package_path, capsys):
     command = ["bench", str(package_path), "--seconds", "0"]
     assert main(command) == 0
     printed = capsys.readouterr().out
@@ -44,7 +44,7 @@ def no_gpu(monkeypatch):
 @pytest.mark.parametrize(
     ("governor", "low", "warned"), [("performance", "1", 0), ("powersave", "1", 1), ("powersave", "9", 0)]
 )
-def test_a_cpu_whose_clock_may_change_is_warned_of(tmp_path, no_gpu, governor, low, warned):
+def test_unlocked_cpu_clock_gives_a_warning(tmp_path, no_gpu, governor, low, warned):
     folder = tmp_path / "sys/devices/system/cpu/cpu0/cpufreq"
     folder.mkdir(parents=True)
     for name, value in {
@@ -58,11 +58,11 @@ def test_a_cpu_whose_clock_may_change_is_warned_of(tmp_path, no_gpu, governor, l
     assert len(found.warnings) == warned
 
 
-def test_a_machine_that_does_not_say(tmp_path, no_gpu):
+def test_unknown_clocks_are_reported(tmp_path, no_gpu):
     assert "not known" in bench.conditions(tmp_path).clocks
 
 
-def test_a_jetson_says_its_power_mode_and_which_clock_is_free(tmp_path, no_gpu):
+def test_jetson_reports_unlocked_clocks(tmp_path, no_gpu):
     (tmp_path / "etc").mkdir()
     (tmp_path / "etc/nv_tegra_release").write_text(
         "# R36 (release), REVISION: 4.3, GCID: 1, BOARD: generic\n"
@@ -76,7 +76,7 @@ def test_a_jetson_says_its_power_mode_and_which_clock_is_free(tmp_path, no_gpu):
     assert found.warnings == ("the CPU clock is not locked: sudo jetson_clocks",)
 
 
-def test_a_gpu_says_its_clocks(tmp_path, monkeypatch):
+def test_gpu_reports_its_clocks(tmp_path, monkeypatch):
     tool = tmp_path / "nvidia-smi"
     tool.write_text("#!/bin/sh\necho 'NVIDIA L4, 300 MHz, 2040 MHz, 12.5 W, 72 W'\n")
     tool.chmod(0o755)

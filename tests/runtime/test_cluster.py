@@ -1,4 +1,4 @@
-"""Ray Data on a local cluster of two workers, one of which is killed."""
+"""Ray Data on a local cluster of two workers, of which one is killed."""
 
 from __future__ import annotations
 
@@ -17,19 +17,20 @@ from PIL import Image
 from runtime import Explainer
 from runtime.cluster import explain_with_ray
 from runtime.errors import InputError
-from runtime.explain import explain_pictures
+from runtime.explain import explain_images
 from runtime.journal import LINES, ROWS
+from runtime.package import Package
 from runtime.sources import find_named_images
 
 ray = pytest.importorskip("ray")
-PICTURES = 60
+IMAGES = 60
 
 
 @pytest.fixture
-def pictures(tmp_path):
+def images(tmp_path):
     folder = tmp_path / "many"
     folder.mkdir()
-    for i in range(PICTURES):
+    for i in range(IMAGES):
         noise = np.random.default_rng(i).integers(0, 256, (400, 600, 3), dtype=np.uint8)  # slow to write
         Image.fromarray(noise).save(folder / f"{i:03}.bmp")
     (folder / "broken.png").write_text("no picture")
@@ -44,7 +45,7 @@ def held(folder) -> dict[str, list[float]]:
 
 
 def workers() -> list[int]:
-    """Processes of Ray's that hold one of ours."""
+    """Ids of the Ray processes that hold our workers."""
     found = []
     for command in Path("/proc").glob("[0-9]*/cmdline"):
         with contextlib.suppress(OSError):
@@ -53,12 +54,12 @@ def workers() -> list[int]:
     return found
 
 
-def test_a_killed_worker_loses_and_doubles_nothing(package_path, pictures, tmp_path):
+def test_killed_worker_loses_and_repeats_no_image(package_path, images, tmp_path):
     killed = []
-    out = tmp_path / "out"
+    out, package = tmp_path / "out", Package.open(package_path)
 
     def kill_one():
-        """As soon as there is a first result, the process that holds a worker."""
+        """Kill a worker's process as soon as there is a result."""
         until = time.monotonic() + 120
         while not list(out.glob("*.overlay.jpg")) and time.monotonic() < until:
             time.sleep(0.01)
@@ -71,26 +72,28 @@ def test_a_killed_worker_loses_and_doubles_nothing(package_path, pictures, tmp_p
         killer = threading.Thread(target=kill_one)
         killer.start()
         with Explainer(package_path) as explainer:
-            outcome = explain_with_ray(explainer, package_path, pictures, out, workers=2, quiet=True)
-            alone = explain_pictures(explainer, pictures, tmp_path / "alone", quiet=True)
+            outcome = explain_with_ray(
+                explainer, Package.open(package_path), images, out, workers=2, quiet=True
+            )
+            whole = explain_images(explainer, images, tmp_path / "whole", package=package, quiet=True)
         killer.join()
     finally:
         ray.shutdown()
     assert killed
-    assert len(outcome.written) == len(set(outcome.written)) == PICTURES
-    assert sorted(outcome.written) == sorted(alone.written)
+    assert len(outcome.written) == len(set(outcome.written)) == IMAGES
+    assert sorted(outcome.written) == sorted(whole.written)
     assert [os.path.basename(s["image"]) for s in outcome.skipped] == ["broken.png"]
-    assert held(out) == held(tmp_path / "alone")
-    ours, theirs = ({p.name for p in f.iterdir() if p.name[0] != "."} for f in (out, tmp_path / "alone"))
+    assert held(out) == held(tmp_path / "whole")
+    ours, theirs = ({p.name for p in f.iterdir() if p.name[0] != "."} for f in (out, tmp_path / "whole"))
     assert ours == theirs
 
 
-def test_results_of_another_embedding_are_refused_before_a_cluster_is_started(
-    package_path, pictures, tmp_path
-):
+def test_other_embedding_ids_start_no_cluster(package_path, images, tmp_path):
     with Explainer(package_path) as explainer:
-        explain_pictures(explainer, pictures[:2], tmp_path / "out", quiet=True)
+        explain_images(explainer, images[:2], tmp_path / "out", quiet=True)
         explainer._embedding_id = "another"
         with pytest.raises(InputError, match="holds embeddings"):
-            explain_with_ray(explainer, package_path, pictures, tmp_path / "out", workers=2, quiet=True)
+            explain_with_ray(
+                explainer, Package.open(package_path), images, tmp_path / "out", workers=2, quiet=True
+            )
     assert not ray.is_initialized()

@@ -1,11 +1,9 @@
-"""python -m runtime explain | compare | info | doctor | verify, and the nemu command in front of it."""
+"""The commands explain and compare: files, journal, errors, and runs that were stopped."""
 
 from __future__ import annotations
 
 import io
 import json
-import os
-import re
 import signal
 import subprocess
 import sys
@@ -17,18 +15,17 @@ import pytest
 from PIL import Image
 from pyarrow import parquet
 
-import nemu
-from runtime import Explainer, doctor
+from runtime import Explainer
 from runtime.__main__ import main
-from runtime.encode import encode_jpeg, encode_png, save_png
-from runtime.journal import LINES, ROWS
+from runtime.encode import encode_jpeg, encode_png
+from runtime.journal import LINES, ROWS, RUN
 
 ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
 def photos(tmp_path) -> Path:
-    """Two folders, equal names, and files that are no pictures."""
+    """Two folders with equal names, and a file that is no image."""
     folder = tmp_path / "photos"
     for i, name in enumerate(["a.png", "a.jpg", "b.png", "sub/a.png"]):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -50,12 +47,12 @@ def explain(package: Path, *words: object) -> int:
     return main(["explain", str(package), *map(str, words)])
 
 
-def test_explain_a_folder(package_path, photos, tmp_path, capsys):
+def test_explain_writes_files_and_journal_of_a_folder(package_path, photos, tmp_path, capsys):
     out = tmp_path / "out"
     assert explain(package_path, photos, "--out", out) == 0
     expected = ["a.jpg", "a.png", "b", "sub/a"]
     kinds = [".mask.npy", ".overlay.jpg"]
-    assert files(out) == sorted([*(name + kind for name in expected for kind in kinds), LINES, ROWS])
+    assert files(out) == sorted([*(name + kind for name in expected for kind in kinds), LINES, ROWS, RUN])
     assert np.load(out / "sub/a.mask.npy").shape == (23, 30)
     noted, embeddings = lines(out), np.load(out / ROWS)
     assert [line["name"] for line in noted] == expected
@@ -72,11 +69,11 @@ def test_explain_a_folder(package_path, photos, tmp_path, capsys):
     assert "4/4" in printed.err
 
 
-def test_what_is_written_is_the_users_choice(package_path, photos, tmp_path, capsys):
+def test_explain_writes_the_formats_asked_for(package_path, photos, tmp_path, capsys):
     out = tmp_path / "out"
     options = ("--masks", "png", "--overlays", "none", "--embeddings", "parquet", "--quiet")
     assert explain(package_path, photos / "b.png", "--out", out, *options) == 0
-    assert files(out) == ["b.mask.png", ROWS, "embeddings.parquet", LINES]
+    assert files(out) == ["b.mask.png", ROWS, "embeddings.parquet", LINES, RUN]
     assert capsys.readouterr().err == ""
     with Explainer(package_path) as explainer:
         mask = explainer(photos / "b.png").mask
@@ -88,14 +85,14 @@ def test_what_is_written_is_the_users_choice(package_path, photos, tmp_path, cap
     assert np.array_equal(np.float32(table["embedding"]), np.load(out / ROWS))
 
 
-def test_how_to_draw_what_is_not_drawn_is_refused(package_path, photos, tmp_path, capsys):
+def test_style_without_overlays_is_refused(package_path, photos, tmp_path, capsys):
     options = ("--overlays", "none", "--style", "heat", "--keep", "0.9")
     assert explain(package_path, photos / "b.png", "--out", tmp_path / "out", *options) == 1
     assert "--keep and --style with --overlays none" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 
-def test_a_list_on_standard_input_and_a_pattern(package_path, photos, tmp_path, monkeypatch):
+def test_explain_reads_stdin_and_patterns(package_path, photos, tmp_path, monkeypatch):
     monkeypatch.setattr("sys.stdin", io.StringIO(f"{photos / 'b.png'}\n\n{photos / 'a.jpg'}\n"))
     assert explain(package_path, "-", "--out", tmp_path / "list") == 0
     assert [line["name"] for line in lines(tmp_path / "list")] == ["b", "a"]
@@ -103,7 +100,7 @@ def test_a_list_on_standard_input_and_a_pattern(package_path, photos, tmp_path, 
     assert [line["name"] for line in lines(tmp_path / "pattern")] == ["a.png", "sub/a.png"]
 
 
-def test_explain_with_fidelity(package_path, photos, tmp_path):
+def test_explain_measures_fidelity(package_path, photos, tmp_path):
     out = tmp_path / "out"
     assert explain(package_path, photos / "b.png", "--out", out, "--fidelity") == 0
     with Explainer(package_path) as explainer:
@@ -111,7 +108,7 @@ def test_explain_with_fidelity(package_path, photos, tmp_path):
     assert lines(out)[0]["fidelity"] == pytest.approx(fidelity, abs=1e-6)
 
 
-def test_compare(package_path, photos, tmp_path, capsys):
+def test_compare_writes_image_and_record(package_path, photos, tmp_path, capsys):
     out = tmp_path / "out"
     command = ["compare", str(package_path), str(photos / "a.png"), str(photos / "b.png"), "--out", str(out)]
     assert main([*command, "--json"]) == 0
@@ -127,14 +124,14 @@ def test_compare(package_path, photos, tmp_path, capsys):
     assert said.splitlines()[-1].startswith("next: ")
 
 
-def test_a_second_run_does_only_what_is_new_and_force_starts_anew(package_path, photos, tmp_path, capsys):
+def test_second_run_adds_and_force_replaces(package_path, photos, tmp_path, capsys):
     out = tmp_path / "out"
     assert explain(package_path, photos / "b.png", "--out", out) == 0
     (out / "b.overlay.jpg").write_text("mine")
     assert explain(package_path, photos / "sub", photos / "b.png", "--out", out) == 0
     printed = capsys.readouterr().out
     assert "1 explained, 1 known already" in printed
-    assert "--force makes all anew" in printed
+    assert "--force replaces them" in printed
     assert [line["name"] for line in lines(out)] == ["b", "a"]
     assert (out / "b.overlay.jpg").read_text() == "mine"
     assert explain(package_path, photos / "b.png", "--out", out, "--force") == 0
@@ -144,7 +141,7 @@ def test_a_second_run_does_only_what_is_new_and_force_starts_anew(package_path, 
 
 
 @pytest.mark.parametrize(("kind", "encode"), [("png", encode_png), ("jpg", encode_jpeg)])
-def test_an_overlay_is_written_in_the_form_asked_for(kind, encode, package_path, photos, tmp_path):
+def test_overlay_files_hold_the_overlay(kind, encode, package_path, photos, tmp_path):
     picture, out = photos / "b.png", tmp_path / "out"
     assert explain(package_path, picture, "--out", out, "--overlays", kind) == 0
     with Explainer(package_path) as explainer:
@@ -152,7 +149,7 @@ def test_an_overlay_is_written_in_the_form_asked_for(kind, encode, package_path,
     assert (out / f"b.overlay.{kind}").read_bytes() == encode(drawn)
 
 
-def test_a_picture_that_jpeg_cannot_hold_is_skipped_and_png_takes_it(package_path, tmp_path, capsys):
+def test_image_too_large_for_jpeg_needs_png(package_path, tmp_path, capsys):
     strip, other = tmp_path / "in/strip.png", tmp_path / "in/other.png"
     strip.parent.mkdir()
     Image.new("RGB", (66000, 4)).save(strip)
@@ -165,23 +162,23 @@ def test_a_picture_that_jpeg_cannot_hold_is_skipped_and_png_takes_it(package_pat
     assert [line["name"] for line in lines(out)] == ["other", "strip"]
 
 
-def test_force_leaves_nothing_of_an_earlier_form(package_path, photos, tmp_path):
+def test_force_removes_files_of_earlier_formats(package_path, photos, tmp_path):
     out = tmp_path / "out"
     out.mkdir()
     (out / "b.mask.png").write_text("of the user")
     assert explain(package_path, photos / "b.png", "--out", out, "--overlays", "png") == 0
     assert explain(package_path, photos / "b.png", "--out", out, "--force") == 0
-    assert files(out) == sorted([ROWS, LINES, "b.overlay.jpg", "b.mask.npy", "b.mask.png"])
+    assert files(out) == sorted([ROWS, LINES, RUN, "b.overlay.jpg", "b.mask.npy", "b.mask.png"])
 
 
-def test_its_own_pictures_are_not_explained_again(package_path, photos):
+def test_overlays_are_not_explained_again(package_path, photos):
     assert explain(package_path, photos, "--out", photos) == 0
     before = files(photos)
     assert explain(package_path, photos, "--out", photos, "--force") == 0
     assert files(photos) == before
 
 
-def test_an_unreadable_picture_is_skipped_and_listed(package_path, photos, tmp_path, capsys):
+def test_unreadable_image_is_skipped_and_listed(package_path, photos, tmp_path, capsys):
     (photos / "broken.jpg").write_text("no picture")
     out = tmp_path / "out"
     assert main(["explain", str(package_path), str(photos), "--out", str(out), "--json"]) == 0
@@ -194,46 +191,26 @@ def test_an_unreadable_picture_is_skipped_and_listed(package_path, photos, tmp_p
     assert not [name for name in files(out) if "broken" in name]
 
 
-def test_if_none_can_be_read_it_fails(package_path, tmp_path, capsys):
+def test_explain_fails_if_no_image_is_readable(package_path, tmp_path, capsys):
     (tmp_path / "broken.jpg").write_text("no picture")
     assert explain(package_path, tmp_path / "broken.jpg", "--out", tmp_path / "out") == 1
-    assert "none of 1 pictures" in capsys.readouterr().err
+    assert "none of 1 images" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(
-    ("arguments", "word"),
-    [
-        (["explain", "none.nemu", "PHOTO", "--out", "OUT"], "holds no manifest.json"),
-        (["explain", "PACKAGE", "nowhere", "--out", "OUT"], "nowhere does not exist"),
-        (["explain", "PACKAGE", "EMPTY", "--out", "OUT"], "holds no images"),
-        (["info", "none.nemu"], "holds no manifest.json"),
-        (["verify", "none.nemu"], "holds no manifest.json"),
-    ],
-)
-def test_errors_say_came_expected_cure(package_path, photos, tmp_path, capsys, arguments, word):
-    (tmp_path / "empty").mkdir()
-    places = {"PACKAGE": package_path, "PHOTO": photos / "b.png"}
-    places |= {"OUT": tmp_path / "out", "EMPTY": tmp_path / "empty"}
-    assert main([str(places.get(a, a)) for a in arguments]) == 1
-    printed = capsys.readouterr().err
-    for expected in (word, "expected:", "cure:"):
-        assert expected in printed
-
-
-def test_a_full_disk_leaves_nothing_half_written(package_path, photos, tmp_path, monkeypatch, capsys):
+def test_full_disk_leaves_no_incomplete_file(package_path, photos, tmp_path, monkeypatch, capsys):
     def full(*arguments):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(np, "save", full)
     assert main(["explain", str(package_path), str(photos), "--out", str(tmp_path / "out")]) == 1
     assert "No space left" in capsys.readouterr().err
-    assert files(tmp_path / "out") == sorted([ROWS, LINES, "a.jpg.overlay.jpg"])
+    assert files(tmp_path / "out") == sorted([ROWS, LINES, RUN, "a.jpg.overlay.jpg"])
     assert np.load(tmp_path / "out" / ROWS).shape == (0, 3)
 
 
 @pytest.mark.parametrize(("end", "code"), [(signal.SIGINT, 130), (signal.SIGKILL, -signal.SIGKILL)])
-def test_stopped_in_the_middle_a_run_goes_on_without_loss_or_duplicate(package_path, tmp_path, end, code):
-    """A real signal at a real process, in the middle of many pictures."""
+def test_stopped_run_goes_on_without_loss_or_duplicate(package_path, tmp_path, end, code):
+    """A real signal stops a real process in the middle of many images."""
     folder = tmp_path / "many"
     folder.mkdir()
     for i in range(300):
@@ -258,162 +235,3 @@ def test_stopped_in_the_middle_a_run_goes_on_without_loss_or_duplicate(package_p
     assert [line["name"] for line in lines(out)] == [f"{i:03}" for i in range(300)]
     assert np.array_equal(np.load(out / ROWS), np.load(whole / ROWS))
     assert {n for n in files(out) if not n.startswith(".")} == set(files(whole))
-
-
-def test_info(package_path, capsys):
-    assert main(["info", str(package_path)]) == 0
-    printed = capsys.readouterr().out
-    for word in ("tiny-mean", "24x32", "letterbox", "onnxruntime", "all 4 are"):
-        assert word in printed
-    assert main(["info", str(package_path), "--json"]) == 0
-    facts = json.loads(capsys.readouterr().out)
-    assert facts["manifest"]["input"]["resize"] == "letterbox"
-    assert facts["engines"] == []
-
-
-def test_info_without_any_backend_still_informs(package_path, monkeypatch, capsys):
-    monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    assert main(["info", str(package_path)]) == 0
-    assert "pip install onnxruntime" in capsys.readouterr().out
-
-
-def test_verify(package_path, capsys):
-    assert main(["verify", str(package_path)]) == 0
-    assert "reference outputs" in capsys.readouterr().out
-    assert main(["verify", str(package_path), "--json", "--backend", "onnxruntime"]) == 0
-    answer = json.loads(capsys.readouterr().out)
-    assert answer["parity"]["n"] == 5
-    assert answer["parity"]["control_failed"] is True
-    assert answer["parity"]["embedding_error"] < 1e-5
-
-
-def test_verify_fails_the_gate_with_exit_code_3(make_package, tmp_path, capsys):
-    package = make_package(tmp_path / "off.nemu", error=0.01)
-    assert main(["verify", str(package)]) == 3
-    assert "embedding error" in capsys.readouterr().err
-
-
-def test_verify_refuses_a_changed_file(package_path, capsys):
-    with (package_path / "reference.npz").open("ab") as file:
-        file.write(b"x")
-    assert main(["verify", str(package_path)]) == 1
-    assert "reference.npz" in capsys.readouterr().err
-
-
-def test_doctor_names_what_is_missing_and_the_command(monkeypatch, capsys):
-    for name in ("timm", "cuda", "cuda.bindings", "cuda.bindings.driver", "cuda.cuda"):
-        monkeypatch.setitem(sys.modules, name, None)
-    assert main(["doctor"]) == 0
-    printed = capsys.readouterr().out
-    assert "pip install timm" in printed
-    assert 'pip install "cuda-bindings>=12.6"' in printed
-    assert main(["doctor", "--json"]) == 0
-    states = {x["module"]: x for x in json.loads(capsys.readouterr().out)["libraries"]}
-    assert states["numpy"]["installed"] is True
-    assert states["numpy"]["version"] == np.__version__
-    assert states["timm"]["installed"] is False
-
-
-def test_doctor_imports_none_of_what_it_looks_for():
-    code = (
-        "import sys; from runtime import doctor; doctor.report(); "
-        "print([m for m in 'torch onnxruntime tensorrt_rtx onnx timm PIL'.split() if m in sys.modules])"
-    )
-    answer = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
-    )
-    assert answer.stdout.strip() == "[]"
-
-
-def test_doctor_reports_a_driver_that_answers(tmp_path, monkeypatch):
-    tool = tmp_path / "nvidia-smi"
-    tool.write_text("#!/bin/sh\necho 'NVIDIA L4, 570.1, 8.9'\n")
-    tool.chmod(0o755)
-    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
-    assert doctor.nvidia_driver() == "NVIDIA L4, 570.1, 8.9"
-
-
-@pytest.mark.parametrize(
-    "command",
-    ["explain", "compare", "report", "bank", "anomalies", "diff", "bench", "info", "doctor", "verify"],
-)
-def test_every_help_shows_an_example(command, capsys):
-    with pytest.raises(SystemExit) as stopped:
-        main([command, "--help"])
-    assert stopped.value.code == 0
-    assert f"runtime {command}" in capsys.readouterr().out.partition("example:")[2]
-
-
-@pytest.mark.parametrize(
-    "command",
-    [
-        ["explain", "PACKAGE", "PHOTO", "--out", "OUT", "--force"],
-        ["compare", "PACKAGE", "PHOTO", "PHOTOS/sub/a.png", "--out", "OUT", "--force"],
-        ["report", "PACKAGE", "PHOTOS", "--out", "OUT.html", "--force"],
-        ["bank", "CELLS", "NORMAL", "--out", "OUT.bank", "--force"],
-        ["anomalies", "CELLS", "BANK", "PHOTOS", "--out", "OUT", "--force"],
-        ["diff", "PACKAGE", "PACKAGE", "--images", "PHOTOS"],
-        ["bench", "PACKAGE", "--seconds", "0"],
-        ["info", "PACKAGE"],
-        ["doctor", "PACKAGE"],
-        ["verify", "PACKAGE"],
-    ],
-    ids=lambda command: command[0],
-)
-def test_words_end_with_what_is_next_json_is_one_object_and_quiet_is_silent(
-    command, package_path, photos, tmp_path, capsys, make_package
-):
-    places = {"PACKAGE": package_path, "PHOTOS": photos, "PHOTO": photos / "b.png", "OUT": tmp_path / "out"}
-    if "CELLS" in command:
-        places["CELLS"] = make_package(tmp_path / "cells.nemu", cells=True)
-        places["NORMAL"], places["BANK"] = tmp_path / "normal", tmp_path / "line.bank"
-        for i in range(8):
-            image = np.random.default_rng(i).integers(0, 256, (24, 32, 3), dtype=np.uint8)
-            save_png(places["NORMAL"] / f"{i}.png", image)
-        assert (
-            main(["bank", *(str(places[w]) for w in ("CELLS", "NORMAL")), "--out", str(places["BANK"])]) == 0
-        )
-        capsys.readouterr()
-    words = [
-        re.sub("PACKAGE|CELLS|NORMAL|BANK|PHOTOS?|OUT", lambda m: str(places[m[0]]), word) for word in command
-    ]
-    assert main(words) == 0
-    assert capsys.readouterr().out.splitlines()[-1].startswith("next: ")
-    assert main([*words, "--json", "--quiet"]) == 0
-    assert isinstance(json.loads(capsys.readouterr().out), dict)
-    assert main([*words, "--quiet"]) == 0
-    assert capsys.readouterr() == ("", "")
-
-
-def test_wrong_usage_is_exit_code_2(capsys):
-    with pytest.raises(SystemExit) as stopped:
-        main(["explain"])
-    assert stopped.value.code == 2
-    assert nemu.main([]) == 2
-    assert nemu.main(["explode"]) == 2
-    assert "explode" in capsys.readouterr().err
-
-
-def test_nemu_passes_on_arguments_and_exit_codes(package_path, capsys):
-    assert nemu.main(["info", str(package_path)]) == 0
-    assert "tiny-mean" in capsys.readouterr().out
-    assert nemu.main(["info", "none.nemu"]) == 1
-    assert nemu.main(["--help"]) == 0
-    printed = capsys.readouterr().out
-    for command in ("train", "build", "explain", "info", "doctor", "verify"):
-        assert f"  {command} " in printed
-    assert nemu.main(["--version"]) == 0
-
-
-@pytest.mark.parametrize(
-    ("command", "library", "extra"), [("train", "torch", "train"), ("build", "onnx", "export")]
-)
-def test_nemu_says_which_extra_is_missing(command, library, extra, capsys, monkeypatch):
-    def missing(*_):
-        raise ModuleNotFoundError(f"No module named {library!r}", name=library)
-
-    monkeypatch.setattr(nemu, "_run", missing)
-    assert nemu.main([command]) == 1
-    printed = capsys.readouterr().err
-    assert library in printed
-    assert f'".[{extra}]"' in printed

@@ -1,4 +1,4 @@
-"""The HTML report: what it holds, what it flags, and that it opens in a browser without a network."""
+"""The HTML report: its content, its flags, and that a browser opens it without a network."""
 
 from __future__ import annotations
 
@@ -18,8 +18,7 @@ from runtime import Explainer
 from runtime.__main__ import main
 from runtime.errors import EngineMismatch
 from runtime.image import load_image
-from runtime.package import Package
-from runtime.report import write_report
+from runtime.journal import LINES, RUN
 
 BROWSER = shutil.which("chromium") or shutil.which("google-chrome") or shutil.which("chromium-browser")
 PROBE = """<script>
@@ -44,7 +43,7 @@ addEventListener("load", () => {
 
 @pytest.fixture
 def parts(tmp_path) -> Path:
-    """Grey pictures of rising brightness, hence rising mask area; the first is black, one is no picture."""
+    """Grey images of rising brightness and mask area; the first is black, one file is broken."""
     folder = tmp_path / "parts"
     (folder / "sub").mkdir(parents=True)
     for name, value in (("a.png", 0), ("b.png", 60), ("sub/c.png", 180), ("<i>&.png", 120)):
@@ -64,34 +63,34 @@ def data(page: Path) -> dict:
     return json.loads(re.search(r'id="data">(.*?)</script>', page.read_text(), re.DOTALL)[1])
 
 
-def test_it_holds_every_picture_with_its_numbers(page):
+def test_page_holds_every_image_with_its_numbers(page):
     held = data(page)
-    pictures = {p["name"]: p for p in held["pictures"]}
-    assert set(pictures) == {"a.png", "b.png", "sub/c.png", "<i>&.png"}
-    assert pictures["sub/c.png"]["area"] == pytest.approx(180 / 255 * 30 / 32, abs=1e-3)  # letterboxed
-    assert pictures["a.png"]["flags"][0].startswith("empty mask")
-    assert not pictures["b.png"]["flags"]
-    assert pictures["b.png"]["nearest"] == pytest.approx(1, abs=1e-5)  # all grey: one direction
+    images = {p["name"]: p for p in held["images"]}
+    assert set(images) == {"a.png", "b.png", "sub/c.png", "<i>&.png"}
+    assert images["sub/c.png"]["area"] == pytest.approx(180 / 255 * 30 / 32, abs=1e-3)  # letterboxed
+    assert images["a.png"]["flags"][0].startswith("empty mask")
+    assert not images["b.png"]["flags"]
+    assert images["b.png"]["nearest"] == pytest.approx(1, abs=1e-5)  # all grey: one direction
     assert "broken.png" in held["facts"]["skipped"]
     assert held["facts"]["embedding"] == "tiny-mean-fp32"
     unit = np.frombuffer(base64.b64decode(held["embeddings"]), "<f4").reshape(4, held["dimension"])
     assert np.linalg.norm(unit, axis=1) == pytest.approx([1, 0, 1, 1], abs=1e-6)  # sorted: `<` before `a`
 
 
-def test_thumbnails_are_small_and_keep_their_shape(page):
-    for picture in data(page)["pictures"]:
+def test_thumbnails_are_small_and_keep_proportions(page):
+    for picture in data(page)["images"]:
         for kind in ("image", "overlay"):
             content = base64.b64decode(picture[kind].partition("base64,")[2])
             assert load_image(content).shape == (256, 320, 3)
 
 
-def test_nothing_in_it_points_outside(page):
+def test_page_has_no_external_link(page):
     text = page.read_text()
     assert not re.findall(r"https?://|src=[\"']?(?!data:|\$)[a-z/.]", text)
     assert text.count("</script>") == 2  # no name ended one early
 
 
-def test_the_command_says_what_it_flagged(package_path, parts, tmp_path, capsys):
+def test_command_lists_flagged_images(package_path, parts, tmp_path, capsys):
     command = ["report", str(package_path), str(parts), "--out", str(tmp_path / "r.html")]
     assert main([*command, "--json"]) == 0
     answer = json.loads(capsys.readouterr().out)
@@ -101,11 +100,11 @@ def test_the_command_says_what_it_flagged(package_path, parts, tmp_path, capsys)
     assert "--force" in capsys.readouterr().err
 
 
-def test_a_folder_of_nothing_readable_leaves_no_page(package_path, tmp_path, capsys):
+def test_no_page_without_a_readable_image(package_path, tmp_path, capsys):
     (tmp_path / "broken.png").write_text("no picture")
     out = tmp_path / "r.html"
     assert main(["report", str(package_path), str(tmp_path / "broken.png"), "--out", str(out)]) == 1
-    assert "none of 1 pictures" in capsys.readouterr().err
+    assert "none of 1 images" in capsys.readouterr().err
     assert not out.exists()
 
 
@@ -114,7 +113,7 @@ COLOURS = {"red": (250, 20, 0), "rose": (250, 40, 20), "green": (0, 250, 10), "g
 
 @pytest.fixture
 def coloured(tmp_path) -> Path:
-    """Two reddish pictures and two greenish: each has its nearest in the other of its kind."""
+    """Two reddish and two greenish images: the nearest of each is the other of its colour."""
     folder = tmp_path / "coloured"
     folder.mkdir()
     for name, colour in COLOURS.items():
@@ -123,21 +122,21 @@ def coloured(tmp_path) -> Path:
 
 
 def pairs_of(package: Path, folder: Path, out: Path, *options: str) -> tuple[dict, list[tuple[str, str]]]:
-    """What the page holds, and the names of its pairs."""
+    """The data of the page, and the names of its pairs."""
     assert main(["report", str(package), str(folder), "--out", str(out), "--quiet", *options]) == 0
     held = data(out)
-    names = [Path(p["name"]).stem for p in held["pictures"]]
-    assert {names[i]: names[p["neighbour"]] for i, p in enumerate(held["pictures"])} == {
+    names = [Path(p["name"]).stem for p in held["images"]]
+    assert {names[i]: names[p["neighbour"]] for i, p in enumerate(held["images"])} == {
         "red": "rose", "rose": "red", "green": "grass", "grass": "green"
     }  # fmt: skip
     return held, [tuple(names[i] for i in pair["of"]) for pair in held["pairs"]]
 
 
-def test_each_picture_is_shown_toward_the_one_most_like_it(package_path, coloured, tmp_path):
+def test_pairs_are_explained_toward_each_other(package_path, coloured, tmp_path):
     package = add_targets(package_path)
     held, names = pairs_of(package.path, coloured, tmp_path / "pairs.html")
     assert names == [("red", "rose"), ("grass", "green")]  # once each, the most alike first
-    assert "2; each overlay shows what in a picture is like the other" in held["facts"]["pairs"]
+    assert "2; each overlay shows what in an image is like the other" in held["facts"]["pairs"]
     with Explainer(package) as explainer:
         for (a, b), pair in zip(names, held["pairs"], strict=True):
             found = explainer.compare(coloured / f"{a}.png", coloured / f"{b}.png")
@@ -150,30 +149,27 @@ def test_each_picture_is_shown_toward_the_one_most_like_it(package_path, coloure
                 assert np.abs(drawn - explainer(side.image).overlay()).mean() > 8  # without a target
 
 
-def test_without_targets_the_page_says_what_its_pairs_show(package_path, coloured, tmp_path):
+def test_page_explains_pairs_without_targets(package_path, coloured, tmp_path):
     held, names = pairs_of(package_path, coloured, tmp_path / "plain.html", "--pairs", "1")
     assert names == [("red", "rose")]
-    assert held["facts"]["pairs"].startswith("1 of 2, the most alike; ")
+    assert held["facts"]["pairs"].startswith("1 of 2, the most similar; ")
     assert "takes no target" in held["facts"]["pairs"]
 
 
-def test_a_report_has_no_pairs_where_nothing_here_takes_targets(
-    package_path, coloured, tmp_path, monkeypatch, capsys
-):
+def test_no_pairs_without_a_target_engine(package_path, coloured, tmp_path, monkeypatch, capsys):
     add_targets(package_path)
 
     def refuse(*_):
         raise EngineMismatch("no engine for targets", expected="one", cure="build one")
 
-    monkeypatch.setattr("runtime.explainer.toward_backend", refuse)
+    monkeypatch.setattr("runtime.runs.toward_backend", refuse)
     held, names = pairs_of(package_path, coloured, tmp_path / "none.html")
-    assert (names, len(held["pictures"])) == ([], 4)
+    assert (names, len(held["images"])) == ([], 4)
     assert held["facts"]["pairs"] == "none are compared: no engine for targets; build one"
     assert "build one" in capsys.readouterr().err
 
 
-def test_a_file_that_goes_away_ends_nothing(package_path, coloured, tmp_path, monkeypatch):
-    files = sorted(coloured.iterdir())
+def test_removed_file_fails_only_its_pair(package_path, coloured, tmp_path, monkeypatch, capsys):
     compare = Explainer.compare
 
     def vanish(explainer, a, b):
@@ -181,19 +177,18 @@ def test_a_file_that_goes_away_ends_nothing(package_path, coloured, tmp_path, mo
         return compare(explainer, a, b)
 
     monkeypatch.setattr(Explainer, "compare", vanish)
-    with Explainer(package_path) as explainer:
-        report = write_report(
-            explainer, Package.open(package_path), files, tmp_path / "gone.html", quiet=True
-        )
-    assert (report.written, report.pairs, report.skipped) == (4, 1, [])
-    (failed,) = report.failed_pairs
+    out = tmp_path / "gone.html"
+    assert main(["report", str(package_path), str(coloured), "--out", str(out), "--json"]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert (answer["written"], answer["pairs"], answer["skipped"]) == (4, 1, [])
+    (failed,) = answer["failed_pairs"]
     assert (Path(failed["a"]).name, Path(failed["b"]).name) == ("red.png", "rose.png")
-    facts = data(report.path)["facts"]
+    facts = data(out)["facts"]
     assert "red.png beside" in facts["pairs that failed"]
     assert "skipped" not in facts
 
 
-def test_no_pairs_are_compared_where_none_are_asked_for(package_path, coloured, tmp_path, monkeypatch):
+def test_pairs_0_compares_none(package_path, coloured, tmp_path, monkeypatch):
     monkeypatch.setattr(Explainer, "compare", lambda *_: pytest.fail("it compares"))
     held, names = pairs_of(package_path, coloured, tmp_path / "none.html", "--pairs", "0")
     assert (names, held["facts"]["pairs"]) == ([], "none of 2")
@@ -201,17 +196,87 @@ def test_no_pairs_are_compared_where_none_are_asked_for(package_path, coloured, 
         main(["report", str(package_path), str(coloured), "--out", str(tmp_path / "x.html"), "--pairs", "-1"])
 
 
-def test_a_single_picture_has_no_pair(package_path, coloured, tmp_path):
+def test_single_image_has_no_pair(package_path, coloured, tmp_path):
     out = tmp_path / "one.html"
     assert main(["report", str(package_path), str(coloured / "red.png"), "--out", str(out), "--quiet"]) == 0
     held = data(out)
-    assert (held["pairs"], held["pictures"][0]["neighbour"]) == ([], None)
-    assert held["facts"]["pairs"] == "none: there is one picture"
+    assert (held["pairs"], held["images"][0]["neighbour"]) == ([], None)
+    assert held["facts"]["pairs"] == "none: there is one image"
+
+
+@pytest.fixture
+def explained(package_path, coloured, tmp_path) -> Path:
+    """What `nemu explain --fidelity` writes for the coloured images."""
+    out = tmp_path / "explained"
+    options = ("--overlays", "png", "--fidelity", "--quiet")
+    assert main(["explain", str(package_path), str(coloured), "--out", str(out), *options]) == 0
+    return out
+
+
+def test_report_of_a_folder_equals_one_of_images(explained, package_path, coloured, tmp_path):
+    ours, theirs = tmp_path / "ours.html", tmp_path / "theirs.html"
+    assert main(["report", str(explained), "--out", str(ours), "--quiet"]) == 0
+    assert main(["report", str(package_path), str(coloured), "--out", str(theirs), "--quiet"]) == 0
+    one, other = data(ours), data(theirs)
+    for held in (one, other):
+        del held["facts"]["explained"]  # the time
+    assert one == other
+    assert len(one["pairs"]) == 2
+
+
+def test_report_of_a_folder_runs_no_image(explained, tmp_path, monkeypatch):
+    monkeypatch.setattr("runtime.cli.options.Explainer", lambda *_, **__: pytest.fail("it runs"))
+    out = tmp_path / "report.html"
+    assert main(["report", str(explained), "--out", str(out), "--pairs", "0", "--quiet"]) == 0
+    assert len(data(out)["images"]) == 4
+
+
+def test_missing_package_leaves_only_the_pairs_out(explained, package_path, tmp_path, capsys):
+    moved = package_path.rename(tmp_path / "moved.nemu")
+    command = ["report", str(explained), "--out", str(tmp_path / "report.html"), "--quiet", "--force"]
+    assert main(command) == 0
+    assert "--package" in capsys.readouterr().err
+    held = data(tmp_path / "report.html")
+    assert (len(held["images"]), held["pairs"]) == (4, [])
+    assert main([*command, "--package", str(moved)]) == 0
+    assert len(data(tmp_path / "report.html")["pairs"]) == 2
+
+
+def test_removed_image_is_skipped_by_the_report(explained, coloured, tmp_path, capsys):
+    (coloured / "red.png").unlink()
+    out = tmp_path / "report.html"
+    assert main(["report", str(explained), "--out", str(out), "--json"]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert (answer["written"], [Path(one["image"]).name for one in answer["skipped"]]) == (3, ["red.png"])
+    assert [image["name"] for image in data(out)["images"]] == ["grass.png", "green.png", "rose.png"]
+
+
+@pytest.mark.parametrize(
+    ("broken", "options", "said"),
+    [
+        (RUN, [], "holds no run.json"),
+        (LINES, [], "holds 0 explained images"),
+        (None, ["--style", "heat"], "--style with a folder of overlays"),
+    ],
+)
+def test_report_refuses_a_folder_it_cannot_show(explained, tmp_path, capsys, broken, options, said):
+    if broken:
+        (explained / broken).unlink()
+    assert main(["report", str(explained), "--out", str(tmp_path / "report.html"), *options]) == 1
+    assert said in capsys.readouterr().err
+    assert not (tmp_path / "report.html").exists()
+
+
+def test_report_refuses_a_package_of_another_id(explained, package_path, tmp_path, capsys):
+    record = json.loads((explained / RUN).read_text())
+    (explained / RUN).write_text(json.dumps({**record, "embedding_id": "other-fp32"}))
+    assert main(["report", str(explained), "--out", str(tmp_path / "report.html")]) == 1
+    assert "gives embeddings tiny-mean-fp32" in capsys.readouterr().err
 
 
 @pytest.mark.skipif(BROWSER is None, reason="no Chromium here")
-def test_it_works_in_a_browser(page, tmp_path):
-    """Sorting, ordering by similarity and the filter, by the page's own script; no request, no error."""
+def test_page_works_in_a_browser(page, tmp_path):
+    """The page's script sorts, orders by similarity and filters, without request or error."""
     probed = tmp_path / "probed.html"
     probed.write_text(page.read_text().replace("</body>", PROBE + "</body>"))
     command = [
@@ -226,7 +291,7 @@ def test_it_works_in_a_browser(page, tmp_path):
     assert probe == {
         "least": "a.png",
         "first": "a.png",
-        "count": "1 of 4 pictures",
+        "count": "1 of 4 images",
         "broken": 0,
         "requests": 0,
         "pairs": 2,

@@ -78,7 +78,7 @@ def about(found: list, word: str):
     return finding
 
 
-def test_a_board_is_read_from_its_files(tmp_path, nvpmodel):
+def test_board_is_read_from_its_files(tmp_path, nvpmodel):
     nvpmodel("15W")
     found = jetson.read(board(tmp_path))
     assert found == jetson.Jetson(
@@ -94,7 +94,7 @@ def test_a_board_is_read_from_its_files(tmp_path, nvpmodel):
     )
 
 
-def test_another_machine_is_no_jetson(tmp_path):
+def test_other_machines_are_no_jetson(tmp_path):
     assert jetson.read(tmp_path) is None
 
 
@@ -109,29 +109,29 @@ def test_another_machine_is_no_jetson(tmp_path):
         ("R39 (release), REVISION: 2.0", "7.2", "10.16.2.10"),
     ],
 )
-def test_releases(tmp_path, release, jetpack, tensorrt):
+def test_release_gives_jetpack_and_tensorrt(tmp_path, release, jetpack, tensorrt):
     found = jetson.read(board(tmp_path, release=release))
     assert (found.jetpack, found.carried.tensorrt) == (jetpack, tensorrt)
 
 
-def test_every_release_has_what_its_jetpack_carries():
+def test_every_jetpack_has_its_versions():
     assert {name[:3] for name in RELEASES.values()} == set(CARRIED)
 
 
 @pytest.mark.parametrize("release", ["R40 (release), REVISION: 1.0", "something else"])
-def test_an_unknown_release_is_said_to_be_unknown(tmp_path, release):
+def test_unknown_release_is_reported(tmp_path, release):
     first = asked(board(tmp_path, release=release))[0]
     assert (first.level, "not in this version's table" in first.text) == (NOTE, True)
 
 
 @pytest.mark.parametrize("release", ["R35 (release), REVISION: 6.4", "R36 (release), REVISION: 3.0"])
-def test_tensorrt_8_is_refused_with_the_upgrade(tmp_path, release):
+def test_tensorrt_8_needs_an_upgrade(tmp_path, release):
     first = asked(board(tmp_path, release=release))[0]
     assert first.level == FIX
     assert "JetPack 6.1" in first.cure
 
 
-def test_a_good_environment_needs_no_fix(tmp_path, nvpmodel):
+def test_good_environment_needs_no_fix(tmp_path, nvpmodel):
     nvpmodel("MAXN_SUPER")
     found = asked(board(tmp_path))
     assert [f.level for f in found if f.level != OK] == [NOTE]  # the CPU's clock
@@ -151,13 +151,13 @@ def test_a_good_environment_needs_no_fix(tmp_path, nvpmodel):
         ({"cuda_bindings": None, "pycuda": "2026.1"}, NOTE, "without CUDA graphs", "cuda-bindings"),
     ],
 )
-def test_an_environment_that_will_not_do(tmp_path, change, level, word, cure):
+def test_wrong_environment_is_reported(tmp_path, change, level, word, cure):
     finding = about(asked(board(tmp_path), dataclasses.replace(GOOD, **change)), word)
     assert finding.level == level
     assert cure in finding.cure
 
 
-def test_tensorrt_that_jetpack_did_not_install(tmp_path):
+def test_missing_tensorrt_is_reported(tmp_path):
     root = board(tmp_path)
     (root / "usr/lib/python3.10/dist-packages/tensorrt/__init__.py").unlink()
     (root / "usr/lib/python3.10/dist-packages/tensorrt").rmdir()
@@ -168,14 +168,14 @@ def test_tensorrt_that_jetpack_did_not_install(tmp_path):
 @pytest.mark.parametrize(
     ("free", "level"), [(6_000_000, OK), (1_000_000, NOTE), (500_000, FIX)]
 )  # kB, against 1.4 GB to build and 0.7 GB to run
-def test_memory_against_an_estimate(tmp_path, free, level):
+def test_memory_is_compared_with_the_estimate(tmp_path, free, level):
     assert needed(100_000_000) == (1_400_000_000, 700_000_000)
     finding = about(asked(board(tmp_path, free=free), weights=100_000_000), "ESTIMATE")
     assert finding.level == level
     assert "1.4 GB to build" in finding.text
 
 
-def test_power_mode_names_the_highest_of_this_board(tmp_path, nvpmodel):
+def test_highest_power_mode_is_named(tmp_path, nvpmodel):
     nvpmodel("25W")
     finding = about(asked(board(tmp_path)), "power mode")
     assert finding.level == NOTE
@@ -192,16 +192,16 @@ def test_power_mode_names_the_highest_of_this_board(tmp_path, nvpmodel):
         ({}, None),
     ],
 )
-def test_the_highest_mode_is_not_always_0(modes, highest):
+def test_highest_mode_by_name_and_watts(modes, highest):
     assert highest_mode(modes) == highest
 
 
-def test_a_power_mode_that_cannot_be_read_is_said(tmp_path, monkeypatch):
+def test_unreadable_power_mode_is_reported(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     assert about(asked(board(tmp_path)), "power mode").level == NOTE
 
 
-def test_the_report_ends_with_the_first_thing_to_fix(tmp_path, package_path, monkeypatch):
+def test_report_ends_with_the_first_fix(tmp_path, package_path, monkeypatch):
     root = board(tmp_path / "root")
     monkeypatch.setattr(jetson, "environment", lambda: dataclasses.replace(GOOD, cuda_bindings=None))
     facts = doctor.report(Package.open(package_path), root=root)
@@ -212,24 +212,24 @@ def test_the_report_ends_with_the_first_thing_to_fix(tmp_path, package_path, mon
     json.dumps(facts)
 
 
-def test_with_nothing_to_fix_the_next_step_is_the_build(tmp_path, package_path, monkeypatch):
+def test_next_step_is_build_without_problems(tmp_path, package_path, monkeypatch):
     root = board(tmp_path / "root")
     monkeypatch.setattr(jetson, "environment", lambda: GOOD)
     monkeypatch.setattr(doctor, "installed", lambda *modules: True)
     facts = doctor.report(Package.open(package_path), root=root)
-    assert facts["next"] == f"python -m export.build_engine --package {package_path}"
+    assert facts["next"] == f"nemu build --package {package_path}"
 
 
-def test_tensorrt_is_here_where_only_its_wheels_are(tmp_path, monkeypatch):
+def test_tensorrt_is_found_by_its_wheel(tmp_path, monkeypatch):
     monkeypatch.setattr(doctor, "installed", lambda module: module == "tensorrt_rtx_bindings")
     found = doctor.report(root=tmp_path)["libraries"]
     assert [library["module"] for library in found if library["installed"]] == ["tensorrt_rtx"]
 
 
-def test_elsewhere_the_next_step_is_to_run_on_the_cpu(tmp_path, monkeypatch):
+def test_next_step_on_other_machines(tmp_path, monkeypatch):
     monkeypatch.setattr(doctor, "nvidia_driver", lambda: None)
     monkeypatch.setattr(doctor, "installed", lambda *modules: True)
-    assert doctor.report(root=tmp_path)["next"].startswith("python -m runtime explain")
+    assert doctor.report(root=tmp_path)["next"].startswith("nemu explain")
     monkeypatch.setattr(doctor, "installed", lambda module: module != "PIL")
     assert doctor.report(root=tmp_path)["next"] == "pip install Pillow"
     monkeypatch.setattr(doctor, "nvidia_driver", lambda: "NVIDIA L4, 570.1, 8.9")
@@ -238,11 +238,11 @@ def test_elsewhere_the_next_step_is_to_run_on_the_cpu(tmp_path, monkeypatch):
     monkeypatch.setattr(doctor, "nvidia_driver", lambda: "NVIDIA H200, 570.1, 9.0; NVIDIA L4, 570.1, 8.9")
     report = doctor.report(root=tmp_path)
     assert 'pip install "tensorrt>=' in report["next"]
-    said = "TensorRT-RTX does not list NVIDIA H200 (9.0) among its GPUs: its engines are those of tensorrt"
+    said = "TensorRT-RTX does not list NVIDIA H200 (9.0) among its GPUs: build its engines with tensorrt"
     assert said in doctor.text(report)
 
 
-def test_the_command_takes_a_package(package_path, capsys):
+def test_doctor_takes_a_package(package_path, capsys):
     assert main(["doctor", str(package_path)]) == 0
     assert capsys.readouterr().out.splitlines()[-1].startswith("next: ")
     assert main(["doctor", "nowhere.nemu"]) == 1

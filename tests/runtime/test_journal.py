@@ -1,4 +1,4 @@
-"""The journal: whole after every picture, and what a kill leaves behind."""
+"""The journal: complete after every image, and after a kill."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def held(folder):
     return [json.loads(line)["name"] for line in (folder / LINES).read_text().splitlines()]
 
 
-def test_it_is_whole_after_every_picture(tmp_path):
+def test_journal_is_complete_after_every_image(tmp_path):
     with journal(tmp_path) as open_journal:
         assert np.load(tmp_path / ROWS).shape == (0, 2)
         for i in range(3):
@@ -35,7 +35,7 @@ def test_it_is_whole_after_every_picture(tmp_path):
 
 
 @given(lines_cut=st.integers(0, 120), rows_cut=st.integers(0, 60))
-def test_wherever_a_kill_cuts_it_the_next_run_goes_on(tmp_path_factory, lines_cut, rows_cut):
+def test_journal_recovers_from_any_cut(tmp_path_factory, lines_cut, rows_cut):
     folder = tmp_path_factory.mktemp("cut")
     with journal(folder) as first:
         for i in range(4):
@@ -52,7 +52,7 @@ def test_wherever_a_kill_cuts_it_the_next_run_goes_on(tmp_path_factory, lines_cu
     assert np.array_equal(np.load(folder / ROWS), [[i, -i] for i in range(4)])
 
 
-def test_results_of_another_embedding_are_not_mixed_in(tmp_path):
+def test_other_embedding_ids_are_refused(tmp_path):
     with journal(tmp_path) as first:
         note(first, 1)
     with pytest.raises(InputError, match="holds embeddings here"):
@@ -62,7 +62,7 @@ def test_results_of_another_embedding_are_not_mixed_in(tmp_path):
     assert np.load(tmp_path / ROWS).shape == (0, 2)
 
 
-def test_a_file_of_something_else_is_left_alone(tmp_path):
+def test_foreign_file_is_refused_and_kept(tmp_path):
     (tmp_path / LINES).write_text("my notes\n")
     (tmp_path / ROWS).write_bytes(bytes(1000))
     with pytest.raises(InputError, match="is no journal"):

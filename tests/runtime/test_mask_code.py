@@ -1,4 +1,4 @@
-"""The mask code: never above its limit, near to the mask where the mask is smooth, and safe to decode."""
+"""The mask code: within its limit, exact on smooth masks, and safe to decode."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from runtime.index.code import LIMIT, decode_mask, encode_mask
 
 
 def as_a_masker(grid: np.ndarray, side: int) -> np.ndarray:
-    """Logits, enlarged bilinearly and squashed: float32 (side, side)."""
+    """The sigmoid of bilinearly enlarged logits: float32 (side, side)."""
     logits = Image.fromarray(grid.astype(np.float32)).resize((side, side), Image.Resampling.BILINEAR)
     return 1 / (1 + np.exp(-np.asarray(logits)))
 
@@ -30,7 +30,7 @@ def smooth(seed: int, *, cells: int = 12, side: int = 224) -> np.ndarray:
     arrays(np.float32, st.tuples(st.integers(1, 20), st.integers(1, 20)), elements=st.floats(0, 1, width=32))
 )
 @settings(deadline=None)
-def test_any_small_mask_fits_and_comes_back_in_its_shape_and_range(mask):
+def test_small_masks_keep_shape_and_range(mask):
     code = encode_mask(mask)
     decoded = decode_mask(code)
     assert len(code) <= LIMIT
@@ -40,19 +40,19 @@ def test_any_small_mask_fits_and_comes_back_in_its_shape_and_range(mask):
 
 
 @pytest.mark.parametrize("shape", [(224, 224), (70, 300), (1, 1000), (384, 518)])
-def test_noise_fits_too(shape):
+def test_noise_fits_the_limit(shape):
     code = encode_mask(np.random.default_rng(0).random(shape, np.float32))
     assert len(code) <= LIMIT
     assert decode_mask(code).shape == shape
 
 
 @pytest.mark.parametrize("value", [0.0, 0.25, 0.5, 1.0])
-def test_a_constant_mask_comes_back(value):
+def test_constant_mask_is_kept(value):
     decoded = decode_mask(encode_mask(np.full((224, 224), value, np.float32)))
     assert np.abs(decoded - value).max() < (1e-6 if value in (0, 1) else 0.02)
 
 
-def test_a_mask_as_maskers_make_them_comes_back_nearly_whole():
+def test_smooth_mask_is_nearly_kept():
     for seed in range(4):
         mask = smooth(seed)
         decoded = decode_mask(encode_mask(mask))
@@ -60,7 +60,7 @@ def test_a_mask_as_maskers_make_them_comes_back_nearly_whole():
         assert np.abs(mask - decoded).mean() < 0.02
 
 
-def test_the_finer_a_mask_the_more_is_lost_and_never_more_than_of_noise():
+def test_loss_grows_with_detail():
     def lost(mask):
         return float(np.abs(mask - decode_mask(encode_mask(mask))).mean())
 
@@ -69,7 +69,7 @@ def test_the_finer_a_mask_the_more_is_lost_and_never_more_than_of_noise():
     assert losses[-1] < 0.25
 
 
-def test_what_is_no_mask_is_refused():
+def test_invalid_masks_are_refused():
     for mask in (np.zeros(3), np.zeros((0, 3)), np.full((2, 2), np.nan), np.zeros((1, 5000))):
         with pytest.raises(InputError, match="a mask float64"):
             encode_mask(mask)
@@ -80,7 +80,7 @@ WHOLE = encode_mask(smooth(1, side=64))
 
 @given(st.binary(max_size=60), st.integers(0, 900))
 @settings(deadline=None)
-def test_hostile_bytes_are_refused_or_give_a_mask(junk, at):
+def test_arbitrary_bytes_are_refused_or_decoded(junk, at):
     code = bytearray(WHOLE)
     code[at : at + len(junk)] = junk
     for given_bytes in (junk, bytes(code[:LIMIT])):
@@ -92,7 +92,7 @@ def test_hostile_bytes_are_refused_or_give_a_mask(junk, at):
         assert np.isfinite(decoded).all()
 
 
-def test_a_code_cannot_ask_for_more_than_its_grid():
+def test_inconsistent_codes_are_refused():
     code = WHOLE
     for header in (b"\x01\x02\xff\xff\xff\xff", b"\x01\x01\x40\x00\x41\x00", b"\x01\x00\x40\x00\x40\x00"):
         with pytest.raises(InputError, match="mask code"):
@@ -103,7 +103,7 @@ def test_a_code_cannot_ask_for_more_than_its_grid():
         decode_mask(code.ljust(LIMIT + 1, b"\0"))
 
 
-def test_a_pillow_without_webp_is_told(monkeypatch):
+def test_pillow_without_webp_is_an_error(monkeypatch):
     monkeypatch.setattr("PIL.features.check", lambda name: False)
     with pytest.raises(BackendUnavailable, match="no WebP"):
         encode_mask(np.zeros((4, 4)))

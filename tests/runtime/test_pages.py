@@ -66,51 +66,51 @@ def beginning(photographs, tmp_path) -> Path:
 
 
 @pytest.mark.parametrize("page", WITHOUT_TORCH)
-def test_every_command_on_the_page_runs(page, place):
+def test_commands_of_the_page_run(page, place):
     assert walk(page, place, here(place)) < LIMIT
     if page == "robotics":
-        look_at_what_the_robot_has(place)
+        check_robotics_results(place)
     if page == "retrieval":
-        look_at_why_they_matched(place)
+        check_retrieval_results(place)
 
 
 @pytest.mark.slow
-def test_every_command_of_the_researcher_runs(laboratory):
+def test_commands_of_research_page_run(laboratory):
     assert walk("research", laboratory, here(laboratory)) < LIMIT
-    look_at_what_the_researcher_has(laboratory)
+    check_research_results(laboratory)
 
 
 @pytest.mark.slow
-def test_every_command_on_the_page_on_training_runs(beginning):
+def test_commands_of_training_page_run(beginning):
     assert walk("training", beginning, here(beginning, short=SHORT)) < LIMIT
-    look_at_what_the_newcomer_has(beginning)
+    check_training_results(beginning)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("page", WITHOUT_TORCH)
-def test_the_page_works_in_a_fresh_environment(page, place, package_index):
+def test_page_works_in_a_fresh_environment(page, place, package_index):
     """With the page's own `pip install`, in less than pages.LIMIT."""
     assert walk(page, place, fresh(place)) < LIMIT
     packages = {p.name for p in (place / "nemu-env").glob("lib/python*/site-packages/*")}
     assert "onnxruntime" in packages
     assert "torch" not in packages
     if page == "robotics":
-        look_at_what_the_robot_has(place)
+        check_robotics_results(place)
 
 
 @pytest.mark.install
-def test_the_page_of_the_researcher_works_in_a_fresh_environment(laboratory, package_index):
+def test_research_page_works_in_a_fresh_environment(laboratory, package_index):
     assert walk("research", laboratory, fresh(laboratory)) < LIMIT
-    look_at_what_the_researcher_has(laboratory)
+    check_research_results(laboratory)
 
 
 @pytest.mark.install
-def test_the_page_on_training_works_in_a_fresh_environment(beginning, package_index):
+def test_training_page_works_in_a_fresh_environment(beginning, package_index):
     assert walk("training", beginning, fresh(beginning, short=SHORT)) < LIMIT
-    look_at_what_the_newcomer_has(beginning)
+    check_training_results(beginning)
 
 
-def look_at_what_the_newcomer_has(place: Path) -> None:
+def check_training_results(place: Path) -> None:
     package = Package.open(place / "first.nemu").manifest
     assert package.encoder.id == "timm/mobilenetv2_100"
     assert (package.training.images, package.metrics.n, package.level.n) == (168, 24, 24)
@@ -122,13 +122,13 @@ def look_at_what_the_newcomer_has(place: Path) -> None:
     assert all(measure in card for measure in quoted)
 
 
-def look_at_what_the_robot_has(place: Path) -> None:
+def check_robotics_results(place: Path) -> None:
     assert (place / "filmed/camera0.overlay.mp4").stat().st_size
     assert len((place / "filmed/camera0/explanations.jsonl").read_text().splitlines()) == 5
     assert {e.record.flavour for e in Package.open(place / "demo.nemu").engines()} == {"rtx"}
 
 
-def look_at_why_they_matched(place: Path) -> None:
+def check_retrieval_results(place: Path) -> None:
     records = [
         json.loads((place / f"{folder}/query-match.compare.json").read_text())
         for folder in ("compared", "why")
@@ -143,7 +143,7 @@ def look_at_why_they_matched(place: Path) -> None:
     assert (place / "assessed.png").is_file()
 
 
-def look_at_what_the_researcher_has(laboratory: Path) -> None:
+def check_research_results(laboratory: Path) -> None:
     rows = json.loads((laboratory / "own.json").read_text())["rows"]
     assert [(r["method"], r["seed"]) for r in rows[:3]] == [("ours", 0), ("ours", 1), ("unet", 0)]
     planted = json.loads((laboratory / "quality.json").read_text())["rows"]
@@ -154,7 +154,7 @@ def look_at_what_the_researcher_has(laboratory: Path) -> None:
     assert (laboratory / "explained/explanations.jsonl").is_file()
 
 
-def test_every_link_of_the_pages_leads_somewhere():
+def test_links_of_the_pages_exist():
     for page in (ROOT / "docs").glob("*.md"):
         for link in re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text()):
             assert (page.parent / link).exists(), f"{page.name}: {link}"

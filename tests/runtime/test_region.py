@@ -15,6 +15,7 @@ from runtime.__main__ import main
 from runtime.decode import pillow
 from runtime.encode import encode_jpeg, save_png
 from runtime.errors import InputError
+from runtime.explain import Form, explain_images
 from runtime.explainer import Explainer
 from runtime.explanation import Explanation
 from runtime.image import Geometry, load_image
@@ -24,6 +25,7 @@ from runtime.overlay import overlay
 from runtime.package import MANIFEST, Package
 from runtime.records import LevelCheck, LevelRecord
 from runtime.report import write_report
+from runtime.sources import find_named_images
 
 CURVE = LevelRecord(
     images="some",
@@ -191,9 +193,10 @@ def test_every_command_draws_the_same(with_curve, photo, tmp_path, words, option
 def test_every_function_draws_the_spotlight_unless_told(with_curve, tmp_path):
     with Explainer(with_curve) as explainer:
         found, pair = explainer(IMAGE), explainer.compare(IMAGE, IMAGE)
-        write_report(
-            explainer, Package.open(with_curve), [save_png(tmp_path / "a.png", IMAGE)], tmp_path / "p"
-        )
+        images = find_named_images([save_png(tmp_path / "a.png", IMAGE)])
+        form = Form(overlays="png")
+        explain_images(explainer, images, tmp_path / "out", form, package=Package.open(with_curve))
+        write_report(tmp_path / "out", tmp_path / "p", explainer)
     expected = found.overlay(style="spotlight")
     assert (found.overlay() == expected).all()
     assert (overlay(found.image, found.mask, valid=found.valid) == expected).all()

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from toward_graph import add_targets, reseal, strength
 
 from export import attach
-from runtime import Embedder, Explainer, commands
+from runtime import Embedder, Explainer
 from runtime.__main__ import main
 from runtime.backends import (
     choose,
@@ -35,6 +35,7 @@ from runtime.backends.base import check_targets
 from runtime.backends.fake import FakeBackend
 from runtime.backends.onnxruntime import OnnxRuntimeBackend
 from runtime.backends.tensorrt_backend import TensorRTBackend
+from runtime.cli import checks
 from runtime.errors import BackendError, EngineMismatch, InputError, PackageError, ParityError
 from runtime.manifest import EngineRecord
 from runtime.package import REFERENCE, Package
@@ -409,7 +410,7 @@ def test_verify_says_why_no_engine_takes_targets(targeted: Package, add, gpu: Gp
     add(targeted, "toy")
     with (
         closing(tensorrt.open_engine(targeted, targeted.engines()[0])) as plain,
-        commands._for_targets(targeted, plain, 0) as (asks, why),
+        checks._for_targets(targeted, plain, 0) as (asks, why),
     ):
         assert asks is None
     assert "toy.engine: it takes no target" in why

@@ -1,4 +1,4 @@
-"""A video through the explainer: every frame once, in order, with a counter; whole or not there."""
+"""Explained videos: every frame once, in order, with a counter; complete or missing."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ FRAMES = 12
 
 @pytest.fixture
 def film(tmp_path):
-    """Frames of rising brightness, 65 × 48: an odd width, which the overlay loses a column of."""
+    """Frames of rising brightness, 65 × 48: an odd width, of which the overlay drops a column."""
     path = tmp_path / "film.mkv"
     with av.open(str(path), "w") as out:
         stream = out.add_stream("ffv1", rate=25)
@@ -45,16 +45,16 @@ def test_every_frame_once_and_in_order(package_path, film, tmp_path, capsys):
     overlays = decoded(out / "film.overlay.mp4")
     assert len(overlays) == FRAMES
     assert overlays[0].shape == (48, 64, 3)
-    assert overlays[5][:16, :60].max() > overlays[5][30:].max()  # the counter is lighter than the picture
+    assert overlays[5][:16, :60].max() > overlays[5][30:].max()  # the counter is lighter than the frame
 
 
-def test_it_ends_after_so_many_frames(package_path, film, tmp_path):
+def test_frames_option_stops_the_video(package_path, film, tmp_path):
     command = ["explain", str(package_path), str(film), "--out", str(tmp_path), "--frames", "5", "--quiet"]
     assert main(command) == 0
     assert len(decoded(tmp_path / "film.overlay.mp4")) == 5
 
 
-def test_a_finished_overlay_is_not_replaced_without_force(package_path, film, tmp_path, capsys):
+def test_overlay_is_not_replaced_without_force(package_path, film, tmp_path, capsys):
     command = ["explain", str(package_path), str(film), "--out", str(tmp_path), "--quiet"]
     assert main(command) == 0
     assert main(command) == 1
@@ -63,7 +63,7 @@ def test_a_finished_overlay_is_not_replaced_without_force(package_path, film, tm
 
 
 @pytest.mark.parametrize("content", [b"", b"no video" * 100])
-def test_what_is_no_video_is_named_and_leaves_nothing(package_path, tmp_path, capsys, content):
+def test_broken_video_is_named_and_leaves_nothing(package_path, tmp_path, capsys, content):
     (tmp_path / "film.mp4").write_bytes(content)
     out = tmp_path / "out"
     assert main(["explain", str(package_path), str(tmp_path / "film.mp4"), "--out", str(out)]) == 1
@@ -71,12 +71,12 @@ def test_what_is_no_video_is_named_and_leaves_nothing(package_path, tmp_path, ca
     assert not out.exists()
 
 
-def test_a_camera_that_is_not_there(package_path, tmp_path, capsys):
+def test_missing_camera_is_an_error(package_path, tmp_path, capsys):
     assert main(["explain", str(package_path), "97", "--out", str(tmp_path / "out")]) == 1
     assert "camera 97 (/dev/video97) cannot be read" in capsys.readouterr().err
 
 
-def test_what_counts_as_a_video(tmp_path, monkeypatch):
+def test_is_video(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert is_video("0")
     assert is_video("a/b.MP4")

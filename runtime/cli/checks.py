@@ -1,0 +1,191 @@
+"""The commands assess, diff, bench, info, verify and doctor: print an answer, return the exit code."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
+from functools import partial
+from pathlib import Path
+
+from runtime.assess import MOST
+from runtime.assess import assess as assess_masks
+from runtime.assess import draw as assessment_picture
+from runtime.assess import table as assessment_table
+from runtime.atomic import refuse_existing
+from runtime.backends import (
+    Backend,
+    EmbeddingBackend,
+    TargetBackend,
+    choose,
+    takes_targets,
+    toward_backend,
+    without_mask,
+)
+from runtime.bench import bench as bench_package
+from runtime.bench import conditions
+from runtime.bench import table as bench_table
+from runtime.bench import to_json as bench_json
+from runtime.cli.options import open_explainer
+from runtime.console import answer
+from runtime.diff import compare_packages
+from runtime.doctor import report as doctor_report
+from runtime.doctor import text as doctor_text
+from runtime.encode import save_png
+from runtime.errors import EngineMismatch, ParityError
+from runtime.explainer import Explainer
+from runtime.image import Geometry, decoded
+from runtime.info import describe, figures
+from runtime.package import Package
+from runtime.sources import find_named_images
+from runtime.verify import load_reference, run_all, run_all_toward, verify_embedding, verify_toward
+from runtime.verify import verify as verify_package
+
+
+def assess(arguments: argparse.Namespace) -> int:
+    """Images → whether the package's masks can be trusted on them; 3 if not."""
+    package = Package.open(arguments.package)
+    if arguments.out:
+        refuse_existing(arguments.out, force=arguments.force)
+    files = [found.image for found in find_named_images(arguments.images)]
+    taken = files[:: -(-len(files) // MOST)]
+    images, unreadable = decoded(taken, Geometry.from_record(package.manifest.input))
+    for file in unreadable:
+        print(f"skipped {file}: it cannot be read", file=sys.stderr)
+    backend = choose(package, arguments.backend, arguments.device, arguments.precision)
+    with closing(backend), _for_targets(package, backend, arguments.device) as (asks, unasked):
+        ask = None if asks is None else partial(run_all_toward, asks)
+        found, mixed = assess_masks(partial(run_all, backend), ask, images)
+    if arguments.out:
+        save_png(arguments.out, assessment_picture(mixed), force=arguments.force)
+    lines = [assessment_table(found), found.verdict()]
+    lines += [f"masks toward targets were not assessed: {unasked}"] if unasked else []
+    if len(files) > len(taken):
+        lines.insert(0, f"{len(taken)} of {len(files)} images, evenly spread")
+    if arguments.out:
+        columns = ", ".join(("the region", *mixed.masks))
+        lines.append(f"next: look at {arguments.out}: each mixture, then {columns}")
+    facts = {"unreadable": [str(file) for file in unreadable], "of": len(files), "not_asked": unasked}
+    answer(arguments, {**found.to_json(), **facts}, "\n".join(lines))
+    return 0 if found.believed else ParityError.exit_code
+
+
+def diff(arguments: argparse.Namespace) -> int:
+    """Two packages → whether they may share an index; 3 if not."""
+    images = [found.image for found in find_named_images(arguments.images)]
+    options = {"backend": arguments.backend, "device": arguments.device}
+    with (
+        Explainer(arguments.old, **options, precision=arguments.precision) as old,
+        Explainer(arguments.new, **options, precision=arguments.new_precision) as new,
+    ):
+        found = compare_packages(old, new, images, quiet=arguments.quiet)
+    lines = [
+        f"{'old':9}{found.old_id}",
+        f"{'new':9}{found.new_id}",
+        *found.lines(),
+        f"{found.n} images: "
+        + ("the two may share an index" if found.may_share_index else "; ".join(found.objections())),
+        "next: "
+        + ("use the new package; the index stays" if found.may_share_index else "index the images again"),
+    ]
+    answer(arguments, found.to_json(), "\n".join(lines))
+    return 0 if found.may_share_index else ParityError.exit_code
+
+
+def bench(arguments: argparse.Namespace) -> int:
+    """A package → its speed on this machine."""
+    found, package = conditions(), Package.open(arguments.package)
+    with (
+        open_explainer(arguments, package) as explainer,
+        _embedding_only(package, explainer.backend, arguments.device) as alone,
+        _for_targets(package, explainer.backend, arguments.device) as (asks, untimed),
+    ):
+        rows = bench_package(explainer, alone, asks, seconds=arguments.seconds)
+        backend = explainer.backend
+    said = f"{arguments.package}, {backend.precision}, on {backend.name}: {backend.why}"
+    said += f"\ndegraded: {backend.degraded}" if backend.degraded else ""
+    said += f"\nthe graph with targets was not run: {untimed}" if untimed else ""
+    facts = {"backend": backend.name, "why": backend.why, "precision": backend.precision}
+    answer(
+        arguments,
+        {**facts, "degraded": backend.degraded, **bench_json(rows, found)},
+        f"{said}\n{bench_table(rows, found)}\n{_explain_next(arguments.package)}",
+    )
+    return 0
+
+
+def info(arguments: argparse.Namespace) -> int:
+    """A package → what it is."""
+    facts, text = describe(Package.open(arguments.package))
+    answer(arguments, facts, text)
+    return 0
+
+
+def verify(arguments: argparse.Namespace) -> int:
+    """A package → whether its files are unchanged, and it gives its reference outputs on this machine."""
+    package = Package.open(arguments.package)
+    engines = package.engines()
+    for engine in engines:
+        engine.read()  # checks its hash
+    files = len(package.manifest.files) + 2 * len(engines)
+    backend = choose(package, arguments.backend, arguments.device, arguments.precision)
+    try:
+        parity = verify_package(package, backend).to_json()
+    finally:
+        backend.close()
+    with _embedding_only(package, backend, arguments.device) as alone:
+        embedding = None if alone is None else verify_embedding(package, alone).embedding_to_json()
+    with _for_targets(package, backend, arguments.device) as (asks, unverified):
+        toward = None if asks is None else verify_toward(package, asks).to_json()
+    if toward:
+        toward["target_effect"] = load_reference(package).target_effect()
+    facts = {"backend": backend.name, "why": backend.why, "precision": backend.precision}
+    lines = [
+        f"{files} files are unchanged",
+        f"{backend.name} ({backend.precision}; {backend.why}) gives the reference outputs:",
+        f"  {figures(parity)}",
+    ]
+    lines += [f"the embedding alone:\n  {figures(embedding)}"] if embedding else []
+    lines += [f"toward the reference targets:\n  {figures(toward)}"] if toward else []
+    lines += [f"the graph with targets was not run: {unverified}"] if unverified else []
+    lines.append(_explain_next(package.path))
+    found = {"parity": parity, "embedding_only": embedding, "toward": toward, "toward_not_run": unverified}
+    answer(arguments, {**facts, "files": files, **found}, "\n".join(lines))
+    return 0
+
+
+def doctor(arguments: argparse.Namespace) -> int:
+    """This machine → what is installed, what is missing, and what to do next."""
+    facts = doctor_report(Package.open(arguments.package) if arguments.package else None)
+    answer(arguments, facts, doctor_text(facts))
+    return 0
+
+
+def _embedding_only(
+    package: Package, beside: Backend, device: int
+) -> AbstractContextManager[EmbeddingBackend | None]:
+    """A backend on the same library that computes no mask; None if the package has none."""
+    backend = without_mask(package, beside, device)
+    return nullcontext() if backend is None else closing(backend)
+
+
+@contextmanager
+def _for_targets(
+    package: Package, beside: Backend, device: int
+) -> Iterator[tuple[TargetBackend | None, str]]:
+    """A backend on the same library that takes targets; or None, and why, if the package takes targets."""
+    if not takes_targets(package):
+        yield None, ""
+        return
+    try:
+        backend = toward_backend(package, beside, device)
+    except EngineMismatch as error:
+        yield None, f"{error.came}; {error.cure}"
+        return
+    with closing(backend):
+        yield backend, ""
+
+
+def _explain_next(package: Path) -> str:
+    return f"next: nemu explain {package} PHOTO… --out explained"

@@ -1,0 +1,176 @@
+"""Options that several commands share: how they are declared, and how the commands read them."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from runtime.backends import NAMES
+from runtime.errors import InputError
+from runtime.explainer import Explainer
+from runtime.level import curve_of, share_for
+from runtime.overlay import STYLES
+from runtime.package import Package
+from runtime.parity import LIMITS
+
+SOURCES = "files, folders, patterns, or - for paths on stdin"
+
+
+def count(text: str) -> int:
+    """Parse an integer of at least 1."""
+    number = int(text)
+    if number < 1:
+        raise ValueError
+    return number
+
+
+def count_or_zero(text: str) -> int:
+    """Parse an integer of at least 0."""
+    return int(text) and count(text)
+
+
+count.__name__, count_or_zero.__name__ = "number from 1", "number from 0"  # argparse prints these names
+
+
+def add_package(parser: argparse.ArgumentParser) -> None:
+    """`PACKAGE`."""
+    parser.add_argument("package", type=Path, metavar="PACKAGE", help="folder NAME.nemu")
+
+
+def add_recorded_package(parser: argparse.ArgumentParser, text: str) -> None:
+    """`--package`, for commands that read the package's path from an earlier result."""
+    parser.add_argument("--package", type=Path, help=f"NAME.nemu; default: the one that {text}")
+
+
+def add_sources(parser: argparse.ArgumentParser, text: str = SOURCES) -> None:
+    """`SOURCE…`."""
+    parser.add_argument("sources", nargs="+", metavar="SOURCE", help=text)
+
+
+def add_out(parser: argparse.ArgumentParser, metavar: str = "DIR", text: str = "output folder") -> None:
+    """`--out`, required."""
+    parser.add_argument("--out", type=Path, required=True, metavar=metavar, help=text)
+
+
+def add_force(parser: argparse.ArgumentParser, text: str) -> None:
+    """`--force`."""
+    parser.add_argument("--force", action="store_true", help=text)
+
+
+def add_overlay(parser: argparse.ArgumentParser) -> None:
+    """`--keep` and `--style`."""
+    parser.add_argument(
+        "--keep",
+        type=float,
+        metavar="Q",
+        help="draw only the region that keeps this share of the embedding on average, such as 0.9",
+    )
+    parser.add_argument(
+        "--style",
+        choices=STYLES,
+        help="style of overlays: spotlight dims everything outside the mask, heat draws the mask in colours "
+        f"over a grey image (default: {STYLES[0]})",
+    )
+
+
+def add_backend(parser: argparse.ArgumentParser) -> None:
+    """`--backend`, `--device` and `--precision`."""
+    parser.add_argument("--backend", choices=NAMES, default="auto", help="default: %(default)s")
+    parser.add_argument("--device", type=int, default=0, metavar="N", help="GPU, default: %(default)s")
+    parser.add_argument(
+        "--precision",
+        choices=tuple(LIMITS),
+        help="default: fp32 on the CPU, the best engine's on a GPU, fp16 with ep-rtx",
+    )
+
+
+def open_explainer(arguments: argparse.Namespace, package: Package | None = None) -> Explainer:
+    """Open an Explainer with the backend options.
+
+    Args:
+        package: an opened package, whose hashes are not checked again; default: `arguments.package`.
+    """
+    return Explainer(
+        package or arguments.package,
+        backend=arguments.backend,
+        device=arguments.device,
+        precision=arguments.precision,
+    )
+
+
+def recorded_package(arguments: argparse.Namespace, recorded: Path, embedding_id: str) -> Package:
+    """Open the package that --package names, or the one whose path was recorded.
+
+    Args:
+        recorded: path of the package that computed the embeddings.
+        embedding_id: id of those embeddings, for the message.
+
+    Raises:
+        InputError: the recorded path does not exist and --package was not given.
+    """
+    if arguments.package is None and not recorded.is_dir():
+        raise InputError(
+            f"the embeddings were made with {recorded}, which does not exist",
+            expected=f"the package of {embedding_id}",
+            cure="give its path: --package NAME.nemu",
+        )
+    return Package.open(arguments.package or recorded)
+
+
+def draw_options(arguments: argparse.Namespace, explainer: Explainer) -> dict[str, Any]:
+    """`keep` and `style` of `Explanation.overlay`; raises `InputError` if `keep` is not possible."""
+    if arguments.keep is not None:
+        share_for(curve_of(explainer.manifest.level), arguments.keep)
+    return {"keep": arguments.keep, "style": arguments.style or STYLES[0]}
+
+
+def refuse_draw_options(arguments: argparse.Namespace, why: str, cure: str) -> None:
+    """Raise `InputError` if --keep or --style is given where no overlay will be drawn."""
+    given = " and ".join(f"--{name}" for name in ("keep", "style") if getattr(arguments, name) is not None)
+    if given:
+        raise InputError(f"{given} {why}", expected="overlays to draw", cure=f"{cure}, or leave out {given}")
+
+
+def target(arguments: argparse.Namespace, explainer: Explainer) -> np.ndarray | None:
+    """The embedding that --toward names, float32 (D,), of an image or a .npy file; None if not given.
+
+    A vector of zeros also gives None: it asks for each image's own embedding.
+    """
+    if arguments.toward is None:
+        return None
+    if arguments.toward.suffix != ".npy":
+        return explainer.target(arguments.toward)
+    try:
+        vector = np.load(arguments.toward, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise InputError(
+            f"--toward {arguments.toward} cannot be read ({error})",
+            expected="an image, or an embedding that numpy.save wrote",
+            cure="check the file",
+        ) from error
+    if vector.dtype.kind != "f":
+        raise InputError(
+            f"--toward {arguments.toward}: {vector.dtype} {vector.shape}",
+            expected="an embedding of this package, float32",
+            cure="save one row: numpy.save(FILE, embedding)",
+        )
+    found = explainer.target(vector)
+    return found if found.any() else None
+
+
+def print_skipped(skipped: Sequence[Mapping[str, str]], total: int | None = None) -> None:
+    """List the images that could not be read on stderr; raises `InputError` if those are all, `total`."""
+    for one in skipped:
+        place = "" if one["image"] in one["error"] else f"{one['image']}: "
+        print(f"skipped {place}{one['error']}", file=sys.stderr)
+    if len(skipped) == total:
+        raise InputError(
+            f"none of {total} images could be read",
+            expected="at least one",
+            cure="check the files listed above",
+        )
