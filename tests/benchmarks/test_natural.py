@@ -14,7 +14,7 @@ from PIL import Image
 from benchmarks import natural, natural_jobs, natural_masker
 from benchmarks.natural_licences import licence
 from benchmarks.natural_subject import CHANGES, RANDOM, Source, encoder_of, randomise, subject_of
-from benchmarks.natural_tables import differences, evidence, masks, methods, page, paired
+from benchmarks.natural_tables import differences, evidence, masks, methods, paired, parts
 from demo.photographs import paste
 from runtime.errors import InputError
 from tests.benchmarks.test_quality import KEYS
@@ -148,7 +148,7 @@ def test_controls_and_tables(run):
     assert differences(result, "test_resnet").count("±") >= 8
     assert masks(result).count("nemu (our objective)") == 2
     assert "test_resnet" in evidence(result)
-    text = page(result, result, {**result, "rows": [{**result["rows"][0], "batch_size": 4}]})
+    text = parts(result, result, {**result, "rows": [{**result["rows"][0], "batch_size": 4}]})["methods"]
     assert "## Methods on test_resnet\n" in text
     assert f"## Methods on test_resnet{RANDOM}" not in text, "only ours was run there"
 

@@ -19,7 +19,7 @@ from benchmarks.toward_measures import levels, localised, shares
 from benchmarks.toward_methods import METHODS, similarity
 from benchmarks.toward_planted import digit_share, mass, pairs
 from benchmarks.toward_subject import NULL, composites, logits, mixtures, unrelated
-from benchmarks.toward_tables import page
+from benchmarks.toward_tables import parts as tables_of
 from runtime.errors import InputError
 from runtime.manifest import InputRecord
 from train.__main__ import main as train
@@ -110,7 +110,7 @@ def test_every_part_is_merged_and_nothing_is_done_twice(run, monkeypatch):
         monkeypatch.setitem(toward_jobs.COMPUTE, name, lambda *_: pytest.fail("computed again"))
     again = run(*parts)
     assert {k: v for k, v in again.items() if k != "meta"} == {k: v for k, v in found.items() if k != "meta"}
-    text = page(again)
+    text = "\n".join(tables_of(again).values())
     assert "same object" in text
     assert "test_resnet" in text
     assert str(Path.home()) not in text
