@@ -72,7 +72,7 @@ def hidden(package: Package, pictures: Pictures) -> Found:
 
 
 def mended(package: Package, pictures: Pictures) -> Found:
-    """The same with the nearest normal picture's own pixels in that place."""
+    """By how much the nearest normal image's pixels in a place raise the cosine to that image."""
     return _raised(package, pictures, lambda normal: normal)
 
 
@@ -175,7 +175,7 @@ def main(argv: list[str] | None = None) -> int:
     p.add_argument("--packages", type=Path, nargs="+", required=True)
     p.add_argument("--methods", nargs="*", choices=METHODS, default=list(METHODS))
     p.add_argument("--peers", type=Path, nargs="*", default=[], help="files whose rows are taken over")
-    p.add_argument("--rounds", type=int, default=200, help="of timing (%(default)s)")
+    p.add_argument("--rounds", type=int, default=200, help="rounds of timing (%(default)s)")
     p.add_argument("--json", type=Path, required=True)
     o = p.parse_args(argv)
     try:

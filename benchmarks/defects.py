@@ -44,7 +44,7 @@ PRODUCTS = {
 }
 """How a cut-out's title begins → the photograph that it is in front of."""
 LEAST_PIXELS, LEAST_CHANGE = 24, 20.0
-"""Of a defect: pixels, and how far they differ on average from the same picture without it (0 to 255)."""
+"""Fewest pixels of a defect, and least mean difference to the image without it (0 to 255)."""
 _SHARE = 0.7
 """The object's longer side, as a share of the picture's."""
 
@@ -83,7 +83,7 @@ class Product:
 
 
 def products(debs: Path) -> list[Product]:
-    """Those of PRODUCTS.  Raises `InputError`: see `benchmarks.natural_data.sources`."""
+    """The products of PRODUCTS.  Raises `InputError`: see `benchmarks.natural_data.sources`."""
     from benchmarks.natural_data import sources
 
     of = sources(debs)

@@ -58,7 +58,7 @@ GCOMPRIS, LOMIRI = "gcompris-qt-data", "lomiri-wallpapers-16.04"
 PERMITTED = re.compile(r"CC0|CC-BY(-SA)?-\d|public-domain")
 """Licences that are permitted, by how their names begin."""
 FOLDERS = ("categorization/resource/images", "explore_world_animals/resource/animals")
-"""Of GCompris's activities, those with photographs."""
+"""Activities of GCompris that have photographs."""
 DRAWINGS = "lang/resource/words_sample"
 PICTURES, PASTED = 2400, 1200
 SIDE = 256
@@ -158,7 +158,7 @@ def main() -> int:
     p = argparse.ArgumentParser(prog="python -m benchmarks.demo_masker", description=__doc__.split("\n")[0])
     p.add_argument("debs", type=Path, help="folder into which the Debian packages are unpacked")
     p.add_argument("--work", type=Path, required=True, help="training pictures, encoder and run")
-    p.add_argument("--steps", type=int, default=600, help="of training (%(default)s)")
+    p.add_argument("--steps", type=int, default=600, help="training steps (%(default)s)")
     p.add_argument("--batch-size", type=int, default=16)
     o = p.parse_args()
     weights, pictures, run = o.work / "lite0.safetensors", o.work / "pictures", o.work / "run"

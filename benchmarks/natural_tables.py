@@ -121,12 +121,13 @@ def masks(result: Result) -> str:
 
 def evidence(result: Result) -> str:
     """How far a change moves the embedding, and how much of the image it needs."""
-    changes = ("object_swapped", "photograph_swapped", "object_removed")
     return records(
         [{"encoder": name, **facts} for name, facts in result["encoders"].items() if "moves" in facts],
         {
             "encoder": "encoder",
-            **{c.replace("_", " "): (lambda r, c=c: f"{r['moves'][c]:.2f}") for c in changes},
+            "object swapped": lambda r: f"{r['moves']['object_swapped']:.2f}",
+            "photograph swapped": lambda r: f"{r['moves']['photograph_swapped']:.2f}",
+            "object removed": lambda r: f"{r['moves']['object_removed']:.2f}",
             "image needed": lambda r: f"{r['needed_area']:.1%}",
             "of it in the object": lambda r: (
                 NONE if r["needed_inside_region"] is None else f"{r['needed_inside_region']:.1%}"

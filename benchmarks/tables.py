@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import json
 import statistics
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from benchmarks import latency_tables, natural_tables, quality_tables
@@ -24,12 +26,12 @@ def parts() -> dict[str, str]:
         "latency_resnet50": ("graphs, batch 1", "peers", "relax"),
         "latency_vit_small_patch16_224": ("graphs, batch 1",),
     }
-    makers = {
+    makers: dict[str, Callable[[Result], str]] = {
         "demo_score": demo,
         "matches": matches,
         "natural_default": natural_tables.masks,
         "frontier": lambda result: f"{DECODERS}\n{latency_tables.frontier(result)}",
-        **{name: (lambda r, g=g: latency_tables.latency(r, groups=g)) for name, g in groups.items()},
+        **{name: partial(latency_tables.latency, groups=shown) for name, shown in groups.items()},
         "runtime_cost": latency_tables.runtime_cost,
         "throughput": latency_tables.throughput,
         "training": latency_tables.training,

@@ -56,7 +56,7 @@ from train.folder import MASKER, run_of
 
 
 def merged(options: Options) -> dict[str, Any]:
-    """Every result that is kept under `work`, as one."""
+    """All results under `work`, merged."""
     rows: dict[str, list[Row]] = {}
     for part in PARTS:
         jobs = jobs_of(options, part)
@@ -215,22 +215,28 @@ def parsed() -> argparse.Namespace:
     p.add_argument("--data", type=Path, required=True, help="what python -m benchmarks.natural_data made")
     p.add_argument("--work", type=Path, required=True, help="finished results, planted encoders and maskers")
     p.add_argument("--encoder-weights", nargs="+", required=True, metavar="NAME=FILE", help="timm name, file")
-    p.add_argument("--masker", nargs="+", default=[], metavar="NAME:SEED=FOLDER", help="that take targets")
-    p.add_argument("--plain", nargs="+", default=[], metavar="NAME:SEED=FOLDER", help="that take none")
+    p.add_argument("--masker", nargs="+", default=[], metavar="NAME:SEED=FOLDER", help="maskers with targets")
+    p.add_argument(
+        "--plain", nargs="+", default=[], metavar="NAME:SEED=FOLDER", help="maskers without targets"
+    )
     p.add_argument("--json", type=Path, help="write all results that are there")
     p.add_argument("--parts", nargs="*", default=list(PARTS), choices=PARTS)
-    p.add_argument("--methods", nargs="+", default=list(METHODS), choices=METHODS, help="of the baselines")
+    p.add_argument("--methods", nargs="+", default=list(METHODS), choices=METHODS, help="baselines to run")
     p.add_argument("--images", type=int, default=100, help="composites (%(default)s)")
     p.add_argument("--faithful-images", type=int, default=100, help="for insertion − deletion (%(default)s)")
     p.add_argument("--optimum-images", type=int, default=24)
     p.add_argument("--optimum-steps", type=int, default=Options.optimum_steps)
-    p.add_argument("--cheap-images", type=int, default=24, help="of the baselines (%(default)s)")
-    p.add_argument("--dear-images", type=int, default=12, help="of those with many passes (%(default)s)")
+    p.add_argument("--cheap-images", type=int, default=24, help="images for the baselines (%(default)s)")
+    p.add_argument(
+        "--dear-images", type=int, default=12, help="images for baselines with many passes (%(default)s)"
+    )
     p.add_argument("--size", type=int, default=SIZE, help="pixels (%(default)s)")
     p.add_argument("--threads", type=int, default=1, help="(%(default)s)")
-    p.add_argument("--rounds", type=int, default=200, help="of the cost (%(default)s)")
+    p.add_argument("--rounds", type=int, default=200, help="rounds of the cost (%(default)s)")
     p.add_argument("--planted-seeds", type=int, nargs="+", default=[0, 1, 2])
-    p.add_argument("--planted-steps", type=int, default=600, help="of these maskers' training (%(default)s)")
+    p.add_argument(
+        "--planted-steps", type=int, default=600, help="training steps of the planted maskers (%(default)s)"
+    )
     p.add_argument("--planted-scenes", type=int, default=100, help="pairs for each digit (%(default)s)")
     p.add_argument("--quick", action="store_true", help="planted: few training scenes; does everything run?")
     return p.parse_args()

@@ -22,7 +22,7 @@ from train.training import LEAST_COST, MaskerTraining
 Row = dict[str, Any]
 
 DIGITS = 5
-"""Of the figures of single images."""
+"""Digits that the figures of single images are rounded to."""
 AROUND = "v"
 """The target that lies outside a mixture's region."""
 LOCALISED = ("relevance_mass", "relevance_rank", "pointing_game", "roc_auc")

@@ -88,7 +88,7 @@ def columns(*keys):
     return [c for c in quality_tables.FULL if c.key in keys]
 
 
-def test_the_best_is_bold_and_what_is_within_noise_of_it_marked(result):
+def test_best_is_bold_and_near_values_are_marked(result):
     rows = quality_tables.scored(result, "digits")
     lines = lines_of(quality_tables.comparison(rows, columns("relevance_rank", "complexity")))
     assert list(lines)[2:] == ["nemu (our objective)", "RELAX", "occlusion", "random (control)"]
@@ -107,7 +107,7 @@ def test_what_was_not_run_stays_a_dash(result):
     assert lines["nemu (our objective)"][2] == "**10.0**", "timed once: no spread over seeds"
 
 
-def test_at_the_floor_is_as_good_as_it_gets():
+def test_values_at_the_floor_are_best():
     rows = {
         "lafam": [row("lafam", 0.5, mprt_abs_rho=0.14, mprt_floor=0.15)],
         "relax": [row("relax", 0.5, mprt_abs_rho=0.05, mprt_floor=0.06)],
@@ -147,7 +147,7 @@ def test_equal_methods_are_both_best():
     assert seeds.best_and_near(figures, lower=False) == ({"a", "b"}, set())
 
 
-def test_a_masker_has_paid_after_its_training_in_relax_images(result):
+def test_break_even_is_training_time_in_relax_images(result):
     lines = lines_of(quality_tables.masks(result))
     masker, inside, _, area, *_, training, even = lines["digits"]
     assert (masker, inside, area) == ("nemu (our objective)", "0.900 ± 0.000", "1.20 ± 0.00")
@@ -155,7 +155,7 @@ def test_a_masker_has_paid_after_its_training_in_relax_images(result):
     assert quality_tables.break_even(quality_tables.scored(result, "digits")["nemu"], []) == "–"
 
 
-def test_the_evidence_of_an_encoder_with_and_without_a_planted_truth(result):
+def test_evidence_with_and_without_a_planted_truth(result):
     lines = lines_of(quality_tables.evidence(result))
     assert lines["digits"] == [
         *("red + blue", "red 99.8%, blue 99.0%", "1.04", "0.08", "5.2%", "87.0%", "8.8%"),
