@@ -25,9 +25,9 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 from tqdm import tqdm
 
+from benchmarks.record import exits
 from runtime.atomic import atomic_folder
 from runtime.encode import save_png
-from runtime.errors import NemuError
 
 SIDE = 224
 BANK, GOOD, EACH = 40, 20, 10
@@ -221,6 +221,7 @@ def _painted(layer: Layer, where: np.ndarray, colour: np.ndarray, opacity: float
     return painted
 
 
+@exits
 def main(argv: list[str] | None = None) -> int:
     """Returns 0, or 1 with a message."""
     p = argparse.ArgumentParser(prog="python -m benchmarks.defects", description=__doc__.partition("\n")[0])
@@ -228,14 +229,10 @@ def main(argv: list[str] | None = None) -> int:
     p.add_argument("--out", type=Path, required=True)
     p.add_argument("--seed", type=int, default=0)
     o = p.parse_args(argv)
-    try:
-        made = products(o.debs)
-        with atomic_folder(o.out) as folder:
-            for i, product in enumerate(tqdm(made, desc="products")):
-                make(product, made[(i + 1) % len(made)], folder / product.name, seed=o.seed)
-    except NemuError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
+    made = products(o.debs)
+    with atomic_folder(o.out) as folder:
+        for i, product in enumerate(tqdm(made, desc="products")):
+            make(product, made[(i + 1) % len(made)], folder / product.name, seed=o.seed)
     return 0
 
 

@@ -36,7 +36,7 @@ from tqdm import tqdm
 
 from benchmarks.maskers import mask, train_masker
 from benchmarks.natural_licences import licence
-from benchmarks.record import meta, write
+from benchmarks.record import exits, meta, write
 from demo.lite0 import ARCHITECTURE, SIZE, write_weights
 from demo.photographs import (
     MASKER,
@@ -48,7 +48,7 @@ from demo.photographs import (
     square,
 )
 from runtime.atomic import atomic_file, atomic_folder
-from runtime.errors import InputError, NemuError
+from runtime.errors import InputError
 from train.checkpoint import load_nem, read_config, save_masker
 from train.folder import CONFIG, SUMMARY
 from train.folder import MASKER as TRAINED
@@ -153,6 +153,7 @@ def write_pictures(debs: Path, folder: Path) -> list[Source]:
     return sorted(used)
 
 
+@exits
 def main() -> int:
     """Returns 0, or 1 with a message."""
     p = argparse.ArgumentParser(prog="python -m benchmarks.demo_masker", description=__doc__.split("\n")[0])
@@ -166,14 +167,10 @@ def main() -> int:
         *("--encoder", f"timm/{ARCHITECTURE}", "--weights", str(weights), "--image-size", str(SIZE)),
         *("--resize", "squash", "--steps", str(o.steps), "--batch-size", str(o.batch_size)),
     ]
-    try:
-        used = write_pictures(o.debs, pictures)
-        write_weights(weights)
-        train_masker([*options, "--data", str(pictures), "--out", str(run), "--force"])
-        ship(run, used, options)
-    except NemuError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
+    used = write_pictures(o.debs, pictures)
+    write_weights(weights)
+    train_masker([*options, "--data", str(pictures), "--out", str(run), "--force"])
+    ship(run, used, options)
     return 0
 
 

@@ -60,7 +60,7 @@ NULLS = dict.fromkeys(
         *("seconds_per_image", "seconds_per_image_batched"),
     )
 )
-"""Of rows whose part was not run."""
+"""Keys that are null in rows whose part was not run."""
 
 
 def run(options: Options, part: str) -> list[str]:
@@ -76,7 +76,7 @@ def run(options: Options, part: str) -> list[str]:
 
 
 def _results(options: Options, jobs: list[Job], title: str) -> list[dict[str, Any]]:
-    """Of all jobs, in order, several at once if that was asked for; what is timed runs alone."""
+    """Results of all jobs, in order; several run at once if asked for, but a timed job runs on its own."""
     if options.jobs == 1 or jobs[0].kind == "timing":
         return [result_of(options, job) for job in tqdm(jobs, desc=title)]
     with ProcessPoolExecutor(

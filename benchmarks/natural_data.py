@@ -30,9 +30,10 @@ from tqdm import tqdm
 
 from benchmarks.natural_licences import IN_PYTHON_PACKAGES, licence
 from benchmarks.natural_subject import CHANGES, MASKS, PLAIN, SWAPS, TEST, TRAIN
+from benchmarks.record import exits
 from demo.photographs import paste
 from runtime.atomic import atomic_folder
-from runtime.errors import InputError, NemuError
+from runtime.errors import InputError
 
 SIZE = 256
 COMPOSITES, CROPS, TESTS = 2100, 700, 120
@@ -255,6 +256,7 @@ def _pick(pictures: Sequence[Picture], rng: np.random.Generator) -> Picture:
     return pictures[int(rng.integers(len(pictures)))]
 
 
+@exits
 def main() -> int:
     """Returns 0, or 1 with a message."""
     p = argparse.ArgumentParser(
@@ -263,11 +265,7 @@ def main() -> int:
     p.add_argument("debs", type=Path, help="folder into which the Debian packages are unpacked")
     p.add_argument("--out", type=Path, required=True, help="a folder that is not there yet")
     o = p.parse_args()
-    try:
-        make(o.debs, o.out)
-    except NemuError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
+    make(o.debs, o.out)
     return 0
 
 

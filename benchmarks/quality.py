@@ -45,7 +45,7 @@ COUNTS = {
     "relax": Counts(images=12, faithfulness=12, sensitivity=0, draws=0, mprt=3, copies=1),
     "u_relax": Counts(images=12, faithfulness=12, sensitivity=0, draws=0, mprt=3, copies=1),
 }
-"""How many scenes each method is scored on: a RELAX map alone costs 3001 passes.  The rest: CHEAP."""
+"""How many scenes each method is scored on: one RELAX map costs 3001 passes.  The rest: CHEAP."""
 OTHER_KINDS = 100
 """Scenes of the kinds other than standard, for methods that are cheap."""
 NEEDED_SCENES = 3
@@ -56,7 +56,7 @@ class Options:
     """What a run covers."""
 
     methods: Mapping[str, Sequence[str]]
-    """Of each encoder."""
+    """Methods to run on each encoder."""
     seeds: tuple[int, ...]
     steps: int
     kinds: tuple[str, ...]

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import platform
 import shlex
 import subprocess
 import sys
+from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec
 
 from export.speed import processor
 from runtime.atomic import atomic_file
 from runtime.backends import cuda
-from runtime.errors import BackendUnavailable
+from runtime.errors import BackendUnavailable, NemuError
+
+P = ParamSpec("P")
 
 PACKAGES = (
     *("numpy", "torch", "torchvision", "timm", "lightning", "safetensors"),
@@ -23,6 +27,20 @@ PACKAGES = (
     *("captum", "relax-xai", "quantus", "scikit-image", "scikit-learn"),
     *("tensorrt_rtx", "tensorrt", "tensorrt_lean"),
 )
+
+
+def exits(main: Callable[P, int]) -> Callable[P, int]:
+    """Wrap a command's `main`: a NemuError is printed, and its exit code returned."""
+
+    @functools.wraps(main)
+    def wrapped(*args: P.args, **options: P.kwargs) -> int:
+        try:
+            return main(*args, **options)
+        except NemuError as error:
+            print(f"error: {error}", file=sys.stderr)
+            return error.exit_code
+
+    return wrapped
 
 
 def meta() -> dict[str, Any]:

@@ -33,7 +33,7 @@ from runtime.image import Geometry
 from runtime.package import Package
 
 FRAMES = 10
-"""Of a stream, in one turn."""
+"""Number of images of a stream in one turn."""
 
 COLD = """
 import json, sys, time

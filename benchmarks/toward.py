@@ -34,7 +34,7 @@ import torch
 from tqdm import tqdm
 
 from benchmarks.natural_subject import SIZE, Source, digest, encoder_of
-from benchmarks.record import meta, write_compact
+from benchmarks.record import exits, meta, write_compact
 from benchmarks.toward_jobs import (
     OURS,
     PARTS,
@@ -50,7 +50,7 @@ from benchmarks.toward_jobs import (
 )
 from benchmarks.toward_measures import LOCALISED
 from benchmarks.toward_methods import METHODS
-from runtime.errors import InputError, NemuError
+from runtime.errors import InputError
 from train.checkpoint import read_config
 from train.folder import MASKER, run_of
 
@@ -242,20 +242,17 @@ def parsed() -> argparse.Namespace:
     return p.parse_args()
 
 
+@exits
 def main() -> int:
     """Returns 0, or 1 with a message."""
     o = parsed()
     torch.set_num_threads(o.threads)
-    try:
-        options = options_of(o)
-        for part in (part for part in PARTS if part in o.parts):
-            for job in tqdm(jobs_of(options, part), desc=part):
-                result_of(options, job)
-        if o.json:
-            write_compact(o.json, merged(options))
-    except NemuError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
+    options = options_of(o)
+    for part in (part for part in PARTS if part in o.parts):
+        for job in tqdm(jobs_of(options, part), desc=part):
+            result_of(options, job)
+    if o.json:
+        write_compact(o.json, merged(options))
     return 0
 
 

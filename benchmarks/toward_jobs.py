@@ -1,4 +1,4 @@
-"""What `python -m benchmarks.toward` computes: jobs, each with a file of its own, never done twice."""
+"""What `python -m benchmarks.toward` computes: jobs whose results are kept in a file each."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a mask toward a target is worth: its level and its mass in a region that is known."""
+"""Measures of a mask toward a target: its level and its mass in a region that is known."""
 
 from __future__ import annotations
 
