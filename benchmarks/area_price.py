@@ -1,4 +1,4 @@
-"""Which price of the mask's size suits an encoder that nobody tuned it for?  Every rule, on every encoder.
+"""Compare rules for the price of the mask's size on encoders that no rule was tuned on.
 
     python -m benchmarks.area_price --json benchmarks/results/area_price.json \\
         [--real lite0=timm/tf_efficientnet_lite0:WEIGHTS --photographs TRAIN --composites TEST --masks MASKS]
@@ -44,7 +44,7 @@ RULES = ("=0.5", "0.8", "1", "1.25", "1.5", "2", "0.5-1.5")
 RUNS = ((0, 250), (1, 250), (2, 250), (0, 1000), (0, 3000))
 """(seed, steps)."""
 SCENES, CURVES = 60, 24
-"""Test images; those of them that the insertion and deletion curves are taken on."""
+"""Number of test images, and how many of them have insertion and deletion curves."""
 FIRST_SCENE = 5000
 
 
@@ -59,7 +59,7 @@ class Case:
     composites: str = ""
     """Folder of photographs; empty: the planted world's scenes."""
     masks: str = ""
-    """Folder of their regions, of the same names but for the suffix."""
+    """Folder of their regions: the photographs' names with another suffix."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,7 +86,7 @@ def weight(rule: str, empty_cost: float, progress: float) -> float:
 
 
 def run(job: Job, work: Path) -> dict[str, Any]:
-    """Train and score; the row, kept or new."""
+    """Train and score; returns the row, which is read if it was already written."""
     kept = work / "price" / job.path
     if kept.exists():
         row: dict[str, Any] = json.loads(kept.read_text())
@@ -270,12 +270,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     p.add_argument("--work", type=Path, default=Path("benchmarks/out"))
     p.add_argument("--rules", nargs="+", default=RULES)
     p.add_argument("--runs", nargs="+", default=[f"{s}:{n}" for s, n in RUNS], metavar="SEED:STEPS")
-    p.add_argument("--encoders", nargs="+", help="of those that are there (all)")
+    p.add_argument("--encoders", nargs="+", help="encoders to use (default: all that are trained)")
     p.add_argument("--real", nargs="+", default=[], metavar="NAME=MODEL:WEIGHTS")
     p.add_argument("--photographs", type=Path)
     p.add_argument("--composites", type=Path)
     p.add_argument("--masks", type=Path)
-    p.add_argument("--image-size", type=int, default=160, help="of the real encoders (%(default)s)")
+    p.add_argument(
+        "--image-size", type=int, default=160, help="input size of the real encoders (%(default)s)"
+    )
     p.add_argument("--jobs", type=int, default=1, help="processes (%(default)s)")
     options = p.parse_args(argv)
     chosen = [c for c in cases(options) if not options.encoders or c.name in options.encoders]

@@ -33,7 +33,7 @@ Explain = Callable[..., Tensor]
 ROWS = 100
 """Images that go through the encoder at once where a method has many; RELAX's own batch of masks."""
 GRADIENT_ROWS = 25
-"""The same where their activations are kept for the gradient."""
+"""Images at once where their activations are kept for the gradient."""
 RELAX_BATCHES, IG_STEPS, SHAP_SAMPLES = 30, 50, 5
 """The packages' defaults."""
 WINDOW, STRIDE, WINDOW_SIDE = 8, 4, 96

@@ -1,4 +1,4 @@
-"""What a package can say about planted defects: `nemu bank`, and what the embedding and the masks alone give.
+"""Methods that find planted defects with a package: `nemu bank`, and the embedding and the masks without it.
 
     python -m benchmarks.defect_methods DEFECTS … --packages lite0.nemu mobilenetv2.nemu \\
         --peers peers.json --json benchmarks/results/defects.json
@@ -25,12 +25,11 @@ from tqdm import tqdm
 from benchmarks.defect_scores import GOOD, Pictures, products, row
 from benchmarks.interleave import interleave, latency_row
 from benchmarks.markdown import table
-from benchmarks.record import device_name, meta, write_compact
+from benchmarks.record import device_name, exits, meta, write_compact
 from runtime import Embedder, Explainer, fit_bank
 from runtime.backends.cells import CellsBackend
 from runtime.backends.onnxruntime import OnnxRuntimeBackend
 from runtime.backends.threads import thread_count
-from runtime.errors import NemuError
 from runtime.package import Package
 
 PATCH, STEP = 32, 16
@@ -72,7 +71,7 @@ def hidden(package: Package, pictures: Pictures) -> Found:
 
 
 def mended(package: Package, pictures: Pictures) -> Found:
-    """The same with the nearest normal picture's own pixels in that place."""
+    """By how much the nearest normal image's pixels in a place raise the cosine to that image."""
     return _raised(package, pictures, lambda normal: normal)
 
 
@@ -168,6 +167,7 @@ def _name(package: Package) -> str:
     return package.manifest.encoder.id.removeprefix("timm/")
 
 
+@exits
 def main(argv: list[str] | None = None) -> int:
     """Returns 0, or 1 with a message; the file is written after every product."""
     p = argparse.ArgumentParser(prog="python -m benchmarks.defect_methods")
@@ -175,14 +175,10 @@ def main(argv: list[str] | None = None) -> int:
     p.add_argument("--packages", type=Path, nargs="+", required=True)
     p.add_argument("--methods", nargs="*", choices=METHODS, default=list(METHODS))
     p.add_argument("--peers", type=Path, nargs="*", default=[], help="files whose rows are taken over")
-    p.add_argument("--rounds", type=int, default=200, help="of timing (%(default)s)")
+    p.add_argument("--rounds", type=int, default=200, help="rounds of timing (%(default)s)")
     p.add_argument("--json", type=Path, required=True)
     o = p.parse_args(argv)
-    try:
-        return _run(o)
-    except NemuError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
+    return _run(o)
 
 
 def _run(o: argparse.Namespace) -> int:

@@ -30,7 +30,7 @@ from benchmarks.defect_scores import Pictures, products, row
 from benchmarks.record import meta, write_compact
 
 STAGES = {4: "blocks.1", 8: "blocks.2", 16: "blocks.4"}
-"""Of timm's EfficientNets and MobileNetV2, by stride."""
+"""Layers of timm's EfficientNets and MobileNetV2, by stride."""
 PADIM_CHANNELS = 100
 CORESET = 0.1
 """Share of the cells that PatchCore keeps; anomalib's own."""

@@ -25,9 +25,9 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 from tqdm import tqdm
 
+from benchmarks.record import exits
 from runtime.atomic import atomic_folder
 from runtime.encode import save_png
-from runtime.errors import NemuError
 
 SIDE = 224
 BANK, GOOD, EACH = 40, 20, 10
@@ -44,7 +44,7 @@ PRODUCTS = {
 }
 """How a cut-out's title begins → the photograph that it is in front of."""
 LEAST_PIXELS, LEAST_CHANGE = 24, 20.0
-"""Of a defect: pixels, and how far they differ on average from the same picture without it (0 to 255)."""
+"""Fewest pixels of a defect, and least mean difference to the image without it (0 to 255)."""
 _SHARE = 0.7
 """The object's longer side, as a share of the picture's."""
 
@@ -83,7 +83,7 @@ class Product:
 
 
 def products(debs: Path) -> list[Product]:
-    """Those of PRODUCTS.  Raises `InputError`: see `benchmarks.natural_data.sources`."""
+    """The products of PRODUCTS.  Raises `InputError`: see `benchmarks.natural_data.sources`."""
     from benchmarks.natural_data import sources
 
     of = sources(debs)
@@ -221,6 +221,7 @@ def _painted(layer: Layer, where: np.ndarray, colour: np.ndarray, opacity: float
     return painted
 
 
+@exits
 def main(argv: list[str] | None = None) -> int:
     """Returns 0, or 1 with a message."""
     p = argparse.ArgumentParser(prog="python -m benchmarks.defects", description=__doc__.partition("\n")[0])
@@ -228,14 +229,10 @@ def main(argv: list[str] | None = None) -> int:
     p.add_argument("--out", type=Path, required=True)
     p.add_argument("--seed", type=int, default=0)
     o = p.parse_args(argv)
-    try:
-        made = products(o.debs)
-        with atomic_folder(o.out) as folder:
-            for i, product in enumerate(tqdm(made, desc="products")):
-                make(product, made[(i + 1) % len(made)], folder / product.name, seed=o.seed)
-    except NemuError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
+    made = products(o.debs)
+    with atomic_folder(o.out) as folder:
+        for i, product in enumerate(tqdm(made, desc="products")):
+            make(product, made[(i + 1) % len(made)], folder / product.name, seed=o.seed)
     return 0
 
 

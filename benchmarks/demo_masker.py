@@ -36,7 +36,7 @@ from tqdm import tqdm
 
 from benchmarks.maskers import mask, train_masker
 from benchmarks.natural_licences import licence
-from benchmarks.record import meta, write
+from benchmarks.record import exits, meta, write
 from demo.lite0 import ARCHITECTURE, SIZE, write_weights
 from demo.photographs import (
     MASKER,
@@ -48,7 +48,7 @@ from demo.photographs import (
     square,
 )
 from runtime.atomic import atomic_file, atomic_folder
-from runtime.errors import InputError, NemuError
+from runtime.errors import InputError
 from train.checkpoint import load_nem, read_config, save_masker
 from train.folder import CONFIG, SUMMARY
 from train.folder import MASKER as TRAINED
@@ -58,7 +58,7 @@ GCOMPRIS, LOMIRI = "gcompris-qt-data", "lomiri-wallpapers-16.04"
 PERMITTED = re.compile(r"CC0|CC-BY(-SA)?-\d|public-domain")
 """Licences that are permitted, by how their names begin."""
 FOLDERS = ("categorization/resource/images", "explore_world_animals/resource/animals")
-"""Of GCompris's activities, those with photographs."""
+"""Activities of GCompris that have photographs."""
 DRAWINGS = "lang/resource/words_sample"
 PICTURES, PASTED = 2400, 1200
 SIDE = 256
@@ -153,12 +153,13 @@ def write_pictures(debs: Path, folder: Path) -> list[Source]:
     return sorted(used)
 
 
+@exits
 def main() -> int:
     """Returns 0, or 1 with a message."""
     p = argparse.ArgumentParser(prog="python -m benchmarks.demo_masker", description=__doc__.split("\n")[0])
     p.add_argument("debs", type=Path, help="folder into which the Debian packages are unpacked")
     p.add_argument("--work", type=Path, required=True, help="training pictures, encoder and run")
-    p.add_argument("--steps", type=int, default=600, help="of training (%(default)s)")
+    p.add_argument("--steps", type=int, default=600, help="training steps (%(default)s)")
     p.add_argument("--batch-size", type=int, default=16)
     o = p.parse_args()
     weights, pictures, run = o.work / "lite0.safetensors", o.work / "pictures", o.work / "run"
@@ -166,14 +167,10 @@ def main() -> int:
         *("--encoder", f"timm/{ARCHITECTURE}", "--weights", str(weights), "--image-size", str(SIZE)),
         *("--resize", "squash", "--steps", str(o.steps), "--batch-size", str(o.batch_size)),
     ]
-    try:
-        used = write_pictures(o.debs, pictures)
-        write_weights(weights)
-        train_masker([*options, "--data", str(pictures), "--out", str(run), "--force"])
-        ship(run, used, options)
-    except NemuError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
+    used = write_pictures(o.debs, pictures)
+    write_weights(weights)
+    train_masker([*options, "--data", str(pictures), "--out", str(run), "--force"])
+    ship(run, used, options)
     return 0
 
 

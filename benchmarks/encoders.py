@@ -51,7 +51,7 @@ class Planted:
     """The factors it names, each with a head of its own; none for an encoder without labels."""
     steps: int
     architecture: str = ARCHITECTURE
-    """Of timm."""
+    """Name of a timm model."""
 
 
 ENCODERS = {
@@ -192,7 +192,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.encoders")
     parser.add_argument("names", nargs="*", default=list(ENCODERS), metavar="NAME", help=", ".join(ENCODERS))
     parser.add_argument("--out", type=Path, default=OUT)
-    parser.add_argument("--steps", type=int, help="instead of each encoder's own number")
+    parser.add_argument("--steps", type=int, help="training steps (default: each encoder's own number)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--quick", action="store_true", help="two steps, a few scenes: does everything run?")
     options = parser.parse_args()

@@ -29,7 +29,7 @@ class Estimate:
 
 
 def estimate(values: Sequence[float] | NDArray[np.floating[Any]]) -> Estimate:
-    """Of one figure per image; the mean is nan over no image, the error over fewer than two."""
+    """Estimate from one figure per image; the mean is nan over no image, the error over fewer than two."""
     array = np.asarray(values, dtype=np.float64)
     known = array[~np.isnan(array)]
     n = len(known)

@@ -22,7 +22,7 @@ from train.encoder import FrozenEncoder
 from train.folder import MASKER, read_summary
 
 TRAIN_SCENES, QUICK_SCENES = 4000, 64
-"""That a masker is trained on; the second only to see that everything runs."""
+"""Number of scenes that a masker is trained on; the second number is for --quick."""
 
 
 @functools.cache
@@ -68,7 +68,7 @@ def train_masker(work: Path, name: str, method: str, *, seed: int, steps: int, q
 
 
 def _arguments(work: Path, name: str, method: str, *, seed: int, steps: int, data: Path) -> list[str]:
-    """Of `python -m train`, but for --out."""
+    """Options of `python -m train`, without --out."""
     architecture = f"timm/{encoders.ENCODERS[name].architecture}"
     return [
         *("--encoder", architecture, "--weights", str(work / "encoders" / f"{name}.safetensors")),

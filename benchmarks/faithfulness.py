@@ -1,4 +1,4 @@
-"""Does the embedding live where the map says?  Parts of the image are hidden and the embedding is compared.
+"""Faithfulness: parts of the image are hidden in the map's order, and the embeddings are compared.
 
 Notation: f the embedding, c its mean over a reference set, ρ the fill.  Images are normalised.
 """

@@ -141,10 +141,12 @@ def main() -> int:
     p.add_argument("--json", type=Path, required=True)
     p.add_argument("--encoders", nargs="+", default=["digits", "patch"], choices=list(encoders.ENCODERS))
     p.add_argument("--decoders", nargs="+", default=list(DECODERS), choices=list(DECODERS))
-    p.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], help="of `lateral` and `unet`")
-    p.add_argument("--steps", type=int, default=STEPS, help="of each training (%(default)s)")
+    p.add_argument(
+        "--seeds", nargs="+", type=int, default=[0, 1, 2], help="training seeds of `lateral` and `unet`"
+    )
+    p.add_argument("--steps", type=int, default=STEPS, help="steps of each training (%(default)s)")
     p.add_argument("--models", nargs="*", default=list(MODELS), help="timm models to time")
-    p.add_argument("--rounds", type=int, default=FEWEST_PAIRS, help="of timing (%(default)s)")
+    p.add_argument("--rounds", type=int, default=FEWEST_PAIRS, help="rounds of timing (%(default)s)")
     p.add_argument("--work", type=Path, default=WORK, help="encoders, maskers and scores")
     o = p.parse_args()
     decoders = list(dict.fromkeys([*o.decoders, AUTHORS]))

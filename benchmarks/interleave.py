@@ -66,7 +66,7 @@ class Ratio:
 
 
 def ratio(times: np.ndarray, base: np.ndarray) -> Ratio:
-    """Of two columns of `interleave`, (rounds,) each; rounds are resampled in pairs."""
+    """Ratio of two columns of `interleave`, (rounds,) each; rounds are resampled in pairs."""
     rng = np.random.default_rng(0)
     which = rng.integers(0, len(base), (_RESAMPLES, len(base)))
     resampled = np.median(times[which], axis=1) / np.median(base[which], axis=1)

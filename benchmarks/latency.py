@@ -182,10 +182,14 @@ def main(argv: list[str] | None = None) -> int:
     p = argparse.ArgumentParser(prog="python -m benchmarks.latency", description=__doc__.partition("\n")[0])
     p.add_argument("package", type=Path, metavar="PACKAGE", help="NAME.nemu")
     p.add_argument("--json", type=Path, required=True)
-    p.add_argument("--batch", type=int, nargs="+", default=[1, 8, 32], help="of the graphs (%(default)s)")
-    p.add_argument("--rounds", type=int, default=FEWEST_PAIRS, help="of each group (%(default)s)")
+    p.add_argument(
+        "--batch", type=int, nargs="+", default=[1, 8, 32], help="batch sizes of the graphs (%(default)s)"
+    )
+    p.add_argument("--rounds", type=int, default=FEWEST_PAIRS, help="rounds of each group (%(default)s)")
     p.add_argument("--seconds", type=float, default=60, help="for each batch larger than 1 (%(default)s)")
-    p.add_argument("--no-peers", action="store_true", help="the package alone: no PyTorch, OpenVINO, RELAX")
+    p.add_argument(
+        "--no-peers", action="store_true", help="time only the package: no PyTorch, OpenVINO, RELAX"
+    )
     o = p.parse_args(argv)
     try:
         latency = Latency(Package.open(o.package), rounds=o.rounds, seconds=o.seconds)

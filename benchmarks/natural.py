@@ -60,7 +60,7 @@ NULLS = dict.fromkeys(
         *("seconds_per_image", "seconds_per_image_batched"),
     )
 )
-"""Of rows whose part was not run."""
+"""Keys that are null in rows whose part was not run."""
 
 
 def run(options: Options, part: str) -> list[str]:
@@ -76,7 +76,7 @@ def run(options: Options, part: str) -> list[str]:
 
 
 def _results(options: Options, jobs: list[Job], title: str) -> list[dict[str, Any]]:
-    """Of all jobs, in order, several at once if that was asked for; what is timed runs alone."""
+    """Results of all jobs, in order; several run at once if asked for, but a timed job runs on its own."""
     if options.jobs == 1 or jobs[0].kind == "timing":
         return [result_of(options, job) for job in tqdm(jobs, desc=title)]
     with ProcessPoolExecutor(
@@ -130,8 +130,8 @@ def parsed() -> argparse.Namespace:
     )
     p.add_argument("--json", type=Path, help="write all results that are there")
     p.add_argument("--parts", nargs="+", default=list(PARTS), choices=PARTS)
-    p.add_argument("--methods", nargs="+", default=list(OTHERS), choices=OTHERS, help="of the baselines")
-    p.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], help="of the maskers' training")
+    p.add_argument("--methods", nargs="+", default=list(OTHERS), choices=OTHERS, help="baselines to run")
+    p.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], help="training seeds of the maskers")
     p.add_argument("--images", type=int, default=CHEAP.images, help="composites (%(default)s)")
     p.add_argument("--relax-images", type=int, default=12, help="composites for RELAX (%(default)s)")
     p.add_argument("--size", type=int, default=SIZE, help="pixels (%(default)s)")

@@ -30,9 +30,10 @@ from tqdm import tqdm
 
 from benchmarks.natural_licences import IN_PYTHON_PACKAGES, licence
 from benchmarks.natural_subject import CHANGES, MASKS, PLAIN, SWAPS, TEST, TRAIN
+from benchmarks.record import exits
 from demo.photographs import paste
 from runtime.atomic import atomic_folder
-from runtime.errors import InputError, NemuError
+from runtime.errors import InputError
 
 SIZE = 256
 COMPOSITES, CROPS, TESTS = 2100, 700, 120
@@ -41,21 +42,21 @@ CUTOUTS = Path(__file__).with_name("natural_cutouts.tsv")
 AREA = (0.04, 0.5)
 """Smallest and largest share of a test composite that its object has."""
 LARGEST = 1600
-"""Pixels: photographs are made smaller first."""
+"""Pixels: larger photographs are made smaller first."""
 STAMPS, LOMIRI, MATE = "tuxpaint-stamps-default", "lomiri-wallpapers-16.04", "mate-backgrounds"
 PLASMA = "plasma-workspace-wallpapers"
 WALLPAPERS = (
     *("Autumn", "BytheWater", "ColdRipple", "EveningGlow", "FallenLeaf", "Grey", "Kite", "OneStandsOut"),
     *("Path", "summer_1am", "ColorfulCups", "DarkestHour"),
 )
-"""Of Plasma, those that are photographs."""
+"""Wallpapers of Plasma that are photographs."""
 HELD = frozenset(
     (
         *("Bridge_by_Sander_Klootwijk", "picosdeeuropa_by_Aitzol_Berasategi", "greentock_by_Peter_Nerlich"),
         *("Garden", "Dune", "Storm", "Wood", "Path", "EveningGlow", "Kite", "china", "gravel", "BytheWater"),
     )
 )
-"""Photographs of the test."""
+"""Photographs that only the test set uses."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +70,7 @@ class Picture:
     licence: str
 
     def cutout(self) -> Image.Image:
-        """With its transparency, RGBA."""
+        """The cut-out with its transparency, RGBA."""
         return Image.open(self.path).convert("RGBA")
 
 
@@ -78,7 +79,7 @@ class Sources:
     """What composites are made of; photographs are decoded once."""
 
     objects: dict[str, list[Picture]]
-    """By split."""
+    """Cut-outs of each split."""
     photographs: dict[str, list[Picture]]
     decoded: dict[Path, Image.Image] = field(default_factory=dict)
 
@@ -100,48 +101,70 @@ def sources(debs: Path) -> Sources:
     """Every cut-out and photograph, in a fixed order.
 
     Raises:
-        InputError: a package that is not unpacked there.
+        InputError: a package is not unpacked there.
     """
-    import skimage
-    import sklearn
+    grounds = [_picture(path, package, debs) for path, package in _photographs(debs)]
+    grounds += [
+        Picture(
+            path=path,
+            title=path.stem,
+            split=_split(path.stem),
+            package=package,
+            licence=IN_PYTHON_PACKAGES[path.name],
+        )
+        for path, package in _python_photographs()
+    ]
+    cutouts = _cutouts(debs)
+    if lost := [p.path for p in (*cutouts, *grounds) if not p.path.is_file()]:
+        raise InputError(
+            f"{len(lost)} images are not there, {lost[0]} the first",
+            expected="the packages of Debian 12",
+            cure="unpack them again; other versions hold other images",
+        )
+    return Sources(
+        objects={s: [p for p in cutouts if p.split == s] for s in ("train", "test")},
+        photographs={s: [p for p in grounds if p.split == s] for s in ("train", "test")},
+    )
 
+
+def _photographs(debs: Path) -> list[tuple[Path, str]]:
+    """Path and package of every photograph of the Debian packages."""
     share = debs / "usr/share"
-    photographs = [
+    found = [
         *((p, LOMIRI) for p in sorted((share / "backgrounds").glob("*.jpg"))),
         *((p, MATE) for p in sorted((share / "backgrounds/mate/nature").glob("*.jpg"))),
         *((share / "wallpapers" / n / "contents/images/2560x1600.jpg", PLASMA) for n in WALLPAPERS),
     ]
-    counts = {package: sum(of == package for _, of in photographs) for package in (LOMIRI, MATE)}
-    if absent := [package for package, n in counts.items() if not n]:
+    packages = {package for _, package in found}
+    if absent := [package for package in (LOMIRI, MATE) if package not in packages]:
         raise InputError(
             f"no photographs of {', '.join(absent)} in {debs}",
             expected="the Debian packages of this script's first lines, unpacked into one folder",
             cure="dpkg -x PACKAGE.deb " + str(debs),
         )
+    return found
+
+
+def _python_photographs() -> list[tuple[Path, str]]:
+    """Path and package of every photograph of the installed Python packages."""
+    import skimage
+    import sklearn
+
     folders = {
         "scikit-image": Path(skimage.__file__).parent / "data",
         "scikit-learn": Path(sklearn.__file__).parent / "datasets/images",
     }
-    python = [
+    return [
         (folders[package] / name, package)
         for name in IN_PYTHON_PACKAGES
         for package in folders
         if (folders[package] / name).is_file()
     ]
-    grounds = [_picture(path, package, debs) for path, package in photographs]
-    for path, package in python:
-        grounds.append(
-            Picture(
-                path=path,
-                title=path.stem,
-                split=_split(path.stem),
-                package=package,
-                licence=IN_PYTHON_PACKAGES[path.name],
-            )
-        )
-    rows = [line.split("\t") for line in CUTOUTS.read_text().splitlines()]
-    stamps = share / "tuxpaint/stamps"
-    cutouts = [
+
+
+def _cutouts(debs: Path) -> list[Picture]:
+    stamps = debs / "usr/share/tuxpaint/stamps"
+    return [
         Picture(
             path=stamps / name,
             title=Path(name).stem,
@@ -149,18 +172,8 @@ def sources(debs: Path) -> Sources:
             package=STAMPS,
             licence=licence(stamps / name, package=STAMPS, debs=debs)[0],
         )
-        for split, name in rows
+        for split, name in (line.split("\t") for line in CUTOUTS.read_text().splitlines())
     ]
-    if lost := [p.path for p in (*cutouts, *grounds) if not p.path.is_file()]:
-        raise InputError(
-            f"{len(lost)} pictures are not there, {lost[0]} the first",
-            expected="the packages of Debian 12",
-            cure="unpack them again; other versions hold other pictures",
-        )
-    return Sources(
-        objects={s: [p for p in cutouts if p.split == s] for s in ("train", "test")},
-        photographs={s: [p for p in grounds if p.split == s] for s in ("train", "test")},
-    )
 
 
 def make_train(of: Sources, folder: Path, *, composites: int, crops: int) -> None:
@@ -207,7 +220,7 @@ def make_tests(of: Sources, out: Path, *, tests: int) -> None:
 def make(
     debs: Path, out: Path, *, composites: int = COMPOSITES, crops: int = CROPS, tests: int = TESTS
 ) -> None:
-    """Everything, whole or not at all.
+    """Write all folders and licences.tsv; nothing is left behind if it fails.
 
     Raises:
         InputError: see `sources`.
@@ -243,6 +256,7 @@ def _pick(pictures: Sequence[Picture], rng: np.random.Generator) -> Picture:
     return pictures[int(rng.integers(len(pictures)))]
 
 
+@exits
 def main() -> int:
     """Returns 0, or 1 with a message."""
     p = argparse.ArgumentParser(
@@ -251,11 +265,7 @@ def main() -> int:
     p.add_argument("debs", type=Path, help="folder into which the Debian packages are unpacked")
     p.add_argument("--out", type=Path, required=True, help="a folder that is not there yet")
     o = p.parse_args()
-    try:
-        make(o.debs, o.out)
-    except NemuError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
+    make(o.debs, o.out)
     return 0
 
 

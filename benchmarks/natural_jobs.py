@@ -1,4 +1,4 @@
-"""What `python -m benchmarks.natural` computes: jobs, each with a file of its own, never done twice."""
+"""What `python -m benchmarks.natural` computes: jobs whose results are kept in a file each."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ TIMED = 20
 FEWEST_MPRT = 3
 """Images: a floor needs as many."""
 DIGITS = 5
-"""Of the figures of single images."""
+"""Digits that the figures of single images are rounded to."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -212,5 +212,5 @@ def _timing(options: Options, job: Job) -> Row:
 
 
 def device_name(source: Source) -> str:
-    """Of the GPU, or the kind of device."""
+    """Name of the GPU, or the kind of device."""
     return torch.cuda.get_device_name() if source.device == "cuda" else source.device

@@ -20,7 +20,7 @@ IN_PYTHON_PACKAGES = {
     "china.jpg": "CC-BY-2.0",
     "flower.jpg": "CC-BY-2.0",
 }
-"""Of scikit-image and scikit-learn, as their documentation says."""
+"""Licences of the photographs in scikit-image and scikit-learn, from their documentation."""
 
 
 _PICTURE = re.compile(r"\.(jpe?g|png|webp)$")

@@ -15,13 +15,13 @@ from benchmarks.natural_jobs import row_of
 from benchmarks.natural_methods import NEMU
 from benchmarks.natural_subject import digest, subject
 from benchmarks.natural_tables import KIND
-from benchmarks.record import meta, write_compact
+from benchmarks.record import exits, meta, write_compact
 from benchmarks.scoring import Row, maps_of, measured
-from runtime.errors import NemuError
 from train.checkpoint import MaskerFile
 from train.folder import run_of
 
 
+@exits
 def main() -> int:
     """Returns 0; 1 with a message."""
     p = argparse.ArgumentParser(prog="python -m benchmarks.natural_masker", description=__doc__)
@@ -30,12 +30,8 @@ def main() -> int:
     p.add_argument("--images", type=int, default=100, help="composites (%(default)s)")
     p.add_argument("--json", type=Path, required=True)
     o = p.parse_args()
-    try:
-        rows = [row(masker, o.data, o.images) for masker in o.masker]
-        write_compact(o.json, {"meta": {**meta(), "data": digest(o.data)}, "rows": rows})
-    except NemuError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
+    rows = [row(masker, o.data, o.images) for masker in o.masker]
+    write_compact(o.json, {"meta": {**meta(), "data": digest(o.data)}, "rows": rows})
     return 0
 
 

@@ -181,7 +181,7 @@ def _order(masker: nn.Module, encoder: FrozenEncoder, x: Tensor) -> Tensor:
 
 
 def _arguments(source: Source, name: str, *, seed: int, options: Training) -> list[str]:
-    """Of `python -m train`, but for --data and --out."""
+    """Options of `python -m train`, without --data and --out."""
     config = source.config(name)
     given = [part for option, value in options.items() for part in (f"--{option}", value)]
     return [

@@ -1,24 +1,22 @@
 """Tables of `python -m benchmarks.natural`: real encoders, methods compared image by image.
 
-python -m benchmarks.natural_tables      write docs/natural.md from benchmarks/results/natural.json
+python -m benchmarks.natural_tables      write the tables of docs/natural.md
 """
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from benchmarks.markdown import table
+from benchmarks.markdown import NONE, Result, Row, command_of, load, records, table, write_page
 from benchmarks.quality_tables import (
     FAITHFUL,
     MASS,
     METHODS,
-    NONE,
     RANK,
     TIME,
     Column,
@@ -27,12 +25,9 @@ from benchmarks.quality_tables import (
     scored,
 )
 
-Row = Mapping[str, Any]
-
+PAGE = "natural.md"
 OURS = "nemu"
 KIND = "composites"
-GPU = "benchmarks/results/gpu/nvidia-h200/natural.json"
-DEFAULTS = "benchmarks/results/natural_default.json"
 PAIRED = ("relevance_rank", "relevance_mass", "pointing_game", "roc_auc", "insertion_minus_deletion")
 COLUMNS = (
     RANK,
@@ -77,7 +72,7 @@ def paired(rows: Sequence[Row]) -> list[dict[str, Any]]:
 
 
 def _values(rows: Sequence[Row], key: str) -> np.ndarray:
-    """(seeds, images) of the images that all have; nan where a figure is undefined."""
+    """Values (seeds, images) of the images that all rows have; nan where a figure is undefined."""
     lists = [row["values"].get(key, ()) for row in rows]
     return np.array([of[: min(map(len, lists))] for of in lists], dtype=np.float64)
 
@@ -94,12 +89,12 @@ def _difference(ours: np.ndarray, theirs: np.ndarray) -> dict[str, Any] | None:
     return {"difference": float(apart.mean()), "error": math.hypot(error, spread), "images": images}
 
 
-def methods(result: Mapping[str, Any], encoder: str) -> str:
+def methods(result: Result, encoder: str) -> str:
     """Every method on one encoder."""
     return comparison(scored(result, encoder, KIND), COLUMNS)
 
 
-def differences(result: Mapping[str, Any], encoder: str) -> str:
+def differences(result: Result, encoder: str) -> str:
     """Ours − each other method, ± twice its standard error, paired by image."""
     cells: dict[str, dict[str, str]] = {}
     for one in result["paired"]:
@@ -111,8 +106,8 @@ def differences(result: Mapping[str, Any], encoder: str) -> str:
     return table(("ours −", *(c.replace("_", " ") for c in columns)), rows)
 
 
-def masks(result: Mapping[str, Any]) -> str:
-    """What the level of masks is worth, on every encoder, those with random weights included."""
+def masks(result: Result) -> str:
+    """What the level of the masks means on every encoder, those with random weights included."""
     lines = []
     for encoder in encoders_of(result):
         for name, rows in scored(result, encoder, KIND).items():
@@ -124,105 +119,62 @@ def masks(result: Mapping[str, Any]) -> str:
     return table(("encoder", "mask", *(c.title for c in LEVELS), "seeds"), lines)
 
 
-def evidence(result: Mapping[str, Any]) -> str:
+def evidence(result: Result) -> str:
     """How far a change moves the embedding, and how much of the image it needs."""
-    lines = [
-        [
-            name,
-            *(f"{facts['moves'][change]:.2f}" for change in facts["moves"]),
-            f"{facts['needed_area']:.1%}",
-            NONE if facts["needed_inside_region"] is None else f"{facts['needed_inside_region']:.1%}",
-            f"{facts['region_area']:.1%}",
-        ]
-        for name, facts in result["encoders"].items()
-        if "moves" in facts
-    ]
-    titles = ("object swapped", "photograph swapped", "object removed")
-    return table(("encoder", *titles, "image needed", "of it in the object", "object's area"), lines)
+    return records(
+        [{"encoder": name, **facts} for name, facts in result["encoders"].items() if "moves" in facts],
+        {
+            "encoder": "encoder",
+            "object swapped": lambda r: f"{r['moves']['object_swapped']:.2f}",
+            "photograph swapped": lambda r: f"{r['moves']['photograph_swapped']:.2f}",
+            "object removed": lambda r: f"{r['moves']['object_removed']:.2f}",
+            "image needed": lambda r: f"{r['needed_area']:.1%}",
+            "of it in the object": lambda r: (
+                NONE if r["needed_inside_region"] is None else f"{r['needed_inside_region']:.1%}"
+            ),
+            "object's area": lambda r: f"{r['region_area']:.1%}",
+        },
+    )
 
 
 def _with_ratio(row: Row) -> Row:
-    """What the mask keeps, over what it keeps elsewhere: of means over images; none where that is nothing."""
+    """The row with what the mask keeps over what it keeps elsewhere; None where it keeps nothing there."""
     kept, moved = row["cosine_kept"], row["cosine_kept_moved"]
     return {**row, "kept_ratio": kept / moved if moved > 0 else None}
 
 
-INTRODUCTION = """\
-# Real encoders, real photographs
-
-Made by `python -m benchmarks.natural_tables`; do not edit.
-
-Encoders trained on ImageNet explain cut-outs of animals, plants and things, pasted on photographs: neither
-the object nor the photograph was in the masker's training, and the object's pixels are known.  The object is
-not the whole truth (first table).  Every method explains the same frozen encoder on the same pictures.
-± is the standard deviation over seeds of training, or else the standard error over pictures.  *Kept*: the
-centred cosine that the mask at ½ keeps in front of another photograph; *moved*: what the same mask keeps half
-a picture away.  *-random*: the same training on the same network with nothing learned in it.  Data:
-`python -m benchmarks.natural_data`, which writes the licence of every picture; part of them are under the GPL
-and not in this repository.
-"""
-
-
-def page(result: Mapping[str, Any], longer: Mapping[str, Any], defaults: Mapping[str, Any]) -> str:
-    """docs/natural.md.
+def parts(result: Result, longer: Result, defaults: Result) -> dict[str, str]:
+    """The tables of docs/natural.md.
 
     Args:
         longer: rows of a longer training.
-        defaults: of a training without an option.
+        defaults: rows of a training without an option.
     """
-    names = [name for name in encoders_of(result) if any(row["encoder"] == name for row in result["paired"])]
-    parts = [
-        INTRODUCTION,
-        "## What moves an embedding\n\nIn units of the median distance between different pictures.\n",
-        evidence(result),
-        *([f"{result['note']}\n"] if "note" in result else []),
-        f"## Masks\n\nAfter {steps_of(result)} steps (`{command_of(result)}`).\n",
-        masks(result),
-        f"After {steps_of(longer)} steps, on {longer['meta']['device']} ([results](../{GPU}))"
-        f"\n(`{command_of(longer)}`).\n",
-        masks(longer),
-        f"With every default, as in [training.md](training.md): {steps_of(defaults)} steps of "
-        f"{defaults['rows'][0]['batch_size']}, and the encoder's own crop ([results](../{DEFAULTS}))\n"
-        f"(`{command_of(defaults)}`).\n",
-        masks(defaults),
-    ]
-    for name in names:
-        parts += [
-            f"## Methods on {name}\n\nNumbers of images: localisation, faithfulness, sensitivity, MPRT.\n",
-            methods(result, name),
-            "Ours − the other, paired by picture, ± two standard errors:\n",
-            differences(result, name),
-        ]
+    sections = []
+    for name in encoders_of(result):
+        if any(row["encoder"] == name for row in result["paired"]):
+            sections += [
+                f"## Methods on {name}\n",
+                "Numbers of images: localisation, faithfulness, sensitivity, MPRT.\n",
+                methods(result, name),
+                "Ours − the other, paired by image, ± two standard errors:\n",
+                differences(result, name),
+            ]
     if result["missing"]:
-        parts.append("Not measured: " + "; ".join(result["missing"]) + ".\n")
-    return "\n".join(parts)
+        sections.append("Not measured: " + "; ".join(result["missing"]) + ".\n")
+    levels = {"masks": result, "masks_longer": longer, "masks_defaults": defaults}
+    return {
+        "evidence": "\n".join([evidence(result), *([f"{result['note']}\n"] if "note" in result else [])]),
+        **{name: f"`{command_of(of['meta'])}`\n\n{masks(of)}" for name, of in levels.items()},
+        "methods": "\n".join(sections),
+    }
 
 
-def compact(defaults: Mapping[str, Any]) -> str:
-    """README's part."""
-    row = defaults["rows"][0]
-    return (
-        f"**Real encoders on {row['n_images']} unseen composites**, `python -m train` without an option:\n"
-        f"{row['train_steps']} steps of {row['batch_size']}; several seeds and other methods are in "
-        "[docs/natural.md](docs/natural.md)\n"
-        f"(`{command_of(defaults)}`).\n\n" + masks(defaults)
-    )
-
-
-def command_of(result: Mapping[str, Any]) -> str:
-    """As it is typed."""
-    name, _, arguments = str(result["meta"]["command"]).partition(".py ")
-    return f"python -m benchmarks.{name} {arguments}" if arguments else name
-
-
-def steps_of(result: Mapping[str, Any]) -> int:
-    """Of the maskers' training."""
-    return next(row["train_steps"] for row in result["rows"] if row["method"] == OURS)
+def main() -> Path:
+    """Write the page and return its path."""
+    names = ("natural", "gpu/nvidia-h200/natural", "natural_default")
+    return write_page(PAGE, parts(*map(load, names)))
 
 
 if __name__ == "__main__":
-    root = Path(__file__).parents[1]
-    results = (
-        json.loads((root / name).read_text()) for name in ("benchmarks/results/natural.json", GPU, DEFAULTS)
-    )
-    (root / "docs/natural.md").write_text(page(*results))
+    print(main())

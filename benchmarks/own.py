@@ -50,7 +50,7 @@ LEVELS = (
     *(column for column in MASKS if column.key.startswith("cosine_kept")),
     Column(key="mask_area", title="area above 0.5"),
 )
-"""Of masks alone, whose level means something."""
+"""Columns of masks only: the values of other maps just have an order."""
 
 
 def runs_of(given: Sequence[str]) -> dict[str, list[Path]]:
@@ -116,9 +116,9 @@ class Method:
     seed: int
     explain: Explain
     timed: Explain
-    """The same, with a seed of its own where a run is remembered by its seed."""
+    """`explain` with another seed, so that no remembered run is timed."""
     objective: str | None = None
-    """Of a masker."""
+    """Objective of a masker; None for a baseline."""
 
 
 def methods_of(

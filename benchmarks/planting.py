@@ -25,7 +25,7 @@ TWINS = 1.0
 """Weight of the term that pulls twins together."""
 TEMPERATURE = 0.2
 TRAINING_PRECISION = "bf16-mixed" if torch.cpu._is_avx512_bf16_supported() else "32-true"
-"""Of every training here: a CPU without bfloat16 instructions emulates them, ten times slower."""
+"""Precision of every training here: a CPU without bfloat16 instructions emulates them, ten times slower."""
 
 
 def fit_names(truth: Sequence[str], *, architecture: str, steps: int, seed: int, scenes: int) -> nn.Module:

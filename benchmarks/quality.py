@@ -45,7 +45,7 @@ COUNTS = {
     "relax": Counts(images=12, faithfulness=12, sensitivity=0, draws=0, mprt=3, copies=1),
     "u_relax": Counts(images=12, faithfulness=12, sensitivity=0, draws=0, mprt=3, copies=1),
 }
-"""How many scenes each method is scored on: a RELAX map alone costs 3001 passes.  The rest: CHEAP."""
+"""How many scenes each method is scored on: one RELAX map costs 3001 passes.  The rest: CHEAP."""
 OTHER_KINDS = 100
 """Scenes of the kinds other than standard, for methods that are cheap."""
 NEEDED_SCENES = 3
@@ -56,7 +56,7 @@ class Options:
     """What a run covers."""
 
     methods: Mapping[str, Sequence[str]]
-    """Of each encoder."""
+    """Methods to run on each encoder."""
     seeds: tuple[int, ...]
     steps: int
     kinds: tuple[str, ...]
@@ -190,9 +190,9 @@ def main() -> int:
     p.add_argument("--json", type=Path, required=True)
     p.add_argument("--encoders", nargs="+", default=list(METHODS), choices=list(METHODS))
     p.add_argument("--methods", nargs="+", help="`ablation`, or names; default: METHODS of settings.py")
-    p.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], help="of the maskers' training")
-    p.add_argument("--steps", type=int, default=STEPS, help="of each masker's training (%(default)s)")
-    p.add_argument("--kinds", nargs="+", default=list(KINDS), choices=KINDS, help="of scenes")
+    p.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], help="training seeds of the maskers")
+    p.add_argument("--steps", type=int, default=STEPS, help="training steps of each masker (%(default)s)")
+    p.add_argument("--kinds", nargs="+", default=list(KINDS), choices=KINDS, help="kinds of scenes")
     p.add_argument("--work", type=Path, default=WORK, help="encoders, maskers and finished rows")
     p.add_argument("--quick", action="store_true", help="a few scenes a method: does everything run?")
     p.add_argument("--no-timing", action="store_true", help="leave seconds per image null")

@@ -1,4 +1,4 @@
-"""Markdown tables from what `python -m benchmarks.quality` wrote; what was not run is left out or `–`."""
+"""Tables of what `python -m benchmarks.quality` wrote; what was not run is left out or `–`."""
 
 from __future__ import annotations
 
@@ -8,12 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from benchmarks.markdown import table
+from benchmarks.markdown import NONE, Result, Row, records, table
 from benchmarks.seeds import best_and_near, figure
-
-Row = Mapping[str, Any]
-Result = Mapping[str, Any]
-NONE = "–"
 
 METHODS = {
     "nemu": "nemu (our objective)",
@@ -32,13 +28,13 @@ METHODS = {
     "random": "random (control)",
     "optimised": "a mask optimised for each image (limit)",
 }
-"""In the order of the tables."""
+"""Titles of the methods, in the order of the tables."""
 CONTROLS = ("centre", "random", "nemu_order", "optimised")
-"""No candidates for the best of a column: they never look at the encoder, or show ours or its limit again."""
+"""They do not compete for the best of a column: they ignore the encoder, or repeat ours or its limit."""
 
 
 def milliseconds(value: float) -> str:
-    """Three digits at least."""
+    """Milliseconds with at least three digits."""
     return f"{value:.2f}" if value < 10 else f"{value:.1f}" if value < 100 else f"{value:.0f}"
 
 
@@ -120,12 +116,20 @@ def scored(result: Result, encoder: str, kind: str = "standard") -> dict[str, li
 
 
 def evidence(result: Result) -> str:
-    """What each encoder looks at, shown by intervention."""
-    titles = (
-        *("encoder", "region", "accuracy", "moves when the truth changes", "when all else changes"),
-        *("image needed", "of it in the region", "region's area"),
+    """What each encoder looks at, measured by changing one part of the scene."""
+    return records(
+        [{"encoder": name, **_evidence(facts)} for name, facts in result["encoders"].items()],
+        {
+            "encoder": "encoder",
+            "region": "region",
+            "accuracy": "accuracy",
+            "moves when the truth changes": "truth",
+            "when all else changes": "rest",
+            "image needed": "needed_area",
+            "of it in the region": "needed_inside_region",
+            "region's area": "region_area",
+        },
     )
-    return table(titles, [_evidence(name, facts) for name, facts in result["encoders"].items()])
 
 
 def comparison(rows: Mapping[str, Sequence[Row]], columns: Sequence[Column], *, images: bool = True) -> str:
@@ -153,7 +157,7 @@ def comparison(rows: Mapping[str, Sequence[Row]], columns: Sequence[Column], *, 
 
 
 def masks(result: Result) -> str:
-    """What the level of the trained masks is worth, and what their training cost."""
+    """What the level of the trained masks means, and what their training cost."""
     titles = ("encoder", "masker", *(c.title for c in (*MASKS, TRAINING)), "break-even, images")
     lines = []
     for encoder in encoders_of(result):
@@ -168,7 +172,7 @@ def masks(result: Result) -> str:
 
 
 def break_even(masker: Sequence[Row], relax: Sequence[Row]) -> str:
-    """After how many images training has cost no more than RELAX would have."""
+    """Number of images after which training has cost no more than RELAX would have."""
     trained, own, other = figure(masker, TRAINING.key), figure(masker, "ms"), figure(relax, "ms")
     if not trained or not own or not other or own.mean >= other.mean:
         return NONE
@@ -191,7 +195,7 @@ def kinds(result: Result, encoder: str) -> str:
 
 
 def region_areas(result: Result, encoder: str) -> str:
-    """The region's share of a scene, of each kind that was run: the mass of a flat map."""
+    """The region's share of a scene for each kind that was run; a flat map has this mass."""
     areas = {
         kind: figure(
             [row for seeds in scored(result, encoder, kind).values() for row in seeds], "region_area"
@@ -215,22 +219,20 @@ def ablation(result: Result, encoder: str) -> str:
 
 
 def compact(result: Result) -> str:
-    """README's part: one encoder, and where the rest is."""
+    """The short table of one encoder, and where the rest is."""
     names = encoders_of(result)
     if not names:
         return ""
     encoder = "digits" if "digits" in names else names[0]
     rows = scored(result, encoder)
     others = [name for name in names if name != encoder]
-    beyond = f"The same for the encoders {', '.join(others)}, with" if others else "With"
+    beyond = f"Also for the encoders {', '.join(others)}, with" if others else "With"
     return (
-        f"**Explanations against a planted truth**, encoder `{encoder}`, standard scenes\n"
-        "(`python -m benchmarks.quality --json benchmarks/results/quality.json`).\n"
-        f"{_scenes(rows)}.\n"
-        "± is the standard deviation over seeds of training, or else the standard error over images; "
-        "≈ is within noise of the best.  Controls do not compete.\n\n"
+        f"Encoder `{encoder}`, standard scenes.  {_scenes(rows)}.  ± is the standard deviation over seeds of "
+        "training, or else the standard error over images; ≈ is within noise of the best.  Controls do not "
+        "compete.\n\n"
         f"{comparison(rows, SHORT, images=False)}\n"
-        f"{beyond} the other metrics and what they mean: [docs/quality.md](docs/quality.md).\n"
+        f"{beyond} the other metrics and what they mean: [quality.md](quality.md).\n"
     )
 
 
@@ -244,7 +246,7 @@ def _derived(row: Row) -> Row:
 
 
 def _at_floor(rows: Mapping[str, Sequence[Row]], column: Column) -> tuple[set[str], set[str]]:
-    """The methods at or below the floor beside them, which is as good as it gets, and those within noise."""
+    """Methods at or below their floor, which is the best possible value, and those within noise of it."""
     best, near = set(), set()
     for name, seeds in rows.items():
         value, floor = figure(seeds, column.key), figure(seeds, column.beside or "")
@@ -274,20 +276,19 @@ def _scenes(rows: Mapping[str, Sequence[Row]]) -> str:
     return f"{first}; insertion − deletion on the first {min(most, hidden)} of them"
 
 
-def _evidence(name: str, facts: Row) -> list[str]:
+def _evidence(facts: Row) -> dict[str, str]:
     planted, moved = facts.get("truth") or [], (facts.get("evidence") or {}).get("standard", {})
     accuracy = (facts.get("test_accuracy") or {}).get("standard", {})
     rest = {k: v for k, v in moved.items() if k not in (*planted, "truth_changed", "rest_changed")}
     truth = moved.get("truth_changed")
     one_by_one = ", ".join(f"{factor} {value:.2f}" for factor, value in rest.items())
-    return [
-        name,
-        " + ".join(planted) or "none planted",
-        ", ".join(f"{factor} {share:.1%}" for factor, share in accuracy.items()) or NONE,
-        NONE if truth is None else f"{truth:.2f}",
-        f"{moved['rest_changed']:.2f}" if "rest_changed" in moved else one_by_one or NONE,
-        *(
-            NONE if (share := facts.get(key)) is None else f"{share:.1%}"
+    return {
+        "region": " + ".join(planted) or "none planted",
+        "accuracy": ", ".join(f"{factor} {share:.1%}" for factor, share in accuracy.items()) or NONE,
+        "truth": NONE if truth is None else f"{truth:.2f}",
+        "rest": f"{moved['rest_changed']:.2f}" if "rest_changed" in moved else one_by_one or NONE,
+        **{
+            key: NONE if (share := facts.get(key)) is None else f"{share:.1%}"
             for key in ("needed_area", "needed_inside_region", "region_area")
-        ),
-    ]
+        },
+    }

@@ -1,21 +1,25 @@
-"""What every figure is reported with: versions, device, commit, command; and how it reaches the disk."""
+"""Versions, device, commit and command, which every result records; and writing results to disk."""
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import platform
 import shlex
 import subprocess
 import sys
+from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec
 
 from export.speed import processor
 from runtime.atomic import atomic_file
 from runtime.backends import cuda
-from runtime.errors import BackendUnavailable
+from runtime.errors import BackendUnavailable, NemuError
+
+P = ParamSpec("P")
 
 PACKAGES = (
     *("numpy", "torch", "torchvision", "timm", "lightning", "safetensors"),
@@ -25,14 +29,35 @@ PACKAGES = (
 )
 
 
+def exits(main: Callable[P, int]) -> Callable[P, int]:
+    """Wrap a command's `main`: a NemuError is printed, and its exit code returned."""
+
+    @functools.wraps(main)
+    def wrapped(*args: P.args, **options: P.kwargs) -> int:
+        try:
+            return main(*args, **options)
+        except NemuError as error:
+            print(f"error: {error}", file=sys.stderr)
+            return error.exit_code
+
+    return wrapped
+
+
 def meta() -> dict[str, Any]:
-    """Versions, device, commit and command (of the whole check, where this process is a step of it)."""
+    """Versions, device, commit and command of this process, or `$COMMAND` if that is set."""
     return {
         "versions": {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}},
         "device": device_name(),
         "commit": _commit(),
-        "command": os.environ.get("COMMAND") or shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "command": os.environ.get("COMMAND") or _command(),
     }
+
+
+def _command() -> str:
+    """The command as it was typed: `python -m benchmarks.zoo …`, or the file's name for a script."""
+    module = getattr(sys.modules["__main__"], "__spec__", None)
+    name = module.name.removesuffix(".__main__") if module else Path(sys.argv[0]).name
+    return ("python -m " if module else "") + shlex.join([name, *sys.argv[1:]])
 
 
 def device_name() -> str:
@@ -50,7 +75,7 @@ def write(path: Path, content: dict[str, Any]) -> None:
 
 
 def write_compact(path: Path, content: dict[str, Any]) -> None:
-    """JSON with a line for each key, and for each row: lists of numbers would be a line a number."""
+    """Write JSON with one line for each key and one for each row, so that lists of numbers stay short."""
     lines = []
     for name, value in content.items():
         if isinstance(value, list):
@@ -70,7 +95,7 @@ def _version(name: str) -> str | None:
 
 
 def _commit() -> str:
-    """Of the working tree, with `+changes` if it has some; `unknown` in a copy without its repository."""
+    """Commit of the working tree, with `+changes` if files differ; `unknown` without git or a repository."""
     try:
         head = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True)
         changes = subprocess.run(["git", "status", "--porcelain"], capture_output=True, text=True)

@@ -33,7 +33,7 @@ from runtime.image import Geometry
 from runtime.package import Package
 
 FRAMES = 10
-"""Of a stream, in one turn."""
+"""Number of images of a stream in one turn."""
 
 COLD = """
 import json, sys, time
@@ -70,8 +70,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("package", type=Path)
     parser.add_argument("--json", type=Path, required=True)
     parser.add_argument("--backend", choices=NAMES, default="auto", help="default: %(default)s")
-    parser.add_argument("--pairs", type=int, default=200, help="of calls (default: %(default)s)")
-    parser.add_argument("--turns", type=int, default=10, help="of a stream (default: %(default)s)")
+    parser.add_argument("--pairs", type=int, default=200, help="pairs of calls (default: %(default)s)")
+    parser.add_argument("--turns", type=int, default=10, help="turns of a stream (default: %(default)s)")
     parser.add_argument("--starts", type=int, default=5, help="interpreters (default: %(default)s)")
     options = parser.parse_args(argv)
     with Explainer(options.package, backend=options.backend) as explainer:

@@ -134,7 +134,7 @@ def robustness(
     randomised: Sequence[FrozenEncoder],
     seed: int,
 ) -> Row:
-    """What an explainer's maps do when the image hardly changes, and when the encoder is another."""
+    """Change of an explainer's maps under small noise on the image, and on randomised encoders."""
     of = partial(maps_of, explain)
     return {
         **_sensitivity(subject, of, counts=counts, seed=seed),

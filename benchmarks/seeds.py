@@ -27,7 +27,7 @@ class Figure:
 
     @property
     def shown(self) -> float | None:
-        """What stands behind ±: the spread of several seeds, the error of one."""
+        """The number after ±: the spread of several seeds, or the error of one seed."""
         return self.spread if self.seeds > 1 else self.error
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 NEMU = "nemu"
 """The default of `python -m train`, but without targets."""
 TARGETS = "nemu, with targets"
-"""The default itself."""
+"""The options of the default."""
 
 WEIGHT_HALF = "nemu, weight 0.5"
 """The default as it was before the weight was measured on the encoder."""
@@ -60,9 +60,9 @@ REPEATED = {
     "patch": (NEMU, WEIGHT_HALF),
     "red": (NEMU, WEIGHT_HALF),
 }
-"""The trainings that a claim rests on: with every seed.  The others, which cost as much, with the first."""
+"""Trainings that are repeated with every seed; the others are run with the first seed only."""
 
 
 def seeds_of(encoder: str, method: str, seeds: tuple[int, ...]) -> tuple[int, ...]:
-    """Those of `seeds` that a method is run with on an encoder."""
+    """The seeds that a method is run with on an encoder."""
     return seeds if method in REPEATED.get(encoder, ()) else seeds[:1]

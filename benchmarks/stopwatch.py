@@ -50,12 +50,12 @@ class Stopwatch:
 
     @property
     def seconds_per_step(self) -> float:
-        """Of the steps after the warm-up, loading included."""
+        """Mean seconds of a step after the warm-up, loading included."""
         return (self._end - self._first_counted) / self.steps
 
     @property
     def shares(self) -> dict[str, float]:
-        """Of each stage, of the whole."""
+        """Share of the whole time that each stage takes."""
         whole = sum(self.seconds.values())
         return {stage: seconds / whole for stage, seconds in self.seconds.items()}
 

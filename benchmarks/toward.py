@@ -34,7 +34,7 @@ import torch
 from tqdm import tqdm
 
 from benchmarks.natural_subject import SIZE, Source, digest, encoder_of
-from benchmarks.record import meta, write_compact
+from benchmarks.record import exits, meta, write_compact
 from benchmarks.toward_jobs import (
     OURS,
     PARTS,
@@ -50,13 +50,13 @@ from benchmarks.toward_jobs import (
 )
 from benchmarks.toward_measures import LOCALISED
 from benchmarks.toward_methods import METHODS
-from runtime.errors import InputError, NemuError
+from runtime.errors import InputError
 from train.checkpoint import MaskerFile
 from train.folder import MASKER, run_of
 
 
 def merged(options: Options) -> dict[str, Any]:
-    """Every result that is kept under `work`, as one."""
+    """All results under `work`, merged."""
     rows: dict[str, list[Row]] = {}
     for part in PARTS:
         jobs = jobs_of(options, part)
@@ -216,41 +216,44 @@ def parsed() -> argparse.Namespace:
     p.add_argument("--data", type=Path, required=True, help="what python -m benchmarks.natural_data made")
     p.add_argument("--work", type=Path, required=True, help="finished results, planted encoders and maskers")
     p.add_argument("--encoder-weights", nargs="+", required=True, metavar="NAME=FILE", help="timm name, file")
-    p.add_argument("--masker", nargs="+", default=[], metavar="NAME:SEED=FOLDER", help="that take targets")
-    p.add_argument("--plain", nargs="+", default=[], metavar="NAME:SEED=FOLDER", help="that take none")
+    p.add_argument("--masker", nargs="+", default=[], metavar="NAME:SEED=FOLDER", help="maskers with targets")
+    p.add_argument(
+        "--plain", nargs="+", default=[], metavar="NAME:SEED=FOLDER", help="maskers without targets"
+    )
     p.add_argument("--json", type=Path, help="write all results that are there")
     p.add_argument("--parts", nargs="*", default=list(PARTS), choices=PARTS)
-    p.add_argument("--methods", nargs="+", default=list(METHODS), choices=METHODS, help="of the baselines")
+    p.add_argument("--methods", nargs="+", default=list(METHODS), choices=METHODS, help="baselines to run")
     p.add_argument("--images", type=int, default=100, help="composites (%(default)s)")
     p.add_argument("--faithful-images", type=int, default=100, help="for insertion − deletion (%(default)s)")
     p.add_argument("--optimum-images", type=int, default=24)
     p.add_argument("--optimum-steps", type=int, default=Options.optimum_steps)
-    p.add_argument("--cheap-images", type=int, default=24, help="of the baselines (%(default)s)")
-    p.add_argument("--dear-images", type=int, default=12, help="of those with many passes (%(default)s)")
+    p.add_argument("--cheap-images", type=int, default=24, help="images for the baselines (%(default)s)")
+    p.add_argument(
+        "--dear-images", type=int, default=12, help="images for baselines with many passes (%(default)s)"
+    )
     p.add_argument("--size", type=int, default=SIZE, help="pixels (%(default)s)")
     p.add_argument("--threads", type=int, default=1, help="(%(default)s)")
-    p.add_argument("--rounds", type=int, default=200, help="of the cost (%(default)s)")
+    p.add_argument("--rounds", type=int, default=200, help="rounds of the cost (%(default)s)")
     p.add_argument("--planted-seeds", type=int, nargs="+", default=[0, 1, 2])
-    p.add_argument("--planted-steps", type=int, default=600, help="of these maskers' training (%(default)s)")
+    p.add_argument(
+        "--planted-steps", type=int, default=600, help="training steps of the planted maskers (%(default)s)"
+    )
     p.add_argument("--planted-scenes", type=int, default=100, help="pairs for each digit (%(default)s)")
     p.add_argument("--quick", action="store_true", help="planted: few training scenes; does everything run?")
     return p.parse_args()
 
 
+@exits
 def main() -> int:
     """Returns 0, or 1 with a message."""
     o = parsed()
     torch.set_num_threads(o.threads)
-    try:
-        options = options_of(o)
-        for part in (part for part in PARTS if part in o.parts):
-            for job in tqdm(jobs_of(options, part), desc=part):
-                result_of(options, job)
-        if o.json:
-            write_compact(o.json, merged(options))
-    except NemuError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
+    options = options_of(o)
+    for part in (part for part in PARTS if part in o.parts):
+        for job in tqdm(jobs_of(options, part), desc=part):
+            result_of(options, job)
+    if o.json:
+        write_compact(o.json, merged(options))
     return 0
 
 

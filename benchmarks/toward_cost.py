@@ -1,4 +1,4 @@
-"""What a target costs: the encoder alone, graphs of one input and of two, side by side in onnxruntime."""
+"""What a target costs: the encoder, graphs of one input and of two, side by side in onnxruntime."""
 
 from __future__ import annotations
 

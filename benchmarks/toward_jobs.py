@@ -1,4 +1,4 @@
-"""What `python -m benchmarks.toward` computes: jobs, each with a file of its own, never done twice."""
+"""What `python -m benchmarks.toward` computes: jobs whose results are kept in a file each."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ from train.nem import NEM
 
 PARTS = ("targets", "mixtures", "self", "optimum", "cost", "baselines", "timing", "planted")
 TARGET, PLAIN = "with targets", "without targets"
-"""Maskers."""
+"""Kinds of maskers."""
 OURS, CONTROL = "nemu", "nemu, ignoring the target"
 RANDOM_WEIGHTS = "resnet50"
-"""A model whose cost alone is measured."""
+"""A model of which only the cost is measured."""
 SELF = ("relevance_rank", "insertion_minus_deletion", "relevance_mass")
 TIMED = 5
 
@@ -57,7 +57,7 @@ class Options:
     methods: tuple[str, ...]
     images: int
     faithful_images: int
-    """For insertion − deletion."""
+    """Number of images for insertion − deletion."""
     optimum_images: int
     optimum_steps: int = OPTIMISED_STEPS
     cheap_images: int
@@ -79,7 +79,7 @@ class Job:
     """One result, in a file of its own."""
 
     kind: str
-    """Of PARTS."""
+    """One of PARTS."""
     encoder: str
     method: str = OURS
     seed: int = 0
@@ -137,7 +137,7 @@ def kept(options: Options, job: Job) -> Path:
 
 
 def result_of(options: Options, job: Job) -> list[Row]:
-    """Rows; computed, or read if they were."""
+    """Rows of a job, which are read if they were computed before."""
     file = kept(options, job)
     if not file.exists():
         write(file, {"rows": COMPUTE[job.kind](options, job)})
@@ -160,7 +160,7 @@ def _whole(options: Options, job: Job) -> NEM:
 
 
 def _nem(options: Options, job: Job) -> NEM:
-    """On the encoder as training runs it."""
+    """The masker of a job, on the encoder as training runs it."""
     nem = _whole(options, job)
     return NEM(quick(options.source, job.encoder), nem.masker).eval()
 
@@ -211,7 +211,7 @@ def _self(options: Options, job: Job) -> list[Row]:
 
 
 def _baselines(options: Options, job: Job) -> list[Row]:
-    """Of ours, also what its mask shows that ignores the target."""
+    """Rows of every method; for ours also the mask without a target."""
     where = (options.source, job.encoder, options.images)
     found = tasks(composites(*where), mixtures(*where), _pictures(options, job.method))
     who = {"encoder": job.encoder, "seed": job.seed}
@@ -296,4 +296,4 @@ COMPUTE: dict[str, Callable[[Options, Job], list[Row]]] = {
     "timing": _timing,
     "planted": _planted,
 }
-"""By part."""
+"""The function that computes each part."""

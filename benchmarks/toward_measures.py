@@ -1,4 +1,4 @@
-"""What a mask toward a target is worth: its level and its mass in a region that is known."""
+"""Measures of a mask toward a target: its level and its mass in a region that is known."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from train.training import LEAST_COST, MaskerTraining
 Row = dict[str, Any]
 
 DIGITS = 5
-"""Of the figures of single images."""
+"""Digits that the figures of single images are rounded to."""
 AROUND = "v"
 """The target that lies outside a mixture's region."""
 LOCALISED = ("relevance_mass", "relevance_rank", "pointing_game", "roc_auc")

@@ -23,7 +23,7 @@ from train.encoder import FrozenEncoder
 Explain = Callable[..., Tensor]
 
 MASKS, CELLS, KEEP = 1000, 8, 0.5
-"""Of random masks: how many, cells a side, chance that a cell is kept."""
+"""Number of random masks, cells a side, chance that a cell is kept."""
 ENDS = 0.1
 """Share of the masks that are nearest to the target, and farthest from it."""
 
@@ -34,7 +34,7 @@ class Method:
 
     explain: Explain
     passes: str
-    """Through the encoder, in words."""
+    """Passes through the encoder, in words."""
     dear: bool = False
     """Seconds an image."""
     settings: dict[str, Any] = field(default_factory=dict)
@@ -169,7 +169,7 @@ METHODS: dict[str, Method] = {
 
 @torch.enable_grad()
 def _gradients(encoder: FrozenEncoder, z: Tensor, targets: Tensor, centre: Tensor) -> list[Tensor]:
-    """Of the similarity to each target, summed over z (N, 3, H, W): K of (3, H, W)."""
+    """Gradients of the similarity to each target, summed over z (N, 3, H, W): K of (3, H, W)."""
     z = z.detach().clone().requires_grad_()
     scores = similarity(encoder(z)[0], targets, centre).sum(0)
     found = []
@@ -180,7 +180,7 @@ def _gradients(encoder: FrozenEncoder, z: Tensor, targets: Tensor, centre: Tenso
 
 
 def _similarities(encoder: FrozenEncoder, x: Tensor, kept: Tensor, targets: Tensor, centre: Tensor) -> Tensor:
-    """Of x (3, H, W) under masks (N, 1, H, W): (N, K)."""
+    """Similarities of x (3, H, W) under masks (N, 1, H, W): (N, K)."""
     return torch.cat([similarity(encoder(x * part)[0], targets, centre) for part in kept.split(ROWS)])
 
 

@@ -49,14 +49,14 @@ def pairs(n: int, shared: str) -> list[tuple[Scene, Scene]]:
 
 
 def digit_share(mask: np.ndarray, one: Scene, shared: str) -> float:
-    """Of the mask's mass on digits, the share on one of them; nan if there is none."""
+    """Share of the mask's mass on digits that is on one of them; nan if there is none."""
     on = {name: float(mask[one.regions[name]].sum(dtype=np.float64)) for name in DIGITS}
     whole = sum(on.values())
     return on[shared] / whole if whole > 0 else float("nan")
 
 
 def mass(mask: np.ndarray, one: Scene, shared: str) -> float:
-    """Of the whole mask, the share on a digit; nan for an empty mask."""
+    """Share of the whole mask that is on a digit; nan for an empty mask."""
     whole = float(mask.sum(dtype=np.float64))
     return float(mask[one.regions[shared]].sum(dtype=np.float64)) / whole if whole > 0 else float("nan")
 

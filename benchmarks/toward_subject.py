@@ -82,7 +82,7 @@ def composites(source: Source, name: str, images: int) -> Asked:
 
 
 def unrelated(names: list[str]) -> list[int]:
-    """Of each composite, the next one with another object and another photograph.
+    """Index of the next composite with another object and another photograph, for each composite.
 
     Args:
         names: NUMBER_OBJECT_PHOTOGRAPH, as `benchmarks.natural_data` has them.

@@ -76,10 +76,12 @@ def main(argv: list[str] | None = None) -> int:
     """Measure, print and write."""
     p = argparse.ArgumentParser(prog="python -m benchmarks.training", description=__doc__)
     p.add_argument("--json", type=Path, required=True)
-    p.add_argument("--model", default="resnet50", help="of timm")
+    p.add_argument("--model", default="resnet50", help="timm model")
     p.add_argument("--image-size", type=int, default=224)
     p.add_argument("--batch-size", type=int, default=4)
-    p.add_argument("--steps", type=int, default=2, help="of each variant and round, after an untimed one")
+    p.add_argument(
+        "--steps", type=int, default=2, help="steps of each variant and round, after an untimed one"
+    )
     p.add_argument("--rounds", type=int, default=5)
     p.add_argument(
         "--budget",
@@ -249,7 +251,7 @@ def write_photographs(folder: Path) -> None:
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """For the terminal."""
+    """The table that the terminal shows."""
     lines = []
     for one in rows:
         cells = (f"{k} {v:.3f}" if isinstance(v, float) else f"{k} {v}" for k, v in one.items())

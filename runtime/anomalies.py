@@ -17,7 +17,7 @@ from runtime.explain import skipped as unreadable
 from runtime.overlay import STYLES
 from runtime.package import Package
 from runtime.progress import progress
-from runtime.sources import OVERLAY, find_named_images
+from runtime.sources import OVERLAY, NamedImage, find_named_images
 
 LINES = "anomalies.jsonl"
 OVERLAYS = ("anomalous", "all", "none")

@@ -23,7 +23,7 @@ from runtime.journal import LINES, ROWS, Journal, RunRecord
 from runtime.overlay import STYLES
 from runtime.package import Package
 from runtime.progress import progress
-from runtime.sources import MASK, OVERLAY
+from runtime.sources import MASK, OVERLAY, NamedImage
 
 MASKS = ("npy", "png", "none")
 """How masks are written: float32, 16-bit grey (65535 is 1), or not at all."""

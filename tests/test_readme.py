@@ -40,12 +40,6 @@ def test_every_path_it_names_is_there():
         assert (ROOT / name).exists() or name.startswith("demo/out"), name
 
 
-def test_its_figures_are_those_of_the_results():
-    from benchmarks.tables import insert
-
-    assert insert(README) == README
-
-
 def test_every_option_it_names_exists():
     from export.build_engine import parser as build
     from train.__main__ import parser as train

@@ -15,6 +15,7 @@ from runtime.index.opened import RECORD, SCHEMA, IndexRecord
 from runtime.index.row import Row, has_rows, journal_rows, noted, refuse_other
 from runtime.index.stores import STORES, library
 from runtime.package import Package
+from runtime.sources import NamedImage
 
 
 class Indexed(NamedTuple):

@@ -121,7 +121,7 @@ def test_a_gradient_is_zero_where_nothing_is_seen(name, encoder, x):
 
 
 @pytest.mark.parametrize("name", ["integrated_gradients", "gradient_shap", "saliency"])
-def test_a_gradient_is_that_of_the_embedding_before_it_is_normalised(name, encoder, x):
+def test_gradient_is_taken_before_normalisation(name, encoder, x):
     unit = frozen(encoder.model, l2_normalize=True)
     torch.testing.assert_close(explain(name, unit, x), explain(name, encoder, x))
 

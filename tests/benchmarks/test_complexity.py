@@ -48,7 +48,7 @@ def test_range_scale_and_definition(a):
 
 
 @pytest.mark.filterwarnings("error")
-def test_nothing_has_no_distribution():
+def test_empty_map_has_no_distribution():
     assert math.isnan(complexity(np.zeros((4, 4))))
     assert math.isnan(sparseness(np.zeros((4, 4))))
 

@@ -46,7 +46,7 @@ def test_latency_and_means(package, pictures):
     assert means(two) == [["e", "m", "2", "1.000", "0.500", "0.500"]]
 
 
-def test_the_command_takes_rows_over_and_says_what_is_missing(package, pictures, tmp_path, capsys):
+def test_command_takes_over_rows_and_names_missing_ones(package, pictures, tmp_path, capsys):
     for i, (image, kind) in enumerate(zip(pictures.images, pictures.kinds, strict=True)):
         save_png(tmp_path / f"data/toy/test/{kind}/{i}.png", image)
         save_png(tmp_path / f"data/toy/truth/{kind}/{i}.png", pictures.regions[i].astype(np.uint8) * 255)

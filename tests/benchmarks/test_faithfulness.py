@@ -39,7 +39,7 @@ def test_the_true_region_has_the_known_areas():
     assert deletion == pytest.approx(torch.trapezoid((1 - j / 16).sqrt(), dx=1 / 32).item(), abs=1e-6)
 
 
-def test_the_truth_beats_a_random_map_which_beats_the_complement():
+def test_truth_beats_random_which_beats_complement():
     noise = torch.rand(H, W, generator=generator(1))
     truth, chance, worst = (areas(m) for m in (REGION.float(), noise, 1 - REGION.float()))
     assert truth[0] > chance[0] + 0.1 > worst[0] + 0.2
@@ -69,7 +69,7 @@ def test_cosines_are_not_clipped():
     assert deletion == pytest.approx(-0.75)
 
 
-def test_what_all_embeddings_share_is_taken_away():
+def test_common_part_of_embeddings_is_removed():
     shared = torch.full((16,), 100.0)
     plain, centred = (
         areas(REGION.float()),
@@ -86,7 +86,7 @@ def test_centred_cosine_is_per_row():
     torch.testing.assert_close(centred_cosine(u.half(), v.half(), centre=torch.ones(2)), expected)
 
 
-def test_ties_are_ordered_by_the_generator_and_not_by_position():
+def test_ties_are_ordered_by_the_generator():
     corner = torch.zeros(H, W)  # below: a constant map, whose top-left pixels must not come first
     first = areas(corner, generator=generator(0))
     assert areas(corner, generator=generator(0)) == first
@@ -116,7 +116,7 @@ def test_steps_that_do_not_divide_the_pixels():
         assert (insertion, deletion) == pytest.approx((0.5, 0.5), abs=1e-5)
 
 
-def test_forward_passes_are_batched_without_gradients_and_alike():
+def test_batched_passes_have_no_gradients():
     sizes = []
 
     def spy(x):

@@ -44,7 +44,7 @@ def test_seeds_that_differ_widen_the_interval():
     assert not compare(wild, "lateral", "relevance_rank")["not_inferior"]
 
 
-def test_cost_is_of_the_decoders_that_are_scored_and_reaches_page_and_picture(tmp_path):
+def test_costs_reach_the_page_and_the_drawing(tmp_path):
     decoders = ["lateral", "unet"]
     cost = costs(["test_resnet"], decoders, rounds=200, size=32)
     assert [row["variant"] for row in cost] == ["encoder", "control", *decoders]
@@ -65,7 +65,7 @@ def test_cost_is_of_the_decoders_that_are_scored_and_reaches_page_and_picture(tm
     assert (tmp_path / "frontier.png").stat().st_size > 10_000
 
 
-def test_what_a_claim_rests_on_is_trained_with_every_seed():
+def test_compared_decoders_are_trained_with_every_seed():
     assert list(trainings(["digits", "patch"], ["lateral", "lateral-early", "unet"], [0, 1])) == [
         ("digits", "lateral", 0),
         ("digits", "lateral", 1),

@@ -8,7 +8,7 @@ import pytest
 from benchmarks.interleave import FEWEST_PAIRS, interleave, latency_row, ratio
 
 
-def test_every_call_is_made_once_a_round_in_changing_order():
+def test_calls_change_order_in_every_round():
     made = []
     calls = {name: (lambda name=name: made.append(name)) for name in "abc"}
     times = interleave(calls, rounds=20, warm_up=2)
@@ -24,7 +24,7 @@ def test_the_clock_given_is_the_one_that_counts():
     assert (set(times["a"]), set(times["b"])) == ({3.0}, {5.0})
 
 
-def test_time_ends_a_run_but_not_before_five_rounds():
+def test_run_has_at_least_five_rounds():
     assert len(interleave({"a": lambda: None}, rounds=100, seconds=0)["a"]) == 5
 
 

@@ -34,7 +34,7 @@ def test_the_encoder_alone_is_the_same_encoder(encoder, images):
     np.testing.assert_array_equal(embedding, run(session(whole, threads=1), images)()[0])
 
 
-def test_the_authors_way_costs_a_second_pass_and_gives_the_same(encoder, images):
+def test_authors_way_runs_a_second_pass(encoder, images):
     module = fused(encoder, "unet")
     passes = []
     hook = module.nem.encoder.register_forward_hook(lambda *_: passes.append(1))

@@ -144,7 +144,7 @@ def test_k_is_within_the_map(region, k):
         top_k(np.zeros((8, 8)), region, k=k)
 
 
-def test_what_cannot_be_measured_is_refused(region):
+def test_unmeasurable_maps_are_refused(region):
     with pytest.raises(InputError, match="bool region"):
         relevance_rank(np.zeros((8, 8)), region.astype(float))
     with pytest.raises(InputError, match="map's shape"):

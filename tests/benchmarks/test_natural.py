@@ -14,7 +14,7 @@ from PIL import Image
 from benchmarks import natural, natural_jobs, natural_masker
 from benchmarks.natural_licences import licence
 from benchmarks.natural_subject import CHANGES, RANDOM, Source, encoder_of, randomise, subject_of
-from benchmarks.natural_tables import differences, evidence, masks, methods, page, paired
+from benchmarks.natural_tables import differences, evidence, masks, methods, paired, parts
 from demo.photographs import paste
 from runtime.errors import InputError
 from tests.benchmarks.test_quality import KEYS
@@ -66,7 +66,7 @@ def run(data, weights, tmp_path, monkeypatch):
     return call
 
 
-def test_values_average_to_what_is_reported_and_nothing_is_done_twice(run, monkeypatch):
+def test_values_average_to_the_figures_and_are_reused(run, monkeypatch):
     code, first = run("train", "score", "baselines", methods=("lafam", "optimised"), seeds=(0, 1))
     assert code == 0
     who = [(row["method"], row["seed"]) for row in first["rows"]]
@@ -93,7 +93,7 @@ def test_values_average_to_what_is_reported_and_nothing_is_done_twice(run, monke
     assert run("train", "score", methods=("lafam",), seeds=(0, 1))[1]["rows"] == first["rows"][:-1]
 
 
-def test_a_masker_by_itself_is_scored_as_in_the_benchmark(run, data, tmp_path, monkeypatch):
+def test_single_masker_is_scored_as_in_the_benchmark(run, data, tmp_path, monkeypatch):
     (row, _) = run("train", "score")[1]["rows"]
     (folder,) = (tmp_path / "work/runs").iterdir()
     out = tmp_path / "one.json"
@@ -148,7 +148,7 @@ def test_controls_and_tables(run):
     assert differences(result, "test_resnet").count("±") >= 8
     assert masks(result).count("nemu (our objective)") == 2
     assert "test_resnet" in evidence(result)
-    text = page(result, result, {**result, "rows": [{**result["rows"][0], "batch_size": 4}]})
+    text = parts(result, result, {**result, "rows": [{**result["rows"][0], "batch_size": 4}]})["methods"]
     assert "## Methods on test_resnet\n" in text
     assert f"## Methods on test_resnet{RANDOM}" not in text, "only ours was run there"
 
@@ -173,7 +173,7 @@ def test_differences_are_of_the_same_images():
     assert one["error"] == pytest.approx(np.hypot(0.05, 0.05))  # of images; of seeds, 0.2 and 0.3
 
 
-def test_a_randomised_encoder_learned_nothing_and_still_tells_pictures_apart(data, weights, tmp_path):
+def test_randomised_encoder_still_tells_images_apart(data, weights, tmp_path):
     source = Source(data=data, weights=(("test_resnet", weights),), device="cpu", size=SIZE)
     path = tmp_path / "random.safetensors"
     randomise(source, "test_resnet", path)
@@ -196,7 +196,7 @@ def test_an_object_is_where_its_mask_says(tmp_path):
     assert 0.05 < mask.mean() < 0.6
 
 
-def test_a_licence_is_that_of_the_last_paragraph_that_names_the_file(tmp_path):
+def test_last_paragraph_naming_a_file_gives_its_licence(tmp_path):
     source = tmp_path / "usr/share/doc/pictures/copyright"
     source.parent.mkdir(parents=True)
     source.write_text(

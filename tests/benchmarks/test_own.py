@@ -38,9 +38,7 @@ def run(monkeypatch, *arguments) -> int:
     return own.main()
 
 
-def test_seeds_share_a_line_and_controls_stand_beside_them(
-    masker, again, photographs, tmp_path, monkeypatch, capsys
-):
+def test_seeds_of_one_name_share_a_line(masker, again, photographs, tmp_path, monkeypatch, capsys):
     out = tmp_path / "own.json"
     runs = [f"ours={masker.parent}", f"ours={again('second', seed=1)}"]
     order = f"order={again('order', objective='ranking', area_weight=None)}"
@@ -65,7 +63,7 @@ def test_seeds_share_a_line_and_controls_stand_beside_them(
     assert [line.split(" | ")[0] for line in levels.splitlines()[2:]] == ["| ours"]
 
 
-def test_what_serves_is_not_explained(masker, photographs):
+def test_filling_images_are_not_explained(masker, photographs):
     seen = own.subject_of(load_nem(masker).encoder, photographs, most=200)
     assert len(seen.x) == len(seen.photographs) == 6
     assert all((x - other).abs().max() > 0.1 for x in seen.x for other in seen.photographs)
@@ -75,17 +73,17 @@ def test_what_serves_is_not_explained(masker, photographs):
 
 
 @pytest.mark.parametrize("text", ["runs/mine", "=runs/mine", "ours=", "relax=runs/mine"])
-def test_a_run_has_a_name_that_is_not_taken(text):
+def test_name_of_a_baseline_is_refused(text):
     with pytest.raises(InputError, match="NAME=FOLDER"):
         own.runs_of([text])
 
 
-def test_one_name_is_one_training(masker, again):
+def test_runs_of_one_name_differ_only_in_seed(masker, again):
     with pytest.raises(InputError, match="more than their seed"):
         own.runs_of([f"ours={masker.parent}", f"ours={again('other', masker='lateral-early')}"])
 
 
-def test_too_few_pictures_are_said(masker, photographs, tmp_path, monkeypatch, capsys):
+def test_too_few_images_are_refused(masker, photographs, tmp_path, monkeypatch, capsys):
     few = tmp_path / "few"
     few.mkdir()
     for i in range(own.FEWEST - 1):

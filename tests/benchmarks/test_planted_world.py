@@ -58,7 +58,7 @@ def test_all_factors_can_be_changed_together():
 
 
 @pytest.mark.parametrize(("split", "kind"), CASES)
-def test_the_regions_are_disjoint_and_of_the_promised_size(split, kind):
+def test_regions_are_disjoint_and_of_fixed_sizes(split, kind):
     patches, digits = [], []
     for i in range(100):
         regions = scene(i, split=split, kind=kind).regions
@@ -74,7 +74,7 @@ def test_the_regions_are_disjoint_and_of_the_promised_size(split, kind):
         assert np.median(digits) > 0.04
 
 
-def test_a_quarter_of_the_training_scenes_has_small_digits():
+def test_quarter_of_training_scenes_has_small_digits():
     small = [
         max(scene(i, split="train").regions[n].mean() for n in ("red", "blue")) <= 0.02 for i in range(80)
     ]
@@ -136,6 +136,6 @@ def test_a_texture_has_two_colours_in_fair_shares(family):
         {"split": "test", "changed": ("green",)},
     ],
 )
-def test_what_there_is_not_is_refused(wrong):
+def test_unknown_arguments_are_refused(wrong):
     with pytest.raises(InputError, match="expected"):
         scene(0, **wrong)

@@ -109,7 +109,7 @@ def test_settings_are_options_of_the_command(name):
     assert config_of(options).masker == of.get(name, "lateral")
 
 
-def test_the_plan_has_three_seeds_where_a_claim_rests_on_them():
+def test_compared_trainings_have_three_seeds():
     assert seeds_of("digits", "authors", (0, 1, 2)) == seeds_of("patch", "nemu", (0, 1, 2)) == (0, 1, 2)
     assert seeds_of("digits", "ranking", (0, 1, 2)) == seeds_of("digits", "relax", (0, 1, 2)) == (0,)
     assert {"digits", "patch", "red", "selfsup"} <= METHODS.keys()
@@ -124,7 +124,7 @@ def test_timing_counts_one_and_all():
     assert slow["seconds_per_image_batched"] is None
 
 
-def test_a_run_writes_every_key_and_goes_on_where_it_stopped(tmp_path, monkeypatch):
+def test_run_writes_every_key_and_resumes(tmp_path, monkeypatch):
     monkeypatch.setattr(explainers, "TRAIN_SCENES", 40)
     few = {"steps": 2, "train_scenes": 40, "test_scenes": 4, "evidence_scenes": 3}
     encoders.train_encoder("digits", tmp_path / "encoders", **few)
@@ -158,7 +158,7 @@ def test_a_run_writes_every_key_and_goes_on_where_it_stopped(tmp_path, monkeypat
         }
 
 
-def test_a_method_that_there_is_not_is_named(monkeypatch, tmp_path, capsys):
+def test_unknown_method_is_named(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(sys, "argv", ["quality", "--methods", "gradcam", "--json", str(tmp_path / "q.json")])
     with pytest.raises(SystemExit):
         quality.main()

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from benchmarks import quality_picture, quality_tables, report, seeds, tables
+from benchmarks import quality_picture, quality_tables, report, seeds
+from benchmarks.markdown import DOCS, fill
 from benchmarks.world import SIZE
 
 META = {
@@ -87,7 +88,7 @@ def columns(*keys):
     return [c for c in quality_tables.FULL if c.key in keys]
 
 
-def test_the_best_is_bold_and_what_is_within_noise_of_it_marked(result):
+def test_best_is_bold_and_near_values_are_marked(result):
     rows = quality_tables.scored(result, "digits")
     lines = lines_of(quality_tables.comparison(rows, columns("relevance_rank", "complexity")))
     assert list(lines)[2:] == ["nemu (our objective)", "RELAX", "occlusion", "random (control)"]
@@ -106,7 +107,7 @@ def test_what_was_not_run_stays_a_dash(result):
     assert lines["nemu (our objective)"][2] == "**10.0**", "timed once: no spread over seeds"
 
 
-def test_at_the_floor_is_as_good_as_it_gets():
+def test_values_at_the_floor_are_best():
     rows = {
         "lafam": [row("lafam", 0.5, mprt_abs_rho=0.14, mprt_floor=0.15)],
         "relax": [row("relax", 0.5, mprt_abs_rho=0.05, mprt_floor=0.06)],
@@ -146,7 +147,7 @@ def test_equal_methods_are_both_best():
     assert seeds.best_and_near(figures, lower=False) == ({"a", "b"}, set())
 
 
-def test_a_masker_has_paid_after_its_training_in_relax_images(result):
+def test_break_even_is_training_time_in_relax_images(result):
     lines = lines_of(quality_tables.masks(result))
     masker, inside, _, area, *_, training, even = lines["digits"]
     assert (masker, inside, area) == ("nemu (our objective)", "0.900 ± 0.000", "1.20 ± 0.00")
@@ -154,7 +155,7 @@ def test_a_masker_has_paid_after_its_training_in_relax_images(result):
     assert quality_tables.break_even(quality_tables.scored(result, "digits")["nemu"], []) == "–"
 
 
-def test_the_evidence_of_an_encoder_with_and_without_a_planted_truth(result):
+def test_evidence_with_and_without_a_planted_truth(result):
     lines = lines_of(quality_tables.evidence(result))
     assert lines["digits"] == [
         *("red + blue", "red 99.8%, blue 99.0%", "1.04", "0.08", "5.2%", "87.0%", "8.8%"),
@@ -179,39 +180,39 @@ def test_the_ablation_names_the_options_of_each_training(result):
     assert lines["nemu (our objective)"][0] == "(defaults)"
 
 
+def quality_page(result, **there):
+    return fill((DOCS / "quality.md").read_text(), report.quality_parts(result, **there))
+
+
 def test_pages_of_partial_runs(result):
-    page = report.quality_page(result, picture=True, ablation=True)
-    assert page == report.quality_page(json.loads(json.dumps(result)), picture=True, ablation=True)
+    page = quality_page(result, picture=True, ablation=True)
+    assert page == quality_page(json.loads(json.dumps(result)), picture=True, ablation=True)
     assert "### Encoder `selfsup`" in page
     assert "### Encoder `patch`" not in page
     assert "python -m benchmarks.quality --json quality.json" in page
     assert "no GPU\n" in page
     assert "](quality.png)" in page
-    assert "](ablation.md)" in page
+    assert "one choice at a time: [ablation.md](ablation.md)" in page
     nothing = {"meta": {}, "encoders": {}, "settings": {}, "rows": []}
-    bare = report.quality_page(nothing, picture=False, ablation=False)
+    bare = quality_page(nothing, picture=False, ablation=False)
     assert "](quality.png)" not in bare
-    assert "ablation" in report.ablation_page(nothing, None).lower()
+    assert "one choice at a time" not in bare
+    assert report.ablation_parts(nothing, None)["ablation"].startswith("| setting |")
     assert quality_tables.compact(nothing) == ""
 
 
 def test_every_table_has_as_many_cells_as_titles(result):
-    blocks = report.quality_page(result, picture=False, ablation=False).split("\n\n")
+    blocks = quality_page(result, picture=False, ablation=False).split("\n\n")
     found = [block for block in blocks if block.startswith("|")]
     assert len(found) == 5
     for block in found:
         assert len({line.count(" | ") for line in block.splitlines()}) == 1, block
 
 
-def test_readme_has_the_table_only_when_there_are_results(result, tmp_path, monkeypatch):
-    for path in tables.RESULTS.glob("*.json"):
-        if path.name not in ("quality.json", "natural_default.json"):
-            (tmp_path / path.name).write_text(path.read_text())
-    monkeypatch.setattr(tables, "RESULTS", tmp_path)
-    assert "nemu (our objective)" not in tables.figures()
-    (tmp_path / "quality.json").write_text(json.dumps(result))
-    assert "| nemu (our objective) | **0.870 ± 0.010** |" in tables.figures()
-    assert "encoders selfsup, with" in tables.figures()
+def test_short_table_names_the_other_encoders(result):
+    text = quality_tables.compact(result)
+    assert "| nemu (our objective) | **0.870 ± 0.010** |" in text
+    assert "encoders selfsup, with" in text
 
 
 def test_what_is_not_there_is_left_out(result, tmp_path):

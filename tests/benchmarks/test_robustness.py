@@ -88,7 +88,7 @@ def trained(name):
 
 
 @pytest.mark.parametrize("name", ["test_resnet", "test_vit", "test_convnext"])
-def test_nothing_learned_is_left_and_the_model_stays(name):
+def test_randomised_copies_leave_the_model_unchanged(name):
     model = trained(name)
     before, state = weights_fingerprint(model), torch.get_rng_state()
     other, same = randomised(model, seed=1), randomised(model, seed=1)

@@ -21,7 +21,7 @@ def rows(package, tmp_path_factory):
     return {row["variant"]: row for row in content["rows"]}
 
 
-def test_calls_are_compared_with_the_backend_and_the_backend_with_itself(rows):
+def test_calls_and_control_are_compared_with_the_backend(rows):
     assert {"control", "graph size", "stream", "cold start"} <= set(rows)
     for name in ("control", "graph size"):
         row = rows[name]
@@ -49,14 +49,14 @@ def test_the_stream_is_compared_with_the_bare_loop(rows):
 
 @pytest.mark.parametrize(("width", "crop_pct", "size"), [(48, 1.0, (64, 48)), (64, 0.95, (67, 67))])
 @pytest.mark.parametrize("resize", ["crop", "squash"])
-def test_unresized_finds_a_picture_that_is_only_cut(width, crop_pct, size, resize):
+def test_unresized_finds_an_image_that_is_only_cropped(width, crop_pct, size, resize):
     geometry = Geometry(height=64, width=width, resize=resize, crop_pct=crop_pct)
     assert runtime_cost.unresized(geometry) == size
     image = runtime_cost.random_image(size)
     assert np.shares_memory(geometry.fit(image)[0], image)
 
 
-def test_the_interval_holds_the_median_and_narrows_with_more_pairs():
+def test_interval_holds_the_median_and_narrows():
     differences = np.random.default_rng(1).normal(3, 1, 400)
     low, high = runtime_cost.interval(differences)
     assert low < np.median(differences) < high

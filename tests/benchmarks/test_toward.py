@@ -19,7 +19,7 @@ from benchmarks.toward_measures import levels, localised, shares
 from benchmarks.toward_methods import METHODS, similarity
 from benchmarks.toward_planted import digit_share, mass, pairs
 from benchmarks.toward_subject import NULL, composites, logits, mixtures, unrelated
-from benchmarks.toward_tables import page
+from benchmarks.toward_tables import parts as tables_of
 from runtime.errors import InputError
 from runtime.records import InputRecord
 from train.__main__ import main as train
@@ -90,7 +90,7 @@ def run(data, weights, runs, tmp_path, monkeypatch):
     return call
 
 
-def test_every_part_is_merged_and_nothing_is_done_twice(run, monkeypatch):
+def test_every_part_is_merged_and_reused(run, monkeypatch):
     parts = ("targets", "mixtures", "self", "optimum", "baselines")
     found = run(*parts)
     asked = [row["asked"] for row in found["targets"]]
@@ -110,13 +110,13 @@ def test_every_part_is_merged_and_nothing_is_done_twice(run, monkeypatch):
         monkeypatch.setitem(toward_jobs.COMPUTE, name, lambda *_: pytest.fail("computed again"))
     again = run(*parts)
     assert {k: v for k, v in again.items() if k != "meta"} == {k: v for k, v in found.items() if k != "meta"}
-    text = page(again)
+    text = "\n".join(tables_of(again).values())
     assert "same object" in text
     assert "test_resnet" in text
     assert str(Path.home()) not in text
 
 
-def test_costs_and_seconds_are_beside_what_they_are_compared_with(run, monkeypatch):
+def test_costs_and_seconds_have_their_ratios(run, monkeypatch):
     monkeypatch.setattr(toward_jobs, "RANDOM_WEIGHTS", "test_resnet2")
     monkeypatch.setattr(toward_jobs, "random_encoder", lambda name, size: None)
     monkeypatch.setattr(toward_jobs, "cost", lambda encoder, model, **_: [{"model": model}])
@@ -134,7 +134,7 @@ def test_a_run_that_is_not_there_is_refused(tmp_path):
             toward.runs_of([text], "--masker")
 
 
-def test_zeros_are_the_mask_without_a_target_and_mixtures_are_of_their_pictures(data, weights, runs):
+def test_zero_target_gives_the_plain_mask(data, weights, runs):
     source = Source(data=data, weights=(("test_resnet", weights),), device="cpu", size=SIZE)
     nem = load_nem(runs[TARGET] / "masker.safetensors")
     asked = composites(source, "test_resnet", IMAGES)
@@ -149,7 +149,7 @@ def test_zeros_are_the_mask_without_a_target_and_mixtures_are_of_their_pictures(
     torch.testing.assert_close(mixed.targets["v"], asked.targets["itself"].roll(-1, 0))
 
 
-def test_unrelated_has_another_object_and_another_photograph():
+def test_unrelated_has_another_object_and_photograph():
     names = ["0000_cat_by_the_sea", "0001_cat_wood", "0002_dog_sea", "0003_dog_wood"]
     assert unrelated(names) == [3, 2, 1, 0]
     with pytest.raises(InputError, match="--images"):
@@ -181,7 +181,7 @@ def test_levels_and_shares_of_masks_that_are_known():
     assert empty["share"] == empty["pooled"] == 0.5, "an empty mask is nowhere"
 
 
-def test_localisation_counts_only_what_is_positive_and_orders_by_what_it_is_told():
+def test_localisation_of_signed_and_saturated_maps():
     region = np.zeros((1, 4, 4), bool)
     region[0, 0] = True
     signed = torch.where(torch.from_numpy(region), 1.0, -1.0)
@@ -206,7 +206,7 @@ class _Colours(nn.Module):
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_methods_find_the_colour_that_they_are_asked_for(name):
+def test_methods_find_the_colour_of_the_target(name):
     size = InputRecord(
         name="image", height=48, width=48, mean=(0, 0, 0), std=(1, 1, 1), resize="squash", crop_pct=1.0,
         interpolation="bilinear",
@@ -236,7 +236,7 @@ def test_similarity_is_a_cosine_around_the_centre():
     )
 
 
-def test_planted_pairs_share_one_digit_and_masks_are_measured_on_it():
+def test_planted_pairs_share_one_digit():
     for first, second in pairs(3, "blue"):
         assert first.labels["blue"] == second.labels["blue"]
         assert first.labels["red"] != second.labels["red"]

@@ -22,7 +22,7 @@ def loop(weights):
     return AuthorsLoop(load_encoder(config), device=torch.device("cpu"))
 
 
-def test_the_authors_encoder_runs_four_times_half_of_them_on_the_clean_image(loop):
+def test_authors_loop_runs_the_encoder_four_times(loop):
     passes = []
     loop.encoder.register_forward_hook(lambda _m, i, o: passes.append((len(i[0]), o[0].requires_grad)))
     loop.loss(torch.randn(2, 3, 64, 64)).backward()
@@ -30,7 +30,7 @@ def test_the_authors_encoder_runs_four_times_half_of_them_on_the_clean_image(loo
     assert loop.masker.blocks[-1][0].in_channels == 16 * 2 + 3  # the image is a skip
 
 
-def test_their_loss_is_our_contrastive_objective_of_one_image(loop):
+def test_authors_loss_is_our_contrastive_objective(loop):
     x = torch.randn(1, 3, 64, 64)
     embedding, pyramid = loop.encoder(x)
     batch = Batch(
@@ -99,7 +99,7 @@ def test_a_run_that_is_cut_leaves_its_turns(tmp_path, monkeypatch):
     assert [(row["variant"], row["rounds"]) for row in rows] == [(training.AUTHORS, 2), ("our_loop", 1)]
 
 
-def test_when_the_time_is_up_the_first_two_variants_had_a_turn():
+def test_first_two_variants_always_have_a_turn():
     work = training.Workload(model="none", image_size=1, batch_size=1, steps=1)
 
     def turn(watch):
