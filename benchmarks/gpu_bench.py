@@ -1,4 +1,4 @@
-"""What the checks of `gpu_cuda` work with: backends over the stand-in engine, images on the GPU, memory."""
+"""Tools for the checks of `gpu_cuda`: backends over the stand-in engine, images on the GPU, memory in use."""
 
 from __future__ import annotations
 
@@ -29,21 +29,21 @@ Outputs = Sequence[np.ndarray]
 
 
 class Wrong(AssertionError):
-    """A check found what must not be."""
+    """A check found an error."""
 
 
 class NotHere(Exception):
-    """A check cannot be made on this machine, and why."""
+    """A check cannot be made on this machine; the message says why."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Effort:
-    """How much of everything."""
+    """Sizes and numbers of repetitions of the checks."""
 
     side: int = 224
-    """Of the square images."""
+    """Side of the square images in pixels."""
     most: int = 4
-    """Images that the engine takes at once."""
+    """Largest batch of the engine."""
     opens: int = 1000
     calls: int = 10_000
     device_calls: int = 1000
@@ -51,11 +51,11 @@ class Effort:
     threads: int = 4
     repeats: int = 10
     spin: int = 3_000_000
-    """Clock cycles of what is to be slow: about 2 ms."""
+    """Clock cycles of a slow kernel: about 2 ms."""
 
 
 class Bench:
-    """A GPU, its kernels, and how much is to be done."""
+    """A GPU, the kernels compiled for it, and the effort of the checks."""
 
     def __init__(self, kernels: Kernels, gpu: cuda.DeviceInfo, effort: Effort) -> None:
         self.kernels, self.gpu, self.effort = kernels, gpu, effort
@@ -64,20 +64,20 @@ class Bench:
             0, 256, (16 + effort.most, effort.side, effort.side, 3), dtype=np.uint8
         )
         self._expected = expected(self._images)
-        self._stand_ins: dict[tuple[int, str, bool], ModuleType] = {}  # the runtime keeps a logger for each
+        self._stand_ins: dict[tuple[int, str, bool], ModuleType] = {}  # the runtime holds a logger for each
 
     def current(self) -> Any:
-        """`with`: the device is current."""
+        """A context manager in which the device is current."""
         return self.cuda.current(self.gpu.index)
 
     def images(self, n: int, seed: int = 0) -> tuple[np.ndarray, Outputs]:
-        """uint8 (n, side, side, 3), and what they give."""
+        """uint8 (n, side, side, 3), and the outputs that they must give."""
         part = slice(seed % 16, seed % 16 + n)
         return self._images[part], [output[part] for output in self._expected]
 
     @contextmanager
     def backend(self, *, spin: int = 0, fault: str = "", rtx: bool = False) -> Iterator[TensorRTBackend]:
-        """The runtime's own backend over the stand-in engine, see `gpu_stand_in.stand_in`."""
+        """The runtime's own backend over the stand-in engine; arguments as of `gpu_stand_in.stand_in`."""
         key, side, most = (spin, fault, rtx), self.effort.side, self.effort.most
         if key not in self._stand_ins:
             self._stand_ins[key] = stand_in(self.kernels, most=most, spin=spin, fault=fault, rtx=rtx)
@@ -95,30 +95,30 @@ class Bench:
             backend.close()
 
     def run_exactly(self, backend: TensorRTBackend, n: int, seed: int) -> None:
-        """One run over poisoned outputs.
+        """Make one run over poisoned outputs.
 
         Raises:
-            Wrong: it gives something else than numpy.
+            Wrong: the outputs differ from numpy's.
         """
         images, outputs = self.images(n, seed)
         backend.poison()
         same(backend.run(images), outputs, f"run of {n}")
 
     def on_device(self, images: np.ndarray, stack: ExitStack, stream: Stream | None = None) -> DeviceImages:
-        """Images on the GPU until the end of `stack`, written on `stream` or on one of their own."""
+        """Images on the GPU until the end of `stack`, written on `stream` or on a new stream."""
         array = DeviceImages(self.cuda, images, stream or stack.enter_context(Stream(self.cuda)))
         stack.callback(array.close)
         return array
 
     def download(self, array: Any, stream: int) -> np.ndarray:
-        """A DeviceArray as float32 on the host, in the order of `stream`; the device is current."""
+        """Copy a DeviceArray to the host on `stream`, as float32; the device must be current."""
         with PinnedArray(self.cuda, array.shape, np.float32) as host:
             self.cuda.copy_out(host.handle, array.pointer, host.nbytes, stream)
             self.cuda.synchronize(stream)
             return host.array.copy()
 
     def used(self) -> dict[str, int]:
-        """Bytes that this process holds on the host, and on the device if NVML says; else those of all."""
+        """Bytes that this process uses on the host and on the device; without NVML, that all use there."""
         pages = int(Path("/proc/self/statm").read_text().split()[1])
         host = {"host": pages * os.sysconf("SC_PAGE_SIZE")}
         try:
@@ -129,11 +129,12 @@ class Bench:
 
 
 class DeviceImages:
-    """Images on the GPU, uint8 (N, H, W, 3), that speak the CUDA array interface; made and closed while the
-    device is current.
+    """Images on the GPU, uint8 (N, H, W, 3), with the CUDA array interface.
+
+    They are made and closed while the device is current.
 
     Args:
-        stream: on which they are written, and ready.
+        stream: on which they are written; they are ready there.
     """
 
     def __init__(self, library: cuda.Cuda, images: np.ndarray, stream: Stream) -> None:
@@ -146,15 +147,15 @@ class DeviceImages:
 
     @property
     def pointer(self) -> int:
-        """Where they are."""
+        """Their address."""
         return self._buffer.handle
 
     def write(self) -> None:
-        """Enqueue the copy that brings them there."""
+        """Enqueue the copy to the GPU."""
         self._cuda.copy_in(self.pointer, self._host.handle, self._host.nbytes, self._stream.handle)
 
     def blacken(self) -> None:
-        """Enqueue that they are all zeros."""
+        """Enqueue setting them to zero."""
         self._cuda.fill(self.pointer, 0, self._buffer.nbytes, self._stream.handle)
 
     def close(self) -> None:
@@ -170,7 +171,7 @@ class DeviceImages:
 
 
 def same(outputs: Outputs, right: Outputs, what: str) -> None:
-    """Raises `Wrong` unless both are equal to the last bit."""
+    """Raise `Wrong` unless both are equal to the last bit."""
     for name, one, other in zip(("embedding", "mask"), outputs, right, strict=True):
         if not np.array_equal(one, other):
             worst = float(np.abs(one - other).max()) if one.shape == other.shape else "another shape"

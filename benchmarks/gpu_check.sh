@@ -1,23 +1,25 @@
 #!/usr/bin/env bash
-# What this project does on this machine's NVIDIA GPU, as JSON in OUTDIR.
+# Check and measure this project on this machine's NVIDIA GPU; writes JSON files to OUTDIR.
 #
 #   benchmarks/gpu_check.sh [--dry] OUTDIR [WHEELDIR]
 #
-# OUTDIR gets summary.md, to be read, and seven JSON files, written as the figures come: environment, cuda (our
-# CUDA code, over a stand-in engine: no TensorRT is needed), torch (latency), parity and engines (TensorRT),
-# training, tests (pytest -m gpu).  What says most comes first; a step that crashes or is cut leaves what it
-# had.  Without a GPU it runs too, and the files say what was skipped and why.  It reads clocks, settings and
-# energy and changes none.  It ends within 9 minutes, not counting the building of engines.
+# OUTDIR gets summary.md, the page to read, and seven JSON files: environment, cuda (our CUDA code over a
+# stand-in engine, without TensorRT), torch (latency), parity and engines (TensorRT), training, tests
+# (pytest -m gpu).  The steps that say most come first.  Figures are written as they are measured: a step that
+# crashes or is stopped keeps what it has written.  It also runs without a GPU; the files then say what was
+# skipped and why.  Clocks, settings and energy are read and never changed.  It takes at most 9 minutes, not
+# counting the building of engines.
 #
 # --dry: the smallest encoder, once, within 90 seconds on two cores: does everything start?
 #
-# WHEELDIR: wheels for a machine that cannot fetch them (tensorrt_rtx, its bindings and libs, onnxsim).  They
-# are installed for this run only.  A wheel may lie in parts: NAME.whl.partaa, NAME.whl.partab, ...
+# WHEELDIR: wheels for a machine that cannot download them (tensorrt_rtx, its bindings and libs, onnxsim).
+# They are installed for this run only.  A wheel may be split: NAME.whl.partaa, NAME.whl.partab, ...
 #
-# PACKAGE: the package whose engines are checked; otherwise demo/out/demo.nemu.  `python -m
-#          benchmarks.gpu_prepare FOLDER` makes a small one, engines included, on a machine without a GPU.
-# PYTHON:  the interpreter (python3).  What it lacks (torch, say) is missing from the report.
-# GPU_CHECK_OPTIONS: passed on, see python -m benchmarks.gpu_check --help.
+# PACKAGE: the package whose engines are checked (demo/out/demo.nemu).  Engines that it lacks are built if the
+#          library is here.  For a machine that only runs TensorRT-RTX's engines, build them on another:
+#          nemu build --package x.nemu --target rtx-portable [--embedding-only | --toward]
+# PYTHON:  the interpreter (python3).  Steps whose modules it lacks, e.g. torch, are skipped.
+# GPU_CHECK_OPTIONS: further options, see python -m benchmarks.gpu_check --help.
 set -euo pipefail
 STARTED=$(date +%s)
 export STARTED

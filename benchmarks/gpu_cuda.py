@@ -1,9 +1,10 @@
-"""Our own CUDA code on this GPU, without any TensorRT: the runtime runs a stand-in engine of real kernels.
+"""Check our own CUDA code on this GPU without TensorRT: the runtime runs a stand-in engine of real kernels.
 
     python -m benchmarks.gpu_cuda OUT.json [--soak]
 
-Every output is compared with numpy to the last bit.  Each check is a row: `passed` is null where it could
-not be made here.  One that fails does not stop the next; `running` names the one that ended the process.
+Every output is compared with numpy to the last bit.  Each check is a row; `passed` is null where the check
+cannot be made here.  After a failed check the next one is made.  If the process dies, `running` names the
+check that was being made.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import numpy as np
 
 from benchmarks.gpu_bench import Bench, Effort, NotHere, Wrong, same
 from benchmarks.gpu_cuda_checks import CHECKS
-from benchmarks.gpu_kernels import CudaKernels
+from benchmarks.gpu_kernels import Kernels
 from benchmarks.gpu_report import Report, parser
 from runtime.backends import cuda
 from runtime.errors import BackendUnavailable, NemuError
@@ -26,13 +27,13 @@ from runtime.errors import BackendUnavailable, NemuError
 FEW = Effort(side=96, opens=20, calls=200, device_calls=50, timed=200, repeats=2)
 
 Check = Callable[[Bench], dict[str, Any]]
-"""Figures of a check that passed; raises `Wrong`, `NotHere`, or what came."""
+"""Returns the figures of a check that passed; raises `Wrong`, `NotHere`, or another error."""
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Write the report, after every check."""
+    """Make every check, or the soak, and write the report."""
     p = parser(__doc__)
-    p.add_argument("--soak", action="store_true", help="instead: run for --seconds, and watch the memory")
+    p.add_argument("--soak", action="store_true", help="run for --seconds and watch the memory instead")
     p.add_argument("--few", action="store_true", help="small images, few times: does everything run?")
     options = p.parse_args(argv)
     report = Report(options.path, budget=options.budget, seconds=options.seconds, gpu=True)
@@ -40,21 +41,21 @@ def main(argv: list[str] | None = None) -> int:
     try:
         gpu = cuda.device(0)
         with cuda.implementation().current(0):
-            kernels = CudaKernels(gpu.compute_capability)
+            kernels = Kernels(gpu.compute_capability)
     except NemuError as error:
         report.skip(what, error.came)
         return 0 if isinstance(error, BackendUnavailable) else 1
     report.content["kernels"] = kernels.how
     bench = Bench(kernels, gpu, FEW if options.few else Effort())
     if options.soak:
-        soak(bench, report, seconds=options.seconds)
+        soak(bench, report, seconds=min(options.seconds, 0.78 * options.budget))
     else:
         run(bench, report, CHECKS)
     return 0
 
 
 def run(bench: Bench, report: Report, checks: Sequence[Check]) -> None:
-    """Make every check, as long as there is time."""
+    """Make every check for which there is time."""
     rows = report.content.setdefault("checks", [])
     for check in checks:
         name = check.__name__.replace("_", " ")
@@ -68,7 +69,7 @@ def run(bench: Bench, report: Report, checks: Sequence[Check]) -> None:
             row |= check(bench)
         except NotHere as error:
             row |= {"passed": None, "detail": str(error)}
-        except Exception as error:  # noqa: BLE001  # the next check is made all the same
+        except Exception as error:  # noqa: BLE001  # a failed check is a row, and the next one is made
             kind = "" if isinstance(error, Wrong) else f"{type(error).__name__}: "
             row |= {"passed": False, "detail": kind + str(error)[-1500:]}
         rows.append({**row, "seconds": time.monotonic() - started})
@@ -77,7 +78,7 @@ def run(bench: Bench, report: Report, checks: Sequence[Check]) -> None:
 
 
 def soak(bench: Bench, report: Report, *, seconds: float, every: float = 5) -> None:
-    """Every kind of run in turns, each compared; how fast, and what the memory did, written as it goes."""
+    """Repeat every kind of run and compare each output; times and growth of memory are written meanwhile."""
     times: list[float] = []
     found: dict[str, Any] = {"runs": 0, "wrong": []}
     report.content["soak"] = found
@@ -88,7 +89,7 @@ def soak(bench: Bench, report: Report, *, seconds: float, every: float = 5) -> N
         backend.warm_up()
         backend.warm_up(on_device=True)
         before, began = bench.used(), time.monotonic()
-        said = began
+        written = began
         while time.monotonic() < began + seconds and len(found["wrong"]) < 10:
             one, expected = bench.images(1, found["runs"])
             try:
@@ -102,23 +103,22 @@ def soak(bench: Bench, report: Report, *, seconds: float, every: float = 5) -> N
             except (Wrong, NemuError) as error:
                 found["wrong"].append(str(error))
             found["runs"] += 3
-            if time.monotonic() > said + every:
-                said = time.monotonic()
-                _note(found, bench, before, times, said - began)
+            if time.monotonic() > written + every:
+                written = time.monotonic()
+                found |= _figures(bench, before, times, written - began)
                 report.save()
-        _note(found, bench, before, times, time.monotonic() - began)
+        found |= _figures(bench, before, times, time.monotonic() - began)
     report.save()
 
 
-def _note(
-    found: dict[str, Any], bench: Bench, before: dict[str, int], times: list[float], seconds: float
-) -> None:
+def _figures(bench: Bench, before: dict[str, int], times: list[float], seconds: float) -> dict[str, Any]:
+    """Figures of the soak so far: seconds, milliseconds of a run, growth of memory in bytes."""
     after = bench.used()
-    found["seconds"] = seconds
-    if times:
-        p50, p99 = (float(np.percentile(times, q)) for q in (50, 99))
-        found |= {"p50_ms": p50, "p99_ms": p99, "p99_over_p50": p99 / p50}
-    found |= {f"{name}: growth in bytes": after[name] - before[name] for name in before if name in after}
+    growth = {f"{name}: growth in bytes": after[name] - before[name] for name in before if name in after}
+    if not times:
+        return {"seconds": seconds, **growth}
+    p50, p99 = (float(np.percentile(times, q)) for q in (50, 99))
+    return {"seconds": seconds, "p50_ms": p50, "p99_ms": p99, "p99_over_p50": p99 / p50, **growth}
 
 
 if __name__ == "__main__":

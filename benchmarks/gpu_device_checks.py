@@ -1,4 +1,4 @@
-"""The checks of `gpu_cuda` for images that are on the GPU already: order, lifetime, torch, CuPy."""
+"""The checks of `gpu_cuda` for images on the GPU: order of streams, lifetime of outputs, torch, CuPy."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from runtime.device_explanation import DeviceExplanation
 from runtime.errors import BackendError
 
 _WAITS = {"synchronize", "cuMemAlloc", "cuMemFree", "cuMemHostAlloc", "cuMemFreeHost"}
-"""What a run does not call once warm, of our library or of the driver."""
+"""Functions of our CUDA layer or of the driver that a run must not call after the warm-up."""
 
 
 def run_device_keeps_the_order_of_streams(bench: Bench) -> dict[str, Any]:
-    """A slow stream writes the images: a run must wait for it, and what comes next on it for the run.
+    """A slow stream writes the images: the run must wait for it, and later work on that stream for the run.
 
-    `returned_us`: until run_device came back; where that is as long as the kernel, the host was held up.
+    `returned_us` is the time until run_device returned; if it is as long as the kernel, the host waited.
     """
     images, right = bench.images(1, 3)
     returned = []
@@ -40,7 +40,7 @@ def run_device_keeps_the_order_of_streams(bench: Bench) -> dict[str, Any]:
             bench.kernels.wait(stream.handle, bench.effort.spin)
             array.write()
             started = time.perf_counter()
-            # Turns about: the stream is named, or is the one that the array names.
+            # In alternation: the stream is passed, or taken from the array.
             outputs = backend.run_device(array, stream.handle if turn % 2 else None)
             returned.append(1e6 * (time.perf_counter() - started))
             if not turn % 2:
@@ -52,7 +52,7 @@ def run_device_keeps_the_order_of_streams(bench: Bench) -> dict[str, Any]:
 
 
 def device_outputs_keep_their_memory(bench: Bench) -> dict[str, Any]:
-    """Outputs of earlier runs are not written over, and outlive the backend."""
+    """Outputs of earlier runs are not overwritten, and stay valid after the backend is closed."""
     with bench.current(), ExitStack() as stack:
         stream = stack.enter_context(Stream(bench.cuda))
         kept = []
@@ -70,7 +70,7 @@ def device_outputs_keep_their_memory(bench: Bench) -> dict[str, Any]:
 
 
 def memory_of_outputs_is_used_again(bench: Bench) -> dict[str, Any]:
-    """To let go of an output calls nothing of CUDA; the next run writes there, and allocates nothing."""
+    """Dropping an output makes no CUDA call; the next run uses its memory and allocates nothing."""
     images, right = bench.images(1, 7)
     libraries = bench.cuda, importlib.import_module("cuda.bindings.driver")
     with bench.current(), ExitStack() as stack:
@@ -80,26 +80,26 @@ def memory_of_outputs_is_used_again(bench: Bench) -> dict[str, Any]:
         outputs = backend.run_device(array)
         outputs[0].path.synchronize()
         places = {output.pointer for output in outputs}
-        gc.collect()  # of earlier checks
+        gc.collect()  # garbage of earlier checks
         with _calls(*libraries) as made:
             del outputs
             gc.collect()
         if made:
-            raise Wrong(f"letting go of outputs called {made}")
+            raise Wrong(f"dropping the outputs called {made}")
         with _calls(*libraries) as made:
             outputs = backend.run_device(array)
         outputs[0].path.synchronize()
         if waits := _WAITS & set(made):
-            raise Wrong(f"a run that is warm called {sorted(waits)}")
+            raise Wrong(f"a run after the warm-up called {sorted(waits)}")
         if {output.pointer for output in outputs} != places:
-            raise Wrong("memory that came back was not used")
+            raise Wrong("the freed memory was not used again")
         same([bench.download(output, stream.handle) for output in outputs], right, "memory used again")
         del outputs
     return {"detail": "a run calls " + " ".join(name for name in made if name[2].isupper())}
 
 
 def what_is_not_finite_is_refused(bench: Bench) -> dict[str, Any]:
-    """`DeviceExplanation.check` takes good outputs, and raises where one holds NaN."""
+    """`DeviceExplanation.check` accepts finite outputs and raises for one that holds NaN."""
     with bench.current(), ExitStack() as stack:
         stream = stack.enter_context(Stream(bench.cuda))
         array = bench.on_device(bench.images(1)[0], stack, stream)
@@ -115,11 +115,11 @@ def what_is_not_finite_is_refused(bench: Bench) -> dict[str, Any]:
             return {"detail": error.came}
         finally:
             del embedding, mask, explanation
-    raise Wrong("a mask of NaN passed for an answer")
+    raise Wrong("a mask of NaN was accepted")
 
 
 def an_event_is_done_when_its_work_is(bench: Bench) -> dict[str, Any]:
-    """`Cuda.event_done`: yes before it is recorded, no behind a slow kernel, yes after a wait."""
+    """`Cuda.event_done` is true before the record, false behind a slow kernel, true after a wait."""
     cuda = bench.cuda
     with bench.current(), Stream(cuda) as stream:
         event = cuda.event_create()
@@ -133,12 +133,12 @@ def an_event_is_done_when_its_work_is(bench: Bench) -> dict[str, Any]:
         finally:
             cuda.event_destroy(event)
     if said != [True, False, True]:
-        raise Wrong(f"before, behind a slow kernel, after a wait: {said}")
+        raise Wrong(f"before the record, behind a slow kernel, after a wait: {said}")
     return {}
 
 
 def torch_tensors_and_streams(bench: Bench) -> dict[str, Any]:
-    """Tensors by DLPack both ways: written late on a stream, read on another while the run is under way."""
+    """Tensors go in and out by DLPack: written late on one stream, read on another during the run."""
     torch = _module("torch")
     if not torch.cuda.is_available():
         raise NotHere("this torch sees no GPU")
@@ -154,7 +154,7 @@ def torch_tensors_and_streams(bench: Bench) -> dict[str, Any]:
                     bench.kernels.wait(writer.cuda_stream, bench.effort.spin)
                     tensor.copy_(ready)
                     outputs = backend.run_device(tensor, writer if turn % 2 else None)
-                with torch.cuda.stream(reader):  # nobody waits: DLPack puts the reader behind the run
+                with torch.cuda.stream(reader):  # no explicit wait: DLPack orders the reader after the run
                     found = [torch.from_dlpack(output).cpu().numpy() for output in outputs]
                 same(found, right, f"torch, written on {writer}, read on {reader}")
                 del outputs
@@ -162,7 +162,7 @@ def torch_tensors_and_streams(bench: Bench) -> dict[str, Any]:
 
 
 def cupy_arrays_and_streams(bench: Bench) -> dict[str, Any]:
-    """The same with CuPy."""
+    """CuPy arrays, written late on a stream of CuPy and read back on it."""
     cupy = _module("cupy")
     images, right = bench.images(1, 6)
     ready = cupy.asarray(images)
@@ -181,7 +181,7 @@ def cupy_arrays_and_streams(bench: Bench) -> dict[str, Any]:
 
 @contextmanager
 def _calls(*targets: Any) -> Iterator[list[str]]:
-    """Names of the functions of these objects that are called meanwhile."""
+    """Names of the functions of these objects that are called inside the `with`."""
     made: list[str] = []
 
     def noted(name: str, function: Callable[..., Any]) -> Callable[..., Any]:

@@ -1,41 +1,45 @@
-"""The package's own engines, with and without its mask, as CUDA graphs; and what our runtime adds to that.
+"""Time the package's engines as CUDA graphs, with and without the mask, and what our runtime adds to them.
 
-The encoder alone is the engine of `python -m export.build_engine --embedding-only`, of the same graph and
-weights; `toward`, where the package takes targets, is the one with two inputs.  They are timed in turns on a
-stream of their own, as PyTorch's modules are in `gpu_latency`: `ratio_to_encoder` is what the mask costs.  No
-torch: this runs on a Jetson.
-
-Run so far over stand-ins.  On a GPU: see benchmarks/gpu_check.sh.
+`encoder` is the engine that `nemu build --embedding-only` makes of the same graph and weights; `toward`, if
+the package takes targets, is the engine with two inputs.  They are timed in turns on one stream, as PyTorch's
+modules are in `gpu_latency`; `ratio_to_encoder` is the cost of the mask.  torch is not imported, so this runs
+on a Jetson.
 """
 
 from __future__ import annotations
 
 import functools
 import sys
-from contextlib import ExitStack, closing
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from benchmarks.gpu_bench import DeviceImages
+from benchmarks.gpu_kernels import driver_call
 from benchmarks.gpu_package import form_of
-from benchmarks.gpu_raw_engine import RawEngine, events
-from benchmarks.gpu_report import Clock, Report, device_clock, parser
-from benchmarks.interleave import Call, wall_clock
+from benchmarks.gpu_report import Report, device_clock, parser
+from benchmarks.interleave import Call, Clock, wall_clock
 from runtime.backends import cuda
 from runtime.backends.cuda_memory import Stream
+from runtime.backends.lane import Lane
+from runtime.backends.rtx_cache import RtxCache
 from runtime.backends.tensorrt import misfit, open_engine, refused
-from runtime.errors import BackendError, BackendUnavailable, EngineMismatch, NemuError
+from runtime.backends.tensorrt_engine import INPUT, LoadedEngine, Shapes
+from runtime.backends.tensorrt_library import library
+from runtime.errors import BackendUnavailable, EngineMismatch, NemuError
 from runtime.explainer import Explainer
+from runtime.manifest import TOWARD
 from runtime.package import Engine, Package
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Write the report; it is written after every measurement."""
+    """Time the engines; the report is written after every measurement."""
     p = parser(__doc__)
     p.add_argument("--package", type=Path)
-    p.add_argument("--flavour", default="rtx", help="engines of this TensorRT alone (%(default)s)")
+    p.add_argument("--flavour", default="rtx", help="only engines of this flavour of TensorRT (%(default)s)")
     options = p.parse_args(argv)
     report = Report(options.path, budget=options.budget, seconds=options.seconds, gpu=True)
     what = f"engines of flavour {options.flavour}"
@@ -61,11 +65,11 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def fitting(package: Package, flavour: str, gpu: cuda.DeviceInfo) -> dict[str, Engine]:
-    """Those of `gpu_package.FORMS` that the package has an engine of, of the flavour, that fits this GPU.
+    """The engines of a flavour that fit this GPU, by form (`gpu_package.FORMS`).
 
     Raises:
-        BackendUnavailable: the flavour's library is not here.
-        EngineMismatch: TensorRT-RTX says that an engine which fits does not run.
+        BackendUnavailable: the flavour's library is not installed.
+        EngineMismatch: TensorRT-RTX says that a fitting engine does not run here.
     """
     found: dict[str, Engine] = {}
     for engine in package.engines():
@@ -78,67 +82,107 @@ def fitting(package: Package, flavour: str, gpu: cuda.DeviceInfo) -> dict[str, E
 
 
 def rows(report: Report, package: Package, engines: dict[str, Engine]) -> None:
-    """Rows of the bare engines, for one image and for the most; as CUDA graphs where there are any."""
+    """Time the bare engines on one image and on the largest batch, as CUDA graphs where possible."""
     if not engines:
         return
+    implementation = cuda.implementation()
     most = min(engine.record.batch[2] for engine in engines.values())
     for batch in sorted({1, most}):
         with ExitStack() as stack:
-            stream = stack.enter_context(Stream(cuda.implementation()))
+            stream = stack.enter_context(Stream(implementation))
             shape = _shape(package, batch)
-            raw = {
-                name: stack.enter_context(closing(RawEngine(engine, shape, stream)))
-                for name, engine in engines.items()
+            lanes = {
+                name: stack.enter_context(lane(engine, shape, stream)) for name, engine in engines.items()
             }
-            finish = next(iter(raw.values())).finish
-            if cuda.implementation().no_graphs:  # nor events, then
+            finish = functools.partial(implementation.synchronize, stream.handle)
+            if implementation.no_graphs:  # then there are no events either
                 clock: Clock = functools.partial(_until_done, finish=finish)
             else:
                 mark, between = events(stream)
                 clock = functools.partial(device_clock, mark=mark, between=between, finish=finish)
             if not report.has_time(f"engines, batch {batch}"):
                 continue
-            calls, way = _launches(report, raw)
+            calls, way = _launches(report, lanes, batch)
             row = _row(package, next(iter(engines.values())), batch)
             row["backend"] += f", {way}"
             report.compare(calls, clock, finish=finish, energy=True, **row)
 
 
-def _launches(report: Report, raw: dict[str, RawEngine]) -> tuple[dict[str, Call], str]:
-    """A call for each engine, and what it is: all by CUDA graphs, or none."""
-    try:
-        return {name: engine.graph() for name, engine in raw.items()}, "cuda graph"
-    except BackendError as error:
-        report.skip("engines as CUDA graphs", error.came)
-        return {name: engine.plain() for name, engine in raw.items()}, "enqueue"
+@contextmanager
+def lane(engine: Engine, shape: tuple[int, ...], stream: Stream) -> Iterator[Lane]:
+    """A lane of the runtime without copies: the engine, memory on the device, a stream, and a CUDA graph.
+
+    The device is current.  Images, and targets if it takes any, are made up.
+
+    Args:
+        shape: of the images, within the engine's profile.
+        stream: any but the default stream.
+
+    Raises:
+        BackendError: the engine does not load, or its first run fails.
+    """
+    record, implementation = engine.record, cuda.implementation()
+    cache = RtxCache(record, cuda.device(0))
+    with closing(LoadedEngine(library(record.flavour), engine, engine.read(), cache)) as loaded:
+        shapes: Shapes = {INPUT: shape}
+        if TOWARD in loaded.inputs:
+            shapes[TOWARD] = (shape[0], loaded.dimension)
+        with closing(Lane(implementation, loaded, shapes, mapped=False, graph=True, stream=stream)) as made:
+            yield made
+
+
+def _launches(report: Report, lanes: dict[str, Lane], batch: int) -> tuple[dict[str, Call], str]:
+    """A call for each engine, and its kind: CUDA graphs for all engines, or for none."""
+    whys = [one.no_graph for one in lanes.values() if one.no_graph]
+    if whys:
+        report.skip("engines as CUDA graphs", whys[0])
+    calls: dict[str, Call] = {
+        name: functools.partial(one.launch, batch, plain=bool(whys)) for name, one in lanes.items()
+    }
+    return calls, "enqueue" if whys else "cuda graph"
+
+
+def events(stream: Stream) -> tuple[Callable[[], Any], Callable[[Any, Any], float]]:
+    """`mark` and `between` for `gpu_report.device_clock`, by CUDA events on a stream."""
+
+    def mark() -> Any:
+        event = driver_call("cuEventCreate", 0)
+        driver_call("cuEventRecord", event, stream.handle)
+        return event
+
+    def between(begin: Any, end: Any) -> float:
+        milliseconds = driver_call("cuEventElapsedTime", begin, end)
+        driver_call("cuEventDestroy", begin)
+        driver_call("cuEventDestroy", end)
+        return float(milliseconds)
+
+    return mark, between
 
 
 def overhead(report: Report, package: Package, engines: dict[str, Engine]) -> None:
-    """Rows of one image through the package's engine, from idle to idle, each around the one before.
+    """Time one image through the package's engine, from idle to idle, in ways that each add something.
 
-    `bare` is a CUDA graph on device memory; then ours: `run_device` of the Explainer, which copies within the
-    device; `run` of the backend, which copies in and out; the Explainer on a host image of the exact size;
-    and `run_toward`, if there is an engine for targets.
-    What `run_device` adds to the graph is the cost of our Python and of three small copies.
+    `bare` is a CUDA graph on device memory.  `explainer.run_device` adds our Python code and three small
+    copies within the device; `backend.run` copies in and out; `explainer` takes a host image of the exact
+    size; `backend.run_toward` runs the engine for targets, if there is one.
     """
     engine = engines.get("fused")
     if engine is None or not report.has_time("what the Explainer adds"):
         return
+    implementation = cuda.implementation()
     images = np.random.default_rng(0).integers(0, 256, _shape(package, 1), dtype=np.uint8)
-    row = _row(package, engine, 1)
     with ExitStack() as stack:
-        stream = stack.enter_context(Stream(cuda.implementation()))
-        array = DeviceImages(cuda.implementation(), images, stream)
+        stream = stack.enter_context(Stream(implementation))
+        array = DeviceImages(implementation, images, stream)
         stack.callback(array.close)
-        raw = stack.enter_context(closing(RawEngine(engine, images.shape, stream)))
+        bare = stack.enter_context(lane(engine, images.shape, stream))
         backend = stack.enter_context(closing(open_engine(package, engine, unlisted=True)))
         explainer = stack.enter_context(Explainer(package, backend=backend))
         for on_device in (False, True):
             explainer.warm_up(on_device=on_device)
-        finish: Call = raw.finish
-        replay = _launches(report, {"bare": raw})[0]["bare"]
+        launch = _launches(report, {"bare": bare}, 1)[0]["bare"]
         calls: dict[str, Call] = {
-            "bare": lambda: [replay(), finish()],
+            "bare": lambda: [launch(), implementation.synchronize(stream.handle)],
             "explainer.run_device": lambda: explainer.run_device(array).synchronize(),
             "backend.run": functools.partial(backend.run, images),
             "explainer": functools.partial(explainer, images[0]),
@@ -147,7 +191,8 @@ def overhead(report: Report, package: Package, engines: dict[str, Engine]) -> No
             asks = stack.enter_context(closing(open_engine(package, engines["toward"], unlisted=True)))
             toward = np.ones((1, package.manifest.encoder.dimension), np.float32)
             calls["backend.run_toward"] = functools.partial(asks.run_toward, images, toward)
-        report.compare(calls, wall_clock, **{**row, "backend": f"overhead, {engine.path.name}"})
+        row = {**_row(package, engine, 1), "backend": f"overhead, {engine.path.name}"}
+        report.compare(calls, wall_clock, **row)
 
 
 def _until_done(call: Call, *, finish: Call) -> float:

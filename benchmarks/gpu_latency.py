@@ -1,8 +1,8 @@
-"""Encoder alone against encoder with mask in PyTorch: as a CUDA graph, eager, by torch.compile.
+"""Time the encoder with and without a mask in PyTorch: as a CUDA graph, eager, and by torch.compile.
 
-Variants are those of `benchmarks.latency`: `fused` has our decoder, `authors_decoder` theirs, and
-`authors_way` runs the encoder twice, as their code does.  They are timed in turns (A B A B) in one process,
-on random images, after a warm-up, by `gpu_report.device_clock`.  On a CPU, eager alone, by the host's clock.
+The variants are those of `benchmarks.latency`: `fused` has our decoder, `authors_decoder` has theirs, and
+`authors_way` runs the encoder twice, as their code does.  They are timed in turns in one process, on random
+images, after a warm-up, by `gpu_report.device_clock`.  On a CPU only eager is timed, by the host's clock.
 """
 
 from __future__ import annotations
@@ -16,24 +16,24 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from benchmarks.gpu_report import Clock, Report, device_clock, parser
-from benchmarks.interleave import Call, wall_clock
+from benchmarks.gpu_report import Report, device_clock, parser
+from benchmarks.interleave import Call, Clock, wall_clock
 from benchmarks.onnx_sessions import fused as fuse
 from benchmarks.onnx_sessions import random_encoder
 from benchmarks.peers import AuthorsWay
 from export.fuse import Fused
 
-MODE = "reduce-overhead"  # of torch.compile: with CUDA graphs, and compiled within a minute
+MODE = "reduce-overhead"  # mode of torch.compile: uses CUDA graphs and compiles within a minute
 WAYS = ("graph", "eager", "compile")
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Write the report; it is written after every measurement."""
+    """Time every way and batch size; the report is written after every measurement."""
     p = parser(__doc__)
-    p.add_argument("--model", default="resnet50", help="of timm; random weights, which take as long")
+    p.add_argument("--model", default="resnet50", help="timm model, with random weights")
     p.add_argument("--image-size", type=int, default=224)
     p.add_argument("--batch", type=int, nargs="+", default=[1, 8, 32])
-    p.add_argument("--ways", nargs="+", choices=WAYS, default=WAYS, help="in this order")
+    p.add_argument("--ways", nargs="+", choices=WAYS, default=WAYS, help="ways to run, timed in this order")
     options = p.parse_args(argv)
     gpu = torch.cuda.is_available()
     report = Report(options.path, budget=options.budget, seconds=options.seconds, gpu=gpu)
@@ -48,7 +48,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 class EncoderAlone(nn.Module):
-    """The encoder of a fused module, with the same beginning: uint8 image → embedding float32."""
+    """The encoder of a fused module with its preprocessing: uint8 image → embedding float32."""
 
     def __init__(self, fused: Fused) -> None:
         super().__init__()
@@ -60,7 +60,7 @@ class EncoderAlone(nn.Module):
 
 
 def variants(model: str, size: int, *, gpu: bool) -> dict[str, nn.Module]:
-    """The modules that are compared: in half precision and channels last on a GPU, in float32 on a CPU."""
+    """The compared modules: in half precision and channels last on a GPU, in float32 on a CPU."""
     encoder = random_encoder(model, size)
     precision = "fp16" if gpu else "fp32"
     ours, theirs = (Fused(fuse(encoder, decoder).nem, precision=precision) for decoder in ("lateral", "unet"))
@@ -78,7 +78,7 @@ def variants(model: str, size: int, *, gpu: bool) -> dict[str, nn.Module]:
 def time_one(
     report: Report, modules: dict[str, nn.Module], way: str, *, batch: int, model: str, size: int
 ) -> None:
-    """Rows of one way and batch."""
+    """Time the modules in one way at one batch size."""
     name = {"graph": "torch cuda graph", "eager": "torch eager", "compile": f"torch.compile {MODE}"}[way]
     if not report.has_time(f"{name}, batch {batch}"):
         return
@@ -92,7 +92,7 @@ def time_one(
         clock = functools.partial(
             device_clock, mark=_mark, between=lambda a, b: a.elapsed_time(b), finish=finish
         )
-    # A compilation takes long: of the two that matter alone.
+    # Compiling takes long, so only the two most important modules are compiled.
     compared = {k: m for k, m in modules.items() if way != "compile" or k in ("encoder", "fused")}
     make: Callable[[nn.Module, Tensor], Call] = {"graph": _graphed, "eager": _eager, "compile": _compiled}[
         way
@@ -104,7 +104,7 @@ def time_one(
             report.compare(
                 calls, clock, finish=finish if gpu else None, energy=way == "graph", backend=name, **row
             )
-    except RuntimeError as error:  # of capture, compilation or memory; the other ways go on
+    except RuntimeError as error:  # in capture, compilation or memory; the other ways are still timed
         report.skip(f"{name}, batch {batch}", str(error)[-500:])
 
 
@@ -130,7 +130,7 @@ def _compiled(module: nn.Module, image: Tensor) -> Call:
 
 
 def _graphed(module: nn.Module, image: Tensor) -> Call:
-    """A CUDA graph of the module, whose replay was checked against a plain call with poisoned outputs."""
+    """A CUDA graph of the module; its replay over poisoned outputs is checked against a plain call."""
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):

@@ -1,7 +1,7 @@
-"""What NVIDIA's management library counts: energy, and the memory of one process.  It is read, never set.
+"""Energy and memory of one process, read from NVIDIA's management library (NVML).  Nothing is set.
 
-The library comes with the driver and is called as it is: which Python packages wrap it, and under which
-names, differs from one machine to the next.
+The library comes with the driver and is called by ctypes, because the Python packages that wrap it, and their
+names, differ from machine to machine.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ _PROCESSES = 64
 
 
 class NoNvml(Exception):
-    """What was asked for cannot be had here, and why."""
+    """NVML does not give a figure here; the message says why."""
 
 
 class _Process(ctypes.Structure):
@@ -33,10 +33,10 @@ class Nvml:
     """One GPU.
 
     Args:
-        device: its number, as NVML counts: all that the driver has, whatever CUDA_VISIBLE_DEVICES says.
+        device: number of the GPU in NVML's order, which ignores CUDA_VISIBLE_DEVICES.
 
     Raises:
-        NoNvml: no library, no driver, or no such device.
+        NoNvml: there is no library, no driver, or no such device.
     """
 
     def __init__(self, device: int = 0) -> None:
@@ -49,7 +49,7 @@ class Nvml:
         self._call("nvmlDeviceGetHandleByIndex_v2", device, ctypes.byref(self._handle))
 
     def joules(self) -> float:
-        """Energy of the whole GPU since the driver was loaded.
+        """Energy in joules that the whole GPU has used since the driver was loaded.
 
         Raises:
             NoNvml: this GPU has no such counter.
@@ -59,11 +59,11 @@ class Nvml:
         return millijoules.value / 1e3
 
     def process_bytes(self) -> int:
-        """Memory of the GPU that this process holds.
+        """Bytes of GPU memory that this process holds.
 
         Raises:
-            NoNvml: NVML does not say, or does not know this process by its number here (in a container) and
-                several are running.
+            NoNvml: NVML gives no figure, or several processes run and none has this process's number, as in
+                a container.
         """
         count, found = ctypes.c_uint(_PROCESSES), (_Process * _PROCESSES)()
         self._call("nvmlDeviceGetComputeRunningProcesses_v3", self._handle, ctypes.byref(count), found)

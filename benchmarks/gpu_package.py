@@ -1,4 +1,4 @@
-"""The package that gpu_check looks at, and the commands that build what it lacks for what is here."""
+"""The package that gpu_check looks at, and the commands that build the engines that it lacks."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from runtime.package import Package
 
 DEMO = Path("demo/out/demo.nemu")
 FORMS = {"fused": [], "encoder": ["--embedding-only"], "toward": ["--toward"]}
-"""Form of an engine → options that build it: with the mask, without it, with one for a target."""
+"""Form of an engine → options that build it: with the mask, embedding only, with a mask toward a target."""
 
 
 def form_of(record: EngineRecord) -> str:
@@ -25,20 +25,20 @@ def form_of(record: EngineRecord) -> str:
 
 
 def find_package(work: Path) -> tuple[Path | None, str]:
-    """A copy, in `work`, of the package to check, so that engines can be added; and which that is."""
+    """Copy the package to check into `work`, so that engines can be added; the copy, and the path copied."""
     given = Path(os.environ.get("PACKAGE") or DEMO)
     if not given.is_dir():
-        return None, f"{given} is not there: python -m benchmarks.gpu_prepare FOLDER makes a package"
+        return None, f"{given} does not exist: make demo writes it, and PACKAGE names another"
     package = work / given.name
     shutil.copytree(given, package)
     return package, str(given)
 
 
 def build_command(package: Path | None, flavour: str, engine: str) -> list[str]:
-    """Module and arguments that build an engine; none if it is there, or cannot be built here or of this one.
+    """Module and arguments that build an engine; empty if it exists or cannot be built.
 
     Args:
-        engine: of `FORMS`.
+        engine: a key of `FORMS`.
     """
     if package is None or not _can_build(flavour):
         return []
@@ -57,18 +57,18 @@ def build_command(package: Path | None, flavour: str, engine: str) -> list[str]:
 
 
 def _target(flavour: str) -> str:
-    """What is built here: of TensorRT-RTX's engines only the one that this GPU runs."""
+    """The build target; for TensorRT-RTX, only the engine that this GPU runs."""
     if flavour != "rtx":
         return flavour
     try:
         turing = cuda.device(0).compute_capability == "7.5"
-    except BackendUnavailable:  # built all the same, and loaded as far as it goes without a GPU
+    except BackendUnavailable:  # without a GPU it is built, and loaded as far as possible
         turing = False
     return "rtx-sm75" if turing else "rtx-portable"
 
 
 def _can_build(flavour: str) -> bool:
-    """Whether its library is here, for the GPU that is; the classic one cannot do without a GPU."""
+    """Whether the library is here and supports this GPU; only TensorRT-RTX builds without a GPU."""
     try:
         library(flavour)
     except BackendUnavailable:

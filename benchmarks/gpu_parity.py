@@ -1,8 +1,8 @@
-"""Every engine of a package, tried on this machine and compared with onnxruntime on the CPU.
+"""Try every engine of a package on this machine and compare its outputs with onnxruntime on the CPU.
 
-TensorRT-RTX runs on no Hopper, for one.  An engine is opened as the runtime opens it; what
-the runtime refuses is tried all the same, and what happened is reported in full.  Outputs are poisoned before
-every run.  One that takes targets is asked for each image with the embedding of another.
+An engine is opened as the runtime opens it.  One that the runtime refuses, e.g. of TensorRT-RTX on a Hopper,
+is tried all the same, and the report says what happened.  Outputs are poisoned before every run.  An engine
+that takes targets is given each image with the embedding of another.
 """
 
 from __future__ import annotations
@@ -31,39 +31,47 @@ from runtime.package import GRAPHS, TOWARD_GRAPHS, Engine, Package
 from runtime.parity import measure
 from runtime.verify import limits_for, load_reference, run_all, run_all_toward, verify, verify_toward
 
+Outputs = tuple[np.ndarray, np.ndarray]
+"""Embeddings and masks."""
+
 
 def main(argv: list[str] | None = None) -> int:
-    """Write the report; it is written after every engine, so that a crash loses the last one only."""
+    """Try the engines; the report is written after every one, so a crash loses only the last."""
     p = argparse.ArgumentParser(description=__doc__)
     p.add_argument("path", type=Path, help="JSON file to write, or to add to")
     p.add_argument("--package", type=Path)
-    p.add_argument("--flavour", default="rtx", help="engines of this TensorRT alone (%(default)s)")
+    p.add_argument("--flavour", default="rtx", help="only engines of this flavour of TensorRT (%(default)s)")
     options = p.parse_args(argv)
     result: dict[str, Any] = {"meta": meta()}
     if options.path.is_file():
         result = json.loads(options.path.read_text())
     for part in ("engines", "provider", "skipped"):
         result.setdefault(part, [])
-    write(options.path, result)
+
+    def save() -> None:
+        write(options.path, result)
+
+    save()
+    package = None if options.package is None else Package.open(options.package)
     if options.flavour == EP_RTX:
-        _provider(options.package, result, options.path)
+        _provider(package, result, save)
     else:
-        _flavour(options.package, options.flavour, result, options.path)
-    write(options.path, result)
+        _flavour(package, options.flavour, result, save)
+    save()
     return 0
 
 
-def _flavour(path: Path | None, flavour: str, result: dict[str, Any], out: Path) -> None:
+def _flavour(package: Package | None, flavour: str, result: dict[str, Any], save: Callable[[], None]) -> None:
+    """Try the package's engines of one flavour that give a mask."""
+    engines = [] if package is None else [e for e in package.engines() if e.record.flavour == flavour]
+    engines = [engine for engine in engines if not engine.record.embedding_only]
+    why = ""
     try:
         library(flavour)
-        package = None if path is None else Package.open(path)
     except BackendUnavailable as error:
-        result["skipped"].append({"what": f"parity of {flavour} engines", "why": error.came})
-        return
-    engines = [] if package is None else [e for e in package.engines() if e.record.flavour == flavour]
-    explaining = [engine for engine in engines if not engine.record.embedding_only]
-    if package is None or not explaining:
-        why = "there is no package" if package is None else "the package holds none that gives a mask"
+        why = error.came
+    if package is None or not engines or why:
+        why = why or ("there is no package" if package is None else "the package has no engine with a mask")
         result["skipped"].append({"what": f"parity of {flavour} engines", "why": why})
         return
     images = load_reference(package).images
@@ -74,44 +82,43 @@ def _flavour(path: Path | None, flavour: str, result: dict[str, Any], out: Path)
             with closing(toward_backend(package, cpu)) as asks:
                 asked = run_all_toward(asks, images, toward)
     result["reference"] = f"onnxruntime on the CPU, fp32, {len(images)} reference images of the package"
-    for engine in explaining:
+    for engine in engines:
         report: dict[str, Any] = {"engine": engine.path.name, "record": engine.record.fields()}
         result["engines"].append(report)
         targets, right = (toward, asked) if engine.record.takes_target else (None, expected)
         try:
-            _try(package, engine, images, targets, right, report, save=lambda: write(out, result))
+            _try(package, engine, images, targets, right, report, save=save)
         except BackendUnavailable as error:
             report["error"] = str(error)
             result["skipped"].append({"what": f"running {engine.path.name}", "why": error.came})
-        except Exception as error:  # noqa: BLE001  # what an unlisted GPU makes of it is a row, whatever it is
+        except Exception as error:  # noqa: BLE001  # any failure on an unlisted GPU is reported
             report["error"] = f"{type(error).__name__}: {error}"
 
 
-def _provider(path: Path | None, result: dict[str, Any], out: Path) -> None:
-    """The package through onnxruntime's TensorRT-RTX provider, in each precision that it has."""
-    if path is None:
+def _provider(package: Package | None, result: dict[str, Any], save: Callable[[], None]) -> None:
+    """Try the package with onnxruntime's TensorRT-RTX provider, in each precision that it has."""
+    if package is None:
         result["skipped"].append({"what": EP_RTX, "why": "there is no package"})
         return
-    package = Package.open(path)
     for precision, file in GRAPHS.items():
         if file not in package.manifest.files:
             continue
         report: dict[str, Any] = {"precision": precision}
         result["provider"].append(report)
-        write(out, result)  # a crash leaves it as it is now
+        save()  # so that the report exists if the process crashes
         try:
             _try_provider(package, precision, report)
         except BackendUnavailable as error:
             report["error"] = error.came
             result["skipped"].append({"what": EP_RTX, "why": error.came})
             return
-        except Exception as error:  # noqa: BLE001  # what a card makes of it is a row, whatever it is
+        except Exception as error:  # noqa: BLE001  # any failure on this card is reported
             report["error"] = f"{type(error).__name__}: {error}"
-        write(out, result)
+        save()
 
 
 def _try_provider(package: Package, precision: str, report: dict[str, Any]) -> None:
-    """Open it twice, the second time with kernels in the cache; measure parity and time."""
+    """Open it twice, the second time with kernels from the cache; measure parity and time."""
     for which in ("first", "second"):
         started = time.monotonic()
         explainer = Explainer(package, backend=EP_RTX, precision=precision)
@@ -132,20 +139,20 @@ def _try(
     engine: Engine,
     images: np.ndarray,
     toward: np.ndarray | None,
-    expected: tuple[np.ndarray, np.ndarray],
+    expected: Outputs,
     report: dict[str, Any],
     *,
     save: Callable[[], None],
 ) -> None:
-    """Fill `report`, calling `save` before every step that may take the process down."""
-    record, plan = engine.record, engine.read()
+    """Fill `report`; `save` is called before every step that may crash the process."""
+    rtx, plan = engine.record.flavour == "rtx", engine.read()
     try:
         gpu = cuda.device(0)
     except BackendUnavailable:
-        if record.flavour == "rtx":
-            _judge(plan, report)  # its header alone
+        if rtx:
+            _judge(plan, report)  # from the plan's header alone
         raise
-    if record.flavour == "rtx":
+    if rtx:
         with cuda.implementation().current(gpu.index):
             _judge(plan, report)
     report["gpu"] = asdict(gpu)
@@ -159,43 +166,54 @@ def _try(
         report["refused"] = error.came
         save()
         backend = TensorRTBackend(engine, plan=plan, input=package.manifest.input, gpu=gpu)
-    try:
+    with closing(backend):
         report["why"] = backend.why
         report["open_seconds"] = time.monotonic() - started
         report["stage"] = "running"
         report["load_log"] = list(backend.load_log)
         save()
-        limits = limits_for(record.precision)
-        for batch in sorted({1, backend.max_batch}):
-            outputs = _poisoned_run(backend, images, toward, batch)
-            parity = measure(
-                embedding=outputs[0],
-                mask=outputs[1],
-                reference_embedding=expected[0],
-                reference_mask=expected[1],
-                limits=limits,
-            )
-            report.setdefault("parity", {})[f"batch {batch}"] = parity.to_json()
-            report.setdefault("failures", []).extend(parity.failures(limits))
-            report["degraded"] = backend.degraded
-            save()
+        _compare(backend, engine, images, toward, expected, report, save)
         report["stage"] = "first opening"
         report["first_opening"] = first_opening.check(package, engine, backend, gpu)
         report["stage"] = "done"
-    finally:
-        backend.close()
+
+
+def _compare(
+    backend: TensorRTBackend,
+    engine: Engine,
+    images: np.ndarray,
+    toward: np.ndarray | None,
+    expected: Outputs,
+    report: dict[str, Any],
+    save: Callable[[], None],
+) -> None:
+    """Add the parity of one image at a time and of full batches to `report`."""
+    limits = limits_for(engine.record.precision)
+    for batch in sorted({1, backend.max_batch}):
+        embedding, mask = _poisoned_run(backend, images, toward, batch)
+        parity = measure(
+            embedding=embedding,
+            mask=mask,
+            reference_embedding=expected[0],
+            reference_mask=expected[1],
+            limits=limits,
+        )
+        report.setdefault("parity", {})[f"batch {batch}"] = parity.to_json()
+        report.setdefault("failures", []).extend(parity.failures(limits))
+        report["degraded"] = backend.degraded
+        save()
 
 
 def _judge(plan: bytes, report: dict[str, Any]) -> None:
-    """TensorRT-RTX's own word on the plan, before it is loaded."""
+    """Add TensorRT-RTX's own verdict on the plan, which it gives before loading it."""
     report["validity"] = asdict(validity(plan))
     report["validity_log"] = list(logger(library("rtx")).lines)
 
 
 def _poisoned_run(
     backend: TensorRTBackend, images: np.ndarray, toward: np.ndarray | None, batch: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """All images, `batch` at a time; every output buffer holds NaN before each run."""
+) -> Outputs:
+    """Run all images, `batch` at a time; every output buffer holds NaN before each run."""
     parts = []
     for start in range(0, len(images), batch):
         backend.poison()

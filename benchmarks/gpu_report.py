@@ -1,4 +1,4 @@
-"""What the steps of gpu_check share: rows timed in turns, what was skipped and why, clocks, time left."""
+"""The report of a step of gpu_check: timed rows, what was skipped and why, and the time that is left."""
 
 from __future__ import annotations
 
@@ -13,14 +13,12 @@ from typing import Any
 import numpy as np
 
 from benchmarks.energy import joules_per_call, no_energy
-from benchmarks.gpu_process import STARTED
-from benchmarks.interleave import FEWEST_PAIRS, Call, ratio, wall_clock
+from benchmarks.gpu_steps import STARTED
+from benchmarks.interleave import FEWEST_PAIRS, Call, Clock, interleave, ratio
 from benchmarks.record import device_name, meta, write
 
-Clock = Callable[[Call], float]
-"""Milliseconds of a call."""
 QUEUED, REPLAYS = 5, 10
-"""Calls that keep the device busy while the timed ones are enqueued, and the timed ones."""
+"""Calls that keep the device busy while the timed ones are enqueued, and the number of timed ones."""
 _ENERGY_SECONDS = 1.5
 
 
@@ -29,17 +27,17 @@ def parser(description: str | None) -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(description=description)
     p.add_argument("path", type=Path, help="JSON file to write, or to add to")
     p.add_argument("--seconds", type=float, default=5, help="per measurement (%(default)s)")
-    p.add_argument("--budget", type=float, default=240, help="seconds that all of them are to end in")
+    p.add_argument("--budget", type=float, default=240, help="seconds for the whole step (%(default)s)")
     return p
 
 
 class Report:
-    """Rows and what was skipped, written to `path` as they come; added to what an earlier step left there.
+    """Rows and skipped measurements, written to `path` as they come and added to what is there already.
 
     Args:
-        budget: seconds, from when `gpu_process` started this process or from now, that all is to end in.
-        seconds: of one measurement.
-        gpu: whether the calls run on one; then there are more of them.
+        budget: seconds for the whole step, from the start of this process by `gpu_steps.run`, or from now.
+        seconds: for one measurement.
+        gpu: the calls run on a GPU; then more calls are made.
     """
 
     def __init__(self, path: Path, *, budget: float, seconds: float, gpu: bool) -> None:
@@ -54,7 +52,7 @@ class Report:
         self.save()
 
     def save(self) -> None:
-        """Write what there is."""
+        """Write the report."""
         write(self._path, self.content)
 
     def skip(self, what: str, why: str) -> None:
@@ -63,10 +61,10 @@ class Report:
         self.save()
 
     def has_time(self, what: str, seconds: float | None = None) -> bool:
-        """Whether there is time for `what`; otherwise it is noted as skipped.
+        """Whether there is time for `what`; if not, it is noted as skipped.
 
         Args:
-            seconds: that it takes; None: as long as the longest so far.
+            seconds: that it takes; None: as long as the longest measurement so far.
         """
         now = time.monotonic()
         self._longest, self._last = max(self._longest, now - self._last), now
@@ -84,24 +82,17 @@ class Report:
         energy: bool = False,
         **row: Any,
     ) -> None:
-        """Time the variants in turns, and add a row for each; `ratio_to_encoder` if `encoder` is one.
+        """Time the variants in turns and add a row for each; `ratio_to_encoder` if one is named `encoder`.
 
         Args:
-            finish: waits for what a call enqueued; then `wall_…` is that, by the host's clock, one call after
-                the other.  Without it a call ends when its work does, and `wall_…` is of the same samples.
-            energy: measure that as well; `joules_per_frame` is None where there is none, and why is noted.
+            finish: waits for the work that a call enqueued.  Then `wall_…` is the time from idle to idle by
+                the host's clock, one call after the other.  Without it a call ends when its work does, and
+                `wall_…` comes from the same samples as `median_ms`.
+            energy: measure the energy too; where the GPU has no meter, that is noted as skipped.
         """
-        for call in variants.values():
-            for _ in range(self._warm_up):
-                call()
-        samples: dict[str, list[float]] = {name: [] for name in variants}
-        until = time.monotonic() + self._seconds
-        for turn in range(self._most):
-            if turn >= 5 and time.monotonic() > until:
-                break
-            for name, call in variants.items():
-                samples[name].append(clock(call))
-        times = {name: np.array(values) for name, values in samples.items()}
+        times = interleave(
+            variants, rounds=self._most, seconds=self._seconds, warm_up=self._warm_up, clock=clock
+        )
         for name, own in times.items():
             walls = own if finish is None else self._walls(variants[name], finish)
             figures = _figures(own, walls, times.get("encoder"), replays=1 if finish is None else REPLAYS)
@@ -111,13 +102,13 @@ class Report:
             self._energy(variants, finish, row["batch"])
 
     def _walls(self, call: Call, finish: Call) -> np.ndarray:
-        """Milliseconds of one call after the other, from idle to idle."""
-        finish()
-        until = time.monotonic() + self._seconds / 4
-        walls: list[float] = []
-        while len(walls) < 5 or (len(walls) < self._most and time.monotonic() < until):
-            walls.append(wall_clock(lambda: (call(), finish())))
-        return np.array(walls)
+        """Milliseconds of one call after the other, each from idle to idle."""
+        return interleave(
+            {"call": lambda: (call(), finish())},
+            rounds=self._most,
+            seconds=self._seconds / 4,
+            warm_up=1,
+        )["call"]
 
     def _energy(self, variants: dict[str, Call], finish: Call, batch: int) -> None:
         if why := no_energy():
@@ -137,7 +128,7 @@ class Report:
 def _figures(
     times: np.ndarray, walls: np.ndarray, encoder: np.ndarray | None, *, replays: int
 ) -> dict[str, Any]:
-    """What a row says of one variant; every time is a mean over `replays`."""
+    """The figures of one variant's row; every time in `times` is a mean over `replays` calls."""
     against = None if encoder is None else ratio(times, encoder)
     enough = len(times) * replays >= FEWEST_PAIRS
     return {
@@ -153,14 +144,14 @@ def _figures(
 def device_clock(
     call: Call, *, mark: Callable[[], Any], between: Callable[[Any, Any], float], finish: Call
 ) -> float:
-    """Milliseconds of a call on a device, a mean of REPLAYS.
+    """Milliseconds of a call on a device, as a mean over REPLAYS calls.
 
-    The marks lie in a queue that is already busy, so that the host's launches are not in the interval (but
-    where they take longer than the work itself: then that is what a caller sees, too).
+    The time stamps are enqueued while the device is still busy, so the host's launches are not in the
+    interval.  Where launching takes longer than the work itself, it is in the interval, as a caller sees it.
 
     Args:
         mark: enqueues a time stamp behind the calls.
-        between: milliseconds from one time stamp to another, both of which have happened.
+        between: milliseconds between two time stamps that have been reached.
         finish: waits for everything that was enqueued.
     """
     for _ in range(QUEUED):

@@ -1,7 +1,7 @@
-"""A module like `tensorrt` whose engines are the kernels of `gpu_kernels`, for the runtime to run.
+"""A module like `tensorrt` whose engines run the kernels of `gpu_kernels`.
 
-It has the part of the API that the runtime calls, and real work: what `execute_async_v3` enqueues computes
-on the GPU, can be captured, and takes its time.  A test holds its names against the tests' own stand-in.
+It has the part of the API that the runtime calls.  `execute_async_v3` enqueues real work, which computes on
+the GPU and can be captured.  A test compares its names with those of the tests' own fake TensorRT.
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ from benchmarks.gpu_kernels import DIMENSION, Kernels
 NAMES = ("image", "embedding", "mask")
 VERSION = "10.0.stand-in"
 FAULTS = ("", "stale", "breaks", "refuses")
-"""Of a capture: `stale` records no kernel, so that a replay gives what was there; `breaks` is invalidated;
-`refuses`, of TensorRT-RTX alone, says that it cannot be captured, and does not run there."""
+"""Faults of a capture: `stale` records no kernel, so a replay leaves old outputs; `breaks` makes it invalid;
+`refuses` (TensorRT-RTX only) says that the engine cannot be captured, and does not run during a capture."""
 SCRATCH = 4096
-"""Bytes for each image that a context is to be given, if it is to have no memory of its own."""
+"""Bytes for each image that a context without memory of its own must be given."""
 
 
 class Context:
     """`IExecutionContext`."""
 
     def __init__(self, engine: Engine, *, given: int | None = None) -> None:
-        self._engine, self._given = engine, given  # bytes that it was given; None: it has its own
+        self._engine, self._given = engine, given  # bytes that it was given; None: it has its own memory
         self._shape: tuple[int, ...] = ()
         self._address: dict[str, int] = {}
 
@@ -112,7 +112,7 @@ class RuntimeConfig:
     dynamic_shapes_kernel_specialization_strategy = 0
 
     def create_runtime_cache(self) -> None:
-        """None: there is nothing to keep."""
+        """Returns None, since nothing is cached."""
 
     def set_runtime_cache(self, cache: Any) -> bool:
         return False
@@ -130,9 +130,9 @@ def stand_in(kernels: Kernels, *, most: int, spin: int = 0, fault: str = "", rtx
     """A module to put at `sys.modules["tensorrt"]`; with `rtx`, at that of `tensorrt_rtx`.
 
     Args:
-        most: images that its engines take.
-        spin: clock cycles of the GPU that a run takes at least.
-        fault: of FAULTS.
+        most: largest batch of its engines.
+        spin: least clock cycles of the GPU in a run.
+        fault: one of FAULTS.
     """
     trt = ModuleType("tensorrt_rtx" if rtx else "tensorrt")
     engine = (RtxEngine if rtx else Engine)(kernels, most=most, spin=spin, fault=fault)

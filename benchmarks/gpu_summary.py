@@ -1,4 +1,4 @@
-"""The readable half of gpu_check: the goals and what was measured, every figure, what did not run."""
+"""The summary of gpu_check for people: goals and figures, then every measurement, and what did not run."""
 
 from __future__ import annotations
 
@@ -11,9 +11,20 @@ Results = dict[str, dict[str, Any]]
 """File → its JSON."""
 Row = dict[str, Any]
 Goal = tuple[str, str, str]
-"""What, the goal, what was measured."""
+"""Quantity, goal, measured value."""
 NOT_MEASURED = "not measured"
 _ENGINE, _TORCH = "an engine", "PyTorch's CUDA graph, no engine"
+_LATENCY = (
+    "backend",
+    "variant",
+    "model",
+    "batch",
+    "ms",
+    "idle to idle, ms",
+    "p99",
+    "of encoder",
+    "J per frame",
+)
 
 
 def summary(results: Results) -> list[str]:
@@ -36,28 +47,26 @@ def summary(results: Results) -> list[str]:
 
 
 def goals(results: Results) -> list[Goal]:
-    """Of one image.  Where no engine ran, PyTorch's graph stands in, and is named.
+    """The goals, for one image.  Figures come from an engine, or else from PyTorch's CUDA graph; they say so.
 
-    Of a dry run only what became of TensorRT-RTX: its figures say nothing.
+    A dry run gives no figures; only the result of TensorRT-RTX is shown.
     """
-    engine = _of(_rows(results, "engines"), "cuda graph")
-    source, graphed = (_ENGINE, engine) if engine else (_TORCH, _of(_rows(results, "torch"), "cuda graph"))
-    fused = graphed.get("fused")
-    eager = _of(_rows(results, "torch"), "torch eager").get("authors_way")
-    ratio = spread = faster = None
-    if fused:
-        ratio = _ratio(fused, source)
-        spread = f"{fused['wall_p99_ms'] / fused['wall_median_ms']:.3f} ({source})"
-    if fused and eager and _alike(fused, eager):
-        faster = f"{eager['median_ms'] / fused['median_ms']:.1f} times ({source})"
-    found: list[tuple[str, str, str | None]] = [
-        ("encoder with mask against the encoder alone", "≤ 1.05, better 1.03", ratio),
-        ("p99 / p50, from idle to idle", "≤ 1.10", spread),
-        ("what our runtime adds to a graph's launch", "≤ 50 µs", _added(results)),
-        ("fused engine against PyTorch eager as the authors run it", "≥ 5 times faster", faster),
-        ("training throughput against the authors' loop", "as high as can be", _trained(results)),
+    graphs = _of(_rows(results, "engines"), "cuda graph")
+    source = _ENGINE if graphs else _TORCH
+    graphs = graphs or _of(_rows(results, "torch"), "cuda graph")
+    fused = graphs.get("fused")
+    found = [
+        ("encoder with mask against the encoder alone", "≤ 1.05, better 1.03", _ratio(fused, source)),
+        ("p99 / p50, from idle to idle", "≤ 1.10", _spread(fused, source)),
+        ("time that our runtime adds to a graph's launch", "≤ 50 µs", _added(results)),
+        (
+            "fused engine against PyTorch eager as the authors run it",
+            "≥ 5 times faster",
+            _speedup(fused, results, source),
+        ),
+        ("training throughput against the authors' loop", "as high as possible", _trained(results)),
     ]
-    if toward := engine.get("toward"):
+    if source == _ENGINE and (toward := graphs.get("toward")):
         what = "encoder with mask for a target against the encoder alone"
         found.insert(1, (what, "≤ 1.07", _ratio(toward, source)))
     if results.get("environment", {}).get("dry"):
@@ -66,22 +75,32 @@ def goals(results: Results) -> list[Goal]:
     return [(what, wanted, measured or NOT_MEASURED) for what, wanted, measured in found]
 
 
-def _ratio(row: Row, source: str) -> str | None:
-    """What it takes of the encoder's time, with the interval; None where the encoder was not timed."""
-    if not row["ratio_to_encoder"]:
+def _ratio(row: Row | None, source: str) -> str | None:
+    """Time as a multiple of the encoder's, with the interval; None if the encoder was not timed."""
+    if not row or not row["ratio_to_encoder"]:
         return None
-    interval = "" if row["ratio_ci"] is None else " [{:.3f}, {:.3f}]".format(*row["ratio_ci"])
-    return f"{row['ratio_to_encoder']:.3f}{interval} ({source})"
+    return f"{row['ratio_to_encoder']:.3f}{_interval(row['ratio_ci'], 3)} ({source})"
+
+
+def _interval(ends: list[float] | None, digits: int) -> str:
+    return "" if ends is None else f" [{ends[0]:.{digits}f}, {ends[1]:.{digits}f}]"
+
+
+def _spread(row: Row | None, source: str) -> str | None:
+    return row and f"{row['wall_p99_ms'] / row['wall_median_ms']:.3f} ({source})"
+
+
+def _speedup(fused: Row | None, results: Results, source: str) -> str | None:
+    """Speed against the authors' way in eager mode; None unless encoder and size are equal."""
+    eager = _of(_rows(results, "torch"), "torch eager").get("authors_way")
+    if not fused or not eager or any(fused[key] != eager[key] for key in ("model", "image_size")):
+        return None
+    return f"{eager['median_ms'] / fused['median_ms']:.1f} times ({source})"
 
 
 def _of(rows: Iterable[Row], backend: str) -> dict[str, Row]:
     """Rows of one image, by variant."""
     return {r["variant"]: r for r in rows if r["batch"] == 1 and r["backend"].endswith(backend)}
-
-
-def _alike(one: Row, other: Row) -> bool:
-    """Whether two rows are of the same encoder and size."""
-    return (one["model"], one["image_size"]) == (other["model"], other["image_size"])
 
 
 def _added(results: Results) -> str | None:
@@ -102,8 +121,8 @@ def _trained(results: Results) -> str | None:
     ours = next((r for r in _rows(results, "training") if r["variant"] == "our_loop"), None)
     if ours is None:
         return None
-    interval = "" if ours["ratio_ci"] is None else " [{:.2f}, {:.2f}]".format(*ours["ratio_ci"])
-    return f"{ours['ratio_to_authors_loop']:.2f} times{interval} ({ours['rounds']} rounds)"
+    times = f"{ours['ratio_to_authors_loop']:.2f} times{_interval(ours['ratio_ci'], 2)}"
+    return f"{times} ({ours['rounds']} rounds)"
 
 
 def _rtx(results: Results) -> str | None:
@@ -114,7 +133,7 @@ def _rtx(results: Results) -> str | None:
 
 
 def _verdict(engine: Row) -> str:
-    """What became of one engine: validity, then how far it came."""
+    """The result of one engine: TensorRT-RTX's verdict on the plan, then how far the engine came."""
     valid = engine.get("validity")
     words = [] if valid is None else [" ".join([valid["answer"], *valid["reasons"]])]
     if engine.get("refused"):
@@ -125,7 +144,7 @@ def _verdict(engine: Row) -> str:
     elif "error" in engine:
         words.append(f"{engine.get('stage', 'before opening')}: {engine['error'].splitlines()[0]}")
     else:
-        words.append(f"ended while {engine.get('stage', 'it was judged')}")
+        words.append(f"ended during {engine.get('stage', 'validation')}")
     return ", ".join(words).replace("|", "/").replace("\n", " ")
 
 
@@ -138,7 +157,7 @@ def _environment(found: Row) -> Iterator[str]:
     devices = found.get("devices") or []
     yield "# " + (", ".join(device["name"] for device in devices) or "No GPU was used")
     if found.get("dry"):
-        yield "**A dry run: it shows that everything starts, and its figures say nothing.**"
+        yield "**A dry run: it shows that every step starts; its figures mean nothing.**"
     if devices:
         yield f"driver for CUDA {found['driver']['cuda']}, capability {devices[0]['compute_capability']}"
     for flavour, said in found.get("tensorrt", {}).items():
@@ -154,8 +173,12 @@ def _checks(cuda: Row) -> Iterator[str]:
         yield f"- {words[check['passed']]}: {check['check']}" + (f" ({detail})" if detail else "")
     if "running" in cuda:
         yield f"- **did not end**: {cuda['running']}"
-    if "soak" in cuda:
-        yield "- soak: " + ", ".join(f"{name} {value}" for name, value in cuda["soak"].items())
+    yield from _soak(cuda)
+
+
+def _soak(result: Row) -> Iterator[str]:
+    if "soak" in result:
+        yield "- soak: " + ", ".join(f"{name} {value}" for name, value in result["soak"].items())
 
 
 def _parity(parity: Row) -> Iterator[str]:
@@ -174,22 +197,10 @@ def _parity(parity: Row) -> Iterator[str]:
 def _tests(tests: Row) -> Iterator[str]:
     for test in tests.get("tests", []):
         yield f"- {test['outcome']}: {test['test']} ({test['seconds']:.1f} s)"
-    if "soak" in tests:
-        yield "- soak: " + ", ".join(f"{name} {value}" for name, value in tests["soak"].items())
+    yield from _soak(tests)
 
 
 def _latency(rows: list[Row]) -> Iterator[str]:
-    titles = (
-        "backend",
-        "variant",
-        "model",
-        "batch",
-        "ms",
-        "idle to idle, ms",
-        "p99",
-        "of encoder",
-        "J per frame",
-    )
     cells = []
     for row in rows:
         ratio, joules = row["ratio_to_encoder"], row.get("joules_per_frame")
@@ -198,7 +209,7 @@ def _latency(rows: list[Row]) -> Iterator[str]:
         end = (f"{ratio:.3f}" if ratio else "", f"{joules:.4f}" if joules else "")
         cells.append((*what, str(row["batch"]), *times, *end))
     if cells:
-        yield from table(titles, cells).splitlines()
+        yield from table(_LATENCY, cells).splitlines()
 
 
 def _training(rows: list[Row]) -> Iterator[str]:

@@ -103,6 +103,18 @@ class Lane:
         for target, buffer, row in zip(targets, self._outputs, self._output_rows, strict=True):
             cuda.copy(target, buffer.handle, n * row, stream)
 
+    def launch(self, rows: int, *, plain: bool = False) -> None:
+        """Enqueue the computation alone, on the device buffers of a lane for images on the device.
+
+        Args:
+            rows: as in `start`.
+            plain: without the CUDA graph, even if there is one.
+        """
+        if plain or self._graph is None:
+            self._compute(rows)
+        else:
+            self._cuda.graph_launch(self._graph.handle, self._stream.handle)
+
     def finish(self, n: int) -> tuple[np.ndarray, ...]:
         """Wait for the last run, and return copies of its first n outputs."""
         self._unfinished = None

@@ -1,4 +1,4 @@
-"""The GPU that `tests/runtime` pretends, with kernels that numpy computes, for the checks of benchmarks/."""
+"""The fake GPU of `tests/runtime`, with kernels computed by numpy, for the checks of gpu_cuda."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ FEW = Effort(side=8, opens=3, calls=20, device_calls=5, timed=20, threads=2, rep
 
 
 class PretendedKernels:
-    """The kernels as numpy computes them, when the pretended stream is waited for."""
+    """The kernels, computed by numpy when the fake stream is waited for."""
 
     how = "pretended"
 
@@ -56,13 +56,13 @@ def view(pointer: int, shape: tuple[int, ...]) -> np.ndarray:
 
 @contextmanager
 def pretended_bench(monkeypatch: pytest.MonkeyPatch, **attributes: int) -> Iterator[Bench]:
-    """A bench on a GPU, of these attributes, whose rules may not be broken; nothing may be left open."""
+    """A bench on a fake GPU; at the end, no rule of CUDA was broken and nothing is left open."""
     monkeypatch.syspath_prepend(str(RUNTIME))
     fake_cuda, fake_gpu = importlib.import_module("fake_cuda"), importlib.import_module("fake_gpu")
     gpu = fake_gpu.Gpu()
     monkeypatch.delenv(cuda.VARIABLE, raising=False)
     monkeypatch.setitem(sys.modules, "cuda.bindings.driver", fake_cuda.FakeDriver(gpu, **attributes))
-    for name in ("tensorrt", "tensorrt_rtx", "torch"):  # torch wants the real driver
+    for name in ("tensorrt", "tensorrt_rtx", "torch"):  # torch needs the real driver
         monkeypatch.setitem(sys.modules, name, None)
     cuda._implementation.cache_clear()
     yield Bench(PretendedKernels(gpu), cuda.device(0), FEW)

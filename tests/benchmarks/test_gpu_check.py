@@ -1,4 +1,4 @@
-"""benchmarks/gpu_check.sh, run here: with a GPU it measures, without one it says what it skipped."""
+"""benchmarks/gpu_check.sh: with a GPU it measures; without one it says what it skipped."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks import gpu_check, gpu_tests
+from benchmarks import gpu_check
 from benchmarks.gpu_steps import FILES, Plan, Step, steps
 
 ROOT = Path(__file__).parents[2]
@@ -27,7 +27,7 @@ ABSENT = "onnxsim onnxscript captum relax_xai skimage sklearn quantus matplotlib
 
 
 def wheel_in_parts(folder: Path) -> None:
-    """A wheel with one module, `nemu_test_wheel`, cut in two."""
+    """Make a wheel with one module, `nemu_test_wheel`, split into two files."""
     folder.mkdir()
     whole = folder / "nemu_test_wheel-1.0-py3-none-any.whl"
     info = "nemu_test_wheel-1.0.dist-info"
@@ -48,7 +48,7 @@ def environment(package: Path) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def checked(package: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """The JSON files of a dry run, the text of its summary, and how long it took."""
+    """The JSON files of a dry run, its summary, and its duration in seconds."""
     folder = tmp_path_factory.mktemp("gpu_check")
     wheel_in_parts(folder / "wheels")
     started = time.monotonic()
@@ -68,7 +68,7 @@ def checked(package: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str
     }  # fmt: skip
 
 
-def test_a_dry_run_is_short_and_every_file_says_where_it_comes_from(checked: dict[str, Any]) -> None:
+def test_a_dry_run_is_short_and_records_its_origin(checked: dict[str, Any]) -> None:
     assert checked["seconds"] < 90
     assert checked["files"] <= 8
     assert set(checked["json"]) == {
@@ -101,7 +101,7 @@ def test_training_is_timed_against_the_authors_loop(checked: dict[str, Any]) -> 
     assert f"{ratio:.2f} of the authors' loop (1 rounds)" in checked["summary"]
 
 
-def test_what_did_not_run_is_listed_with_its_reason(checked: dict[str, Any]) -> None:
+def test_skipped_steps_are_listed_with_their_reason(checked: dict[str, Any]) -> None:
     if checked["json"]["environment"]["devices"]:
         pytest.skip("there is a GPU")
     lines = checked["summary"].splitlines()
@@ -121,7 +121,7 @@ def test_engines_are_built_judged_and_tried(checked: dict[str, Any], package: Pa
     assert not list(package.glob("engines/*")), "the package itself was changed"
 
 
-def test_killed_at_any_moment_it_leaves_what_was_measured(package: Path, tmp_path: Path) -> None:
+def test_measurements_survive_a_kill(package: Path, tmp_path: Path) -> None:
     command = [str(SCRIPT), "--dry", str(tmp_path)]
     with subprocess.Popen(
         command, env=environment(package), stdout=subprocess.DEVNULL, start_new_session=True
@@ -145,14 +145,14 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def end_session(leader: int) -> None:
-    """SIGKILL to every process of a session, as a machine does that is taken back."""
+    """Send SIGKILL to every process of a session, as when a machine is shut down."""
     for folder in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
             if int((folder / "stat").read_text().rpartition(")")[2].split()[3]) == leader:
                 os.kill(int(folder.name), signal.SIGKILL)
 
 
-def test_a_step_that_fails_hangs_or_comes_too_late_says_so(
+def test_steps_that_fail_hang_or_start_late_are_reported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -161,9 +161,7 @@ def test_a_step_that_fails_hangs_or_comes_too_late_says_so(
     def step(code: str, *, left: float = 600, seconds: float = 600, **changes: Any) -> dict[str, Any]:
         Path("a_step.py").write_text(code)
         Path("torch.json").unlink(missing_ok=True)
-        one = Step(
-            name="one", file="torch", seconds=seconds, module="a_step", arguments=lambda *_: [], gpu=False
-        )
+        one = Step(name="one", file="torch", seconds=seconds, command=("a_step",), budget=None, gpu=False)
         check = gpu_check.Check(tmp_path, until=time.time() + left)
         check.step(dataclasses.replace(one, **changes), plan)
         assert (check.status() == 1) is ("crashed" in read(Path("torch.json")))
@@ -182,7 +180,7 @@ def test_a_step_that_fails_hangs_or_comes_too_late_says_so(
     assert lacking["why"] == "no_such_module: not installed"
 
 
-def test_building_an_engine_does_not_use_up_the_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_building_an_engine_does_not_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     Path("slow.py").write_text("import time\ntime.sleep(1)")
     check = gpu_check.Check(tmp_path, until=1000.0)
@@ -191,8 +189,10 @@ def test_building_an_engine_does_not_use_up_the_time(tmp_path: Path, monkeypatch
     assert read(tmp_path / "parity.json")["seconds"]["rtx: build fused"] >= 1
 
 
-def test_the_steps_that_say_most_come_first_within_six_minutes() -> None:
-    plan = Plan(options=argparse.Namespace(batch=[8], seconds=5), package=None, gpu=True)
+def test_the_important_steps_come_first() -> None:
+    model = {"model": "m", "image_size": 224, "train_batch": None}
+    options = argparse.Namespace(batch=[8], seconds=5, dry=False, **model)
+    plan = Plan(options=options, package=None, gpu=True)
     found = list(steps(plan))
     names = [step.name for step in found]
     first = ["cuda", "torch, one image", "rtx: parity", "rtx: engines", "training"]
@@ -202,7 +202,7 @@ def test_the_steps_that_say_most_come_first_within_six_minutes() -> None:
     assert len(FILES) + 1 <= 8  # and the summary
 
 
-def test_no_step_needs_what_only_the_benchmarks_install() -> None:
+def test_steps_need_no_benchmark_dependencies() -> None:
     """With numpy, torch, timm, lightning, safetensors, onnx, onnxruntime and cuda-bindings alone."""
     code = f"""import importlib.metadata as metadata, importlib.util, pkgutil, sys
 absent = set({ABSENT!r}.split())
@@ -228,8 +228,8 @@ for name in [*steps, "training"]: importlib.import_module("benchmarks." + name)"
     assert done.returncode == 0, done.stderr
 
 
-def test_what_runs_on_a_jetson_does_not_import_torch() -> None:
-    names = ("check", "cuda", "engine", "parity", "raw_engine", "report", "tests", "prepare")
+def test_steps_for_a_jetson_do_not_import_torch() -> None:
+    names = ("check", "cuda", "engine", "parity", "report", "tests")
     code = "import importlib, sys\nsys.modules['torch'] = sys.modules['onnx'] = None\n" + "".join(
         f"importlib.import_module('benchmarks.gpu_{name}')\n" for name in names
     )
@@ -237,7 +237,7 @@ def test_what_runs_on_a_jetson_does_not_import_torch() -> None:
     assert done.returncode == 0, done.stderr
 
 
-def test_gpu_tests_are_read_with_the_figures_of_the_soak(tmp_path: Path) -> None:
+def test_gpu_tests_are_reported_with_their_soak(tmp_path: Path) -> None:
     (tmp_path / "test_it.py").write_text(
         "import os, pytest\npytestmark = pytest.mark.gpu\n"
         "def test_a():\n    open(os.environ['NEMU_SOAK_JSON'], 'w').write('{\"frames\": 7}')\n"
@@ -245,10 +245,11 @@ def test_gpu_tests_are_read_with_the_figures_of_the_soak(tmp_path: Path) -> None
         "def test_c():\n    assert 1 == 2\n"
     )
     out = tmp_path / "tests.json"
-    assert gpu_tests.main([str(out), "--tests", str(tmp_path)]) == 1
+    command = [sys.executable, "-m", "benchmarks.gpu_tests", str(out), "--tests", str(tmp_path)]
+    assert subprocess.run(command, cwd=ROOT, capture_output=True).returncode == 1
     result = json.loads(out.read_text())
     assert [test["outcome"] for test in result["tests"]] == ["passed", "skipped", "failed"]
     assert result["soak"] == {"frames": 7}
     (skipped,) = result["skipped"]
-    assert skipped["what"].endswith("test_it::test_b")
+    assert skipped["what"].endswith("test_it.py::test_b")
     assert skipped["why"] == "no device"

@@ -1,4 +1,4 @@
-"""The checks of our CUDA code, run over the pretended GPU: they pass there, and each can fail."""
+"""The checks of our CUDA code over the fake GPU: they pass there, and each can fail."""
 
 from __future__ import annotations
 
@@ -35,9 +35,7 @@ def report(tmp_path: Path) -> Report:
     return Report(tmp_path / "cuda.json", budget=60, seconds=1, gpu=True)
 
 
-def test_every_check_passes_or_says_why_it_cannot_be_made(
-    bench: Bench, report: Report, tmp_path: Path
-) -> None:
+def test_every_check_passes_or_says_why_not(bench: Bench, report: Report, tmp_path: Path) -> None:
     gpu_cuda.run(bench, report, gpu_cuda_checks.CHECKS)
     content = json.loads((tmp_path / "cuda.json").read_text())
     rows = {row["check"]: row for row in content["checks"]}
@@ -56,7 +54,7 @@ def test_every_check_passes_or_says_why_it_cannot_be_made(
     assert "the mask (64 of 64 values)" in rows["what is not finite is refused"]["detail"]
 
 
-def test_a_check_that_fails_says_how_and_the_next_is_made(bench: Bench, report: Report) -> None:
+def test_after_a_failed_check_the_next_is_made(bench: Bench, report: Report) -> None:
     def fails(bench: Bench) -> dict[str, Any]:
         raise BackendError("it broke", expected="success", cure="none")
 
@@ -81,7 +79,7 @@ def test_a_graph_that_is_not_refused_is_found(bench: Bench) -> None:
         gpu_cuda_checks._without_graph(bench, "", "replay")
 
 
-def test_lost_order_is_found(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_order_of_streams_is_found(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(type(bench.cuda), "order", lambda *_: None)
     with pytest.raises(Wrong, match="turn 0"):
         gpu_device_checks.run_device_keeps_the_order_of_streams(bench)
@@ -94,7 +92,7 @@ def test_a_leak_is_found(bench: Bench, monkeypatch: pytest.MonkeyPatch, half: in
     assert gpu_cuda_checks.calls_leak_nothing(bench)["passed"] is passed
 
 
-def test_the_soak_writes_as_it_goes(bench: Bench, report: Report, tmp_path: Path) -> None:
+def test_the_soak_writes_its_figures_meanwhile(bench: Bench, report: Report, tmp_path: Path) -> None:
     gpu_cuda.soak(bench, report, seconds=0.3, every=0.1)
     found = json.loads((tmp_path / "cuda.json").read_text())["soak"]
     assert found["runs"] > 2
@@ -102,7 +100,7 @@ def test_the_soak_writes_as_it_goes(bench: Bench, report: Report, tmp_path: Path
     assert 0 < found["p50_ms"] <= found["p99_ms"]
 
 
-def test_without_a_gpu_the_step_says_so_and_torch_is_not_imported(tmp_path: Path) -> None:
+def test_without_a_gpu_the_step_is_skipped(tmp_path: Path) -> None:
     out = tmp_path / "cuda.json"
     code = f"""import sys
 from benchmarks import gpu_cuda
@@ -115,8 +113,8 @@ assert not {{"torch", "onnx", "timm"}} & set(sys.modules)"""
         assert "driver" in content["skipped"][0]["why"]
 
 
-def test_the_stand_in_has_what_the_tests_own_stand_in_has(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever teaches the runtime a call of TensorRT teaches it to both."""
+def test_the_stand_in_matches_the_fake_tensorrt(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A call of TensorRT that the runtime begins to make must be added to both."""
     monkeypatch.syspath_prepend(str(RUNTIME))
     fake = importlib.import_module("fake_tensorrt")
     for ours, theirs in (
@@ -144,15 +142,15 @@ def test_a_context_without_its_memory_does_not_run(bench: Bench) -> None:
     assert context.execute_async_v3(1) is False, "enough for one image, not for two"
 
 
-def test_memory_that_is_not_used_again_is_found(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_memory_not_used_again_is_found(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(BufferPool, "take_back", lambda self, buffer: buffer.close())
-    with pytest.raises(Wrong, match="letting go of outputs called"):
+    with pytest.raises(Wrong, match="dropping the outputs called"):
         gpu_device_checks.memory_of_outputs_is_used_again(bench)
 
 
-def test_values_that_nobody_looked_at_are_found(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_check_for_nan_is_found(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(DeviceExplanation, "check", DeviceExplanation.synchronize)
-    with pytest.raises(Wrong, match="NaN passed"):
+    with pytest.raises(Wrong, match="NaN was accepted"):
         gpu_device_checks.what_is_not_finite_is_refused(bench)
 
 
@@ -162,7 +160,7 @@ def test_an_event_that_is_always_done_is_found(bench: Bench, monkeypatch: pytest
         gpu_device_checks.an_event_is_done_when_its_work_is(bench)
 
 
-def test_numpy_repeats_the_kernel_exactly_up_to_the_largest_image() -> None:
+def test_numpy_and_kernel_agree_on_the_largest_image() -> None:
     images = np.full((1, 256, 256, 3), 255, np.uint8)
     embedding, mask = expected(images)
     assert embedding.dtype == mask.dtype == np.float32

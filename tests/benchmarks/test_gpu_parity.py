@@ -1,4 +1,4 @@
-"""What TensorRT-RTX does on a GPU that it does not list is reported, whatever it is."""
+"""The report on TensorRT-RTX engines on a GPU that the library does not list."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def hopper(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Bench]:
 def tried(
     bench: Bench, plan: str, report: dict[str, Any], toward: np.ndarray | None = None, **changes: Any
 ) -> list[str]:
-    """Fill a report on an engine of TensorRT-RTX; at which stages it was saved."""
+    """Fill a report on an engine of TensorRT-RTX; the stages at which it was saved."""
     record = dataclasses.replace(
         gpu_bench._record(bench.gpu, 4, flavour="rtx"),
         version="10.3.0.30",
@@ -59,7 +59,7 @@ def tried(
     return saved
 
 
-def test_an_engine_that_the_library_calls_valid_runs(hopper: Bench) -> None:
+def test_an_engine_that_is_valid_runs(hopper: Bench) -> None:
     report: dict[str, Any] = {}
     saved = tried(hopper, "RECORDABLE", report)
     assert saved.index("opening") < saved.index("running")
@@ -68,13 +68,13 @@ def test_an_engine_that_the_library_calls_valid_runs(hopper: Bench) -> None:
     assert _verdict(report) == "VALID, runs with a CUDA graph, within the gate"
 
 
-def test_one_that_cannot_be_captured_says_so(hopper: Bench) -> None:
+def test_an_engine_that_cannot_be_captured_says_so(hopper: Bench) -> None:
     report: dict[str, Any] = {}
     tried(hopper, "", report)
     assert "no graph: no CUDA graph for batches of 1: TensorRT-RTX says that this engine" in _verdict(report)
 
 
-def test_one_that_the_runtime_refuses_is_tried_all_the_same(hopper: Bench) -> None:
+def test_a_refused_engine_is_tried_all_the_same(hopper: Bench) -> None:
     hopper.kernels.gpu.fail["get_engine_validity"] = 1
     report: dict[str, Any] = {}
     tried(hopper, "RECORDABLE", report)
@@ -83,7 +83,7 @@ def test_one_that_the_runtime_refuses_is_tried_all_the_same(hopper: Bench) -> No
     assert verdict.endswith("runs with a CUDA graph, within the gate")
 
 
-def test_one_that_does_not_run_says_where_it_ended(hopper: Bench) -> None:
+def test_a_failing_engine_says_at_which_stage(hopper: Bench) -> None:
     hopper.kernels.gpu.fail["execute_async_v3"] = 1
     report: dict[str, Any] = {}
     with pytest.raises(BackendError, match="execute_async_v3 failed"):
@@ -93,8 +93,8 @@ def test_one_that_does_not_run_says_where_it_ended(hopper: Bench) -> None:
 
 
 @pytest.mark.parametrize(("size", "verdict"), [(1.0, "within the gate"), (0.5, "beyond the gate")])
-def test_one_that_takes_targets_is_asked_with_them(hopper: Bench, size: float, verdict: str) -> None:
-    """The pretended engine multiplies the mask with the mean of the target."""
+def test_an_engine_with_targets_is_given_targets(hopper: Bench, size: float, verdict: str) -> None:
+    """The fake engine multiplies the mask by the mean of the target."""
     report: dict[str, Any] = {}
     toward = np.full((5, 3), size, np.float32)
     tried(hopper, "TARGETS", report, toward, inputs=("image", "toward"))

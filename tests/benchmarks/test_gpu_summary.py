@@ -1,4 +1,4 @@
-"""The goals of gpu_check: which figure stands beside which, and whose it is."""
+"""The goals of gpu_check: which figures are shown, and what they were measured on."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def measured(results: dict[str, Any]) -> list[str]:
     return [goal[2] for goal in goals(results)]
 
 
-def test_goals_are_read_off_the_engines_where_one_ran() -> None:
+def test_goals_use_the_engines_if_they_ran() -> None:
     engines = [
         {**GRAPH, "backend": "rtx 1.7, cuda graph", "variant": "fused"},
         {**GRAPH, "backend": "overhead, x", "variant": "bare"},
@@ -42,7 +42,7 @@ def test_goals_are_read_off_the_engines_where_one_ran() -> None:
     assert measured(results)[3] == "not measured"
 
 
-def test_a_figure_of_torch_or_of_a_stand_in_says_so() -> None:
+def test_figures_without_an_engine_say_so() -> None:
     found = measured({"torch": {"rows": TORCH}, "cuda": {"checks": [CHECK]}})
     assert found[0] == "1.500 [1.030, 1.050] (PyTorch's CUDA graph, no engine)"
     assert found[1] == "1.100 (PyTorch's CUDA graph, no engine)"
@@ -56,20 +56,20 @@ def test_a_dry_run_measures_no_goal() -> None:
     assert measured(dry) == ["not measured"] * 6
 
 
-def test_what_rtx_does_here_is_a_goal_of_its_own() -> None:
+def test_tensorrt_rtx_has_its_own_goal() -> None:
     engine = {"engine": "e", "record": {"flavour": "rtx"}, "validity": {"answer": "VALID", "reasons": []}}
     done = {**engine, "stage": "done", "degraded": "", "failures": []}
     refused = {**engine, "validity": {"answer": "INVALID", "reasons": ["UNSUPPORTED_CC"]}, "stage": "opening"}
     for engines, words in (
         ([done], "VALID, runs with a CUDA graph, within the gate"),
-        ([refused], "INVALID UNSUPPORTED_CC, ended while opening"),
+        ([refused], "INVALID UNSUPPORTED_CC, ended during opening"),
         ([{**refused, "error": "it broke"}], "INVALID UNSUPPORTED_CC, opening: it broke"),
     ):
         assert measured({"parity": {"engines": engines}})[5] == words
 
 
-def test_a_file_that_is_half_full_is_summarised() -> None:
-    """As every file is while its step runs."""
+def test_incomplete_files_are_summarised() -> None:
+    """Every file is incomplete while its step runs."""
     halves: dict[str, Any] = {
         "environment": {"devices": [], "tensorrt": {}},
         "cuda": {"meta": {}, "running": "calls leak nothing", "checks": [{**CHECK, "passed": False}]},
@@ -79,5 +79,5 @@ def test_a_file_that_is_half_full_is_summarised() -> None:
     lines = summary(halves)
     assert "- **FAILED**: what the runtime adds" in lines
     assert "- **did not end**: calls leak nothing" in lines
-    assert "- e: ended while it was judged" in lines
+    assert "- e: ended during validation" in lines
     assert "- **torch, one image: ended with status -9**: " in lines

@@ -1,4 +1,4 @@
-"""The bare engine, the clock and the rows of a package's engines, over the pretended GPU."""
+"""The bare engine, the clock and the rows of a package's engines, over the fake GPU."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ import json
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,7 +22,6 @@ from pretended_gpu import PretendedKernels, pretended_bench
 from benchmarks import gpu_bench, gpu_engine, gpu_package
 from benchmarks.gpu_bench import Bench
 from benchmarks.gpu_package import form_of
-from benchmarks.gpu_raw_engine import RawEngine
 from benchmarks.gpu_report import QUEUED, REPLAYS, Report, device_clock
 from benchmarks.gpu_stand_in import VERSION, stand_in
 from benchmarks.gpu_summary import goals
@@ -48,28 +49,23 @@ def engine_of(bench: Bench, **changes: object) -> SimpleNamespace:
     return SimpleNamespace(record=record, read=lambda: b"a plan", path=Path("toy.engine"))
 
 
-def test_a_bare_engine_runs_and_is_replayed(bench: Bench) -> None:
-    gpu = bench.kernels.gpu
-    with bench.current(), Stream(bench.cuda) as stream:
-        raw = RawEngine(engine_of(bench), SHAPE, stream)
-        launch = raw.graph()
-        before = gpu.launches
-        launch()
-        raw.finish()
-        assert gpu.launches == before + 1
-        raw.close()
+@pytest.mark.parametrize(("fault", "why"), [("", ""), ("stale", "replay did not give")])
+def test_bare_engine_uses_a_graph_only_if_it_replays(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, fault: str, why: str
+) -> None:
+    monkeypatch.setitem(sys.modules, "tensorrt", stand_in(bench.kernels, most=4, fault=fault))
+    with bench.current(), ExitStack() as stack:
+        stream = stack.enter_context(Stream(bench.cuda))
+        bare = stack.enter_context(gpu_engine.lane(engine_of(bench), SHAPE, stream))
+        assert why in bare.no_graph
+        assert bool(bare.no_graph) is bool(fault)
+        before = bench.kernels.gpu.launches
+        bare.launch(SHAPE[0])
+        bench.cuda.synchronize(stream.handle)
+        assert bench.kernels.gpu.launches == before + (not fault)
 
 
-def test_a_graph_that_computes_nothing_is_refused(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "tensorrt", stand_in(bench.kernels, most=4, fault="stale"))
-    with bench.current(), Stream(bench.cuda) as stream:
-        raw = RawEngine(engine_of(bench), SHAPE, stream)
-        with pytest.raises(BackendError, match="another embedding than a plain run"):
-            raw.graph()
-        raw.close()
-
-
-def test_engines_that_cannot_all_be_captured_are_enqueued(
+def test_engines_are_enqueued_if_one_has_no_graph(
     bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(
@@ -77,47 +73,60 @@ def test_engines_that_cannot_all_be_captured_are_enqueued(
     )
     report = Report(tmp_path / "engines.json", budget=60, seconds=0.1, gpu=False)
     engines = {"encoder": engine_of(bench), "fused": engine_of(bench, flavour="rtx")}
-    with bench.current(), Stream(bench.cuda) as stream:
-        raw = {name: RawEngine(engine, SHAPE, stream) for name, engine in engines.items()}
-        calls, way = gpu_engine._launches(report, raw)
+    with bench.current(), ExitStack() as stack:
+        stream = stack.enter_context(Stream(bench.cuda))
+        lanes = {
+            name: stack.enter_context(gpu_engine.lane(engine, SHAPE, stream))
+            for name, engine in engines.items()
+        }
+        calls, way = gpu_engine._launches(report, lanes, SHAPE[0])
         launches = bench.kernels.gpu.launches
         calls["encoder"]()
         calls["fused"]()
-        for one in raw.values():
-            one.close()
     assert way == "enqueue"
     assert bench.kernels.gpu.launches == launches
-    assert "forbids capture" in report.content["skipped"][0]["why"]
+    assert "cannot be recorded" in report.content["skipped"][0]["why"]
 
 
-def test_an_engine_that_does_not_run_gives_everything_back(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_engine_that_does_not_run_frees_everything(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     def fails(*_: object) -> None:
         raise BackendError("it broke", expected="success", cure="none")
 
     monkeypatch.setattr(PretendedKernels, "infer", fails)
-    with bench.current(), Stream(bench.cuda) as stream, pytest.raises(BackendError, match="it broke"):
-        RawEngine(engine_of(bench), SHAPE, stream)
+    with (
+        bench.current(),
+        Stream(bench.cuda) as stream,
+        pytest.raises(BackendError, match="it broke"),
+        gpu_engine.lane(engine_of(bench), SHAPE, stream),
+    ):
+        pass
 
 
-def test_the_package_engines_give_rows_without_torch(
-    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    ticks = itertools.count()
+@pytest.fixture
+def ticks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every time stamp of the device is 1 ms after the one before."""
+    count = itertools.count()
     monkeypatch.setattr(
-        gpu_engine, "events", lambda _: (lambda: next(ticks), lambda begin, end: 1.0 * (end - begin))
+        gpu_engine, "events", lambda _: (lambda: next(count), lambda begin, end: 1.0 * (end - begin))
     )
+
+
+def measured(bench: Bench, folder: Path, engines: dict[str, SimpleNamespace]) -> dict[str, Any]:
+    """The report on a package's engines."""
     manifest = SimpleNamespace(
-        input=INPUT, embedding_id="toy", level=None, encoder=SimpleNamespace(id="timm/toy")
+        input=INPUT, embedding_id="toy", level=None, encoder=SimpleNamespace(id="timm/toy", dimension=3)
     )
-    package = Package(tmp_path, manifest, "0" * 64)
-    engines = {"encoder": engine_of(bench), "fused": engine_of(bench)}
-    report = Report(tmp_path / "engines.json", budget=60, seconds=0.1, gpu=False)
+    package = Package(folder, manifest, "0" * 64)
+    report = Report(folder / "engines.json", budget=60, seconds=0.1, gpu=False)
     with bench.current():
         gpu_engine.rows(report, package, engines)
         gpu_engine.overhead(report, package, engines)
-    rows = json.loads((tmp_path / "engines.json").read_text())["rows"]
+    return json.loads((folder / "engines.json").read_text())
+
+
+@pytest.mark.usefixtures("ticks")
+def test_the_package_engines_give_rows_without_torch(bench: Bench, tmp_path: Path) -> None:
+    rows = measured(bench, tmp_path, {"encoder": engine_of(bench), "fused": engine_of(bench)})["rows"]
     graphs = [(row["batch"], row["variant"]) for row in rows if row["backend"].endswith("cuda graph")]
     assert graphs == list(itertools.product((1, 4), ("encoder", "fused")))
     assert rows[1]["ratio_to_encoder"] == 1  # every tick is as long
@@ -125,7 +134,29 @@ def test_the_package_engines_give_rows_without_torch(
     assert overhead == {"bare", "explainer.run_device", "backend.run", "explainer"}
 
 
-def test_the_clock_stamps_a_queue_that_is_busy() -> None:
+@pytest.mark.usefixtures("ticks")
+def test_the_engine_for_targets_is_timed(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake = importlib.import_module("fake_tensorrt")
+    monkeypatch.setitem(sys.modules, "tensorrt", fake.fake_tensorrt(bench.kernels.gpu, version=VERSION))
+    plans = {"encoder": fake.EMBEDDING, "fused": b"a plan", "toward": fake.TARGETS}
+    changes = {"encoder": {"outputs": ("embedding",)}, "toward": {"inputs": ("image", "toward")}}
+    engines = {name: engine_of(bench, **changes.get(name, {})) for name in plans}
+    for name, engine in engines.items():
+        engine.read = functools.partial(bytes, plans[name])
+        assert form_of(engine.record) == name
+    found = measured(bench, tmp_path, engines)
+    assert {entry["what"] for entry in found["skipped"]} <= {"energy per frame"}
+    graphs = [row["variant"] for row in found["rows"] if row["backend"].endswith("cuda graph")]
+    assert graphs == [*plans, *plans]
+    assert "backend.run_toward" in {row["variant"] for row in found["rows"]}
+    what, wanted, value = goals({"engines": found})[1]
+    assert ("for a target" in what, wanted) == (True, "≤ 1.07")
+    assert value.startswith("1.000")
+
+
+def test_the_clock_stamps_a_busy_queue() -> None:
     seen: list[str] = []
     marks = iter((100.0, 130.0))
 
@@ -144,7 +175,7 @@ def test_the_clock_stamps_a_queue_that_is_busy() -> None:
     assert REPLAYS >= 10
 
 
-def test_a_report_adds_to_what_an_earlier_step_left(tmp_path: Path) -> None:
+def test_a_report_adds_to_an_earlier_one(tmp_path: Path) -> None:
     path = tmp_path / "torch.json"
     for batch in (1, 8):
         report = Report(path, budget=60, seconds=0.01, gpu=False)
@@ -155,7 +186,7 @@ def test_a_report_adds_to_what_an_earlier_step_left(tmp_path: Path) -> None:
     assert len(content["skipped"]) == 2
 
 
-def test_a_call_that_only_enqueues_is_also_timed_until_its_end(tmp_path: Path) -> None:
+def test_enqueued_work_is_also_timed_to_its_end(tmp_path: Path) -> None:
     report = Report(tmp_path / "x.json", budget=60, seconds=0.01, gpu=False)
     calls = {"encoder": lambda: None, "fused": lambda: None}
     report.compare(calls, lambda call: 1.0, finish=lambda: time.sleep(0.002), backend="x", batch=1)
@@ -165,41 +196,8 @@ def test_a_call_that_only_enqueues_is_also_timed_until_its_end(tmp_path: Path) -
         assert row["ratio_ci"] == [1, 1]  # twenty means of ten are enough
 
 
-def test_the_engine_for_targets_is_timed_beside_the_others(
-    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    fake = importlib.import_module("fake_tensorrt")
-    monkeypatch.setitem(sys.modules, "tensorrt", fake.fake_tensorrt(bench.kernels.gpu, version=VERSION))
-    ticks = itertools.count()
-    monkeypatch.setattr(
-        gpu_engine, "events", lambda _: (lambda: next(ticks), lambda begin, end: 1.0 * (end - begin))
-    )
-    manifest = SimpleNamespace(
-        input=INPUT, embedding_id="toy", level=None, encoder=SimpleNamespace(id="timm/toy", dimension=3)
-    )
-    package = Package(tmp_path, manifest, "0" * 64)
-    plans = {"encoder": fake.EMBEDDING, "fused": b"a plan", "toward": fake.TARGETS}
-    changes = {"encoder": {"outputs": ("embedding",)}, "toward": {"inputs": ("image", "toward")}}
-    engines = {name: engine_of(bench, **changes.get(name, {})) for name in plans}
-    for name, engine in engines.items():
-        engine.read = functools.partial(bytes, plans[name])
-        assert form_of(engine.record) == name
-    report = Report(tmp_path / "engines.json", budget=60, seconds=0.1, gpu=False)
-    with bench.current():
-        gpu_engine.rows(report, package, engines)
-        gpu_engine.overhead(report, package, engines)
-    found = json.loads((tmp_path / "engines.json").read_text())
-    assert {entry["what"] for entry in found["skipped"]} <= {"energy per frame"}
-    graphs = [row["variant"] for row in found["rows"] if row["backend"].endswith("cuda graph")]
-    assert graphs == [*plans, *plans]
-    assert "backend.run_toward" in {row["variant"] for row in found["rows"]}
-    what, wanted, measured = goals({"engines": found})[1]
-    assert ("for a target" in what, wanted) == (True, "≤ 1.07")
-    assert measured.startswith("1.000")
-
-
 def test_the_command_that_builds_each_form(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Only for a package that takes targets, and only if it is not there."""
+    """The engine for targets is built only for a package that takes them; no engine is built twice."""
     monkeypatch.setattr(gpu_package, "_can_build", lambda flavour: True)
     monkeypatch.setattr(gpu_package, "library", lambda flavour: SimpleNamespace(__version__="1.7"))
     held: list[SimpleNamespace] = []
