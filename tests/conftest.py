@@ -62,12 +62,12 @@ def photographs(once: Once) -> Path:
 
         from demo.world import scene
 
-        (folder / "images/more").mkdir(parents=True)
+        (folder / "photographs/more").mkdir(parents=True)
         for i in range(12):
-            where = folder / "images" / ("more" if i == 7 else "")
+            where = folder / "photographs" / ("more" if i == 7 else "")
             Image.fromarray(scene(i, split="train").image).save(where / f"{i:02d}.png")
 
-    return once("photographs", make) / "images"
+    return once("photographs", make) / "photographs"
 
 
 @pytest.fixture(scope="session")
