@@ -26,7 +26,7 @@ from runtime.index import Index
 from runtime.manifest import Manifest
 from runtime.package import Package
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "Anomaly",

@@ -1,4 +1,4 @@
-"""The Dockerfiles, without Docker: their sources are there and let through, and what they install runs."""
+"""The Dockerfiles, checked without Docker: the files that they copy exist, and what they install runs."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ PYTHONS = {"jetpack6": "Python 3.10 (JetPack 6)", "jetpack7": "Python 3.12 (JetP
 
 
 def steps(dockerfile: Path) -> list[tuple[str, str]]:
-    """(instruction, the rest) of each, continued lines joined."""
+    """(instruction, arguments) of each step; continued lines are joined."""
     lines = [line for line in dockerfile.read_text().splitlines() if not line.startswith("#")]
     joined = "\n".join(lines).replace("\\\n", " ")
     return [(word, rest) for word, _, rest in (line.partition(" ") for line in joined.splitlines() if line)]
 
 
 def copied(dockerfile: Path) -> list[tuple[str, str]]:
-    """(source, destination) of each COPY from this folder."""
+    """(source, destination) of each file or folder that COPY takes from this folder."""
     found = []
     for instruction, rest in steps(dockerfile):
         if instruction == "COPY" and not rest.startswith("--from"):
@@ -40,7 +40,7 @@ def extras(dockerfile: Path) -> str:
 
 
 def ignored(path: str) -> bool:
-    """By .dockerignore, whose last line that fits decides."""
+    """Whether .dockerignore excludes `path`: the last line that matches decides."""
     verdict = False
     for line in (ROOT / ".dockerignore").read_text().splitlines():
         if line and not line.startswith("#"):
@@ -51,7 +51,7 @@ def ignored(path: str) -> bool:
 
 
 @pytest.mark.parametrize("dockerfile", DOCKERFILES, ids=lambda p: p.stem)
-def test_what_is_copied_is_there_and_let_through(dockerfile):
+def test_copied_files_exist_and_are_not_ignored(dockerfile):
     sources = [source for source, _ in copied(dockerfile)]
     assert {"pyproject.toml", "runtime"} <= set(sources)
     for source in sources:
@@ -61,24 +61,24 @@ def test_what_is_copied_is_there_and_let_through(dockerfile):
 
 
 @pytest.mark.parametrize("dockerfile", DOCKERFILES, ids=lambda p: p.stem)
-def test_it_does_not_run_as_root_and_is_the_command(dockerfile):
-    said = dict(steps(dockerfile))
-    assert int(said["USER"]) > 0
-    assert json.loads(said["ENTRYPOINT"]) == ["nemu"]
-    assert "/data" in json.loads(said["VOLUME"])
-    assert said["WORKDIR"] == "/data"
+def test_image_runs_nemu_without_root(dockerfile):
+    given = dict(steps(dockerfile))
+    assert int(given["USER"]) > 0
+    assert json.loads(given["ENTRYPOINT"]) == ["nemu"]
+    assert "/data" in json.loads(given["VOLUME"])
+    assert given["WORKDIR"] == "/data"
 
 
 @pytest.mark.parametrize("target", PYTHONS)
-def test_what_a_jetson_image_installs_has_wheels(target):
-    """As .ci/conformance found; it fails if something resolves no more."""
+def test_jetson_images_install_from_wheels(target):
+    """As .ci/conformance recorded, which fails when a requirement has no wheel."""
     found = json.loads((ROOT / "tests/conformance/aarch64.json").read_text())[PYTHONS[target]]
     resolved = found[f"nemu[{extras(ROOT / f'docker/{target}.Dockerfile')}]"]
     assert {"numpy", "onnxruntime", "onnx", "av", "cuda-bindings"} <= set(resolved)
 
 
 @pytest.mark.slow
-def test_what_the_cpu_image_copies_is_enough_to_install_and_run(tmp_path, package_index):
+def test_cpu_image_installs_and_runs_from_its_copies(tmp_path, package_index):
     dockerfile = ROOT / "docker/cpu.Dockerfile"
     source = tmp_path / "src"
     source.mkdir()

@@ -1,4 +1,4 @@
-"""Who may import whom: tests, benchmarks, demo → export → train → runtime → numpy."""
+"""The direction of imports: tests, benchmarks, demo → export → train → runtime → numpy."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ HEAVY = (
     "cv2 scipy matplotlib tqdm av pyarrow ray sklearn skimage lancedb qdrant_client train export demo "
     "benchmarks"
 )
-# inside functions of runtime
+# Allowed inside functions of runtime.
 OPTIONAL = (
     "onnxruntime onnxruntime_ep_nv_tensorrt_rtx PIL tqdm av pyarrow ray tensorrt tensorrt_rtx tensorrt_lean "
     "cuda pycuda"
@@ -30,7 +30,7 @@ FORBIDDEN = {
 
 
 def imports(path: Path, *, top: bool = False) -> Iterator[str]:
-    """The packages a file imports (their first names): anywhere, or only where it is executed at import."""
+    """The top-level packages that a file imports: anywhere, or with `top` only when it is imported itself."""
     for node in at_import(ast.parse(path.read_text())) if top else ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             yield from (name.name.partition(".")[0] for name in node.names)
@@ -53,7 +53,7 @@ def files(package: str) -> list[Path]:
     return found
 
 
-def test_every_module_of_the_runtime_imports_with_only_numpy():
+def test_runtime_modules_import_with_numpy_alone():
     code = (
         f"import sys, pkgutil, importlib\n"
         f"for name in {HEAVY!r}.split(): sys.modules[name] = None\n"
@@ -67,27 +67,27 @@ def test_every_module_of_the_runtime_imports_with_only_numpy():
 
 
 @pytest.mark.parametrize("package", FORBIDDEN)
-def test_arrows_point_down(package):
+def test_no_folder_imports_one_above_it(package):
     for path in files(package):
         upward = set(imports(path)) & set(FORBIDDEN[package].split())
         assert not upward, f"{path.relative_to(ROOT)} imports {', '.join(upward)}"
 
 
-def test_the_runtime_imports_only_the_standard_library_and_numpy_at_the_top():
+def test_runtime_imports_only_numpy_at_the_top():
     for path in files("runtime"):
         other = set(imports(path, top=True)) - sys.stdlib_module_names - {"numpy", "runtime"}
         assert not other, f"{path.relative_to(ROOT)} imports {', '.join(other)} at the top"
 
 
-def test_the_runtime_imports_nothing_of_training_anywhere():
+def test_runtime_imports_no_training_package_anywhere():
     allowed = sys.stdlib_module_names | {"numpy", "runtime"} | set(OPTIONAL.split())
     for path in files("runtime"):
         other = set(imports(path)) - allowed
         assert not other, f"{path.relative_to(ROOT)} imports {', '.join(other)}"
 
 
-def test_the_rules_notice_a_breach(tmp_path):
-    path = tmp_path / "breach.py"
+def test_forbidden_imports_are_found(tmp_path):
+    path = tmp_path / "forbidden.py"
     path.write_text("import numpy\ndef f():\n    import torch.nn\nif True:\n    from timm.data import x\n")
     assert set(imports(path)) == {"numpy", "torch", "timm"}
     assert set(imports(path, top=True)) == {"numpy", "timm"}
