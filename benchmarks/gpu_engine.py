@@ -181,8 +181,9 @@ def overhead(report: Report, package: Package, engines: dict[str, Engine]) -> No
         for on_device in (False, True):
             explainer.warm_up(on_device=on_device)
         launch = _launches(report, {"bare": bare}, 1)[0]["bare"]
+        finish: Call = functools.partial(implementation.synchronize, stream.handle)
         calls: dict[str, Call] = {
-            "bare": lambda: [launch(), implementation.synchronize(stream.handle)],
+            "bare": lambda: [launch(), finish()],
             "explainer.run_device": lambda: explainer.run_device(array).synchronize(),
             "backend.run": functools.partial(backend.run, images),
             "explainer": functools.partial(explainer, images[0]),

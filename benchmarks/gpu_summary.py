@@ -87,7 +87,7 @@ def _interval(ends: list[float] | None, digits: int) -> str:
 
 
 def _spread(row: Row | None, source: str) -> str | None:
-    return row and f"{row['wall_p99_ms'] / row['wall_median_ms']:.3f} ({source})"
+    return f"{row['wall_p99_ms'] / row['wall_median_ms']:.3f} ({source})" if row else None
 
 
 def _speedup(fused: Row | None, results: Results, source: str) -> str | None:
