@@ -24,7 +24,7 @@ from benchmarks.gpu_report import Report, device_clock, parser
 from benchmarks.interleave import Call, Clock, wall_clock
 from runtime.backends import cuda
 from runtime.backends.cuda_memory import Stream
-from runtime.backends.lane import Lane
+from runtime.backends.graph_lane import GraphLane
 from runtime.backends.rtx_cache import RtxCache
 from runtime.backends.tensorrt import misfit, open_engine, refused
 from runtime.backends.tensorrt_engine import INPUT, LoadedEngine, Shapes
@@ -109,7 +109,7 @@ def rows(report: Report, package: Package, engines: dict[str, Engine]) -> None:
 
 
 @contextmanager
-def lane(engine: Engine, shape: tuple[int, ...], stream: Stream) -> Iterator[Lane]:
+def lane(engine: Engine, shape: tuple[int, ...], stream: Stream) -> Iterator[GraphLane]:
     """A lane of the runtime without copies: the engine, memory on the device, a stream, and a CUDA graph.
 
     The device is current.  Images, and targets if it takes any, are made up.
@@ -127,11 +127,11 @@ def lane(engine: Engine, shape: tuple[int, ...], stream: Stream) -> Iterator[Lan
         shapes: Shapes = {INPUT: shape}
         if TOWARD in loaded.inputs:
             shapes[TOWARD] = (shape[0], loaded.dimension)
-        with closing(Lane(implementation, loaded, shapes, mapped=False, graph=True, stream=stream)) as made:
+        with closing(GraphLane(implementation, loaded, shapes, mapped=False, stream=stream)) as made:
             yield made
 
 
-def _launches(report: Report, lanes: dict[str, Lane], batch: int) -> tuple[dict[str, Call], str]:
+def _launches(report: Report, lanes: dict[str, GraphLane], batch: int) -> tuple[dict[str, Call], str]:
     """A call for each engine, and its kind: CUDA graphs for all engines, or for none."""
     whys = [one.no_graph for one in lanes.values() if one.no_graph]
     if whys:
