@@ -19,7 +19,7 @@
 #          library is here.  For a machine that only runs TensorRT-RTX's engines, build them on another:
 #          nemu build --package x.nemu --target rtx-portable [--embedding-only | --toward]
 # PYTHON:  the interpreter (python3).  Steps whose modules it lacks, e.g. torch, are skipped.
-# GPU_CHECK_OPTIONS: further options, see python -m benchmarks.gpu_check --help.
+# GPU_CHECK_OPTIONS: further options, see python -m benchmarks.gpu --help.
 set -euo pipefail
 STARTED=$(date +%s)
 export STARTED
@@ -65,4 +65,4 @@ fi
 
 cd "$(dirname "$0")/.."
 # shellcheck disable=SC2086  # options are several words
-WHEELS="$note" "$python" -m benchmarks.gpu_check "$out" $dry ${GPU_CHECK_OPTIONS:-}
+WHEELS="$note" "$python" -m benchmarks.gpu "$out" $dry ${GPU_CHECK_OPTIONS:-}

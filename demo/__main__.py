@@ -30,20 +30,21 @@ from demo.photographs import (
     shared_and_other,
 )
 from export.build_engine import main as build
-from export.engine import validity
+from export.engine.builder import validity
 from runtime import Explainer
 from runtime.__main__ import main as run
 from runtime.atomic import atomic_file, atomic_folder
-from runtime.encode import save_png
 from runtime.errors import NemuError
-from runtime.overlay import grid, overlay
-from runtime.package import Package
+from runtime.media.encode import save_png
+from runtime.media.overlay import grid, overlay
+from runtime.package.folder import Package
 from train.__main__ import main as train
 
 OUT = Path(os.path.relpath(Path(__file__).parent / "out"))
 PACKAGE, WEIGHTS = OUT / "demo.nemu", OUT / "lite0.safetensors"
 JUDGED = 24
-"""Composites on which the package's card is measured: the fewest that `export.level` takes, to save time."""
+"""Composites on which the package's card is measured: the fewest that `export.package.level` takes, to save
+time."""
 SHOWN = 4
 """Number of composites in overlay.png: the first, not the best."""
 COLUMNS = 3

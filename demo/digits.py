@@ -21,8 +21,8 @@ from demo.train_encoder import ARCHITECTURE, WEIGHTS
 from demo.world import Scene, scene
 from runtime import Explainer
 from runtime.atomic import atomic_file, atomic_folder
-from runtime.encode import save_png
-from runtime.overlay import colour_bar, grid, heat
+from runtime.media.encode import save_png
+from runtime.media.overlay import colour_bar, grid, heat
 
 OUT = Path(os.path.relpath(Path(__file__).parent / "out/digits"))
 PACKAGE = OUT / "digits.nemu"

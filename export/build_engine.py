@@ -1,7 +1,8 @@
 """nemu build (python -m export.build_engine): make a package, or add engines to one.
 
-A new package is made in two steps: `export.pack.make_package` writes graphs, reference and card;
-`export.attach.build` compiles engines from these graphs.  An existing package gets the second step only.
+A new package is made in two steps: `export.package.pack.make_package` writes graphs, reference and card;
+`export.package.attach.build` compiles engines from these graphs.  An existing package gets the second step
+only.
 """
 
 from __future__ import annotations
@@ -14,14 +15,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from export import attach
 from export.build_options import engine_request, package_source, parse, parser
+from export.package import attach
 from export.request import Request
-from runtime import console
 from runtime.atomic import atomic_folder, refuse_existing
-from runtime.backends import takes_targets
-from runtime.package import MANIFEST, Engine, Package
-from runtime.reasons import not_run, sentence
+from runtime.backends.choice import takes_targets
+from runtime.cli import console
+from runtime.package.folder import MANIFEST, Engine, Package
+from runtime.package.reasons import not_run, sentence
 
 __all__ = ["main", "parser"]
 
@@ -53,7 +54,7 @@ def _run(options: argparse.Namespace) -> int:
 def make(options: argparse.Namespace, request: Request) -> tuple[Package, attach.Built]:
     """Make a new package, whole or not at all."""
     refuse_existing(options.out, force=options.force and (options.out / MANIFEST).is_file())
-    from export import pack  # imports torch
+    from export.package import pack  # imports torch
 
     with atomic_folder(options.out, force=options.force) as folder:
         step = _silent if options.quiet else _step

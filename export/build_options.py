@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 
 from export import targets
 from export.request import Request
-from runtime import console
+from runtime.cli import console
 from runtime.errors import InputError
-from runtime.package import GRAPHS
+from runtime.package.folder import GRAPHS
 
 if TYPE_CHECKING:
-    from export.source import Source
+    from export.package.source import Source
 
 DESCRIPTION = """Fuse a masker and its encoder into one package; build engines for devices.
 
@@ -142,7 +142,7 @@ def engine_request(options: argparse.Namespace) -> Request:
 
 def package_source(options: argparse.Namespace) -> Source:
     """What the new package is made from."""
-    from export.source import Source  # imports torch
+    from export.package.source import Source  # imports torch
 
     return Source(
         masker=options.masker,

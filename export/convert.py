@@ -15,11 +15,12 @@ import argparse
 import sys
 from pathlib import Path
 
-from export import standalone, triton
+from export.deploy import triton
 from export.deploy.deepstream import deepstream_config
-from runtime import console
+from export.graph import variants
 from runtime.atomic import atomic_file, refuse_existing
-from runtime.package import Package
+from runtime.cli import console
+from runtime.package.folder import Package
 
 EXAMPLE = """examples:
   nemu convert demo.nemu --format onnx --embedding-only --out index.onnx
@@ -41,7 +42,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("package", type=Path, metavar="PACKAGE", help="folder NAME.nemu")
     p.add_argument("--format", choices=("onnx", "deepstream", "triton"), required=True)
     p.add_argument("--out", type=Path, required=True, help="FILE.onnx, or the folder of models")
-    p.add_argument("--precision", choices=standalone.PRECISIONS, default="fp32", help="(%(default)s)")
+    p.add_argument("--precision", choices=variants.PRECISIONS, default="fp32", help="(%(default)s)")
     p.add_argument("--float-nchw", action="store_true", help="with --format onnx")
     p.add_argument("--embedding-only", action="store_true", help="with --format onnx")
     p.add_argument(
@@ -91,7 +92,7 @@ def _file(package: Package, o: argparse.Namespace) -> tuple[list[Path], str, str
     config = o.out.with_name(f"config_infer_{o.out.stem}.txt")
     if deepstream:
         refuse_existing(config, force=o.force)
-    standalone.write(
+    variants.write(
         package,
         o.out,
         precision=o.precision,

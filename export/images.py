@@ -8,14 +8,14 @@ from typing import NamedTuple
 
 import numpy as np
 
-from export.level import FEWEST
-from export.level import IMAGES as LEVEL_IMAGES
-from export.metrics import IMAGES
+from export.package.level import FEWEST
+from export.package.level import IMAGES as LEVEL_IMAGES
+from export.package.metrics import IMAGES
 from export.pictures import readable, spread_over
-from runtime.reasons import images_used
-from runtime.records import InputRecord
+from runtime.package.reasons import images_used
+from runtime.package.records import InputRecord
 from train.checkpoint import MaskerFile
-from train.folder import apart_of
+from train.run_folder import apart_of
 
 PHOTOGRAPHS = Path(__file__).parent / "photographs"
 """The project's own photographs."""
@@ -29,7 +29,7 @@ class Chosen(NamedTuple):
     images: np.ndarray
     """uint8 (N, H, W, 3), as the encoder sees them."""
     source: str
-    """A code of `runtime.reasons.images_used`."""
+    """A code of `runtime.package.reasons.images_used`."""
 
 
 def reference_images(folder: Path, size: InputRecord) -> np.ndarray:

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from runtime.errors import InputError
-from runtime.image import Geometry, decoded, load_image
-from runtime.records import InputRecord
-from runtime.sources import find_images
+from runtime.media.geometry import Geometry, decoded, load_image
+from runtime.media.sources import find_images
+from runtime.package.records import InputRecord
 
 FEWEST = 4
 NAMED = 3

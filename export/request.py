@@ -6,13 +6,13 @@ import dataclasses
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from export.precision import AUTO
-from export.refusals import refused_key
+from export.graph.precision import AUTO
+from export.graph.refusals import refused_key
 from export.targets import PORTABLE, Target
-from runtime.backends.tensorrt_library import library
-from runtime.manifest import TOWARD
-from runtime.package import GRAPHS, TOWARD_GRAPHS, Package
-from runtime.reasons import Reason
+from runtime.backends.tensorrt.library import library
+from runtime.package.folder import GRAPHS, TOWARD_GRAPHS, Package
+from runtime.package.manifest import TOWARD
+from runtime.package.reasons import Reason
 
 
 class Job(NamedTuple):
@@ -29,7 +29,7 @@ class Request:
 
     targets: tuple[Target, ...]
     precision: str
-    """Of `runtime.package.GRAPHS`; `auto` takes for each engine the first that passes every check."""
+    """Of `runtime.package.folder.GRAPHS`; `auto` takes for each engine the first that passes every check."""
     batch: tuple[int, int, int]
     """min, opt, max"""
     workspace_bytes: int | None = None

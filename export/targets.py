@@ -1,8 +1,8 @@
 """The table of targets: for each, its TensorRT, the GPUs it runs on, and the engines that are built here.
 
 Engines of TensorRT-RTX are built on any machine.  Those of classic TensorRT are built on the device itself
-(`tensorrt`).  For a device elsewhere (`jetpack6`, …) the graph is checked for known faults (`export.rules`),
-and nothing is built.
+(`tensorrt`).  For a device elsewhere (`jetpack6`, …) the graph is checked for known faults
+(`export.graph.rules`), and nothing is built.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ import importlib.util
 from dataclasses import dataclass
 
 from runtime.backends import cuda
-from runtime.backends.tensorrt import RTX_CAPABILITIES
-from runtime.backends.tensorrt_library import version
+from runtime.backends.tensorrt.library import version
+from runtime.backends.tensorrt.selection import RTX_CAPABILITIES
 from runtime.errors import BackendUnavailable, InputError
 
 PORTABLE = "portable"
@@ -34,7 +34,7 @@ class Target:
     what: str
     """For the help."""
     flavour: str | None = None
-    """Library that builds its engines, of `runtime.backends.tensorrt_library.FLAVOURS`; None builds none."""
+    """Library that builds its engines, of `runtime.backends.tensorrt.library.FLAVOURS`; None builds none."""
     tensorrt: tuple[int, int] | None = None
     """The version whose parser reads the graph; None if the installed library decides, or none is used."""
     gpus: tuple[str, ...] = ()

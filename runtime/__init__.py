@@ -1,7 +1,7 @@
 """The library for the device: opens a package, and gives the embedding and the explanation mask of images."""
 
-from runtime.anomaly import Anomaly, Watch, fit_bank
-from runtime.bank import Bank
+from runtime.anomaly.bank import Bank
+from runtime.anomaly.watch import Anomaly, Watch, fit_bank
 from runtime.comparison import Comparison
 from runtime.device_explanation import DeviceExplanation
 from runtime.embedder import Embedder
@@ -23,8 +23,8 @@ from runtime.errors import (
 from runtime.explainer import Explainer
 from runtime.explanation import Explanation
 from runtime.index import Index
-from runtime.manifest import Manifest
-from runtime.package import Package
+from runtime.package.folder import Package
+from runtime.package.manifest import Manifest
 
 __version__ = "0.2.0"
 

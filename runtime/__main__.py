@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 
-from runtime import console
+from runtime.cli import console
 from runtime.cli.parser import parser
 
 

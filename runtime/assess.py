@@ -17,10 +17,10 @@ import numpy as np
 
 from runtime.errors import InputError, ParityError
 from runtime.explanation import what_is_degenerate
-from runtime.mixtures import mix, regions, share_in
-from runtime.overlay import grid, overlay
-from runtime.parity import median_distance, ranks
-from runtime.records import Spread, TargetMeasures
+from runtime.media.mixtures import mix, regions, share_in
+from runtime.media.overlay import grid, overlay
+from runtime.package.parity import median_distance, ranks
+from runtime.package.records import Spread, TargetMeasures
 
 FEWEST, MOST = 8, 64
 """Least and greatest number of images."""

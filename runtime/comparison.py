@@ -10,11 +10,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from runtime.atomic import atomic_file, refuse_existing
-from runtime.encode import encode_png
 from runtime.errors import InputError
 from runtime.explanation import Explanation, check_name
-from runtime.occlusion import cosine
-from runtime.overlay import STYLES, grid
+from runtime.media.encode import encode_png
+from runtime.media.occlusion import cosine
+from runtime.media.overlay import STYLES, grid
 
 
 class ComparisonPaths(NamedTuple):

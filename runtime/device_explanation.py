@@ -18,7 +18,7 @@ class _Memory(Protocol):
 
 
 class _Path(Protocol):
-    """The path that computed an array, see `runtime.backends.device_lane.DevicePath`."""
+    """The path that computed an array, see `runtime.backends.tensorrt.device_lane.DevicePath`."""
 
     @property
     def stream_handle(self) -> int | None: ...

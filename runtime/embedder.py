@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from runtime.backends import EmbeddingBackend, choose_embedding
-from runtime.backends.base import WarmBackend
+from runtime.backends.base import EmbeddingBackend, WarmBackend
+from runtime.backends.choice import choose_embedding
 from runtime.backends.threads import thread_count
 from runtime.errors import InputError
-from runtime.image import ImageLike
+from runtime.media.geometry import ImageLike
 from runtime.opened_package import OpenedPackage
-from runtime.package import Package
+from runtime.package.folder import Package
 from runtime.prepare import is_several
 
 if TYPE_CHECKING:

@@ -34,7 +34,7 @@ class NemuError(Exception):
 
     exit_code = 1
     reason: dict[str, Any] | None = None
-    """What came, as a code and numbers (`runtime.reasons`), where a package stores it."""
+    """What came, as a code and numbers (`runtime.package.reasons`), where a package stores it."""
 
     def __init__(self, came: str, *, expected: str, cure: str) -> None:
         super().__init__(f"{came}\n  expected: {expected}\n  cure: {cure}")

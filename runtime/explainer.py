@@ -9,17 +9,17 @@ from typing import TYPE_CHECKING, Any, Union, overload
 
 import numpy as np
 
-from runtime.anomaly import FALSE_ALARMS, Watch, open_bank
-from runtime.backends import Backend, choose, takes_targets
-from runtime.backends.base import DeviceBackend, PipelinedBackend, WarmBackend
-from runtime.bank import Bank
+from runtime.anomaly.bank import Bank
+from runtime.anomaly.watch import FALSE_ALARMS, Watch, open_bank
+from runtime.backends.base import Backend, DeviceBackend, PipelinedBackend, WarmBackend
+from runtime.backends.choice import choose, takes_targets
 from runtime.comparison import Comparison
 from runtime.device_explanation import DeviceExplanation
 from runtime.errors import BackendError, InputError
 from runtime.explanation import Explanation
-from runtime.image import ImageLike
+from runtime.media.geometry import ImageLike
 from runtime.opened_package import OpenedPackage
-from runtime.package import Package
+from runtime.package.folder import Package
 from runtime.prepare import is_several
 from runtime.runs import Runs
 from runtime.stream import stream
@@ -43,7 +43,7 @@ class Explainer(OpenedPackage[Backend]):
 
     Args:
         package: the folder NAME.nemu, or an opened `Package`.
-        backend: `auto`, `onnxruntime`, `tensorrt` or `ep-rtx` (see `runtime.backends.choose`); or a
+        backend: `auto`, `onnxruntime`, `tensorrt` or `ep-rtx` (see `runtime.backends.choice.choose`); or a
             `Backend`, which the explainer then owns and closes.
         device: number of the GPU.
         channel_order: `rgb` or `bgr`: the order of the channels in arrays that come in; files and PIL
@@ -100,7 +100,8 @@ class Explainer(OpenedPackage[Backend]):
         """Explain one image, or several: which pixels its embedding comes from, or which look like a target.
 
         Args:
-            image: what `runtime.image.load_image` takes (path, bytes, PIL image, uint8 array); or a list
+            image: what `runtime.media.geometry.load_image` takes (path, bytes, PIL image, uint8 array); or
+            a list
                 or tuple of these, sizes may differ; or a uint8 array (N, H, W, 3).
             toward: the target: an embedding, float (D,), an image, or an explanation.  For N images, a list
                 of N or a float array (N, D) gives each its own target.  The mask is the smallest region whose

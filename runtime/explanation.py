@@ -13,13 +13,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from runtime.atomic import atomic_file, refuse_existing
-from runtime.encode import encode_png
 from runtime.errors import InputError, UnusableOutput
-from runtime.image import Box, Placement
 from runtime.level import curve_of, kept_by, level_for, share_above, share_for
-from runtime.occlusion import cosine
-from runtime.overlay import STYLES, overlay
-from runtime.records import LevelRecord
+from runtime.media.encode import encode_png
+from runtime.media.geometry import Box, Placement
+from runtime.media.occlusion import cosine
+from runtime.media.overlay import STYLES, overlay
+from runtime.package.records import LevelRecord
 
 NEARLY_NOTHING = 0.01
 """A mask whose mean is below this, or above 1 minus this, is degenerate."""
@@ -64,7 +64,8 @@ class Explanation:
     batch).  `batch`: number of images in the batch.  `degraded`, only if it applies: why the backend is
     slower than it could be."""
     masked_embedding: np.ndarray | None = None
-    """float32 (D,): the embedding of what the mask keeps (`runtime.occlusion`); None without fidelity."""
+    """float32 (D,): the embedding of what the mask keeps (`runtime.media.occlusion`); None without
+    fidelity."""
     curve: LevelRecord | None = None
     """The package's curve, which says what a level of its masks means; None if it has none."""
     target: np.ndarray | None = None
@@ -136,7 +137,8 @@ class Explanation:
         the package's card.  Where the target is `absent`, the region is empty.
 
         Args:
-            keep: a centred cosine (`runtime.occlusion.kept`), above 0 and at most 1.  Toward a target, a
+            keep: a centred cosine (`runtime.media.occlusion.kept`), above 0 and at most 1.  Toward a
+            target, a
                 share of the most that any region keeps of the target.
 
         Raises:
@@ -157,12 +159,12 @@ class Explanation:
         return kept_by(curve_of(self.curve), share_above(self.graph_mask, level))
 
     def overlay(self, *, keep: float | None = None, style: str = STYLES[0]) -> np.ndarray:
-        """Draw the mask over the image: uint8 (H0, W0, 3); see `runtime.overlay`.
+        """Draw the mask over the image: uint8 (H0, W0, 3); see `runtime.media.overlay`.
 
         Args:
             keep: draw only the region that keeps this much: `spotlight` shows the whole region with a line
                 around it, `heat` colours the mask inside it.
-            style: one of `runtime.overlay.STYLES`.
+            style: one of `runtime.media.overlay.STYLES`.
 
         Raises:
             InputError: as `region`; or no such style.

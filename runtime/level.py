@@ -1,8 +1,8 @@
 """Levels of a mask: the region above a level, and how much of the embedding that region keeps.
 
-What a region keeps is a centred cosine (`runtime.occlusion.kept`).  It depends on the region's share of the
-pixels and on its share of the mask's sum.  A region's `share` is the geometric mean of these two, which
-differs least from image to image.  A package holds the curve from share to what is kept.
+What a region keeps is a centred cosine (`runtime.media.occlusion.kept`).  It depends on the region's share
+of the pixels and on its share of the mask's sum.  A region's `share` is the geometric mean of these two,
+which differs least from image to image.  A package holds the curve from share to what is kept.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import math
 import numpy as np
 
 from runtime.errors import InputError
-from runtime.records import LevelRecord
+from runtime.package.records import LevelRecord
 
 
 def share_above(mask: np.ndarray, level: float) -> float:

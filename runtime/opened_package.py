@@ -11,8 +11,8 @@ from typing import Generic, TypeVar
 
 from runtime.backends.base import Backend, EmbeddingBackend
 from runtime.errors import BackendError
-from runtime.manifest import Manifest
-from runtime.package import Package
+from runtime.package.folder import Package
+from runtime.package.manifest import Manifest
 from runtime.prepare import Preparer
 
 AnyBackend = TypeVar("AnyBackend", Backend, EmbeddingBackend)

@@ -9,8 +9,8 @@ from typing import NamedTuple
 import numpy as np
 
 from runtime.errors import InputError
-from runtime.image import Geometry, ImageLike, Placement, check_channel_order, load_image
-from runtime.records import InputRecord
+from runtime.media.geometry import Geometry, ImageLike, Placement, check_channel_order, load_image
+from runtime.package.records import InputRecord
 
 
 class Prepared(NamedTuple):

@@ -10,13 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from runtime.backends import Backend, TargetBackend, toward_backend
-from runtime.backends.base import PipelinedBackend
+from runtime.backends.base import Backend, PipelinedBackend, TargetBackend
+from runtime.backends.choice import toward_backend
 from runtime.errors import BackendError
 from runtime.explanation import Explanation
-from runtime.occlusion import occlude
+from runtime.media.occlusion import occlude
 from runtime.opened_package import Turns
-from runtime.package import Package
+from runtime.package.folder import Package
 from runtime.prepare import Prepared, batch_of
 
 

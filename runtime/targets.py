@@ -10,7 +10,7 @@ import numpy as np
 
 from runtime.errors import InputError
 from runtime.explanation import Explanation
-from runtime.image import ImageLike
+from runtime.media.geometry import ImageLike
 
 if TYPE_CHECKING:
     import PIL.Image

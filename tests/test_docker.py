@@ -98,4 +98,4 @@ def test_cpu_image_installs_and_runs_from_its_copies(tmp_path, package_index):
     helped = subprocess.run([nemu, "report", "--help"], cwd=tmp_path, capture_output=True, text=True)
     assert helped.returncode == 0
     (installed,) = (tmp_path / "opt").glob("lib/python*/site-packages")
-    assert (installed / "runtime/report.html").is_file()
+    assert (installed / "runtime/cli/report.html").is_file()

@@ -14,8 +14,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from runtime.manifest import TOWARD, Manifest
-from runtime.package import MANIFEST, REFERENCE, Package, sha256_file
+from runtime.package.folder import MANIFEST, REFERENCE, Package, sha256_file
+from runtime.package.manifest import TOWARD, Manifest
 
 GRAPHS = ("model.onnx", "model.fp16.onnx", "model.bf16.onnx")
 HALVES = {TensorProto.FLOAT16, TensorProto.BFLOAT16}

@@ -12,9 +12,9 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
-from runtime import console
-from runtime.image import RESIZES
-from runtime.records import TrainingRecord
+from runtime.cli import console
+from runtime.media.geometry import RESIZES
+from runtime.package.records import TrainingRecord
 from train.config import (
     AUGMENTATIONS,
     EMBEDDINGS,
@@ -148,8 +148,8 @@ def _given(p: argparse.ArgumentParser, options: argparse.Namespace) -> set[str]:
 def _run(options: argparse.Namespace) -> int:
     config = config_of(options)
     from train.fit import fit  # imports torch, so only after the command line is parsed
-    from train.folder import MASKER
     from train.machine import keep_memory
+    from train.run_folder import MASKER
 
     keep_memory()
     summary = fit(
@@ -174,7 +174,7 @@ def _run(options: argparse.Namespace) -> int:
 
 def _check(options: argparse.Namespace) -> int:
     config = encoder_of(options)
-    from train.check import check
+    from train.encoder.check import check
 
     found = check(config, options.check)
     lines = [
@@ -187,7 +187,7 @@ def _check(options: argparse.Namespace) -> int:
 
 
 def _report(summary: TrainingRecord, masker: Path) -> Iterator[str]:
-    from train.folder import SKIPPED
+    from train.run_folder import SKIPPED
 
     if summary.skipped:
         yield f"{summary.skipped} files could not be decoded, listed in {masker.with_name(SKIPPED)}"

@@ -19,10 +19,10 @@ from torch import Tensor
 from runtime.atomic import atomic_file
 from runtime.errors import InputError, MaskerMismatch, SchemaError
 from train.config import EncoderConfig, TrainConfig
-from train.encoder import FrozenEncoder
-from train.misfit import misfit
+from train.encoder.frozen import FrozenEncoder
+from train.encoder.misfit import misfit
+from train.encoder.zoo import load_encoder
 from train.nem import NEM
-from train.zoo import load_encoder
 
 FORMAT = "nemu-masker-1"
 
@@ -37,7 +37,7 @@ class MaskerFile:
     config: TrainConfig
     """The training run that wrote it."""
     encoder_fingerprint: str
-    """sha256 of the encoder's weights; see `train.encoder.weights_fingerprint`."""
+    """sha256 of the encoder's weights; see `train.encoder.frozen.weights_fingerprint`."""
     encoder_embedding: str
     """Kind of the embedding: `pooled`, `head`, `cls` or `own`."""
     encoder_input: str
@@ -94,7 +94,8 @@ class MaskerFile:
 
         Raises:
             MaskerMismatch: the encoder, or its preprocessing, is not what the masker was trained for.
-            InputError, SchemaError: the encoder cannot be loaded (`train.zoo.load_encoder`), or the tensors
+            InputError, SchemaError: the encoder cannot be loaded (`train.encoder.zoo.load_encoder`), or the
+            tensors
                 are not those of the decoder.
         """
         encoder = encoder or load_encoder(self._encoder_config(weights))

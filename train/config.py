@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from runtime.errors import InputError, SchemaError
-from runtime.image import RESIZES
+from runtime.media.geometry import RESIZES
 
 MASKERS = ("lateral", "lateral-early", "unet")
 """Decoders: ours, ours without the deepest feature map, and the authors'."""

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from runtime.errors import InputError
-from runtime.image import Geometry, load_image
+from runtime.media.geometry import Geometry, load_image
 from train.machine import PREFETCH
 
 APART = 64

@@ -1,7 +1,7 @@
 """Training in the processes that torchrun starts: one device each, gradients averaged by DDP.
 
 Every process takes its own rows of each batch (`train.data.Steps`) and draws its own random numbers
-(`train.training.MaskerTraining.generator`).
+(`train.lightning_module.MaskerTraining.generator`).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""One training run: Lightning's loop around `train.training`, and the files that it writes."""
+"""One training run: Lightning's loop around `train.lightning_module`, and the files that it writes."""
 
 from __future__ import annotations
 
@@ -19,15 +19,22 @@ import runtime
 from runtime.assess import LEAST_FOLLOWED
 from runtime.atomic import atomic_file
 from runtime.errors import InputError
-from runtime.image import Geometry, decoded
-from runtime.records import TrainingRecord
-from runtime.sources import find_images
+from runtime.media.geometry import Geometry, decoded
+from runtime.media.sources import find_images
+from runtime.package.records import TrainingRecord
 from train.checkpoint import save_masker
 from train.config import EncoderConfig, TrainConfig
 from train.data import Photographs, Steps, collate, load, set_apart
 from train.distributed import check_batch_size, leave_together
-from train.encoder import FrozenEncoder
-from train.folder import (
+from train.encoder.frozen import FrozenEncoder
+from train.encoder.siblings import siblings
+from train.encoder.zoo import load_encoder
+from train.lightning_module import FIRST_IMAGES, TARGET_IMAGES, MaskerTraining
+from train.loop import hush, make_trainer
+from train.machine import check_precision, default_workers
+from train.mixtures import follow
+from train.nem import NEM
+from train.run_folder import (
     MASKER,
     SKIPPED,
     SUMMARY,
@@ -37,13 +44,6 @@ from train.folder import (
     start_step,
     write_apart,
 )
-from train.loop import hush, make_trainer
-from train.machine import check_precision, default_workers
-from train.mixtures import follow
-from train.nem import NEM
-from train.siblings import siblings
-from train.training import FIRST_IMAGES, TARGET_IMAGES, MaskerTraining
-from train.zoo import load_encoder
 
 log = logging.getLogger("nemu.train")
 

@@ -19,7 +19,7 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 from runtime.atomic import atomic_file
 from train.config import TrainConfig
 from train.distributed import batchnorm_plugins, devices
-from train.training import LOG_EVERY, MaskerTraining
+from train.lightning_module import LOG_EVERY, MaskerTraining
 
 
 class _Bar(TQDMProgressBar):

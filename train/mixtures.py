@@ -14,7 +14,7 @@ from train.occlusion import make_fill
 from train.pairs import regions
 
 if TYPE_CHECKING:
-    from train.training import MaskerTraining
+    from train.lightning_module import MaskerTraining
 
 
 class Mixture(NamedTuple):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from train.config import TrainConfig
-from train.encoder import FrozenEncoder
+from train.encoder.frozen import FrozenEncoder
 from train.masker import LateralMasker, UNetMasker
 
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 if TYPE_CHECKING:
-    from train.encoder import FrozenEncoder
+    from train.encoder.frozen import FrozenEncoder
 
 WIDTH = 64
 """Length of a projected target."""

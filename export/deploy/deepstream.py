@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from runtime.package import Package
+from runtime.package.folder import Package
 
 _MODES = {"fp32": 0, "fp16": 2}
 """DeepStream's `network-mode`.  The graph's types decide the precision; this only names the engine file."""
@@ -17,7 +17,7 @@ def deepstream_config(package: Package, file: Path, *, precision: str, batch: in
     graph normalises.  Source: the documentation of Gst-nvinfer.
 
     Args:
-        file: ONNX with a float32 (N, 3, H, W) input, as `export.standalone.write` makes with `nchw`.
+        file: ONNX with a float32 (N, 3, H, W) input, as `export.graph.variants.write` makes with `nchw`.
         precision: `fp32` or `fp16`.
     """
     size = package.manifest.input

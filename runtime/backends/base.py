@@ -19,7 +19,7 @@ class Backend(Protocol):
     why: str
     """One sentence: why this backend was chosen, and what it runs on."""
     precision: str
-    """Precision of the graph: a key of `runtime.parity.LIMITS`, and the end of the embedding id."""
+    """Precision of the graph: a key of `runtime.package.parity.LIMITS`, and the end of the embedding id."""
     max_batch: int
     """Largest number of images for one `run`."""
     degraded: str

@@ -7,9 +7,9 @@ import numpy as np
 from runtime.backends.base import check_images
 from runtime.backends.onnxruntime import CELLS, CELLS_MODEL, open_session
 from runtime.errors import BackendError, PackageError
-from runtime.manifest import OUTPUTS
-from runtime.package import Package
-from runtime.reasons import sentence
+from runtime.package.folder import Package
+from runtime.package.manifest import OUTPUTS
+from runtime.package.reasons import sentence
 
 PRECISION = "fp32"
 

@@ -23,11 +23,11 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from runtime.backends.cuda import installed
-from runtime.backends.cuda_base import no_driver
+from runtime.backends.cuda.base import no_driver
 from runtime.backends.onnxruntime import EMBEDDING_MODELS, OnnxRuntimeBackend, first_line, ort
 from runtime.errors import BackendUnavailable, EngineMismatch
-from runtime.manifest import TOWARD
-from runtime.package import GRAPHS, REFERENCE, TOWARD_GRAPHS, Package
+from runtime.package.folder import GRAPHS, REFERENCE, TOWARD_GRAPHS, Package
+from runtime.package.manifest import TOWARD
 from runtime.verify import verify, verify_embedding, verify_toward
 
 MODULE = "onnxruntime_ep_nv_tensorrt_rtx"

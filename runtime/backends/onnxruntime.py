@@ -12,8 +12,8 @@ import numpy as np
 from runtime.backends.base import check_images, check_targets
 from runtime.backends.threads import thread_count
 from runtime.errors import BackendError, BackendUnavailable, InputError
-from runtime.manifest import OUTPUTS, TOWARD
-from runtime.package import Package
+from runtime.package.folder import Package
+from runtime.package.manifest import OUTPUTS, TOWARD
 
 MODELS = {"fp32": "model.onnx", "int8": "model.int8.cpu.onnx"}
 """The graph that runs on a CPU, by precision; a CPU would compute half-precision graphs in float32."""
@@ -22,7 +22,7 @@ EMBEDDING_MODELS = {"fp32": "model.embedding.onnx", "int8": "model.int8.cpu.embe
 TOWARD_MODELS = {"fp32": "model.toward.onnx"}
 """The graph with a target as second input, by precision; a package that takes targets has it."""
 CELLS_MODEL, CELLS = "model.cells.onnx", "cells"
-"""The fp32 graph for `runtime.bank`: instead of the mask it gives local features (N, C, h, w)."""
+"""The fp32 graph for `runtime.anomaly.bank`: instead of the mask it gives local features (N, C, h, w)."""
 
 
 class OnnxRuntimeBackend:

@@ -14,32 +14,26 @@ from runtime.assess import assess as assess_masks
 from runtime.assess import draw as assessment_picture
 from runtime.assess import table as assessment_table
 from runtime.atomic import refuse_existing
-from runtime.backends import (
-    Backend,
-    EmbeddingBackend,
-    TargetBackend,
-    choose,
-    takes_targets,
-    toward_backend,
-    without_mask,
-)
-from runtime.bench import bench as bench_package
-from runtime.bench import conditions
-from runtime.bench import table as bench_table
-from runtime.bench import to_json as bench_json
+from runtime.backends.base import Backend, EmbeddingBackend, TargetBackend
+from runtime.backends.choice import choose, embedding_only_backend, takes_targets, toward_backend
+from runtime.cli.bench import bench as bench_package
+from runtime.cli.bench import conditions
+from runtime.cli.bench import table as bench_table
+from runtime.cli.bench import to_json as bench_json
+from runtime.cli.console import answer
+from runtime.cli.doctor import report as doctor_report
+from runtime.cli.doctor import text as doctor_text
+from runtime.cli.info import describe, figures
 from runtime.cli.options import open_explainer
-from runtime.console import answer
-from runtime.diff import compare_packages
-from runtime.doctor import report as doctor_report
-from runtime.doctor import text as doctor_text
-from runtime.encode import save_png
 from runtime.errors import EngineMismatch, ParityError
 from runtime.explainer import Explainer
-from runtime.image import Geometry, decoded
-from runtime.info import describe, figures
-from runtime.package import Package
-from runtime.sources import find_named_images
-from runtime.verify import load_reference, run_all, run_all_toward, verify_embedding, verify_toward
+from runtime.index.diff import compare_packages
+from runtime.media.encode import save_png
+from runtime.media.geometry import Geometry, decoded
+from runtime.media.sources import find_named_images
+from runtime.package.folder import Package
+from runtime.package.reference import load_reference
+from runtime.verify import run_all, run_all_toward, verify_embedding, verify_toward
 from runtime.verify import verify as verify_package
 
 
@@ -166,7 +160,7 @@ def _embedding_only(
     package: Package, beside: Backend, device: int
 ) -> AbstractContextManager[EmbeddingBackend | None]:
     """A backend on the same library that computes no mask; None if the package has none."""
-    backend = without_mask(package, beside, device)
+    backend = embedding_only_backend(package, beside, device)
     return nullcontext() if backend is None else closing(backend)
 
 

@@ -10,13 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from runtime.backends import NAMES
+from runtime.backends.choice import NAMES
 from runtime.errors import InputError
 from runtime.explainer import Explainer
 from runtime.level import curve_of, share_for
-from runtime.overlay import STYLES
-from runtime.package import Package
-from runtime.parity import LIMITS
+from runtime.media.overlay import STYLES
+from runtime.package.folder import Package
+from runtime.package.parity import LIMITS
 
 SOURCES = "files, folders, patterns, or - for paths on stdin"
 

@@ -7,15 +7,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from runtime import anomalies, commands, console
-from runtime.anomaly import FALSE_ALARMS
-from runtime.cli import checks, options
-from runtime.diff import LEAST_COSINE, LEAST_RECALL
-from runtime.explain import MASKS, OVERLAYS
-from runtime.index import commands as index_commands
-from runtime.overlay import STYLES
-from runtime.parity import LIMITS
-from runtime.report import LOW_FIDELITY, PAIRS
+from runtime.anomaly.watch import FALSE_ALARMS
+from runtime.bulk.images import MASKS, OVERLAYS
+from runtime.cli import anomalies, checks, commands, console, index_commands, options
+from runtime.cli.report import LOW_FIDELITY, PAIRS
+from runtime.index.diff import LEAST_COSINE, LEAST_RECALL
+from runtime.media.overlay import STYLES
+from runtime.package.parity import LIMITS
 
 _Command = Callable[[Any, str, str], argparse.ArgumentParser]
 """Adds a command, given its function, a description and an example; the function's name is the command's."""

@@ -7,15 +7,15 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from runtime.atomic import atomic_folder, refuse_existing
+from runtime.bulk.images import Form, Outcome, explain_images
 from runtime.errors import InputError
-from runtime.explain import Form, Outcome, explain_images
 from runtime.explainer import Explainer
 from runtime.index.canary import write_sample
 from runtime.index.opened import RECORD, SCHEMA, IndexRecord
 from runtime.index.row import Row, has_rows, journal_rows, noted, refuse_other
 from runtime.index.stores import STORES, library
-from runtime.package import Package
-from runtime.sources import NamedImage
+from runtime.media.sources import NamedImage
+from runtime.package.folder import Package
 
 
 class Indexed(NamedTuple):

@@ -16,15 +16,15 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from runtime.atomic import atomic_file
-from runtime.diff import Difference, K, iou
 from runtime.errors import InputError, ParityError, UnusableOutput
 from runtime.explainer import Explainer
 from runtime.explanation import Explanation
 from runtime.index.code import decode_mask, encode_mask
+from runtime.index.diff import Difference, K, iou
 from runtime.index.opened import Index
 from runtime.index.row import Row
-from runtime.occlusion import cosine
-from runtime.parity import LIMITS, median_distance
+from runtime.media.occlusion import cosine
+from runtime.package.parity import LIMITS, median_distance
 from runtime.progress import progress
 
 FILE = "canary.npz"

@@ -5,7 +5,7 @@
 A masker computes logits on a coarser grid, enlarges them bilinearly and applies a sigmoid.  So the code
 holds the mask on a grid whose sides are the mask's sides divided by the divisor.  The grid is a least-squares
 fit: its logits, enlarged bilinearly, are nearest to the mask's logits.  The finest grid that fits into the
-limit is taken, at the highest WebP quality that fits.  `benchmarks.mask_code` measures the error.
+limit is taken, at the highest WebP quality that fits.  `benchmarks.quality.mask_code` measures the error.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from runtime.decode import pillow
 from runtime.errors import BackendUnavailable, InputError
+from runtime.media.decode import pillow
 
 LIMIT = 1000
 """Largest size of a code in bytes."""

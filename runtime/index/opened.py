@@ -20,7 +20,7 @@ from runtime.errors import InputError, SchemaError
 from runtime.explanation import Explanation
 from runtime.index.row import Row
 from runtime.index.stores import STORES, Store
-from runtime.typed_json import json_object, read
+from runtime.package.typed_json import json_object, read
 
 RECORD = "index.json"
 SCHEMA = 1

@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 
+from runtime.bulk.journal import LINES, ROWS
 from runtime.errors import InputError
 from runtime.explanation import Explanation
 from runtime.index.code import decode_mask, encode_mask
-from runtime.journal import LINES, ROWS
 
 LEVELS = tuple(round(0.1 * i, 1) for i in range(1, 10))
 """Levels of the mask at which `Row.curve` gives the kept similarity."""

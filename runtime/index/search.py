@@ -9,16 +9,16 @@ from typing import Any
 import numpy as np
 
 from runtime.atomic import atomic_file, refuse_existing
-from runtime.decode import pillow
-from runtime.diff import LEAST_COSINE
-from runtime.encode import save_png
 from runtime.errors import EngineMismatch, InputError
 from runtime.explainer import Explainer
 from runtime.explanation import Explanation
+from runtime.index.diff import LEAST_COSINE
 from runtime.index.opened import Hit, Index
-from runtime.occlusion import cosine
-from runtime.overlay import grid, heat
-from runtime.package import Package
+from runtime.media.decode import pillow
+from runtime.media.encode import save_png
+from runtime.media.occlusion import cosine
+from runtime.media.overlay import grid, heat
+from runtime.package.folder import Package
 
 RECORD = "search.json"
 """Name of the file with the numbers."""

@@ -1,6 +1,6 @@
 """Every name of CUDA's APIs that the project uses is in the installed cuda-bindings.
 
-`tests/runtime/test_tensorrt_names.py` checks the names of TensorRT.
+`tests/runtime/backends/tensorrt/test_tensorrt_names.py` checks the names of TensorRT.
 """
 
 from __future__ import annotations

@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from benchmarks.demo_masker import LOMIRI, PERMITTED, qt_resources, sources
+from benchmarks.quality.natural.demo_masker import LOMIRI, PERMITTED, qt_resources, sources
 from demo.lite0 import write_weights
 from demo.photographs import MASKER, composites, cutout, pairs, photographs, shared_and_other
 from runtime.errors import InputError
 from train.checkpoint import MaskerFile
-from train.folder import run_of
+from train.run_folder import run_of
 
 
 def test_an_outline_lies_in_its_photograph():

@@ -8,14 +8,14 @@ import shutil
 import numpy as np
 import pytest
 
-from export import pack, write_graphs
 from export.build_engine import main
-from export.engine import validity
+from export.engine.builder import validity
 from export.images import PHOTOGRAPHS
+from export.package import pack, write_graphs
 from runtime import Embedder, Explainer
 from runtime.__main__ import main as runtime
 from runtime.errors import IntegrityError, ParityError
-from runtime.package import Package
+from runtime.package.folder import Package
 from train.__main__ import WORTHLESS
 from train.__main__ import main as train
 from train.checkpoint import load_nem
@@ -58,7 +58,7 @@ def test_the_explainer_gives_the_encoders_own_embedding(package, masker, photogr
     """End to end: a file through the package equals the torch encoder on the same file."""
     import torch
 
-    from runtime.image import Geometry, load_image
+    from runtime.media.geometry import Geometry, load_image
 
     nem = load_nem(masker)
     file = sorted(photographs.glob("*.png"))[3]
@@ -262,7 +262,7 @@ def test_reference_images_are_the_users_only_if_named(package, masker, photograp
 
 def test_the_embedding_id_follows_weights_and_preprocessing(masker, weights):
     from train.config import EncoderConfig
-    from train.zoo import load_encoder
+    from train.encoder.zoo import load_encoder
 
     def identity(**options):
         config = EncoderConfig(

@@ -21,15 +21,17 @@ from typing import Any, cast
 
 import numpy as np
 import pytest
-from toward_graph import add_targets
 
-from benchmarks.gpu_kernels import device_memory
-from benchmarks.gpu_nvml import NoNvml, Nvml
+from benchmarks.common.nvml import NoNvml, Nvml
+from benchmarks.gpu.kernels import device_memory
 from runtime import Explainer, Package
-from runtime.backends import cuda, tensorrt, toward_backend
-from runtime.backends.tensorrt_library import FLAVOURS, library
+from runtime.backends import cuda
+from runtime.backends.choice import toward_backend
+from runtime.backends.tensorrt import selection
+from runtime.backends.tensorrt.library import FLAVOURS, library
 from runtime.errors import BackendUnavailable, EngineMismatch, InputError
 from runtime.verify import verify, verify_toward
+from tests.toward_graph import add_targets
 
 pytestmark = pytest.mark.gpu
 MEGABYTE = 1 << 20
@@ -49,7 +51,7 @@ def on_gpu(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
         package = add_targets(Path(shutil.copytree(made, tmp_path_factory.mktemp("gpu") / "tiny.nemu")))
         build(package)
     try:
-        tensorrt.open_backend(package).close()
+        selection.open_backend(package).close()
     except (BackendUnavailable, EngineMismatch) as error:
         pytest.skip(f"no engine runs on {gpu.name} ({gpu.compute_capability}): {error.came}")
     return package
@@ -105,7 +107,7 @@ def test_targets_change_the_mask_only(on_gpu: Package, explainer: Explainer) -> 
         opened = toward_backend(on_gpu, plain)
     except (InputError, EngineMismatch) as error:
         pytest.skip(error.came)
-    with closing(cast(tensorrt.TensorRTBackend, opened)) as asks:
+    with closing(cast(selection.TensorRTBackend, opened)) as asks:
         assert verify_toward(on_gpu, asks).to_json()
         for n in range(1, min(asks.max_batch, plain.max_batch) + 1):
             images = pictures(on_gpu, n)

@@ -13,19 +13,20 @@ from types import SimpleNamespace
 import numpy as np
 import onnx
 import pytest
-from fake_cuda import FakeDriver
-from fake_gpu import Gpu
-from fake_tensorrt import EMBEDDING, TARGETS, fake_tensorrt
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
 from runtime.__main__ import main
-from runtime.backends import cuda, tensorrt
+from runtime.backends import cuda
+from runtime.backends.tensorrt import selection
 from runtime.index.stores import STORES
-from runtime.manifest import SCHEMA, EngineRecord, Manifest
-from runtime.package import MANIFEST, REFERENCE, Package, files_in, sha256_file
-from runtime.parity_record import ParityRecord
-from runtime.records import EncoderRecord, InputRecord, MaskerRecord, OutputRecord
+from runtime.package.folder import MANIFEST, REFERENCE, Package, files_in, sha256_file
+from runtime.package.manifest import SCHEMA, EngineRecord, Manifest
+from runtime.package.parity_record import ParityRecord
+from runtime.package.records import EncoderRecord, InputRecord, MaskerRecord, OutputRecord
+from tests.runtime.fake_cuda import FakeDriver
+from tests.runtime.fake_gpu import Gpu
+from tests.runtime.fake_tensorrt import EMBEDDING, TARGETS, fake_tensorrt
 
 HEIGHT, WIDTH = 24, 32
 
@@ -263,7 +264,7 @@ def open_toy(toy, add, gpu):
 
     def open_engine(name: str = "toy", **changes):
         add(toy, name, **changes)
-        opened.append(tensorrt.open_backend(toy, toward="inputs" in changes))
+        opened.append(selection.open_backend(toy, toward="inputs" in changes))
         return opened[-1]
 
     yield open_engine

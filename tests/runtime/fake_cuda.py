@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import enum
 
-from fake_gpu import Gpu
+from tests.runtime.fake_gpu import Gpu
 
 
 class FakeDriver:

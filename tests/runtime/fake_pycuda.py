@@ -10,7 +10,8 @@ import ctypes
 from types import ModuleType, SimpleNamespace
 
 import numpy as np
-from fake_gpu import Gpu
+
+from tests.runtime.fake_gpu import Gpu
 
 NAMES = {
     "driver": "init get_version get_driver_version Device Context Stream Event Error device_attribute "

@@ -16,7 +16,8 @@ import time
 from types import ModuleType, SimpleNamespace
 
 import numpy as np
-from fake_gpu import Gpu
+
+from tests.runtime.fake_gpu import Gpu
 
 EMBEDDING = b"a plan without a mask"
 TARGETS = b"a plan that takes a target"

@@ -8,15 +8,15 @@ import json
 import numpy as np
 import pytest
 from PIL import Image
-from toward_graph import add_targets, strength
 
 from runtime import Explainer
 from runtime.__main__ import main
+from runtime.cli.info import describe
 from runtime.errors import InputError
-from runtime.info import describe
-from runtime.occlusion import cosine, occlude
-from runtime.records import LevelRecord, Spread, TargetMeasures, TargetRecord
+from runtime.media.occlusion import cosine, occlude
+from runtime.package.records import LevelRecord, Spread, TargetMeasures, TargetRecord
 from runtime.targets import target_vectors
+from tests.toward_graph import add_targets, strength
 
 CURVE = LevelRecord(images="toys", n=2, fills=("black",), share=(0.0, 0.5), kept=(0.0, 1.0), checks=())
 RED, BLUE = np.float32([1, 0, 0]), np.float32([0, 0, 1])

@@ -10,12 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 from scipy.stats import spearmanr
-from toward_graph import add_targets
 
 from runtime.__main__ import main
 from runtime.assess import INSIDE, assess, draw, fisher, partial_rank_correlation
 from runtime.errors import InputError
-from runtime.mixtures import mix, regions, share_in
+from runtime.media.mixtures import mix, regions, share_in
+from tests.toward_graph import add_targets
 
 COLOURS = np.random.default_rng(0).integers(30, 226, (24, 3)).astype(np.uint8)
 IMAGES = np.broadcast_to(COLOURS[:, None, None], (24, 20, 30, 3)).copy()

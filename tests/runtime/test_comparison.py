@@ -12,8 +12,8 @@ from hypothesis.extra import numpy as arrays
 
 from runtime import Comparison, Explainer
 from runtime.errors import InputError, OutputExists
-from runtime.image import load_image
-from runtime.occlusion import cosine, occlude
+from runtime.media.geometry import load_image
+from runtime.media.occlusion import cosine, occlude
 
 PIXELS = arrays.arrays(np.uint8, (3, 4, 3))
 MASKS = arrays.arrays(np.float32, (3, 4), elements=st.floats(0, 1, width=32))

@@ -11,10 +11,11 @@ from PIL import Image
 
 from runtime import Embedder, Explainer
 from runtime.__main__ import main
-from runtime.backends import choose, choose_embedding, tensorrt, without_mask
+from runtime.backends.choice import choose, choose_embedding, embedding_only_backend
+from runtime.backends.tensorrt import selection
 from runtime.errors import BackendError, EngineMismatch, InputError, ParityError
-from runtime.manifest import OUTPUTS, EngineRecord
-from runtime.package import Package
+from runtime.package.folder import Package
+from runtime.package.manifest import OUTPUTS, EngineRecord
 from runtime.verify import verify_embedding
 
 EMBEDDING_ONLY = OUTPUTS[:1]
@@ -136,10 +137,10 @@ def test_precision_matters_more_than_the_missing_mask(toy, add, gpu):
     """So that an index and the explanations of its queries have one embedding id where they can."""
     add(toy, "a-fp32-embedding", outputs=EMBEDDING_ONLY, precision="fp32")
     add(toy, "b-fp16")
-    assert tensorrt.select(toy, "8.9", mask=False).path.name == "b-fp16.engine"
-    assert tensorrt.select(toy, "8.9", "fp32", mask=False).path.name == "a-fp32-embedding.engine"
+    assert selection.select(toy, "8.9", mask=False).path.name == "b-fp16.engine"
+    assert selection.select(toy, "8.9", "fp32", mask=False).path.name == "a-fp32-embedding.engine"
     add(toy, "c-embedding", outputs=EMBEDDING_ONLY)
-    assert tensorrt.select(toy, "8.9", mask=False).path.name == "c-embedding.engine"
+    assert selection.select(toy, "8.9", mask=False).path.name == "c-embedding.engine"
 
 
 def test_an_embedding_only_engine_never_explains(toy, add, gpu):
@@ -153,7 +154,7 @@ def test_explaining_skips_embedding_only_engines(tiny, add, gpu):
     backend = choose(tiny)
     assert backend.name == "onnxruntime"
     assert "it gives the embedding alone" in backend.why
-    assert without_mask(tiny, backend) is None
+    assert embedding_only_backend(tiny, backend) is None
 
 
 def test_a_plan_must_match_its_sidecar(toy, add, gpu):

@@ -13,8 +13,8 @@ from PIL import Image
 
 from runtime.errors import BackendError, InputError, OutputExists
 from runtime.explanation import Explanation
-from runtime.image import Geometry
-from runtime.overlay import STYLES, TABLE, colour_bar, grid, heat, overlay
+from runtime.media.geometry import Geometry
+from runtime.media.overlay import STYLES, TABLE, colour_bar, grid, heat, overlay
 
 IMAGE = np.random.default_rng(0).integers(0, 256, (30, 60, 3), dtype=np.uint8)
 

@@ -13,14 +13,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from pages import LIMIT, ROOT, fresh, furnish, here, walk
 from PIL import Image
-from toward_graph import add_targets
 
-from runtime.encode import save_png
-from runtime.image import load_image
-from runtime.package import Package
-from runtime.sources import find_images
+from runtime.media.encode import save_png
+from runtime.media.geometry import load_image
+from runtime.media.sources import find_images
+from runtime.package.folder import Package
+from tests.runtime.pages import LIMIT, ROOT, fresh, furnish, here, walk
+from tests.toward_graph import add_targets
 
 WITHOUT_TORCH = ("inspection", "retrieval", "robotics")
 SHORT = "--image-size 64 --steps 5 --batch-size 4"

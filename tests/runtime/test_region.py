@@ -12,20 +12,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runtime.__main__ import main
-from runtime.decode import pillow
-from runtime.encode import encode_jpeg, save_png
+from runtime.bulk.images import Form, explain_images
+from runtime.cli.report import write_report
 from runtime.errors import InputError
-from runtime.explain import Form, explain_images
 from runtime.explainer import Explainer
 from runtime.explanation import Explanation
-from runtime.image import Geometry, load_image
 from runtime.level import level_for, share_above, share_for
-from runtime.manifest import Manifest
-from runtime.overlay import overlay
-from runtime.package import MANIFEST, Package
-from runtime.records import LevelCheck, LevelRecord
-from runtime.report import write_report
-from runtime.sources import find_named_images
+from runtime.media.decode import pillow
+from runtime.media.encode import encode_jpeg, save_png
+from runtime.media.geometry import Geometry, load_image
+from runtime.media.overlay import overlay
+from runtime.media.sources import find_named_images
+from runtime.package.folder import MANIFEST, Package
+from runtime.package.manifest import Manifest
+from runtime.package.records import LevelCheck, LevelRecord
 
 CURVE = LevelRecord(
     images="some",

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from runtime.errors import InputError
-from runtime.image import Geometry
-from runtime.sources import find_images
+from runtime.media.geometry import Geometry
+from runtime.media.sources import find_images
 from train.data import Photographs, Steps, collate, load, set_apart
 
 GEOMETRY = Geometry(height=32, width=32, resize="crop")

@@ -17,15 +17,15 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from runtime.errors import InputError, MaskerMismatch, SchemaError
-from runtime.sources import find_images
+from runtime.media.sources import find_images
 from train.__main__ import WORTHLESS, main, parser
 from train.checkpoint import load_nem, read_config, save_masker
 from train.config import MASKERS, OBJECTIVES, EncoderConfig, TrainConfig
 from train.data import set_apart
-from train.folder import read_summary
+from train.encoder.zoo import load_encoder
+from train.lightning_module import MaskerTraining
 from train.nem import NEM
-from train.training import MaskerTraining
-from train.zoo import load_encoder
+from train.run_folder import read_summary
 
 ROOT = Path(__file__).parents[2]
 

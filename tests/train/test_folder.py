@@ -13,7 +13,7 @@ import torch
 import runtime
 from runtime.errors import InputError, SchemaError
 from train.checkpoint import MaskerFile
-from train.folder import CONFIG, MASKER, SUMMARY, read_summary, run_of
+from train.run_folder import CONFIG, MASKER, SUMMARY, read_summary, run_of
 
 
 @pytest.fixture

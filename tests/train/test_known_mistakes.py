@@ -14,5 +14,5 @@ def test_every_cited_test_and_file_exists():
     assert len(cited) > 40
     for file, name in cited:
         assert f"def {name}(" in (ROOT / "tests" / file).read_text(), f"{file}::{name}"
-    for file in re.findall(r"`((?:train|benchmarks)/\w+\.py)`", text):
+    for file in re.findall(r"`((?:train|benchmarks)/[\w/]+\.py)`", text):
         assert (ROOT / file).is_file(), file

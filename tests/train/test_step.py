@@ -13,12 +13,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import train.fit
 from train.__main__ import WORTHLESS, main, parser
 from train.config import OBJECTIVES, TOWARD, EncoderConfig, TrainConfig
+from train.encoder.zoo import load_encoder
+from train.lightning_module import MaskerTraining
 from train.nem import NEM
 from train.objective import OBJECTIVES as EQUATIONS
 from train.objective import Batch
 from train.occlusion import make_fill
-from train.training import MaskerTraining
-from train.zoo import load_encoder
 
 IMAGES = torch.randint(256, (4, 64, 64, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 
@@ -186,7 +186,7 @@ def test_it_learns_what_a_plain_step_learns(train_arguments, settings):
 
 
 def test_an_encoder_that_does_not_fold_stays_unfolded(train_arguments, monkeypatch, caplog):
-    monkeypatch.setattr("train.training.folded", lambda _: None)
+    monkeypatch.setattr("train.lightning_module.folded", lambda _: None)
     with caplog.at_level(logging.WARNING):
         module = make(train_arguments)
     assert "timm/test_resnet" in caplog.text

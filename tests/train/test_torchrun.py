@@ -22,7 +22,7 @@ from train.__main__ import WORTHLESS, main
 from train.checkpoint import load_nem
 from train.config import EncoderConfig, TrainConfig
 from train.distributed import MaskerBatchNorm, check_batch_size
-from train.folder import MASKER, SUMMARY, read_summary
+from train.run_folder import MASKER, SUMMARY, read_summary
 
 ROOT = Path(__file__).parents[2]
 STEPS = 20
@@ -30,7 +30,7 @@ STEPS = 20
 KEEPING_EACH_RANK = """
 import os, sys, torch
 from train.__main__ import main
-from train.training import MaskerTraining
+from train.lightning_module import MaskerTraining
 
 def keep(self):
     learned = {k: v.detach() for k, v in self.nem.masker.named_parameters()}

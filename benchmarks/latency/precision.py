@@ -1,0 +1,163 @@
+"""What each precision loses on a trained encoder and masker, and what it weighs and compiles to.
+
+    python -m benchmarks.precision --json benchmarks/results/precision.json [--model timm/resnet50]
+
+Accuracy: the digits' encoder with its masker (`python -m demo.digits` trains it), on test scenes that
+neither the training nor the calibration saw.  int8 in both forms, weights rounded to the nearest and such
+that they make up for their errors, of seven and of eight bits, as written and as this CPU's kernels compute
+it; at last with the layers in float that the gate asks for on these scenes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+
+from benchmarks.common.onnx_sessions import random_weights
+from benchmarks.common.record import meta, write
+from benchmarks.quality.maskers import train_masker
+from export.build_engine import main as build
+from export.graph import from_torch
+from export.graph.fuse import Fused
+from export.graph.gate import run_torch
+from export.graph.precision import OPSETS
+from export.graph.session import run_model, widened
+from export.graph.structure import Structure
+from export.images import PHOTOGRAPHS
+from export.int8.calibrate import calibration_images, ranges
+from export.int8.for_onnxruntime import quantize_cpu
+from export.int8.for_tensorrt import insert_qdq
+from export.int8.sensitivity import fit
+from export.int8.write import cpu_form, in_float, trt_form
+from export.pictures import fitted
+from runtime.media.sources import find_images
+from runtime.package.folder import Package
+from runtime.package.reference import Reference
+from train.checkpoint import load_nem
+from train.nem import NEM
+
+DEMO = Path("demo/out/digits")
+
+
+def accuracy(masker: Path, calibration: Path, held_out: Path, images: int) -> list[dict[str, Any]]:
+    """A row for each precision, form, method and width of weights."""
+    nem = load_nem(masker)
+    size = nem.encoder.input
+    tests = fitted(find_images(held_out)[:images], size)
+    reference = Reference(tests, *run_torch(Fused(nem, precision="fp32"), tests))
+    calibrated = calibration_images(calibration, size)
+    rows = []
+    for how, precision, outputs in _outputs(nem, calibrated, tests):
+        figures = reference.compare(*outputs, precision=precision).to_json()
+        rows.append({"masker": masker.parent.name, "precision": precision, **how, **figures})
+        print(rows[-1], flush=True)
+    return rows
+
+
+def _outputs(
+    nem: NEM, calibrated: np.ndarray, tests: np.ndarray
+) -> Iterator[tuple[dict[str, Any], str, tuple[np.ndarray, np.ndarray]]]:
+    """(what was done, precision, outputs for the test images)."""
+    for precision in ("fp16", "bf16"):
+        yield {"form": "torch"}, precision, run_torch(Fused(nem, precision=precision), tests)
+    full, half = _graph(nem, "fp32"), _graph(nem, "int8")
+    wide = widened(half)
+    done: dict[str, Any] = {"calibration_images": len(calibrated)}
+    structure = Structure(half)
+    floats = structure.heads() | structure.stems()
+    nearest = insert_qdq(half, ranges(wide, calibrated), keep_float=floats)
+    trt = trt_form(half, calibrated)
+    for rounding, model in (("nearest", nearest), ("made up", trt.build(()))):
+        yield done | {"form": "trt", "rounding": rounding}, "int8", trt.run(model, tests)
+    bounds, heads = ranges(full, calibrated), Structure(full).heads()
+    for reduce_range in (True, False):
+        nearest = quantize_cpu(full, bounds, heads=heads, reduce_range=reduce_range)
+        made_up = cpu_form(full, calibrated, reduce_range=reduce_range).build(())
+        for rounding, model in (("nearest", nearest), ("made up", made_up)):
+            for as_written in (False, True):
+                how: dict[str, Any] = {
+                    "form": "cpu",
+                    "rounding": rounding,
+                    "reduce_range": reduce_range,
+                    "computed": "as written" if as_written else "by onnxruntime's int8 kernels here",
+                }
+                yield done | how, "int8", run_model(model, tests, as_written=as_written)
+    reference = Reference(tests, *run_torch(Fused(nem, precision="fp32"), tests))
+    for form in (trt, cpu_form(full, calibrated)):
+        model, _, _ = fit(form, reference, step=lambda _: nullcontext())
+        how = {"form": form.name.rpartition(" ")[2], "rounding": "made up", "layers": len(form.layers)}
+        yield (
+            done | how | {"layers_back_to_float": len(in_float(form, model))},
+            "int8",
+            form.run(model, tests),
+        )
+
+
+def _graph(nem: NEM, precision: str) -> onnx.ModelProto:
+    size = nem.encoder.input
+    fused = Fused(nem, precision=precision)
+    model = from_torch.export_onnx(fused, height=size.height, width=size.width, opset=OPSETS[precision])
+    return from_torch.simplify(model)[0]
+
+
+def weight_and_layers(model: str, scratch: Path) -> list[dict[str, Any]]:
+    """Random weights: a package and an RTX engine in each precision; sizes, layers by type, speed."""
+    weights, run = scratch / "weights.safetensors", scratch / "run"
+    random_weights(model, weights)
+    train_masker(
+        [
+            *("--encoder", model, "--weights", str(weights), "--image-size", "224", "--quiet"),
+            *("--data", str(PHOTOGRAPHS), "--out", str(run), "--no-toward"),
+            *("--steps", "2", "--batch-size", "4"),
+        ]
+    )
+    rows = []
+    for precision in ("fp16", "bf16", "int8"):
+        out = scratch / f"{precision}.nemu"
+        options = ["--masker", str(run / "masker.safetensors"), "--precision", precision, "--target", "rtx"]
+        code = build([*options, "--out", str(out), "--quiet"])
+        row: dict[str, Any] = {"model": model, "precision": precision, "exit_code": code}
+        if not code:
+            package = Package.open(out)
+            record = package.engines()[0].record
+            files = [out / name for name in package.manifest.files if name.startswith("model")]
+            row |= {
+                "bytes": {file.name: file.stat().st_size for file in files},
+                "engine": f"{record.flavour} {record.version}",
+                "weighted_layers": record.flags["weighted_layers"],
+                "build_seconds": round(record.build_seconds, 2),
+                "parity": package.manifest.fields()["parity"],
+            }
+        rows.append(row)
+        print({k: v for k, v in row.items() if k != "parity"}, flush=True)
+    return rows
+
+
+def main() -> int:
+    """Returns 0."""
+    p = argparse.ArgumentParser(prog="python -m benchmarks.precision", description=__doc__.partition("\n")[0])
+    p.add_argument("--json", type=Path, required=True)
+    p.add_argument("--masker", type=Path, default=DEMO / "run/masker.safetensors")
+    p.add_argument("--calibration", type=Path, default=DEMO / "scenes/train")
+    p.add_argument("--held-out", type=Path, default=DEMO / "scenes/test")
+    p.add_argument("--images", type=int, default=64, help="held-out images (%(default)s)")
+    p.add_argument("--model", help="also what this timm model weighs and compiles to, random weights")
+    options = p.parse_args()
+    rows = accuracy(options.masker, options.calibration, options.held_out, options.images)
+    if options.model:
+        with tempfile.TemporaryDirectory() as scratch:
+            rows += weight_and_layers(options.model, Path(scratch))
+    write(options.json, {"meta": meta(), "rows": rows})
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

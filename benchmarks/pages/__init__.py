@@ -1,0 +1,1 @@
+"""Pages and pictures of docs/, made from the JSON under benchmarks/results/."""

@@ -1,0 +1,1 @@
+"""How good masks are: on encoders whose truth is known, and on real ones."""

@@ -1,0 +1,1 @@
+"""Planted defects on photographs of products: finding and locating them."""

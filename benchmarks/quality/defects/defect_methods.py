@@ -1,0 +1,206 @@
+"""Methods that find planted defects with a package: `nemu bank`, and the embedding and the masks without it.
+
+    python -m benchmarks.defect_methods DEFECTS … --packages lite0.nemu mobilenetv2.nemu \\
+        --peers peers.json --json benchmarks/results/defects.json
+
+`bank` is the product.  The others ask the global embedding: a picture's score is 1 − its cosine to the
+nearest normal picture, and its map is the mask (which does not know the bank: the control), where the mask
+is higher than the nearest picture's, or by how much the cosine is raised by hiding a place, or by putting the
+nearest picture's pixels there (both slow, so of a few pictures).
+The rows of `latency` were timed in one interleaved run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from benchmarks.common.interleave import interleave, latency_row
+from benchmarks.common.markdown import table
+from benchmarks.common.record import device_name, exits, meta, write_compact
+from benchmarks.quality.defects.scores import GOOD, Pictures, products, row
+from runtime import Embedder, Explainer, fit_bank
+from runtime.backends.cells import CellsBackend
+from runtime.backends.onnxruntime import OnnxRuntimeBackend
+from runtime.backends.threads import thread_count
+from runtime.package.folder import Package
+
+PATCH, STEP = 32, 16
+"""Pixels that are changed at once, and between two places."""
+FEW = 3
+"""Pictures of each kind that the slow methods see."""
+Found = tuple[np.ndarray, np.ndarray, dict[str, Any]]
+"""Scores (N,), maps (N, H, W), and what else is to be told."""
+
+
+def bank(package: Package, pictures: Pictures) -> Found:
+    """`nemu bank` and `Explainer.against`, as they are."""
+    made, _ = fit_bank(package, [(str(i), image) for i, image in enumerate(pictures.bank)])
+    with Explainer(package, backend="onnxruntime") as explainer:
+        watch = explainer.against(made)
+    found = [watch(image) for image in pictures.images]
+    alarms = np.array([one.is_anomalous for one in found])
+    wrong = pictures.kinds != GOOD
+    told = {"false_alarms": float(alarms[~wrong].mean()), "found": float(alarms[wrong].mean())}
+    return np.array([one.score for one in found]), np.stack([one.map for one in found]), told
+
+
+def mask(package: Package, pictures: Pictures) -> Found:
+    """The picture's own mask: the control."""
+    scores, _, masks, _ = _explained(package, pictures)
+    return scores, masks, {}
+
+
+def mask_change(package: Package, pictures: Pictures) -> Found:
+    """Where the mask is higher than that of the nearest normal picture."""
+    scores, nearest, masks, normal = _explained(package, pictures)
+    return scores, np.maximum(masks - normal[nearest], 0), {}
+
+
+def hidden(package: Package, pictures: Pictures) -> Found:
+    """By how much a place under the encoder's mean colour raises the cosine to the nearest normal picture."""
+    colour = np.round(255 * np.array(package.manifest.input.mean)).astype(np.uint8)
+    return _raised(package, pictures, lambda normal: np.broadcast_to(colour, normal.shape))
+
+
+def mended(package: Package, pictures: Pictures) -> Found:
+    """By how much the nearest normal image's pixels in a place raise the cosine to that image."""
+    return _raised(package, pictures, lambda normal: normal)
+
+
+def _raised(package: Package, pictures: Pictures, fill: Callable[[np.ndarray], np.ndarray]) -> Found:
+    height, width = pictures.images.shape[1:3]
+    starts = [(y, x) for y in range(0, height - STEP, STEP) for x in range(0, width - STEP, STEP)]
+    maps = np.zeros(pictures.images.shape[:3], np.float32)
+    with Embedder(package, backend="onnxruntime") as embedder:
+        normal = _unit(embedder(pictures.bank))
+        cosines = _unit(embedder(pictures.images)) @ normal.T
+        for image, near, seen in zip(pictures.images, cosines, maps, strict=True):
+            instead = fill(pictures.bank[near.argmax()])
+            changed = np.repeat(image[None], len(starts), axis=0)
+            for one, (y, x) in zip(changed, starts, strict=True):
+                one[y : y + PATCH, x : x + PATCH] = instead[y : y + PATCH, x : x + PATCH]
+            gains = _unit(embedder(changed)) @ normal[near.argmax()] - near.max()
+            times = np.zeros_like(seen)
+            for gain, (y, x) in zip(gains, starts, strict=True):
+                seen[y : y + PATCH, x : x + PATCH] += gain
+                times[y : y + PATCH, x : x + PATCH] += 1
+            seen /= np.maximum(times, 1)
+    return 1 - cosines.max(1), maps, {}
+
+
+METHODS: dict[str, Callable[[Package, Pictures], Found]] = {
+    "bank": bank,
+    "mask": mask,
+    "mask_change": mask_change,
+    "hidden": hidden,
+    "mended": mended,
+}
+SLOW = ("hidden", "mended")
+
+
+def latency(package: Package, pictures: Pictures, *, rounds: int) -> list[dict[str, Any]]:
+    """Encoder alone (and again, as a control), with local features, and with the bank's answer as well.
+
+    On a machine that computes other things, medians tell of those; the tenth percentile (p10) does not.
+    """
+    made, _ = fit_bank(package, [(str(i), image) for i, image in enumerate(pictures.bank)])
+    image = np.ascontiguousarray(pictures.images[0])
+    alone, again = (OnnxRuntimeBackend(package, mask=False) for _ in "ab")
+    whole, cells = OnnxRuntimeBackend(package), CellsBackend(package)
+    calls = {
+        "encoder": lambda: alone.embed(image[None]),
+        "control": lambda: again.embed(image[None]),
+        "encoder and mask": lambda: whole.run(image[None]),
+        "encoder and cells": lambda: cells.run(image),
+        "encoder, cells and bank": lambda: made.distances(cells.run(image)[1]).max(),
+    }
+    times = interleave(calls, rounds=rounds)
+    about = {"encoder": _name(package), "device": device_name(), "threads": thread_count()}
+    about |= {"rows": len(made.cells.rows), "grid": list(made.grid), "channels": len(made.cells.mean)}
+    p10 = {name: float(np.percentile(column, 10)) for name, column in times.items()}
+    return [
+        {
+            "variant": name,
+            **about,
+            **latency_row(column, times["encoder"]),
+            "p10_ms": p10[name],
+            "p10_ratio": p10[name] / p10["encoder"],
+        }
+        for name, column in times.items()
+    ]
+
+
+def means(rows: Iterable[dict[str, Any]]) -> list[list[str]]:
+    """A line for each encoder and method: means over products and seeds."""
+    groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for one in rows:
+        groups.setdefault((one["encoder"], one["method"]), []).append(one)
+    lines = []
+    for (encoder, method), of in sorted(groups.items()):
+        figures = [np.mean([one[key] for one in of]) for key in ("image_auroc", "pixel_auroc", "pro")]
+        lines.append([encoder, method, str(len(of)), *(f"{value:.3f}" for value in figures)])
+    return lines
+
+
+def _explained(package: Package, pictures: Pictures) -> tuple[np.ndarray, ...]:
+    """1 − cosine (N,), which normal picture is nearest (N,), masks (N, H, W), masks of the bank's."""
+    with Explainer(package, backend="onnxruntime") as explainer:
+        normal, seen = explainer(pictures.bank), explainer(pictures.images)
+    cosines = _unit(np.stack([e.embedding for e in seen])) @ _unit(np.stack([e.embedding for e in normal])).T
+    masks = (np.stack([e.mask for e in of]) for of in (seen, normal))
+    return 1 - cosines.max(1), cosines.argmax(1), *masks
+
+
+def _unit(vectors: np.ndarray) -> np.ndarray:
+    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+
+def _name(package: Package) -> str:
+    return package.manifest.encoder.id.removeprefix("timm/")
+
+
+@exits
+def main(argv: list[str] | None = None) -> int:
+    """Returns 0, or 1 with a message; the file is written after every product."""
+    p = argparse.ArgumentParser(prog="python -m benchmarks.defect_methods")
+    p.add_argument("defects", type=Path, nargs="+", help="folders of benchmarks.quality.defects.run")
+    p.add_argument("--packages", type=Path, nargs="+", required=True)
+    p.add_argument("--methods", nargs="*", choices=METHODS, default=list(METHODS))
+    p.add_argument("--peers", type=Path, nargs="*", default=[], help="files whose rows are taken over")
+    p.add_argument("--rounds", type=int, default=200, help="rounds of timing (%(default)s)")
+    p.add_argument("--json", type=Path, required=True)
+    o = p.parse_args(argv)
+    return _run(o)
+
+
+def _run(o: argparse.Namespace) -> int:
+    packages = [Package.open(path) for path in o.packages]
+    peers = [json.loads(path.read_text()) for path in o.peers]
+    rows = [one for peer in peers for one in peer["rows"]]
+    content: dict[str, Any] = {"meta": meta(), "peers": [peer["meta"] for peer in peers], "rows": rows}
+    for folder in o.defects:
+        for pictures in tqdm(list(products(folder)), desc=folder.name):
+            few = pictures.few(FEW)
+            for package in packages:
+                for name in o.methods:
+                    of = few if name in SLOW else pictures
+                    scores, maps, told = METHODS[name](package, of)
+                    about = {"method": name, "encoder": _name(package), "data": folder.name}
+                    rows.append({**about, **row(of, scores, maps), **told})
+            write_compact(o.json, content)
+    content["latency"] = [one for p in packages for one in latency(p, pictures, rounds=o.rounds)]
+    write_compact(o.json, content)
+    print(table(["encoder", "method", "n", "image AUROC", "pixel AUROC", "PRO"], means(rows)))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

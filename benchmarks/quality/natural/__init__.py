@@ -1,0 +1,1 @@
+"""Real encoders on photographs."""

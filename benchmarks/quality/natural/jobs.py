@@ -1,0 +1,216 @@
+"""What `python -m benchmarks.natural` computes: jobs whose results are kept in a file each."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmarks.common.record import write
+from benchmarks.common.timing import TIMED_SEED, seconds_per_image
+from benchmarks.quality.metrics.robustness import randomised_copies
+from benchmarks.quality.natural.methods import MASKS, NEMU, ORDER, OTHERS, OWN, explainer, settings, trained
+from benchmarks.quality.natural.subject import RANDOM, Source, digest, encoder_of, evidence, subject_of
+from benchmarks.quality.scoring import (
+    ORDER_ONLY,
+    Counts,
+    Row,
+    Subject,
+    Values,
+    figures,
+    maps_of,
+    measured,
+    robustness,
+)
+from train.machine import MOST_WORKERS
+
+PARTS = ("train", "score", "baselines", "controls", "evidence", "timing")
+
+CHEAP = Counts(images=120, faithfulness=120, sensitivity=20, draws=10, mprt=20, copies=5)
+DEAR = {
+    "relax": Counts(images=12, faithfulness=12, sensitivity=0, draws=0, mprt=3, copies=1),
+    "u_relax": Counts(images=12, faithfulness=12, sensitivity=0, draws=0, mprt=3, copies=1),
+    "occlusion": Counts(images=12, faithfulness=12, sensitivity=0, draws=0, mprt=6, copies=1),
+    "integrated_gradients": Counts(images=24, faithfulness=24, sensitivity=2, draws=10, mprt=10, copies=3),
+    "expected_gradients": replace(CHEAP, sensitivity=2, mprt=10, copies=3),
+    "optimised": Counts(images=12, faithfulness=12, sensitivity=0, draws=0, mprt=0, copies=0),
+}
+"""How many composites each method is scored on; the rest: CHEAP."""
+TIMED = 20
+FEWEST_MPRT = 3
+"""Images: a floor needs as many."""
+DIGITS = 5
+"""Digits that the figures of single images are rounded to."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What a run covers."""
+
+    source: Source
+    work: Path
+    encoders: tuple[str, ...]
+    methods: tuple[str, ...]
+    """The baselines."""
+    seeds: tuple[int, ...]
+    training: tuple[tuple[str, str], ...]
+    """Options of `python -m train`, beside its defaults."""
+    images: int
+    relax_images: int
+    jobs: int
+
+    def counts(self, method: str) -> Counts:
+        most = self.relax_images if method in ("relax", "u_relax") else self.images
+        full = DEAR.get(method, CHEAP)
+        return replace(
+            full,
+            images=min(full.images, most),
+            faithfulness=min(full.faithfulness, most),
+            sensitivity=min(full.sensitivity, most),
+            mprt=min(full.mprt, most) if most >= FEWEST_MPRT else 0,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """One result, in a file of its own."""
+
+    kind: str
+    """`train`, `row`, `robustness`, `evidence` or `timing`."""
+    encoder: str
+    method: str = NEMU
+    seed: int = 0
+
+
+def jobs_of(options: Options, part: str) -> list[Job]:
+    """The results of a part."""
+    names, random = options.encoders, tuple(f"{name}{RANDOM}" for name in options.encoders)
+
+    def own(kind: str, encoders: tuple[str, ...], methods: tuple[str, ...]) -> Iterator[Job]:
+        for name in encoders:
+            for method in methods:
+                for seed in options.seeds:
+                    yield Job(kind=kind, encoder=name, method=method, seed=seed)
+
+    def others(kind: str) -> Iterator[Job]:
+        for name in names:
+            for method in options.methods:
+                yield Job(kind=kind, encoder=name, method=method)
+
+    match part:
+        case "train":
+            return [*own("train", names, (NEMU,))]
+        case "score":
+            return [*own("row", names, OWN)]
+        case "baselines":
+            return [*others("row")]
+        case "controls":
+            random_jobs = [*own("train", random, (NEMU,)), *own("row", random, (NEMU,))]
+            return [*random_jobs, *own("robustness", names, (NEMU,)), *others("robustness")]
+        case "timing":
+            return [*own("timing", names, (NEMU,)), *others("timing")]
+        case _:
+            return [Job(kind="evidence", encoder=name) for name in (*names, *random)]
+
+
+def kept(options: Options, job: Job) -> Path:
+    """The file of a job; its name holds a digest of all that the result depends on."""
+    name, training = job.encoder, dict(options.training)
+    key = {
+        **asdict(job),
+        "fingerprint": encoder_of(options.source, name).record.fingerprint,
+        "settings": settings(options.source, name, job.method, seed=job.seed, options=training),
+        "counts": asdict(options.counts(job.method)),
+        "data": digest(options.source.data),
+        "timed_on": device_name(options.source) if job.kind == "timing" else None,
+    }
+    short = hashlib.sha256(json.dumps(key).encode()).hexdigest()[:8]
+    return options.work / "parts" / f"{job.kind}-{name}-{job.method}-{job.seed}-{short}.json"
+
+
+def result_of(options: Options, job: Job) -> dict[str, Any]:
+    """Computed, or read if it was; `missing` and nothing else where a method's package is not installed."""
+    file = kept(options, job)
+    if file.exists():
+        return json.loads(file.read_text())
+    compute = {"row": _row, "robustness": _robustness, "timing": _timing}
+    try:
+        if job.kind == "train":
+            workers = min(MOST_WORKERS, max(1, (os.cpu_count() or 1) // options.jobs - 1))
+            training = dict(options.training)
+            run = trained(
+                options.source, options.work, job.encoder, seed=job.seed, options=training, workers=workers
+            )
+            content: dict[str, Any] = {"run": run.name}
+        elif job.kind == "evidence":
+            content = evidence(options.source, job.encoder, options.images)
+        else:
+            content = compute[job.kind](options, job)
+    except ModuleNotFoundError as error:
+        if job.kind == "train" or job.method in OWN:
+            raise
+        return {"missing": str(error.name).partition(".")[0]}
+    write(file, content)
+    return content
+
+
+def _explainer(options: Options, job: Job) -> tuple[Any, dict[str, Any]]:
+    return explainer(
+        options.source, options.work, job.encoder, job.method,
+        seed=job.seed, options=dict(options.training), images=options.images,
+    )  # fmt: skip
+
+
+def _row(options: Options, job: Job) -> Row:
+    explain, facts = _explainer(options, job)
+    counts, seen = options.counts(job.method), subject_of(options.source, job.encoder, options.images)
+    maps = maps_of(explain, seen.encoder, seen.x[: counts.images])
+    values = measured(
+        seen, maps, is_mask=job.method in MASKS, faithfulness=counts.faithfulness, seed=job.seed
+    )
+    if job.method == ORDER:
+        values |= dict.fromkeys(ORDER_ONLY, ())
+    return {**facts, **row_of(seen, values)}
+
+
+def row_of(seen: Subject, values: Mapping[str, Values]) -> Row:
+    """The figures, and those of every image."""
+    each = {name: _rounded(of) for name, of in values.items() if len(of)}
+    return {**figures(seen, values), "values": each}
+
+
+def _rounded(values: Values) -> list[float | None]:
+    """As JSON has them: null where a figure is undefined."""
+    return [None if np.isnan(v) else round(float(v), DIGITS) for v in values]
+
+
+def _robustness(options: Options, job: Job) -> Row:
+    explain, _ = _explainer(options, job)
+    counts, seen = options.counts(job.method), subject_of(options.source, job.encoder, options.images)
+    x = seen.x[: counts.mprt]
+    maps = maps_of(explain, seen.encoder, x) if len(x) else x[:, 0]
+    copies = randomised_copies(seen.encoder)
+    return robustness(seen, explain, maps, counts=counts, randomised=copies, seed=job.seed)
+
+
+def _timing(options: Options, job: Job) -> Row:
+    """With a seed that scoring does not use, so that no run of RELAX is remembered."""
+    seed = job.seed if job.method in OWN else TIMED_SEED + list(OTHERS).index(job.method)
+    explain, _ = _explainer(options, replace(job, seed=seed))
+    seen = subject_of(options.source, job.encoder, options.images)
+    slow = job.method in DEAR
+    timed = seconds_per_image(functools.partial(explain, seen.encoder), seen.x[-TIMED:], slow=slow)
+    return {**timed, "timed_on": device_name(options.source)}
+
+
+def device_name(source: Source) -> str:
+    """Name of the GPU, or the kind of device."""
+    return torch.cuda.get_device_name() if source.device == "cuda" else source.device

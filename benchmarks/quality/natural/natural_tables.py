@@ -1,0 +1,180 @@
+"""Tables of `python -m benchmarks.natural`: real encoders, methods compared image by image.
+
+python -m benchmarks.natural_tables      write the tables of docs/natural.md
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.common.markdown import NONE, Result, Row, command_of, load, records, table, write_page
+from benchmarks.quality.quality_tables import (
+    FAITHFUL,
+    MASS,
+    METHODS,
+    RANK,
+    TIME,
+    Column,
+    comparison,
+    encoders_of,
+    scored,
+)
+
+PAGE = "natural.md"
+OURS = "nemu"
+KIND = "composites"
+PAIRED = ("relevance_rank", "relevance_mass", "pointing_game", "roc_auc", "insertion_minus_deletion")
+COLUMNS = (
+    RANK,
+    MASS,
+    Column(key="pointing_game", title="pointing ↑"),
+    Column(key="roc_auc", title="AUC ↑"),
+    FAITHFUL,
+    Column(key="mprt_abs_rho", title="MPRT abs ρ ↓ (floor)", lower=True, beside="mprt_floor"),
+    TIME,
+)
+LEVELS = (
+    Column(key="mask_inside", title="mask inside"),
+    Column(key="mask_outside", title="mask outside"),
+    MASS,
+    RANK,
+    Column(key="mask_area", title="area above ½"),
+    Column(key="region_area", title="object's area", once=True),
+    Column(key="cosine_kept", title="kept"),
+    Column(key="cosine_kept_moved", title="kept, mask moved"),
+    Column(key="kept_ratio", title="ratio", form="{:.2f}".format),
+    FAITHFUL,
+)
+
+
+def paired(rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """Ours − each other method on each encoder, over the images that both have.
+
+    `error` is the standard error: of the images' mean differences (each the mean over our seeds), and of
+    the spread of our seeds, together.
+    """
+    found = []
+    for encoder in dict.fromkeys(row["encoder"] for row in rows):
+        here = [row for row in rows if row["encoder"] == encoder]
+        ours = [row for row in here if row["method"] == OURS]
+        for method in dict.fromkeys(row["method"] for row in here if row["method"] != OURS):
+            theirs = [row for row in here if row["method"] == method]
+            for key in PAIRED if ours else ():
+                difference = _difference(_values(ours, key), _values(theirs, key))
+                if difference:
+                    found.append({"encoder": encoder, "against": method, "metric": key, **difference})
+    return found
+
+
+def _values(rows: Sequence[Row], key: str) -> np.ndarray:
+    """Values (seeds, images) of the images that all rows have; nan where a figure is undefined."""
+    lists = [row["values"].get(key, ()) for row in rows]
+    return np.array([of[: min(map(len, lists))] for of in lists], dtype=np.float64)
+
+
+def _difference(ours: np.ndarray, theirs: np.ndarray) -> dict[str, Any] | None:
+    n = min(ours.shape[1], theirs.shape[1])
+    apart = ours[:, :n] - theirs[:, :n].mean(0)  # (seeds, images)
+    apart = apart[:, ~np.isnan(apart).any(0)]
+    seeds, images = apart.shape
+    if images < 2:
+        return None
+    error = float(apart.mean(0).std(ddof=1)) / math.sqrt(images)
+    spread = float(apart.mean(1).std(ddof=1)) / math.sqrt(seeds) if seeds > 1 else 0.0
+    return {"difference": float(apart.mean()), "error": math.hypot(error, spread), "images": images}
+
+
+def methods(result: Result, encoder: str) -> str:
+    """Every method on one encoder."""
+    return comparison(scored(result, encoder, KIND), COLUMNS)
+
+
+def differences(result: Result, encoder: str) -> str:
+    """Ours − each other method, ± twice its standard error, paired by image."""
+    cells: dict[str, dict[str, str]] = {}
+    for one in result["paired"]:
+        if one["encoder"] == encoder:
+            text = f"{one['difference']:+.3f} ± {2 * one['error']:.3f}"
+            cells.setdefault(one["against"], {"images": str(one["images"])})[one["metric"]] = text
+    columns = (*PAIRED, "images")
+    rows = [[METHODS.get(name, name), *(of.get(c, NONE) for c in columns)] for name, of in cells.items()]
+    return table(("ours −", *(c.replace("_", " ") for c in columns)), rows)
+
+
+def masks(result: Result) -> str:
+    """What the level of the masks means on every encoder, those with random weights included."""
+    lines = []
+    for encoder in encoders_of(result):
+        for name, rows in scored(result, encoder, KIND).items():
+            if rows[0]["mask_area"] is not None:
+                derived = [_with_ratio(row) for row in rows]
+                lines.append(
+                    [encoder, METHODS.get(name, name), *(c.cell(derived) for c in LEVELS), str(len(rows))]
+                )
+    return table(("encoder", "mask", *(c.title for c in LEVELS), "seeds"), lines)
+
+
+def evidence(result: Result) -> str:
+    """How far a change moves the embedding, and how much of the image it needs."""
+    return records(
+        [{"encoder": name, **facts} for name, facts in result["encoders"].items() if "moves" in facts],
+        {
+            "encoder": "encoder",
+            "object swapped": lambda r: f"{r['moves']['object_swapped']:.2f}",
+            "photograph swapped": lambda r: f"{r['moves']['photograph_swapped']:.2f}",
+            "object removed": lambda r: f"{r['moves']['object_removed']:.2f}",
+            "image needed": lambda r: f"{r['needed_area']:.1%}",
+            "of it in the object": lambda r: (
+                NONE if r["needed_inside_region"] is None else f"{r['needed_inside_region']:.1%}"
+            ),
+            "object's area": lambda r: f"{r['region_area']:.1%}",
+        },
+    )
+
+
+def _with_ratio(row: Row) -> Row:
+    """The row with what the mask keeps over what it keeps elsewhere; None where it keeps nothing there."""
+    kept, moved = row["cosine_kept"], row["cosine_kept_moved"]
+    return {**row, "kept_ratio": kept / moved if moved > 0 else None}
+
+
+def parts(result: Result, longer: Result, defaults: Result) -> dict[str, str]:
+    """The tables of docs/natural.md.
+
+    Args:
+        longer: rows of a longer training.
+        defaults: rows of a training without an option.
+    """
+    sections = []
+    for name in encoders_of(result):
+        if any(row["encoder"] == name for row in result["paired"]):
+            sections += [
+                f"## Methods on {name}\n",
+                "Numbers of images: localisation, faithfulness, sensitivity, MPRT.\n",
+                methods(result, name),
+                "Ours − the other, paired by image, ± two standard errors:\n",
+                differences(result, name),
+            ]
+    if result["missing"]:
+        sections.append("Not measured: " + "; ".join(result["missing"]) + ".\n")
+    levels = {"masks": result, "masks_longer": longer, "masks_defaults": defaults}
+    return {
+        "evidence": "\n".join([evidence(result), *([f"{result['note']}\n"] if "note" in result else [])]),
+        **{name: f"`{command_of(of['meta'])}`\n\n{masks(of)}" for name, of in levels.items()},
+        "methods": "\n".join(sections),
+    }
+
+
+def main() -> Path:
+    """Write the page and return its path."""
+    names = ("natural", "gpu/nvidia-h200/natural", "natural_default")
+    return write_page(PAGE, parts(*map(load, names)))
+
+
+if __name__ == "__main__":
+    print(main())

@@ -1,0 +1,228 @@
+"""Your encoder, your pictures: trained maskers beside the baselines, by what needs no planted truth.
+
+    python -m benchmarks.own ours=runs/mine unet=runs/unet --images test/ --json own.json
+
+Runs of one name are seeds of one training: their spread is the table's ±.  The pictures should not be those
+that the maskers were trained on.  Half of them only serve: as what hidden pixels show, and for the mean
+embedding that cosines are centred on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from benchmarks.common.markdown import table
+from benchmarks.common.record import meta, write
+from benchmarks.common.timing import TIMED_SEED, seconds_per_image
+from benchmarks.quality.baselines import BASELINES
+from benchmarks.quality.maskers import mask
+from benchmarks.quality.metrics.robustness import randomised_copies
+from benchmarks.quality.quality_tables import COMPLEXITY, FULL, MASKS, METHODS, Column, comparison, scored
+from benchmarks.quality.run import CHEAP, COUNTS, few
+from benchmarks.quality.scoring import CHUNK, ORDER_ONLY, Counts, Explain, Row, Subject, score
+from export.pictures import fitted
+from runtime.errors import InputError, NemuError
+from runtime.media.sources import find_images
+from train.checkpoint import load_nem, read_config
+from train.encoder.frozen import FrozenEncoder
+from train.run_folder import MASKER
+
+DEFAULT_BASELINES = ("gradient_shap", "saliency", "lafam", "centre", "random")
+"""The cheap ones; one map of the others is tens to thousands of passes."""
+FEWEST = 8
+"""Pictures: four to explain, four that serve."""
+KIND = "pictures"
+TIMED = 20
+"""Pictures that the time is taken on."""
+COLUMNS = (COMPLEXITY, *FULL[FULL.index(COMPLEXITY) + 1 :])
+LEVELS = (
+    *(column for column in MASKS if column.key.startswith("cosine_kept")),
+    Column(key="mask_area", title="area above 0.5"),
+)
+"""Columns of masks only: the values of other maps just have an order."""
+
+
+def runs_of(given: Sequence[str]) -> dict[str, list[Path]]:
+    """NAME=FOLDER, … → the maskers of each name.
+
+    Raises:
+        InputError: not of that form, no masker there, or runs of one name that differ in more than the seed.
+    """
+    found: dict[str, list[Path]] = {}
+    for text in given:
+        name, _, folder = text.partition("=")
+        if not name or not folder or name in METHODS:
+            raise InputError(
+                text,
+                expected="NAME=FOLDER of a run of python -m train, NAME being none of " + ", ".join(METHODS),
+                cure="e.g. ours=runs/mine",
+            )
+        found.setdefault(name, []).append(Path(folder) / MASKER)
+    for name, maskers in found.items():
+        configs = [read_config(masker) for masker in maskers]
+        settings = [dataclasses.replace(config, seed=0) for config in configs]
+        if any(other != settings[0] for other in settings) or len({c.seed for c in configs}) < len(configs):
+            raise InputError(
+                f"the runs called {name} have one seed, or differ in more than their seed",
+                expected="one training with several seeds",
+                cure="give each training a name of its own",
+            )
+    return found
+
+
+def subject_of(encoder: FrozenEncoder, images: Path, *, most: int) -> Subject:
+    """Half of the pictures of a folder to explain, at most `most`; the others to fill and to centre.
+
+    Raises:
+        InputError: fewer than FEWEST pictures, or one that cannot be read.
+    """
+    found = find_images(images)
+    files = [found[i] for i in np.random.default_rng(0).permutation(len(found))[: 2 * most]]
+    if len(files) < FEWEST:
+        raise InputError(
+            f"{images} holds {len(files)} pictures",
+            expected=f"at least {FEWEST}: half are explained, half fill what is hidden",
+            cure="name a folder with more; a few hundred give figures that mean something",
+        )
+    x = encoder.normalize(torch.from_numpy(fitted(files, encoder.input)))
+    explained, serving = x[::2], x[1::2]
+    with torch.inference_mode():
+        centre = torch.cat([encoder(part)[0] for part in serving.split(CHUNK)]).mean(0)
+    return Subject(
+        encoder=encoder,
+        x=explained,
+        regions=np.zeros((len(explained), *x.shape[2:]), bool),  # nobody knows
+        centre=centre.clone(),
+        photographs=serving,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Method:
+    """One explainer of the table; a name may have several seeds."""
+
+    name: str
+    seed: int
+    explain: Explain
+    timed: Explain
+    """`explain` with another seed, so that no remembered run is timed."""
+    objective: str | None = None
+    """Objective of a masker; None for a baseline."""
+
+
+def methods_of(
+    runs: Mapping[str, Sequence[Path]], baselines: Sequence[str], *, weights: str | None
+) -> tuple[FrozenEncoder, list[Method]]:
+    """The encoder that all maskers are of, and every method.
+
+    Raises:
+        MaskerMismatch: two maskers are of different encoders.
+    """
+    encoder = load_nem(next(iter(runs.values()))[0], weights=weights).encoder
+    methods = []
+    for name, maskers in runs.items():
+        for path in maskers:
+            config = read_config(path)
+            explain = partial(mask, load_nem(path, encoder=encoder).masker)
+            methods.append(
+                Method(
+                    name=name, seed=config.seed, explain=explain, timed=explain, objective=config.objective
+                )
+            )
+    for name in baselines:
+        explain, timed = (partial(_seeded, BASELINES[name].explain, seed=seed) for seed in (0, TIMED_SEED))
+        methods.append(Method(name=name, seed=0, explain=explain, timed=timed))
+    return encoder, methods
+
+
+def row_of(method: Method, subject: Subject, *, quick: bool) -> Row:
+    """Every figure of one method, and its seconds an image; what a region would be needed for is null."""
+    full = COUNTS.get(method.name, CHEAP)
+    counts = _at_most(few(full) if quick else full, len(subject.x))
+    is_mask = method.objective not in (None, "ranking")
+    copies = randomised_copies(subject.encoder)
+    figures = score(
+        subject, method.explain, counts=counts, is_mask=is_mask, randomised=copies, seed=method.seed
+    )
+    if method.objective == "ranking":
+        figures |= dict.fromkeys(ORDER_ONLY)
+    call = partial(method.timed, subject.encoder)
+    return {
+        "encoder": subject.encoder.record.id,
+        "method": method.name,
+        "seed": method.seed,
+        "kind": KIND,
+        "objective": method.objective,
+        **figures,
+        **seconds_per_image(
+            call, subject.x[: counts.images][:TIMED], slow=method.name in COUNTS, rounds=1 if quick else 5
+        ),
+    }
+
+
+def tables(result: Mapping[str, Any]) -> str:
+    """All methods, then what the level of the masks is worth."""
+    found = scored(result, result["rows"][0]["encoder"], KIND)
+    rows = {name: found[name] for name in dict.fromkeys(row["method"] for row in result["rows"])}
+    levels = [
+        [name, *(column.cell(seeds) for column in LEVELS)]
+        for name, seeds in rows.items()
+        if seeds[0]["mask_area"] is not None
+    ]
+    parts = [comparison(rows, COLUMNS)]
+    if levels:
+        parts.append(table(("masker", *(column.title for column in LEVELS)), levels))
+    return "\n".join(parts)
+
+
+def _at_most(counts: Counts, images: int) -> Counts:
+    """No more of each than there are pictures."""
+    fields = ("images", "faithfulness", "sensitivity", "mprt")
+    return dataclasses.replace(counts, **{f: min(getattr(counts, f), images) for f in fields})
+
+
+def _seeded(explain: Any, encoder: FrozenEncoder, x: torch.Tensor, *, seed: int) -> torch.Tensor:
+    return explain(encoder, x, seed=seed)
+
+
+def main() -> int:
+    """Returns 0, or 1 with a message."""
+    p = argparse.ArgumentParser(prog="python -m benchmarks.own", description=__doc__.partition("\n")[0])
+    p.add_argument("runs", nargs="+", metavar="NAME=RUN", help="folders of python -m train; a name for each")
+    p.add_argument("--images", type=Path, required=True, help="folder of pictures that no masker has seen")
+    p.add_argument("--json", type=Path, required=True)
+    p.add_argument("--baselines", nargs="*", default=list(DEFAULT_BASELINES), choices=list(BASELINES))
+    p.add_argument("--most", type=int, default=CHEAP.images, help="pictures to explain (%(default)s)")
+    p.add_argument("--weights", help="where the encoder's weights are now")
+    p.add_argument("--quick", action="store_true", help="a few pictures a method: does everything run?")
+    o = p.parse_args()
+    try:
+        encoder, methods = methods_of(runs_of(o.runs), o.baselines, weights=o.weights)
+        seen = subject_of(encoder, o.images, most=o.most)
+        o.json.parent.mkdir(parents=True, exist_ok=True)
+        rows = [row_of(method, seen, quick=o.quick) for method in tqdm(methods, desc="own")]
+        result = {"meta": meta(), "encoder": dataclasses.asdict(encoder.record), "rows": rows}
+        print(tables(result))
+        write(o.json, result)
+    except NemuError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    except OSError as error:  # a full disk, a folder that may not be written
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

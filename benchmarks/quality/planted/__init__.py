@@ -1,0 +1,1 @@
+"""Encoders whose explanation is known, because it was planted, and their scenes."""

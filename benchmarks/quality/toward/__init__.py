@@ -1,0 +1,1 @@
+"""Masks toward a target: what two images share."""

@@ -1,0 +1,1 @@
+"""How fast a masker trains, beside the authors' loop."""

@@ -1,0 +1,1 @@
+"""TensorRT engines: build them from a typed ONNX graph."""

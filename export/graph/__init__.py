@@ -1,0 +1,1 @@
+"""The ONNX graph: fuse, export, lint, change its precision, run it, compare it."""

@@ -1,0 +1,1 @@
+"""Anomalies: a bank of normal images, and how far an image is from them."""

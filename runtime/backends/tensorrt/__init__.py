@@ -1,0 +1,1 @@
+"""TensorRT, classic and RTX: select an engine, load it, run it."""

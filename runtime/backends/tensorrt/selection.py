@@ -1,0 +1,216 @@
+"""Chooses and opens the engine of the package that fits this machine.
+
+The driver is probed before any TensorRT object exists, because some versions crash without a driver.  The
+engine's sidecar is compared with this machine before the plan is deserialised.
+"""
+
+from __future__ import annotations
+
+from runtime.backends import cuda
+from runtime.backends.cuda.base import DeviceInfo
+from runtime.backends.tensorrt import first_opening
+from runtime.backends.tensorrt.backend import TensorRTBackend
+from runtime.backends.tensorrt.library import FLAVOURS, LOADABLE, validity, version
+from runtime.errors import BackendError, BackendUnavailable, EngineMismatch
+from runtime.package.folder import Engine, Package
+from runtime.package.manifest import EngineRecord
+
+RTX_CAPABILITIES = ("7.5", "8.0", "8.6", "8.9", "12.0", "12.1")
+"""Build targets of TensorRT-RTX 1.7: without Hopper, data-centre Blackwell and Jetson.
+
+On another GPU the library itself is asked (`refused`); on an H200 (9.0) version 1.7.1 refuses.
+"""
+
+__all__ = [
+    "RTX_CAPABILITIES",
+    "TensorRTBackend",
+    "misfit",
+    "not_listed",
+    "open_backend",
+    "open_engine",
+    "refused",
+    "select",
+]
+
+
+def open_backend(
+    package: Package,
+    *,
+    device: int = 0,
+    precision: str | None = None,
+    mask: bool = True,
+    toward: bool = False,
+) -> TensorRTBackend:
+    """Open the engine of `package` that fits this machine best.
+
+    Args:
+        device: number of the GPU.
+        precision, mask, toward: see `select`.
+
+    Raises:
+        BackendUnavailable: there is no driver, no such device, or no library for any engine of the package.
+        EngineMismatch: no engine fits; says what each was built for, and the command that builds one.
+        IntegrityError: the engine has another hash than its sidecar says.
+        BackendError: the engine does not load, or gives values that are not finite.
+    """
+    gpu = cuda.device(device)
+    engine = select(package, gpu.compute_capability, precision, mask=mask, toward=toward)
+    backend = open_engine(package, engine, device=device, unlisted=True)
+    try:
+        if said := first_opening.check(package, engine, backend, gpu):
+            backend.why += f"; {said}"
+    except BaseException:
+        backend.close()
+        raise
+    return backend
+
+
+def open_engine(
+    package: Package, engine: Engine, *, device: int = 0, unlisted: bool = False
+) -> TensorRTBackend:
+    """Open one engine of `package`; raises the errors of `open_backend`.
+
+    Args:
+        unlisted: try an engine of TensorRT-RTX also on a GPU that is not in `RTX_CAPABILITIES`, if the
+            library itself accepts it there.  If it then fails, that is an `EngineMismatch`.
+    """
+    gpu = cuda.device(device)
+    reason = misfit(engine.record, gpu.compute_capability)
+    plan = engine.read()
+    rtx = engine.record.flavour == "rtx"
+    outside = not_listed(f"{gpu.name} ({gpu.compute_capability})", gpu.compute_capability) if rtx else ""
+    if not reason and not unlisted:
+        reason = outside
+    if not reason and rtx:
+        reason = refused(plan, gpu)
+    if reason:
+        raise _mismatch(package, f"{engine.path.name}: {reason}", gpu.compute_capability)
+    try:
+        backend = TensorRTBackend(engine, plan=plan, input=package.manifest.input, gpu=gpu)
+    except BackendError as error:
+        if not outside:
+            raise
+        reason = f"{outside}, and there it does not run: {error.came}"
+        raise _mismatch(package, f"{engine.path.name}: {reason}", gpu.compute_capability) from error
+    backend.why += f"; {outside}" * bool(outside)
+    return backend
+
+
+def select(
+    package: Package,
+    capability: str,
+    precision: str | None = None,
+    *,
+    mask: bool = True,
+    toward: bool = False,
+) -> Engine:
+    """Select an engine of `package` that fits this machine: fp16 first, then one built for exactly this GPU.
+
+    Args:
+        capability: compute capability of the GPU, such as `8.7`.
+        precision: of the engine; None is any.
+        mask: True selects only engines with a mask; False prefers engines without one, after precision.
+        toward: True selects only engines that take a target; False only engines that take none.
+
+    Raises:
+        BackendUnavailable: every engine needs a library that is not here.
+        EngineMismatch: no engine fits, or the package has none.
+    """
+    fitting: list[Engine] = []
+    refused: list[str] = []
+    missing: list[BackendUnavailable] = []
+    for engine in package.engines():
+        try:
+            reason = misfit(engine.record, capability)
+        except BackendUnavailable as error:
+            missing.append(error)
+            reason = error.came
+        if not reason and precision not in (None, engine.record.precision):
+            reason = f"it is {engine.record.precision}, not {precision}"
+        reason = reason or _other_form(engine.record, mask=mask, toward=toward)
+        if reason:
+            refused.append(f"{engine.path.name}: {reason}")
+        else:
+            fitting.append(engine)
+    if fitting:
+        return min(fitting, key=_preference)
+    if missing and len(missing) == len(refused):
+        raise missing[0]
+    options = " --toward" * toward + f" --precision {precision}" * (toward and precision is not None)
+    raise _mismatch(package, "\n    ".join(refused) or "it holds none", capability, options)
+
+
+def misfit(record: EngineRecord, capability: str) -> str:
+    """Why an engine cannot run here, as "built for X, this is Y"; empty if it can.
+
+    Raises:
+        BackendUnavailable: its library is not here.
+    """
+    if record.flavour not in LOADABLE:
+        return f"built for {record.flavour}, which this version of nemu does not know"
+    here = version(record.flavour)
+    newer = record.flavour == "lean" and _succeeds(here, record.version)
+    if here != record.version and not newer:
+        return f"built for {record.flavour} {record.version}, this is {record.flavour} {here}"
+    if record.compute_capability == "portable":
+        # TensorRT-RTX compiles the rest of a portable plan on the GPU; Turing (7.5) needs a separate plan.
+        return "" if _number(capability) >= (8, 0) else f"built for 8.0 and newer GPUs, this is {capability}"
+    if record.compute_capability != capability:
+        return f"built for compute capability {record.compute_capability}, this is {capability}"
+    return ""
+
+
+def refused(plan: bytes, gpu: DeviceInfo) -> str:
+    """Why TensorRT-RTX itself refuses a plan that `misfit` accepted; empty if it accepts it.
+
+    Raises:
+        BackendUnavailable: tensorrt_rtx is not installed.
+    """
+    with cuda.implementation().current(gpu.index):
+        judged = validity(plan)
+    if judged.answer in ("VALID", "SUBOPTIMAL"):
+        return ""
+    where = f"{gpu.name} ({gpu.compute_capability})"
+    if "UNSUPPORTED_CC" in judged.reasons:  # the plan is for this GPU, so the library is not
+        return f"TensorRT-RTX {version('rtx')} does not support {where}: no engine of it can run there"
+    return f"TensorRT-RTX on {where}: {judged.meaning}"
+
+
+def not_listed(gpu: str, capability: str) -> str:
+    """A sentence that TensorRT-RTX does not list this GPU; empty if it lists the compute capability."""
+    return "" if capability in RTX_CAPABILITIES else f"TensorRT-RTX does not list {gpu} among its GPUs"
+
+
+def _other_form(record: EngineRecord, *, mask: bool, toward: bool) -> str:
+    """Why an engine has not the inputs and outputs that are asked for; empty if it has."""
+    if record.takes_target != toward:
+        return "it takes no target" if toward else "it takes a target, and a plain call has none"
+    return "it gives the embedding alone, for indexing" if mask and record.embedding_only else ""
+
+
+def _mismatch(package: Package, reasons: str, capability: str, options: str = "") -> EngineMismatch:
+    flavours, cure = " or ".join(FLAVOURS), f"run: {package.build_command()}{options}"
+    if capability not in RTX_CAPABILITIES:
+        flavours = "tensorrt"
+        cure += " --target tensorrt, on this GPU, with the classic TensorRT; or backend='onnxruntime'"
+    return EngineMismatch(
+        f"no engine of {package.path} fits this machine\n    {reasons}",
+        expected=f"an engine of flavour {flavours} for compute capability {capability}",
+        cure=cure,
+    )
+
+
+def _preference(engine: Engine) -> tuple[bool, bool, bool, str]:
+    record = engine.record
+    portable = record.compute_capability == "portable"
+    return record.precision != "fp16", not record.embedding_only, portable, engine.path.name
+
+
+def _number(capability: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in capability.split("."))
+
+
+def _succeeds(here: str, built: str) -> bool:
+    """Whether a version-compatible plan runs here: on later releases, up to the next major version."""
+    present, past = _number(here), _number(built)
+    return past <= present and present[0] - past[0] <= 1

@@ -1,0 +1,1 @@
+"""Many images, or a video, through one explainer: a journal makes each run resumable."""

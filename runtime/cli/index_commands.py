@@ -1,0 +1,180 @@
+"""The commands index, search and canary: their options, and functions that return the exit code."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from runtime.cli import options
+from runtime.cli.console import answer
+from runtime.errors import ParityError
+from runtime.index.build import index_images
+from runtime.index.canary import check
+from runtime.index.diff import LEAST_COSINE, LEAST_RECALL
+from runtime.index.opened import Index
+from runtime.index.search import RECORD
+from runtime.index.search import search as search_index
+from runtime.index.stores import STORES
+from runtime.media.sources import find_named_images
+from runtime.package.folder import Package
+
+Command = Callable[[Any, str, str], argparse.ArgumentParser]
+"""See `runtime.cli.parser`."""
+
+
+def index(arguments: argparse.Namespace) -> int:
+    """Images → an index."""
+    images = find_named_images(arguments.sources)
+    package = Package.open(arguments.package)
+    with options.open_explainer(arguments, package) as explainer:
+        done = index_images(
+            explainer,
+            package,
+            images,
+            arguments.out,
+            store=arguments.store,
+            fidelity=arguments.fidelity,
+            force=arguments.force,
+            quiet=arguments.quiet,
+        )
+        backend = explainer.backend
+    outcome, record = done.outcome, done.record
+    options.print_skipped(outcome.skipped)
+    if done.sample < 2:
+        print(
+            f"warning: {done.sample} images fit into the canary's sample, and nemu canary needs two",
+            file=sys.stderr,
+        )
+    facts = {
+        **{name: getattr(record, name) for name in ("embedding_id", "dimension", "rows", "store")},
+        "backend": backend.name,
+        "why": backend.why,
+        "sample": done.sample,
+        "bytes": done.sample_bytes,
+        **outcome._asdict(),
+    }
+    lines = [
+        f"{len(outcome.written)} indexed, {outcome.known} known already, {len(outcome.skipped)} skipped",
+        f"{record.rows} rows in {record.store}; {done.sample} images ({done.sample_bytes / 1e6:.1f} MB) "
+        "kept for nemu canary",
+        f"on {backend.name}: {backend.why}",
+        f"next: nemu search {arguments.out} PHOTO --out found",
+    ]
+    answer(arguments, facts, "\n".join(lines))
+    return 0
+
+
+def search(arguments: argparse.Namespace) -> int:
+    """An image → the most similar ones in an index, and why."""
+    with Index.open(arguments.index) as opened:
+        package = _package(arguments, opened)
+        with options.open_explainer(arguments, package) as explainer:
+            found = search_index(
+                opened,
+                explainer,
+                package,
+                arguments.photo,
+                arguments.out,
+                k=arguments.k,
+                draw=options.draw_options(arguments, explainer),
+                force=arguments.force,
+            )
+    if not found["same_package"]:
+        print(
+            f"warning: {package.path} did not make the index; embeddings have the same id, masks may differ",
+            file=sys.stderr,
+        )
+    lines = [
+        f"{hit['rank']:2}  {hit['similarity']:.3f}  {hit['name']}"
+        + ("" if hit["picture"] == "there" else f"  ({hit['picture']})")
+        for hit in found["hits"]
+    ]
+    lines.append(f"masks: {found['masks']}")
+    lines.append(f"next: look at the images in {arguments.out}; the numbers are in {RECORD}")
+    answer(arguments, found, "\n".join(lines))
+    return 0
+
+
+def canary(arguments: argparse.Namespace) -> int:
+    """An index → whether it still gives the same answers; 3 if not."""
+    with (
+        Index.open(arguments.index) as opened,
+        options.open_explainer(arguments, _package(arguments, opened)) as explainer,
+    ):
+        found = check(opened, explainer, quiet=arguments.quiet)
+    facts = found.difference
+    lines = [f"{'index':9}{facts.old_id}", f"{'package':9}{facts.new_id}", *facts.lines()]
+    if found.embedding_error is not None:
+        lines.append(f"{'error':9}{found.embedding_error:.2e} of the median distance")
+    lines += [f"against it: {objection}" for objection in found.objections()]
+    lines.append(f"{found.sample} images: the index " + ("holds" if found.holds else "does not hold"))
+    lines.append(
+        "next: nothing; the index stays"
+        if found.holds
+        else "next: go back to what made it (package, precision, libraries), or index the images again"
+    )
+    answer(arguments, found.to_json(), "\n".join(lines))
+    return 0 if found.holds else ParityError.exit_code
+
+
+def _package(arguments: argparse.Namespace, opened: Index) -> Package:
+    return options.recorded_package(arguments, Path(opened.record.package), opened.record.embedding_id)
+
+
+def _index(command: Command) -> None:
+    sub = command(
+        index,
+        "Embed images into an index. Each row holds, beside the vector, the mask in at most 1000 bytes and "
+        "what it keeps. An image that cannot be read is skipped and listed. If the command was stopped, run "
+        "it again: it does only what is missing; with more images, it adds them.",
+        "demo.nemu photos/ --out index",
+    )
+    options.add_package(sub)
+    options.add_sources(sub)
+    options.add_out(sub, "INDEX", "folder of the index")
+    sub.add_argument("--store", choices=tuple(STORES), default="parquet", help="default: %(default)s")
+    sub.add_argument(
+        "--fidelity",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="measure what each mask keeps; doubles the time",
+    )
+    options.add_force(sub, "start anew: replace what an earlier run indexed")
+    options.add_backend(sub)
+
+
+def _search(command: Command) -> None:
+    sub = command(
+        search,
+        "Find the most similar images of an index, and show why: 01.png, 02.png, … with the two side by "
+        "side, and search.json. Where an indexed image no longer exists, its stored mask is drawn alone.",
+        "index query.jpg --out found",
+    )
+    sub.add_argument("index", type=Path, metavar="INDEX", help="folder that nemu index wrote")
+    sub.add_argument("photo", type=Path, metavar="PHOTO", help="the query")
+    options.add_out(sub)
+    sub.add_argument("--k", type=options.count, default=5, metavar="K", help="hits, default: %(default)s")
+    options.add_recorded_package(sub, "made the index")
+    options.add_overlay(sub)
+    options.add_force(sub, "replace files of an earlier search")
+    options.add_backend(sub)
+
+
+def _canary(command: Command) -> None:
+    sub = command(
+        canary,
+        "Check an index after an upgrade of anything: embeds a sample of images, kept in the index, again. "
+        f"Every cosine must be at least {LEAST_COSINE} and recall {LEAST_RECALL}, the embedding id the same, "
+        "the embeddings equal under one id, and the masks as stored; if not, exit code 3.",
+        "index",
+    )
+    sub.add_argument("index", type=Path, metavar="INDEX", help="folder that nemu index wrote")
+    options.add_recorded_package(sub, "made the index")
+    options.add_backend(sub)
+
+
+PARSERS = (_index, _search, _canary)
+"""Add the commands of this module to the parser."""

@@ -1,0 +1,87 @@
+"""Tables of records, and the pages that hold them."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from benchmarks.common import markdown
+from benchmarks.common.markdown import command_of, fill, interval, load, made, records
+from benchmarks.pages import report, tables
+from benchmarks.quality.natural import natural_tables
+from benchmarks.quality.toward import toward_tables
+
+
+def quality_parts():
+    return report.quality_parts(load("quality"), picture=True, ablation=True)
+
+
+def ablation_parts():
+    return report.ablation_parts(load("ablation"), load("quality_weight"))
+
+
+@pytest.mark.parametrize(
+    ("page", "write"),
+    [
+        (tables.PAGE, tables.main),
+        (natural_tables.PAGE, natural_tables.main),
+        (toward_tables.PAGE, toward_tables.main),
+    ],
+)
+def test_command_writes_the_page_as_it_is(page, write, tmp_path, monkeypatch):
+    before = (markdown.DOCS / page).read_text()
+    monkeypatch.setattr(markdown.write_page, "__defaults__", (tmp_path,))
+    assert write() == tmp_path / page
+    assert (tmp_path / page).read_text() == before
+
+
+@pytest.mark.parametrize(("page", "parts"), [("quality.md", quality_parts), ("ablation.md", ablation_parts)])
+def test_report_pages_hold_the_recorded_results(page, parts):
+    text = (markdown.DOCS / page).read_text()
+    assert fill(text, parts()) == text
+
+
+def test_records_take_keys_and_functions():
+    text = records([{"a": 1, "b": 2.5}], {"A": "a", "B": lambda r: f"{r['b']:.2f}"})
+    assert text == "| A | B |\n| --- | --- |\n| 1 | 2.50 |\n"
+
+
+def test_interval_without_ends_or_value():
+    assert interval(1.0, (0.5, 2.0), "{:.1f}") == "1.0 (0.5 to 2.0)"
+    assert interval(1.0, None) == "1.000"
+    assert interval(None, None) == "–"
+
+
+@pytest.mark.parametrize(
+    ("recorded", "typed"),
+    [
+        ("zoo.py --out zoo", "python -m benchmarks.zoo --out zoo"),
+        ("benchmarks.frontier --steps 2", "python -m benchmarks.frontier --steps 2"),
+        ("python -m train --data x", "python -m train --data x"),
+        ("benchmarks/gpu_check.sh OUTDIR", "benchmarks/gpu_check.sh OUTDIR"),
+    ],
+)
+def test_recorded_command_is_shown_as_typed(recorded, typed):
+    assert command_of({"command": recorded}) == typed
+
+
+def test_commit_that_was_not_kept_is_said():
+    meta = {"command": "zoo.py", "device": "a CPU; no GPU: no driver", "commit": "0123456789abcdef+changes"}
+    assert made(meta) == "Made by `python -m benchmarks.zoo` on a CPU; commit: 0123456789ab with changes.\n"
+    del meta["commit"]
+    assert made(meta).endswith("; commit: not kept.\n")
+
+
+def test_recorded_commands_name_no_temporary_folder():
+    for path in markdown.RESULTS.rglob("*.json"):
+        meta = json.loads(path.read_text()).get("meta", {})
+        assert "/tmp/" not in meta.get("command", ""), path
+
+
+def test_fill_replaces_only_what_is_between_markers():
+    empty = "<!-- b: written by x -->\n<!-- end of b -->\n"
+    page = f"text\n<!-- a: written by x -->\nold\n<!-- end of a -->\nmore\n{empty}"
+    filled = fill(page, {"a": "new\n"})
+    assert filled.startswith("text\n<!-- a: written by x -->\n\nnew\n\n<!-- end of a -->\nmore\n")
+    assert fill(filled, {}) == page.replace("old\n", "")

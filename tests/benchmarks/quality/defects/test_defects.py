@@ -1,0 +1,90 @@
+"""Planted defects are where they are said to be, and are scored as MVTec AD scores them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from PIL import Image, ImageDraw
+
+from benchmarks.quality.defects.run import KINDS, LEAST_CHANGE, SIDE, Product, composed, defective, make
+from benchmarks.quality.defects.scores import GOOD, MOST_FALSE, Pictures, pro, row
+
+
+@pytest.fixture(scope="module")
+def two() -> list[Product]:
+    """A red disc and a blue square, before grey."""
+    made = []
+    for name, colour in (("disc", (200, 30, 30)), ("square", (30, 30, 220))):
+        drawn = Image.new("RGBA", (100, 100))
+        pen = ImageDraw.Draw(drawn)
+        (pen.ellipse if name == "disc" else pen.rectangle)((0, 0, 99, 99), fill=(*colour, 255))
+        made.append(Product(name=name, object=drawn, ground=Image.new("RGB", (SIDE + 12,) * 2, "gray")))
+    return made
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_defect_changes_its_pixels_and_no_others(two, kind):
+    rng = np.random.default_rng(0)
+    ground, layer = two[0].normal(rng)
+    other = two[1].normal(rng)[1]
+    changed, where = KINDS[kind](layer, other, np.random.default_rng(1))
+    apart = np.abs(composed(ground, changed) - composed(ground, layer)).max(2)
+    assert where.any()
+    assert apart[where].mean() > LEAST_CHANGE
+    assert apart[~where].max() == 0
+    assert (layer[..., 3][where] > 0.5).all()
+
+
+def test_the_same_seed_makes_the_same_picture(two):
+    (one, where), (again, there) = (
+        defective(two[0], "missing", two[1], np.random.default_rng(7)) for _ in "ab"
+    )
+    np.testing.assert_array_equal(one, again)
+    np.testing.assert_array_equal(where, there)
+    other, _ = defective(two[0], "missing", two[1], np.random.default_rng(8))
+    assert (one != other).any()
+
+
+def test_what_is_written_is_read_back(two, tmp_path, monkeypatch):
+    for name, count in (("BANK", 3), ("GOOD", 2), ("EACH", 1)):
+        monkeypatch.setattr(f"benchmarks.quality.defects.run.{name}", count)
+    make(two[0], two[1], tmp_path / "disc", seed=0)
+    tests = Pictures.load(tmp_path / "disc")
+    assert (len(tests.bank), len(tests.images)) == (3, 6)
+    assert set(tests.kinds) == {GOOD, *KINDS}
+    assert (tests.regions.any((1, 2)) == (tests.kinds != GOOD)).all()
+    found = row(tests, tests.regions.sum((1, 2)), tests.regions.astype(np.float32))
+    assert (found["image_auroc"], found["pixel_auroc"], found["pro"]) == (1, 1, 1)
+
+
+def test_pro_weighs_regions_not_pixels():
+    regions = np.zeros((1, 40, 40), bool)
+    regions[0, :20, :20] = True
+    regions[0, 30:32, 30:32] = True
+    large_only, small_only = regions.copy(), regions.copy()
+    large_only[0, 25:] = False
+    small_only[0, :25] = False
+    large, small = (pro(regions, found.astype(float)) for found in (large_only, small_only))
+    assert large == pytest.approx(small)
+    assert large == pytest.approx(0.5 + 0.5 * MOST_FALSE / 2, abs=0.01)  # the other one as the rest is
+
+
+def test_pro_is_the_mean_overlap_over_thresholds():
+    rng = np.random.default_rng(0)
+    regions = rng.random((2, 12, 12)) > 0.9
+    maps = rng.random((2, 12, 12)) + 0.5 * regions
+    from scipy import ndimage
+
+    parts = [
+        (i, labels == k)
+        for i, region in enumerate(regions)
+        for labels, count in [ndimage.label(region, np.ones((3, 3)))]
+        for k in range(1, count + 1)
+    ]
+    points = [(0.0, 0.0)]
+    for t in np.unique(maps)[::-1]:
+        overlap = np.mean([(maps[i] >= t)[part].mean() for i, part in parts])
+        points.append((float((maps >= t)[~regions].mean()), float(overlap)))
+    x, y = np.array(points).T
+    grid = np.linspace(0, MOST_FALSE, 20001)
+    assert pro(regions, maps) == pytest.approx(np.interp(grid, x, y).mean(), abs=2e-3)

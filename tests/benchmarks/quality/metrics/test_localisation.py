@@ -1,0 +1,155 @@
+"""Planted regions, chance values, and every figure against the plain average over random tie-breaks."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from benchmarks.quality.metrics.localisation import (
+    mask_inside,
+    mask_outside,
+    pointing_game,
+    rank_corrected,
+    relevance_mass,
+    relevance_rank,
+    roc_auc,
+    top_k,
+)
+from runtime.errors import InputError
+
+FIGURES = [relevance_rank, rank_corrected, relevance_mass, pointing_game, roc_auc, mask_inside, mask_outside]
+BY_RANK = [relevance_rank, rank_corrected, pointing_game, roc_auc]
+
+
+def small(values):
+    """(map, region) of 2 x 3 pixels, the region neither empty nor whole."""
+    region = arrays(bool, (2, 3)).filter(lambda s: s.any() and not s.all())
+    return st.tuples(arrays(np.float64, (2, 3), elements=values), region)
+
+
+TIED = small(st.sampled_from([0.0, 1.0, 2.0]))
+SIGNED = small(st.integers(-50, 50).map(float))
+
+
+@pytest.fixture
+def region():
+    """3 x 4 of 8 x 8 pixels."""
+    s = np.zeros((8, 8), dtype=bool)
+    s[2:5, 1:5] = True
+    return s
+
+
+def test_the_region_itself_is_a_perfect_map(region):
+    a = region.astype(np.float32)
+    expected = {f: 0.0 if f is mask_outside else 1.0 for f in FIGURES}
+    assert {f: f(a, region) for f in FIGURES} == expected
+    assert top_k(a, region, k=12) == 1
+    assert top_k(a, region, k=16) == 12 / 16
+
+
+def test_its_complement_is_the_worst(region):
+    a = 1.0 - region
+    assert [f(a, region) for f in (relevance_rank, relevance_mass, pointing_game, roc_auc)] == [0, 0, 0, 0]
+    assert rank_corrected(a, region) == pytest.approx(-12 / 52)
+
+
+@pytest.mark.parametrize("value", [0.25, 1.0])
+def test_a_constant_map_scores_chance(region, value):
+    a = np.full(region.shape, value)
+    area = pytest.approx(12 / 64)
+    assert relevance_rank(a, region) == relevance_mass(a, region) == pointing_game(a, region) == area
+    assert [top_k(a, region, k=k) for k in (1, 7, 64)] == [area] * 3
+    assert roc_auc(a, region) == 0.5
+    assert rank_corrected(a, region) == pytest.approx(0)
+    assert mask_inside(a, region) == mask_outside(a, region) == value
+
+
+def test_a_saturated_map_shares_its_top(region):
+    """Three maxima, one of them in S: Quantus' pointing game says 1."""
+    a = np.zeros(region.shape)
+    a[2, 1] = a[0, 0] = a[7, 7] = 1
+    assert pointing_game(a, region) == pytest.approx(1 / 3)
+    assert top_k(a, region, k=2) == pytest.approx(1 / 3)
+
+
+def by_brute_force(a, s):
+    """Rank, pointing game, AUC and top-2, averaged over all orders of the pixels before a stable sort."""
+    a, s = a.ravel(), s.ravel()
+    rows = []
+    for before in itertools.permutations(range(len(a))):
+        hit = s[sorted(before, key=lambda i: -a[i])]  # the region, most important pixel first
+        below = np.cumsum(~hit[::-1])[::-1]  # pixels outside S from here down
+        pairs = s.sum() * (~s).sum()
+        rows.append((hit[: s.sum()].mean(), hit[0], below[hit].sum() / pairs, hit[:2].mean()))
+    return np.mean(rows, axis=0)
+
+
+@settings(max_examples=40, deadline=None)
+@given(TIED)
+def test_ties_are_the_average_over_random_orders(pair):
+    a, s = pair
+    ours = relevance_rank(a, s), pointing_game(a, s), roc_auc(a, s), top_k(a, s, k=2)
+    np.testing.assert_allclose(ours, by_brute_force(a, s), atol=1e-12)
+
+
+@given(TIED, st.permutations(range(6)))
+def test_position_does_not_matter(pair, order):
+    a, s = pair
+    moved, region = (v.ravel()[list(order)].reshape(2, 3) for v in (a, s))
+    for figure in FIGURES:
+        np.testing.assert_allclose(figure(moved, region), figure(a, s), atol=1e-12)
+
+
+@given(SIGNED)
+def test_ranks_survive_every_increasing_transform(pair):
+    a, s = pair
+    for figure in BY_RANK:
+        for transform in (np.arctan, np.exp, lambda v: 3 * v - 100, lambda v: v**3):
+            assert figure(transform(a), s) == figure(a, s)
+
+
+@given(SIGNED)
+def test_ranges(pair):
+    a, s = pair
+    area = s.mean()
+    assert 0 <= relevance_rank(a, s) <= 1
+    assert -area / (1 - area) - 1e-9 <= rank_corrected(a, s) <= 1
+    assert 0 <= pointing_game(a, s) <= 1
+    assert 0 <= roc_auc(a, s) <= 1
+    assert roc_auc(-a, s) == pytest.approx(1 - roc_auc(a, s))
+    assert top_k(a, s, k=6) == pytest.approx(area)
+    if abs(a).sum():
+        assert 0 <= relevance_mass(abs(a), s) <= 1
+
+
+@pytest.mark.filterwarnings("error")
+def test_undefined_is_nan(region):
+    a = np.arange(64.0).reshape(8, 8)
+    empty, whole = np.zeros_like(region), np.ones_like(region)
+    assert np.isnan([f(a, empty) for f in FIGURES]).all()
+    assert np.isnan(top_k(a, empty, k=3))
+    assert np.isnan([f(a, whole) for f in (rank_corrected, roc_auc, mask_outside)]).all()
+    assert relevance_rank(a, whole) == pointing_game(a, whole) == relevance_mass(a, whole) == 1
+    assert np.isnan(relevance_mass(np.zeros((8, 8)), region))
+
+
+@pytest.mark.parametrize("k", [0, -1, 65])
+def test_k_is_within_the_map(region, k):
+    with pytest.raises(InputError, match="1 to 64"):
+        top_k(np.zeros((8, 8)), region, k=k)
+
+
+def test_unmeasurable_maps_are_refused(region):
+    with pytest.raises(InputError, match="bool region"):
+        relevance_rank(np.zeros((8, 8)), region.astype(float))
+    with pytest.raises(InputError, match="map's shape"):
+        relevance_rank(np.zeros((7, 8)), region)
+    with pytest.raises(InputError, match="not finite"):
+        relevance_rank(np.full((8, 8), np.nan), region)
+    with pytest.raises(InputError, match=">= 0"):
+        relevance_mass(np.full((8, 8), -1.0), region)
