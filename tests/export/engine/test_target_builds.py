@@ -59,7 +59,7 @@ def built(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str, tuple[str, ..
             build_seconds=0.0,
         )
 
-    monkeypatch.setattr(attach.engine, "build", build)
+    monkeypatch.setattr(attach.builder, "build", build)
     monkeypatch.setattr(attach, "_gate", lambda *_: ParityRecord(not_run="unavailable"))
     monkeypatch.setattr(Request, "check", lambda self: None)
     return asked

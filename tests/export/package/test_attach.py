@@ -53,7 +53,7 @@ def refusing(monkeypatch):
                 build_seconds=0.0,
             )
 
-        monkeypatch.setattr(attach.engine, "build", build)
+        monkeypatch.setattr(attach.builder, "build", build)
         return tried
 
     return make
