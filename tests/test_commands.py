@@ -32,8 +32,8 @@ def commands() -> list[tuple[str, str, str]]:
 def sources(module: str) -> str:
     """Text of the folder of the module that `python -m` runs."""
     spec = importlib.util.find_spec(module)
-    assert spec and spec.origin, f"no module {module}"
-    path = Path(spec.origin)
+    assert spec is not None, f"no module {module}"
+    path = Path(spec.origin or "")
     assert path.name != "__init__.py" or path.with_name("__main__.py").exists(), f"{module} does not run"
     return "".join(file.read_text() for file in path.parent.rglob("*.py"))
 
