@@ -3,18 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from train.config import TrainConfig
+from train.encoder.frozen import FrozenEncoder
+from train.nem import NEM
 from train.objective import Batch, region_worth
 from train.occlusion import make_fill
 from train.pairs import regions
 
-if TYPE_CHECKING:
-    from train.lightning_module import MaskerTraining
+
+class Training(Protocol):
+    """What is used of `train.lightning_module.MaskerTraining`."""
+
+    config: TrainConfig
+    frozen: FrozenEncoder
+    nem: NEM
+    centre: Tensor
+
+    @property
+    def device(self) -> torch.device: ...
+    def embed(self, x: Tensor) -> Tensor: ...
+    def generator(self, step: int) -> torch.Generator: ...
 
 
 class Mixture(NamedTuple):
@@ -29,7 +43,7 @@ class Mixture(NamedTuple):
 
 
 @torch.no_grad()
-def mixtures(module: MaskerTraining, images: Tensor) -> Iterator[Mixture]:
+def mixtures(module: Training, images: Tensor) -> Iterator[Mixture]:
     """Batches of uint8 images (N, H, W, 3), each mixed over another."""
     generator = module.generator(0)
     for part in images.split(module.config.batch_size):
@@ -39,7 +53,7 @@ def mixtures(module: MaskerTraining, images: Tensor) -> Iterator[Mixture]:
             yield Mixture(region * u + (1 - region) * u.roll(1, 0), region[:, 0], module.embed(u))
 
 
-def worth(module: MaskerTraining, images: Tensor) -> float:
+def worth(module: Training, images: Tensor) -> float:
     """Mean `region_worth` of the regions of mixtures toward the images that they show."""
     generator = module.generator(0)
     found = [
@@ -62,7 +76,7 @@ def worth(module: MaskerTraining, images: Tensor) -> float:
 
 
 @torch.no_grad()
-def follow(module: MaskerTraining, images: Tensor) -> float:
+def follow(module: Training, images: Tensor) -> float:
     """How far masks follow their targets, from 0 (not at all) to 1 (entirely).
 
     Share of the mask inside the region with the image inside as target, minus that with the other image as
