@@ -67,7 +67,6 @@ class ParquetStore(Store):
 
     @staticmethod
     def write(folder: Path, rows: Sequence[Row]) -> None:
-        """See `Store.write`."""
         parquet = library("parquet")
         parquet.write_table(to_table(rows, rows[0].embedding.size), folder / "rows.parquet")
 
@@ -81,7 +80,6 @@ class ParquetStore(Store):
         self._vectors = vectors / np.maximum(lengths, np.float32(1e-12))
 
     def nearest(self, embedding: np.ndarray, k: int) -> Found:
-        """See `Store.nearest`."""
         similarities = self._vectors @ _unit(embedding)
         k = min(k, len(similarities))
         best = np.argpartition(-similarities, k - 1)[:k]
@@ -95,7 +93,6 @@ class LanceStore(Store):
 
     @staticmethod
     def write(folder: Path, rows: Sequence[Row]) -> None:
-        """See `Store.write`."""
         database = library("lancedb").connect(str(folder))
         table = database.create_table("rows", to_table(rows, rows[0].embedding.size))
         of_all = importlib.import_module("lancedb.index").IvfFlat(distance_type="cosine", num_partitions=1)
@@ -107,7 +104,6 @@ class LanceStore(Store):
             self._table = lancedb.connect(str(folder)).open_table("rows")
 
     def nearest(self, embedding: np.ndarray, k: int) -> Found:
-        """See `Store.nearest`."""
         query = self._table.search(embedding.astype(np.float32), vector_column_name="embedding")
         found = query.distance_type("cosine").limit(k).to_arrow()
         return list(zip(from_table(found), (1 - d for d in found["_distance"].to_pylist()), strict=True))
@@ -122,7 +118,6 @@ class QdrantStore(Store):
 
     @staticmethod
     def write(folder: Path, rows: Sequence[Row]) -> None:
-        """See `Store.write`."""
         qdrant = library("qdrant")
         models = qdrant.models
         shape = models.VectorParams(size=rows[0].embedding.size, distance=models.Distance.DOT)
@@ -140,14 +135,12 @@ class QdrantStore(Store):
             stack.pop_all()  # opened completely: keep it open
 
     def nearest(self, embedding: np.ndarray, k: int) -> Found:
-        """See `Store.nearest`."""
         found = self._client.query_points(
             "rows", query=_unit(embedding).tolist(), limit=k, with_payload=True, with_vectors=True
         )
         return [(_from_point(point), float(point.score)) for point in found.points]
 
     def close(self) -> None:
-        """See `Store.close`."""
         self._client.close()
 
 

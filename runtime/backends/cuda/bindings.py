@@ -14,14 +14,14 @@ from contextlib import AbstractContextManager
 from types import ModuleType, TracebackType
 from typing import Any
 
-from runtime.backends.cuda.base import DeviceInfo, DriverInfo, dotted, no_driver, reads_in_place
+from runtime.backends.cuda.base import Cuda, DeviceInfo, DriverInfo, dotted, no_driver, reads_in_place
 from runtime.errors import BackendError, BackendUnavailable, InputError
 
 _MODULES = ("cuda.bindings.driver", "cuda.cuda")
 """The present name, and the name in cuda-python 12.0 to 12.5."""
 
 
-class CudaBindings:
+class CudaBindings(Cuda):
     """See `runtime.backends.cuda.base.Cuda`.
 
     Raises:
@@ -42,7 +42,6 @@ class CudaBindings:
         ]
 
     def driver(self) -> DriverInfo:
-        """See `Cuda.driver`."""
         try:
             (error,) = self._cuda.cuInit(0)
         except RuntimeError as absent:  # raised by the bindings where there is no libcuda
@@ -56,7 +55,6 @@ class CudaBindings:
         return DriverInfo(cuda=version, devices=devices)
 
     def device(self, index: int) -> DeviceInfo:
-        """See `Cuda.device`."""
         device = self._call("cuDeviceGet", index)
         names = self._cuda.CUdevice_attribute
 
@@ -80,89 +78,70 @@ class CudaBindings:
         )
 
     def current(self, index: int) -> AbstractContextManager[None]:
-        """See `Cuda.current`.  Push and pop restore the context of a host that uses PyCUDA."""
+        # Push and pop restore the context of a host that uses PyCUDA.
         return _Current(self, index)
 
     def malloc(self, nbytes: int) -> int:
-        """See `Cuda.malloc`."""
         return int(self._call("cuMemAlloc", nbytes))
 
     def free(self, pointer: int) -> None:
-        """See `Cuda.free`."""
         self._call("cuMemFree", pointer)
 
     def host_alloc(self, nbytes: int, *, mapped: bool) -> int:
-        """See `Cuda.host_alloc`."""
         return int(
             self._call("cuMemHostAlloc", nbytes, self._cuda.CU_MEMHOSTALLOC_DEVICEMAP if mapped else 0)
         )
 
     def host_free(self, pointer: int) -> None:
-        """See `Cuda.host_free`."""
         self._call("cuMemFreeHost", pointer)
 
     def mapped_pointer(self, pointer: int) -> int:
-        """See `Cuda.mapped_pointer`."""
         return int(self._call("cuMemHostGetDevicePointer", pointer, 0))
 
     def stream_create(self) -> int:
-        """See `Cuda.stream_create`."""
         return int(self._call("cuStreamCreate", int(self._cuda.CUstream_flags.CU_STREAM_NON_BLOCKING)))
 
     def stream_destroy(self, stream: int) -> None:
-        """See `Cuda.stream_destroy`."""
         self._call("cuStreamDestroy", stream)
 
     def synchronize(self, stream: int) -> None:
-        """See `Cuda.synchronize`."""
         self._call("cuStreamSynchronize", stream)
 
     def copy_in(self, target: int, source: int, nbytes: int, stream: int) -> None:
-        """See `Cuda.copy_in`."""
         self._call("cuMemcpyHtoDAsync", target, source, nbytes, stream)
 
     def copy_out(self, target: int, source: int, nbytes: int, stream: int) -> None:
-        """See `Cuda.copy_out`."""
         self._call("cuMemcpyDtoHAsync", target, source, nbytes, stream)
 
     def copy(self, target: int, source: int, nbytes: int, stream: int) -> None:
-        """See `Cuda.copy`."""
         self._call("cuMemcpyDtoDAsync", target, source, nbytes, stream)
 
     def fill(self, pointer: int, byte: int, nbytes: int, stream: int) -> None:
-        """See `Cuda.fill`."""
         self._call("cuMemsetD8Async", pointer, byte, nbytes, stream)
 
     def event_create(self) -> int:
-        """See `Cuda.event_create`."""
         return int(self._call("cuEventCreate", int(self._cuda.CUevent_flags.CU_EVENT_DISABLE_TIMING)))
 
     def event_record(self, event: int, stream: int) -> None:
-        """See `Cuda.event_record`."""
         self._call("cuEventRecord", event, stream)
 
     def event_done(self, event: int) -> bool:
-        """See `Cuda.event_done`."""
         (error,) = self._cuda.cuEventQuery(event)
         if error and error != self._cuda.CUresult.CUDA_ERROR_NOT_READY:
             raise self._failed("cuEventQuery", error)
         return not error
 
     def event_synchronize(self, event: int) -> None:
-        """See `Cuda.event_synchronize`."""
         self._call("cuEventSynchronize", event)
 
     def event_destroy(self, event: int) -> None:
-        """See `Cuda.event_destroy`."""
         self._call("cuEventDestroy", event)
 
     def order(self, first: int, then: int, event: int) -> None:
-        """See `Cuda.order`."""
         self._call("cuEventRecord", event, first)
         self._call("cuStreamWaitEvent", then, event, 0)
 
     def check_pointer(self, pointer: int, nbytes: int, index: int) -> None:
-        """See `Cuda.check_pointer`."""
         which = self._of_pointers
         error, found = self._cuda.cuPointerGetAttributes(len(which), which, pointer)
         kind, managed, device, owner = (0, False, 0, 0) if error else found
@@ -186,7 +165,6 @@ class CudaBindings:
             )
 
     def is_capturing(self, stream: int) -> bool:
-        """See `Cuda.is_capturing`."""
         error, status = self._cuda.cuStreamIsCapturing(stream)
         if error == self._cuda.CUresult.CUDA_ERROR_STREAM_CAPTURE_IMPLICIT:
             return True  # the default stream, while a stream is captured that it would wait for
@@ -195,11 +173,10 @@ class CudaBindings:
         return bool(status != self._cuda.CUstreamCaptureStatus.CU_STREAM_CAPTURE_STATUS_NONE)
 
     def begin_capture(self, stream: int) -> None:
-        """See `Cuda.begin_capture`.  Other threads of the host application may allocate during it."""
+        # Other threads of the host application may allocate during it.
         self._call("cuStreamBeginCapture", stream, self._own)
 
     def end_capture(self, stream: int) -> int:
-        """See `Cuda.end_capture`."""
         graph = self._call("cuStreamEndCapture", stream)
         try:
             return int(self._call("cuGraphInstantiate", graph, 0))
@@ -207,11 +184,9 @@ class CudaBindings:
             self._call("cuGraphDestroy", graph)
 
     def graph_launch(self, graph: int, stream: int) -> None:
-        """See `Cuda.graph_launch`."""
         self._call("cuGraphLaunch", graph, stream)
 
     def graph_destroy(self, graph: int) -> None:
-        """See `Cuda.graph_destroy`."""
         self._call("cuGraphExecDestroy", graph)
 
     def _primary(self, index: int) -> Any:

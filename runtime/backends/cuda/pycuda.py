@@ -14,14 +14,14 @@ from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import Any
 
-from runtime.backends.cuda.base import DeviceInfo, DriverInfo, dotted, no_driver, reads_in_place
+from runtime.backends.cuda.base import Cuda, DeviceInfo, DriverInfo, dotted, no_driver, reads_in_place
 from runtime.errors import BackendError, BackendUnavailable, InputError
 
 _NON_BLOCKING = 1  # CU_STREAM_NON_BLOCKING; PyCUDA has no name for it
 _DEFAULT_STREAM = (0, 1)
 
 
-class PyCuda:
+class PyCuda(Cuda):
     """See `runtime.backends.cuda.base.Cuda`.
 
     Raises:
@@ -47,7 +47,6 @@ class PyCuda:
         self._events: dict[int, Any] = {}
 
     def driver(self) -> DriverInfo:
-        """See `Cuda.driver`."""
         version = dotted(self._cuda.get_driver_version())
         try:
             self._cuda.init()
@@ -59,7 +58,6 @@ class PyCuda:
         return DriverInfo(cuda=version, devices=count)
 
     def device(self, index: int) -> DeviceInfo:
-        """See `Cuda.device`."""
         device, attribute = self._call(self._cuda.Device, index), self._cuda.device_attribute
         integrated = bool(device.get_attribute(attribute.INTEGRATED))
         pageable = getattr(attribute, "PAGEABLE_MEMORY_ACCESS", None)  # PyCUDA 2021 lacks this name
@@ -78,23 +76,19 @@ class PyCuda:
         )
 
     def current(self, index: int) -> AbstractContextManager[None]:
-        """See `Cuda.current`."""
         if index not in self._contexts:
             self._contexts[index] = self._call(self._call(self._cuda.Device, index).retain_primary_context)
         return _Current(self._contexts[index])
 
     def malloc(self, nbytes: int) -> int:
-        """See `Cuda.malloc`."""
         memory = self._call(self._cuda.mem_alloc, nbytes)
         self._memory[int(memory)] = memory
         return int(memory)
 
     def free(self, pointer: int) -> None:
-        """See `Cuda.free`."""
         self._call(self._memory.pop(pointer).free)
 
     def host_alloc(self, nbytes: int, *, mapped: bool) -> int:
-        """See `Cuda.host_alloc`."""
         flags = self._cuda.host_alloc_flags.DEVICEMAP if mapped else 0
         array = self._call(self._cuda.pagelocked_empty, nbytes, "uint8", mem_flags=flags)
         pointer = int(array.ctypes.data)
@@ -102,69 +96,59 @@ class PyCuda:
         return pointer
 
     def host_free(self, pointer: int) -> None:
-        """See `Cuda.host_free`."""
         self._call(self._memory.pop(pointer).free)
 
     def mapped_pointer(self, pointer: int) -> int:
-        """See `Cuda.mapped_pointer`."""
         return int(self._call(self._memory[pointer].get_device_pointer))
 
     def stream_create(self) -> int:
-        """See `Cuda.stream_create`."""
         stream = self._call(self._cuda.Stream, _NON_BLOCKING)
         self._streams[int(stream.handle)] = stream
         return int(stream.handle)
 
     def stream_destroy(self, stream: int) -> None:
-        """See `Cuda.stream_destroy`.  PyCUDA destroys it with its object."""
+        # PyCUDA destroys it with its object.
         del self._streams[stream]
 
     def synchronize(self, stream: int) -> None:
-        """See `Cuda.synchronize`."""
         self._call(self._streams[stream].synchronize)
 
     def copy_in(self, target: int, source: int, nbytes: int, stream: int) -> None:
-        """See `Cuda.copy_in`."""
         self._call(self._cuda.memcpy_htod_async, target, _buffer(source, nbytes), self._streams[stream])
 
     def copy_out(self, target: int, source: int, nbytes: int, stream: int) -> None:
-        """See `Cuda.copy_out`."""
         self._call(self._cuda.memcpy_dtoh_async, _buffer(target, nbytes), source, self._streams[stream])
 
     def copy(self, target: int, source: int, nbytes: int, stream: int) -> None:
-        """See `Cuda.copy`."""
         self._call(self._cuda.memcpy_dtod_async, target, source, nbytes, self._streams[stream])
 
     def fill(self, pointer: int, byte: int, nbytes: int, stream: int) -> None:
-        """See `Cuda.fill`."""
         self._call(self._cuda.memset_d8_async, pointer, byte, nbytes, self._streams[stream])
 
     def event_create(self) -> int:
-        """See `Cuda.event_create`.  PyCUDA does not expose the driver's handle."""
+        # PyCUDA does not expose the driver's handle.
         event = self._call(self._cuda.Event, self._cuda.event_flags.DISABLE_TIMING)
         self._events[id(event)] = event
         return id(event)
 
     def event_record(self, event: int, stream: int) -> None:
-        """See `Cuda.event_record`.  The host waits if PyCUDA did not create the stream."""
+        # The host waits if PyCUDA did not create the stream.
         if stream not in self._streams and stream not in _DEFAULT_STREAM:
             self._call(self._cuda.Context.synchronize)
         self._call(self._events[event].record, self._streams.get(stream))
 
     def event_done(self, event: int) -> bool:
-        """See `Cuda.event_done`."""
         return bool(self._call(self._events[event].query))
 
     def event_synchronize(self, event: int) -> None:
-        """See `Cuda.event_synchronize`."""
         self._call(self._events[event].synchronize)
 
     def event_destroy(self, event: int) -> None:
-        """See `Cuda.event_destroy`.  PyCUDA destroys it with its object."""
+        # PyCUDA destroys it with its object.
         del self._events[event]
 
     def order(self, first: int, then: int, event: int) -> None:
-        """See `Cuda.order`.  The host waits if PyCUDA did not create the stream `then`."""
+        # The host waits if PyCUDA did not create the stream `then`.
         self.event_record(event, first)
         if then in self._streams:
             self._call(self._streams[then].wait_for_event, self._events[event])
@@ -172,7 +156,6 @@ class PyCuda:
             self.event_synchronize(event)
 
     def check_pointer(self, pointer: int, nbytes: int, index: int) -> None:
-        """See `Cuda.check_pointer`."""
         try:
             start, size = (int(number) for number in self._cuda.mem_get_address_range(pointer))
         except self._cuda.Error as error:
@@ -182,7 +165,7 @@ class PyCuda:
             raise _foreign(f"{nbytes} bytes at {pointer:#x}, where {left} are allocated", index)
 
     def is_capturing(self, stream: int) -> bool:
-        """See `Cuda.is_capturing`.  PyCUDA has no such call: always False."""
+        # PyCUDA has no such call: always False.
         return False
 
     def begin_capture(self, stream: int) -> None:
@@ -190,15 +173,12 @@ class PyCuda:
         raise BackendError("a CUDA graph was requested", expected="plain enqueues", cure=self.no_graphs)
 
     def end_capture(self, stream: int) -> int:
-        """See `begin_capture`."""
         raise BackendError("a CUDA graph was requested", expected="plain enqueues", cure=self.no_graphs)
 
     def graph_launch(self, graph: int, stream: int) -> None:
-        """See `begin_capture`."""
         self.begin_capture(stream)
 
     def graph_destroy(self, graph: int) -> None:
-        """See `begin_capture`."""
         self.begin_capture(0)
 
     def _call(self, function: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
