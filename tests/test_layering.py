@@ -13,14 +13,13 @@ import pytest
 ROOT = Path(__file__).parents[1]
 HEAVY = (
     "torch torchvision timm lightning safetensors onnx onnxsim onnxscript onnxruntime "
-    "onnxruntime_ep_nv_tensorrt_rtx tensorrt tensorrt_rtx tensorrt_lean tensorrt_dispatch cuda pycuda PIL "
+    "onnxruntime_ep_nv_tensorrt_rtx tensorrt tensorrt_rtx cuda pycuda PIL "
     "cv2 scipy matplotlib tqdm av pyarrow ray sklearn skimage lancedb qdrant_client train export demo "
     "benchmarks"
 )
 # Allowed inside functions of runtime.
 OPTIONAL = (
-    "onnxruntime onnxruntime_ep_nv_tensorrt_rtx PIL tqdm av pyarrow ray tensorrt tensorrt_rtx tensorrt_lean "
-    "cuda pycuda"
+    "onnxruntime onnxruntime_ep_nv_tensorrt_rtx PIL tqdm av pyarrow ray tensorrt tensorrt_rtx cuda pycuda"
 )
 FORBIDDEN = {
     "runtime": "train export demo benchmarks tests",

@@ -25,7 +25,7 @@ PACKAGES = (
     *("numpy", "torch", "torchvision", "timm", "lightning", "safetensors"),
     *("onnx", "onnxscript", "onnxsim", "onnxruntime", "cuda-bindings"),
     *("captum", "relax-xai", "quantus", "scikit-image", "scikit-learn"),
-    *("tensorrt_rtx", "tensorrt", "tensorrt_lean"),
+    *("tensorrt_rtx", "tensorrt"),
 )
 
 

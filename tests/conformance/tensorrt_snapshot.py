@@ -28,7 +28,6 @@ WHEELS = {
     "10.13": "tensorrt-cu13-bindings==10.13.3.9",  # JetPack 7.0, 7.1
     "10.16": "tensorrt-cu13-bindings==10.16.1.11",  # JetPack 7.2 has 10.16.2.10
     "11.4": "tensorrt-cu13-bindings==11.4.0.106",
-    "lean-11.4": "tensorrt-lean-cu13-bindings==11.4.0.106",
     "rtx-1.7": "tensorrt-rtx-cu13-bindings==1.7.1.116",
 }
 EVERY = "every version"
@@ -39,7 +38,7 @@ LIBRARIES = (
         for name in ("nvinfer", "nvonnxparser", "nvinfer_plugin")
         for major in (10, 11)
     ),
-    *("libnvinfer_lean.so.11", "libtensorrt_rtx.so.1", "libtensorrt_onnxparser_rtx.so.1"),
+    *("libtensorrt_rtx.so.1", "libtensorrt_onnxparser_rtx.so.1"),
 )
 FUNCTIONS = (
     *(f"createInfer{name}_INTERNAL" for name in ("Builder", "Refitter", "Runtime")),

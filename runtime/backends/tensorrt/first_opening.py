@@ -34,7 +34,7 @@ def check(package: Package, engine: Engine, backend: TensorRTBackend, gpu: Devic
     """
     if REFERENCE not in package.manifest.files:
         return f"its outputs were not checked: the package has no {REFERENCE}"
-    # The library may be newer than the one that built the plan (`lean`), and the driver has kernels too.
+    # The driver has kernels too.
     here = hashlib.sha256(f"{backend.name} {cuda.driver().cuda}".encode()).hexdigest()[:8]
     path = package.cache() / "finite" / f"{engine_here(engine.record, gpu)}-{here}.txt"
     if path.exists():

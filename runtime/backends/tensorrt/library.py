@@ -2,10 +2,6 @@
 
 `rtx` is TensorRT-RTX (cards of the RTX family; builds engines without a GPU).  `tensorrt` is the classic
 library (data centre, Jetson), versions 10.0 to 11.4.  Both have the same Python API for the calls used here.
-
-`lean` is a small library that loads plans and cannot build them.  The plans come from the classic library,
-built version compatible (`trtexec --versionCompatible`).  This project builds none: such plans may be slower,
-and a device with the classic library can build its own.  To use such a plan, write `lean` into its sidecar.
 """
 
 from __future__ import annotations
@@ -21,11 +17,9 @@ from typing import Any, Protocol
 from runtime.errors import BackendUnavailable, InputError
 
 FLAVOURS = ("rtx", "tensorrt")
-"""Values of `EngineRecord.flavour` that nemu builds."""
-LOADABLE = (*FLAVOURS, "lean")
-"""All values of `EngineRecord.flavour` that nemu loads."""
+"""Values of `EngineRecord.flavour`."""
 
-_MODULES = {"rtx": "tensorrt_rtx", "tensorrt": "tensorrt", "lean": "tensorrt_lean"}
+_MODULES = {"rtx": "tensorrt_rtx", "tensorrt": "tensorrt"}
 _INSTALL = {
     "rtx": 'pip install "tensorrt-rtx>=1.7,<1.8"',
     "tensorrt": (
@@ -33,7 +27,6 @@ _INSTALL = {
         ' --system-site-packages; elsewhere pip install "tensorrt>=10,<12", whose libraries come from'
         " NVIDIA's own package index"
     ),
-    "lean": 'on a Jetson: sudo apt install python3-libnvinfer-lean; elsewhere pip install "tensorrt-lean<12"',
 }
 
 
@@ -80,13 +73,12 @@ def library(flavour: str) -> ModuleType:
     if flavour not in _MODULES:
         raise InputError(
             f"TensorRT flavour {flavour!r}",
-            expected="one of " + ", ".join(LOADABLE),
+            expected="one of " + ", ".join(FLAVOURS),
             cure="use rtx for RTX cards and for machines without a GPU, tensorrt for data centre and Jetson",
         )
     name = _MODULES[flavour]
     trt = _load(name, flavour)
-    networks = getattr(trt, "NetworkDefinitionCreationFlag", None)  # None in the lean library
-    if networks is not None and not hasattr(networks, "STRONGLY_TYPED"):
+    if not hasattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED"):
         raise BackendUnavailable(
             f"{name} {trt.__version__} has no strongly typed networks",
             expected="TensorRT 10.0 or newer (JetPack 6.1 or newer)",

@@ -10,7 +10,7 @@ from runtime.backends import cuda
 from runtime.backends.cuda.base import DeviceInfo
 from runtime.backends.tensorrt import first_opening
 from runtime.backends.tensorrt.backend import TensorRTBackend
-from runtime.backends.tensorrt.library import FLAVOURS, LOADABLE, validity, version
+from runtime.backends.tensorrt.library import FLAVOURS, validity, version
 from runtime.errors import BackendError, BackendUnavailable, EngineMismatch
 from runtime.package.folder import Engine, Package
 from runtime.package.manifest import EngineRecord
@@ -146,11 +146,10 @@ def misfit(record: EngineRecord, capability: str) -> str:
     Raises:
         BackendUnavailable: its library is not here.
     """
-    if record.flavour not in LOADABLE:
+    if record.flavour not in FLAVOURS:
         return f"built for {record.flavour}, which this version of nemu does not know"
     here = version(record.flavour)
-    newer = record.flavour == "lean" and _succeeds(here, record.version)
-    if here != record.version and not newer:
+    if here != record.version:
         return f"built for {record.flavour} {record.version}, this is {record.flavour} {here}"
     if record.compute_capability == "portable":
         # TensorRT-RTX compiles the rest of a portable plan on the GPU; Turing (7.5) needs a separate plan.
@@ -208,9 +207,3 @@ def _preference(engine: Engine) -> tuple[bool, bool, bool, str]:
 
 def _number(capability: str) -> tuple[int, ...]:
     return tuple(int(part) for part in capability.split("."))
-
-
-def _succeeds(here: str, built: str) -> bool:
-    """Whether a version-compatible plan runs here: on later releases, up to the next major version."""
-    present, past = _number(here), _number(built)
-    return past <= present and present[0] - past[0] <= 1

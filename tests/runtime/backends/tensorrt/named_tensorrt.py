@@ -44,7 +44,7 @@ def unknown(uses: Iterable[tuple[str, str]]) -> set[tuple[str, str]]:
 
 
 def flavour(label: str) -> str:
-    """`tensorrt`, `rtx` or `lean`."""
+    """`tensorrt` or `rtx`."""
     return label.partition("-")[0] if "-" in label else "tensorrt"
 
 
@@ -109,7 +109,7 @@ class Thing(metaclass=ClassOfClasses):
 
 
 class Library(ModuleType):
-    """The module `tensorrt`, `tensorrt_rtx` or `tensorrt_lean`, of the version with this label.
+    """The module `tensorrt` or `tensorrt_rtx`, of the version with this label.
 
     Args:
         answers: `Class.member` to a property's value, or to the function that is called.

@@ -69,36 +69,6 @@ def test_portable_engines_fit_newer_gpus(toy: Package, add: Add, versions: dict[
         assert tensorrt.select(toy, capability).path.name == "toy.engine"
 
 
-@pytest.mark.parametrize(
-    ("built", "here", "fits"),
-    [
-        ("10.13.3.9", "11.4.0.106", True),
-        ("11.4.0.106", "11.4.0.106", True),
-        ("10.3.0", "10.13.3.9", True),
-        ("11.4.0.106", "11.3.0", False),
-        ("9.3.0", "11.4.0.106", False),
-    ],
-)
-def test_version_compatible_plans_fit_newer_lean_libraries(
-    toy: Package, add: Add, versions: dict[str, str], built: str, here: str, fits: bool
-) -> None:
-    versions["lean"] = here
-    add(toy, "toy", flavour="lean", version=built)
-    if fits:
-        assert tensorrt.select(toy, "8.9").path.name == "toy.engine"
-    else:
-        with pytest.raises(EngineMismatch, match=f"built for lean {built}, this is lean {here}"):
-            tensorrt.select(toy, "8.9")
-
-
-def test_the_lean_library_is_loaded(open_toy: Callable, gpu: Gpu, monkeypatch: pytest.MonkeyPatch) -> None:
-    lean = fake_tensorrt(gpu, version="11.4.0.106")
-    lean.__name__ = "tensorrt_lean"
-    del lean.NetworkDefinitionCreationFlag  # it cannot build
-    monkeypatch.setitem(sys.modules, "tensorrt_lean", lean)
-    assert open_toy(flavour="lean", version="10.16.1.11").name == "tensorrt_lean 11.4.0.106"
-
-
 def test_open_engine_opens_one_given_engine(toy: Package, add: Add, gpu: Gpu) -> None:
     add(toy, "fits")
     add(toy, "other", compute_capability="8.7")

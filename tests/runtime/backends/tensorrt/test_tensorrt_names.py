@@ -34,8 +34,6 @@ from tests.runtime.backends.tensorrt.named_tensorrt import (
 from tests.runtime.fake_gpu import Gpu
 
 ROOT = Path(__file__).parents[4]
-NEVER_LEAN = [label for label in VERSIONS if flavour(label) != "lean"]
-"""Versions with a builder and a parser."""
 OUTPUTS = ("embedding", "mask")
 SHAPES = {"image": (1, 4, 6, 3), "toward": (-1, 3), "embedding": (1, 3), "mask": (1, 4, 6)}
 TYPES = {"image": "UINT8", "toward": "FLOAT", **dict.fromkeys(OUTPUTS, "FLOAT")}
@@ -140,7 +138,7 @@ def walk(toy: Package, add: Callable, gpu: Gpu, monkeypatch: pytest.MonkeyPatch)
                 for file in toy.path.glob("engines/*"):
                     file.unlink()
                 walked.run(label, toward=toward, capturable=capturable)
-        if label in NEVER_LEAN:
+        if label in VERSIONS:
             walked.build(label, parses=True)
             with pytest.raises(ExportError, match="parser refuses"):
                 walked.build(label, parses=False)
@@ -155,7 +153,7 @@ def test_every_version_has_the_names_used(walk: Callable[[str], set], label: str
     assert not unknown(used)
     assert {("Runtime", "deserialize_cuda_engine"), ("IExecutionContext", "execute_async_v3")} <= used
     building = {("OnnxParser", "parse_from_file"), ("ParserError", "node_operator"), ("LayerType", "EINSUM")}
-    assert (building <= used) is (label in NEVER_LEAN)
+    assert (building <= used) is (label in VERSIONS)
 
 
 def names_in(text: str) -> set[str]:
@@ -189,7 +187,6 @@ def test_every_name_in_the_sources_is_reached(walk: Callable[[str], set]) -> Non
         ("10.3", lambda trt: trt.MemoryPoolType.WORK_SPACE, "MemoryPoolType.WORK_SPACE"),
         ("11.4", lambda trt: trt.BuilderFlag.FP16, "BuilderFlag.FP16"),
         ("rtx-1.7", lambda trt: trt.BuilderFlag.FP16, "BuilderFlag.FP16"),
-        ("lean-11.4", lambda trt: trt.Builder(None), "module.Builder"),
         ("10.3", lambda trt: trt.Runtime(None).get_engine_validity(b""), "Runtime.get_engine_validity"),
         ("11.4", lambda trt: trt.Runtime(None).deserialize_cuda_engine(b"").nme, "ICudaEngine.nme"),
         ("11.4", lambda trt: getattr(trt.LayerType, "CONVOLUTIONS"), "LayerType.CONVOLUTIONS"),  # noqa: B009
