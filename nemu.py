@@ -26,6 +26,9 @@ _COMMANDS = {
 }
 _EXTRAS = {"train": "train", "build": "export", "convert": "export"}
 _TRAIN = ("torch", "torchvision", "timm", "lightning", "safetensors", "onnxscript")
+_MISSING = """error: nemu {command} needs {name}, which is not installed
+  expected: the packages of the extra `{extra}`
+  cure: in the folder of this project: pip install ".[{extra}]\""""
 _USAGE = "usage: nemu COMMAND ...   (nemu COMMAND --help)\n\n" + "\n".join(
     f"  {name:10}{text}" for name, text in _COMMANDS.items()
 )
@@ -68,12 +71,7 @@ def main(argv: list[str] | None = None) -> int:
         extra = "train" if error.name in _TRAIN else _EXTRAS.get(arguments[0])
         if extra is None or (error.name or "").partition(".")[0] in ("runtime", "train", "export"):
             raise
-        print(
-            f"error: nemu {arguments[0]} needs {error.name}, which is not installed\n"
-            f"  expected: the packages of the extra `{extra}`\n"
-            f'  cure: in the folder of this project: pip install ".[{extra}]"',
-            file=sys.stderr,
-        )
+        print(_MISSING.format(command=arguments[0], name=error.name, extra=extra), file=sys.stderr)
         return 1
 
 

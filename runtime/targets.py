@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any, Union
 
 import numpy as np
@@ -35,19 +36,17 @@ def target_vectors(
         InputError: another number, dtype, dimension or id, a value that is not finite, or an image that
             cannot be used.
     """
+    vector = partial(_vector, embed=embed, embedding_id=embedding_id, dimension=dimension)
     several = isinstance(toward, (list, tuple)) or (_is_float(toward) and toward.ndim == 2)
     if not several:
-        one = _vector(toward, embed=embed, embedding_id=embedding_id, dimension=dimension)
-        return np.repeat(one[None], n or 1, axis=0)
+        return np.repeat(vector(toward)[None], n or 1, axis=0)
     if n is None or len(toward) != n:
         raise InputError(
             f"{len(toward)} targets for {n or 1} image{'s' * (n not in (None, 1))}",
             expected="one target for all of them" + ", or one for each in the same order" * (n is not None),
             cure="give a list of as many targets as images, or a single one",
         )
-    return np.stack(
-        [_vector(one, embed=embed, embedding_id=embedding_id, dimension=dimension) for one in toward]
-    )
+    return np.stack([vector(one) for one in toward])
 
 
 def _vector(

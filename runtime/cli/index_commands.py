@@ -88,14 +88,17 @@ def search(arguments: argparse.Namespace) -> int:
             file=sys.stderr,
         )
     lines = [
-        f"{hit['rank']:2}  {hit['similarity']:.3f}  {hit['name']}"
-        + ("" if hit["picture"] == "there" else f"  ({hit['picture']})")
-        for hit in found["hits"]
+        *(_line(hit) for hit in found["hits"]),
+        f"masks: {found['masks']}",
+        f"next: look at the images in {arguments.out}; the numbers are in {RECORD}",
     ]
-    lines.append(f"masks: {found['masks']}")
-    lines.append(f"next: look at the images in {arguments.out}; the numbers are in {RECORD}")
     answer(arguments, found, "\n".join(lines))
     return 0
+
+
+def _line(hit: dict[str, Any]) -> str:
+    state = "" if hit["picture"] == "there" else f"  ({hit['picture']})"
+    return f"{hit['rank']:2}  {hit['similarity']:.3f}  {hit['name']}{state}"
 
 
 def canary(arguments: argparse.Namespace) -> int:

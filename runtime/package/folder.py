@@ -142,13 +142,12 @@ class Package:
             plans = set(folder.glob("*.engine"))
             for plan in sorted(plans | {p.with_suffix("") for p in folder.glob("*.engine.json")}):
                 sidecar = plan.with_name(plan.name + ".json")
-                for half in (plan, sidecar):
-                    if not half.is_file():
-                        raise IntegrityError(
-                            f"{half} is missing",
-                            expected="every engine beside its sidecar NAME.engine.json",
-                            cure=f"delete the other half and build again: {self.build_command()}",
-                        )
+                if missing := [half for half in (plan, sidecar) if not half.is_file()]:
+                    raise IntegrityError(
+                        f"{missing[0]} is missing",
+                        expected="every engine beside its sidecar NAME.engine.json",
+                        cure=f"delete the other half and build again: {self.build_command()}",
+                    )
                 text = sidecar.read_text(errors="replace")
                 record = EngineRecord.from_json(text, source=str(sidecar))
                 if record.package != self.hash:
