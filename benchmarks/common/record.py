@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import functools
 import json
 import os
@@ -9,7 +10,7 @@ import platform
 import shlex
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, ParamSpec
@@ -41,6 +42,30 @@ def exits(main: Callable[P, int]) -> Callable[P, int]:
             return error.exit_code
 
     return wrapped
+
+
+def command(name: str, doc: str | None) -> argparse.ArgumentParser:
+    """The parser of `python -m benchmarks.NAME`, with the first line of its docstring and `--json`."""
+    p = argparse.ArgumentParser(
+        prog=f"python -m benchmarks.{name}", description=(doc or "").partition("\n")[0]
+    )
+    p.add_argument("--json", type=Path, required=True)
+    return p
+
+
+def lines(rows: Iterable[Mapping[str, Any]]) -> str:
+    """Rows for the terminal, a line each."""
+    return "\n".join(
+        "  ".join(f"{k} {v:.4f}" if isinstance(v, float) else f"{k} {v}" for k, v in row.items())
+        for row in rows
+    )
+
+
+def finish(path: Path, rows: list[dict[str, Any]], **more: Any) -> int:
+    """Print the rows of a result and write it with `meta`; returns 0."""
+    print(lines(rows))
+    write(path, {"meta": meta(), "rows": rows, **more})
+    return 0
 
 
 def meta() -> dict[str, Any]:

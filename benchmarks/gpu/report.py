@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.common.energy import joules_per_call, no_energy
 from benchmarks.common.interleave import FEWEST_PAIRS, Call, Clock, interleave, ratio
+from benchmarks.common.nvml import joules_per_call, no_energy
 from benchmarks.common.record import device_name, meta, write
 from benchmarks.gpu.steps import STARTED
 

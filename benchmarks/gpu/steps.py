@@ -139,7 +139,7 @@ def _training(plan: Plan) -> Step:
         name="training", file="training", seconds=100, gpu=False, needs=_TRAIN,
         budget=0 if plan.options.dry else 2 / 3,
         command=(
-            *("benchmarks.training.run", "--json", _PATH, *_model(plan)),
+            *("benchmarks.training", "--json", _PATH, *_model(plan)),
             *("--batch-size", str(batch), "--steps", steps, "--rounds", rounds),
         ),
     )  # fmt: skip

@@ -11,7 +11,6 @@ under --work; a second run goes on where the first one stopped.
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import sys
@@ -23,14 +22,12 @@ import numpy as np
 
 from benchmarks.common.interleave import FEWEST_PAIRS, interleave, latency_row
 from benchmarks.common.onnx_sessions import encoder_graph, fused_graph, random_encoder, run, session
-from benchmarks.common.record import meta, write
-from benchmarks.quality.explainers import encoder_of, explainer, settings, slug
+from benchmarks.common.record import command, exits, meta, write
+from benchmarks.quality.explainers import encoder_of, explainer, settings, slug, subject
 from benchmarks.quality.planted import encoders
 from benchmarks.quality.run import STEPS, WORK
-from benchmarks.quality.scenes import subject
 from benchmarks.quality.scoring import Row, maps_of, measured
 from benchmarks.quality.settings import DECODERS
-from runtime.errors import NemuError
 
 AUTHORS = "unet"
 REPEATED = ("lateral", AUTHORS)
@@ -135,10 +132,10 @@ def trainings(names: list[str], decoders: list[str], seeds: list[int]) -> Iterat
                 yield encoder, decoder, seed
 
 
+@exits
 def main() -> int:
     """Returns 0, or 1 with a message."""
-    p = argparse.ArgumentParser(prog="python -m benchmarks.frontier", description=__doc__.partition("\n")[0])
-    p.add_argument("--json", type=Path, required=True)
+    p = command("frontier", __doc__)
     p.add_argument("--encoders", nargs="+", default=["digits", "patch"], choices=list(encoders.ENCODERS))
     p.add_argument("--decoders", nargs="+", default=list(DECODERS), choices=list(DECODERS))
     p.add_argument(
@@ -151,14 +148,8 @@ def main() -> int:
     o = p.parse_args()
     decoders = list(dict.fromkeys([*o.decoders, AUTHORS]))
     result: dict[str, Any] = {"meta": meta(), "rows": [], "scores": [], "comparisons": []}
-    try:
-        for encoder, decoder, seed in trainings(o.encoders, decoders, o.seeds):
-            result["scores"] += [
-                scores(o.work, encoder, decoder, seed, kind, steps=o.steps) for kind in KINDS
-            ]
-    except NemuError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
+    for encoder, decoder, seed in trainings(o.encoders, decoders, o.seeds):
+        result["scores"] += [scores(o.work, encoder, decoder, seed, kind, steps=o.steps) for kind in KINDS]
     for encoder in o.encoders:
         for kind in KINDS:
             alike = [r for r in result["scores"] if (r["encoder"], r["kind"]) == (encoder, kind)]

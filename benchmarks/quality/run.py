@@ -10,30 +10,27 @@ Rows are kept under --work as they are finished; a second run goes on where the 
 
 from __future__ import annotations
 
-import argparse
 import functools
 import hashlib
 import json
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
-from benchmarks.common.record import meta, write
+from benchmarks.common.record import command, exits, meta, write
 from benchmarks.common.timing import TIMED_SEED, seconds_per_image
 from benchmarks.quality.baselines import BASELINES
-from benchmarks.quality.explainers import encoder_of, explainer, settings, slug
+from benchmarks.quality.explainers import encoder_of, explainer, settings, slug, subject
 from benchmarks.quality.metrics.robustness import randomised_copies
 from benchmarks.quality.needed import CELL, COARSE, needed
 from benchmarks.quality.planted import encoders
 from benchmarks.quality.planted.world import KINDS
-from benchmarks.quality.scenes import subject
 from benchmarks.quality.scoring import ORDER_ONLY, Counts, Row, score
 from benchmarks.quality.settings import ABLATION, METHODS, SETTINGS, seeds_of
-from runtime.errors import NemuError
 
 WORK = Path("benchmarks/out")
 STEPS = 300
@@ -72,15 +69,7 @@ class Options:
 
 def few(full: Counts) -> Counts:
     """Enough to see that everything runs."""
-    return replace(
-        full,
-        images=min(full.images, 4),
-        faithfulness=min(full.faithfulness, 2),
-        sensitivity=min(full.sensitivity, 1),
-        draws=min(full.draws, 2),
-        mprt=min(full.mprt, 3),
-        copies=min(full.copies, 2),
-    )
+    return full.at_most(images=4, faithfulness=2, sensitivity=1, draws=2, mprt=3, copies=2)
 
 
 def rows(options: Options) -> list[Row]:
@@ -93,12 +82,7 @@ def rows(options: Options) -> list[Row]:
         for kind in options.kinds
         if kind == "standard" or method not in COUNTS
     ]
-    done = []
-    bar = tqdm(jobs, desc="quality")
-    for encoder, method, seed, kind in bar:
-        bar.set_postfix_str(f"{encoder} {method} {seed} {kind}")
-        done.append(_row(options, encoder, method, seed, kind))
-    return done
+    return [_row(options, *job) for job in tqdm(jobs, desc="quality")]
 
 
 def _row(options: Options, name: str, method: str, seed: int, kind: str) -> Row:
@@ -184,10 +168,10 @@ def timed(options: Options, done: list[Row]) -> None:
         row |= measured[name, method]
 
 
+@exits
 def main() -> int:
     """Returns 0, or 1 with a message."""
-    p = argparse.ArgumentParser(prog="python -m benchmarks.quality", description=__doc__.partition("\n")[0])
-    p.add_argument("--json", type=Path, required=True)
+    p = command("quality", __doc__)
     p.add_argument("--encoders", nargs="+", default=list(METHODS), choices=list(METHODS))
     p.add_argument("--methods", nargs="+", help="`ablation`, or names; default: METHODS of settings.py")
     p.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], help="training seeds of the maskers")
@@ -208,13 +192,9 @@ def main() -> int:
         work=o.work,
         quick=o.quick,
     )
-    try:
-        done = rows(options)
-        if not o.no_timing:
-            timed(options, done)
-    except NemuError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
+    done = rows(options)
+    if not o.no_timing:
+        timed(options, done)
     ran = {row["method"] for row in done}
     chosen = {
         **{name: list(given) for name, given in SETTINGS.items() if name in ran},
