@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import functools
+import hashlib
 import json
 import os
 import platform
@@ -44,12 +45,17 @@ def exits(main: Callable[P, int]) -> Callable[P, int]:
     return wrapped
 
 
-def command(name: str, doc: str | None) -> argparse.ArgumentParser:
-    """The parser of `python -m benchmarks.NAME`, with the first line of its docstring and `--json`."""
+def command(name: str, doc: str | None, *, json: bool = True) -> argparse.ArgumentParser:
+    """The parser of `python -m benchmarks.NAME`, with the first line of its docstring.
+
+    Args:
+        json: whether it must be given `--json`.
+    """
     p = argparse.ArgumentParser(
         prog=f"python -m benchmarks.{name}", description=(doc or "").partition("\n")[0]
     )
-    p.add_argument("--json", type=Path, required=True)
+    if json:
+        p.add_argument("--json", type=Path, required=True)
     return p
 
 
@@ -97,6 +103,20 @@ def write(path: Path, content: dict[str, Any]) -> None:
     """Write JSON, whole or not at all."""
     with atomic_file(path) as temporary:
         temporary.write_text(json.dumps(content, indent=2) + "\n")
+
+
+def kept(folder: Path, name: str, key: Any, compute: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """A row that is read from FOLDER/NAME-DIGEST.json, or computed and written there.
+
+    Args:
+        key: everything that the row depends on; the digest is of it.
+    """
+    digest = hashlib.sha256(json.dumps(key).encode()).hexdigest()[:8]
+    path = folder / f"{name}-{digest}.json"
+    if not path.exists():
+        write(path, {"key": key, "row": compute()})
+    row: dict[str, Any] = json.loads(path.read_text())["row"]
+    return row
 
 
 def write_compact(path: Path, content: dict[str, Any]) -> None:

@@ -57,7 +57,7 @@ class Step:
     needs: tuple[str, ...] = ()
     """Modules that it needs."""
     builds: tuple[tuple[str, str], ...] = ()
-    """Flavour and form of the engines that are built before it, see `gpu_package.build_command`."""
+    """Flavour and form of the engines that are built before it, see `gpu.package.build_command`."""
 
     def missing(self, plan: Plan) -> str:
         """Why it cannot run here; empty if it can."""

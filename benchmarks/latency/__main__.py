@@ -92,15 +92,9 @@ class Latency:
         slow = times[f"torch/fp32/{AUTHORS_WAY}"]
         for (backend, precision, variant), column in zip(rows, times.values(), strict=True):
             gain = ratio(slow, column) if len(column) >= FEWEST_PAIRS else None
-            self._row(
-                column,
-                backend=backend,
-                precision=precision,
-                variant=variant,
-                group="peers",
-                faster_than_authors_way=gain and gain.value,
-                faster_ci=gain and [gain.low, gain.high],
-            )
+            row: Row = {"backend": backend, "precision": precision, "variant": variant, "group": "peers"}
+            row |= {"faster_than_authors_way": gain and gain.value}
+            self._row(column, **row, faster_ci=gain and [gain.low, gain.high])
         relax = np.array([relax_milliseconds(encoder, images)])
         self._row(
             relax, backend="torch", precision="fp32", variant="relax", group="relax", scaled_from=1 / 30

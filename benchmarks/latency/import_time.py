@@ -8,8 +8,8 @@ from __future__ import annotations
 import statistics
 import subprocess
 import sys
-import time
 
+from benchmarks.common.interleave import wall_clock
 from benchmarks.common.record import command, finish
 
 STATEMENTS = {
@@ -23,9 +23,7 @@ STATEMENTS = {
 
 def seconds(statement: str) -> float:
     """Wall time of an interpreter that runs one statement."""
-    began = time.perf_counter()
-    subprocess.run([sys.executable, "-c", statement], check=True)
-    return time.perf_counter() - began
+    return wall_clock(lambda: subprocess.run([sys.executable, "-c", statement], check=True)) / 1e3
 
 
 def main() -> None:

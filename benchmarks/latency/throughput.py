@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.common.interleave import ratio
+from benchmarks.common.interleave import ratio, wall_clock
 from benchmarks.common.record import command, finish
 from runtime.backends.base import Backend
 from runtime.bulk.images import explain_images
@@ -109,12 +109,7 @@ def _bare(explainer: Explainer, runs: int) -> float:
     backend: Backend = explainer.backend
     geometry = Geometry.from_record(explainer.manifest.input)
     image = geometry.fit(next(_frames()))[0][None]
-    times = []
-    for _ in range(runs):
-        began = time.perf_counter()
-        backend.run(image)
-        times.append(time.perf_counter() - began)
-    return statistics.median(times)
+    return statistics.median(wall_clock(lambda: backend.run(image)) for _ in range(runs)) / 1e3
 
 
 def _frames() -> Iterator[np.ndarray]:

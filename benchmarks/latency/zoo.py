@@ -8,14 +8,13 @@ masker is trained for two steps.
 
 from __future__ import annotations
 
-import argparse
 import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
 from benchmarks.common.onnx_sessions import random_weights
-from benchmarks.common.record import lines, meta, write
+from benchmarks.common.record import command, lines, meta, write
 from benchmarks.quality.maskers import train_masker
 from export.build_engine import main as build
 from export.images import PHOTOGRAPHS
@@ -78,7 +77,7 @@ def run(name: str, out: Path, scratch: Path) -> dict[str, Any]:
 
 def main() -> int:
     """Returns 0 if every encoder went through."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.zoo", description=__doc__.partition("\n")[0])
+    parser = command("zoo", __doc__, json=False)
     parser.add_argument("encoders", nargs="*", default=ENCODERS)
     parser.add_argument("--out", type=Path, required=True, help="folder for the packages")
     parser.add_argument("--json", type=Path)

@@ -11,7 +11,6 @@ Rows are kept under --work as they are finished; a second run goes on where the 
 from __future__ import annotations
 
 import functools
-import hashlib
 import json
 import sys
 from collections.abc import Mapping, Sequence
@@ -21,7 +20,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from benchmarks.common.record import command, exits, meta, write
+from benchmarks.common.record import command, exits, kept, meta, write
 from benchmarks.common.timing import TIMED_SEED, seconds_per_image
 from benchmarks.quality.baselines import BASELINES
 from benchmarks.quality.explainers import encoder_of, explainer, settings, slug, subject
@@ -94,37 +93,35 @@ def _row(options: Options, name: str, method: str, seed: int, kind: str) -> Row:
         "settings": settings(options.work, name, method, seed=seed, steps=options.steps),
         "counts": asdict(counts),
     }
-    digest = hashlib.sha256(json.dumps(key).encode()).hexdigest()[:8]
-    kept = options.work / "rows" / f"{slug(name, method, str(seed), kind, digest)}.json"
-    if kept.exists():
-        return json.loads(kept.read_text())["row"]
     truth = encoders.ENCODERS[name].truth
-    explain, trained = explainer(
-        options.work, name, method, seed=seed, steps=options.steps, quick=options.quick
-    )
-    figures = score(
-        subject(encoder, truth, kind=kind, scenes=counts.images),
-        explain,
-        counts=counts,
-        is_mask=method in SETTINGS and method != "ranking",
-        randomised=randomised_copies(encoder),
-        seed=seed,
-    )
-    if method == "ranking":
-        figures |= dict.fromkeys(ORDER_ONLY)
-    row = {**who, "objective": None, "truth": "+".join(truth), "train_seconds": None, **trained, **figures}
-    write(kept, {"key": key, "row": row})
-    return row
+
+    def compute() -> Row:
+        explain, trained = explainer(
+            options.work, name, method, seed=seed, steps=options.steps, quick=options.quick
+        )
+        figures = score(
+            subject(encoder, truth, kind=kind, scenes=counts.images),
+            explain,
+            counts=counts,
+            is_mask=method in SETTINGS and method != "ranking",
+            randomised=randomised_copies(encoder),
+            seed=seed,
+        )
+        if method == "ranking":
+            figures |= dict.fromkeys(ORDER_ONLY)
+        unknown = {"objective": None, "truth": "+".join(truth), "train_seconds": None}
+        return {**who, **unknown, **trained, **figures}
+
+    return kept(options.work / "rows", slug(name, method, str(seed), kind), key, compute)
 
 
 def facts(options: Options, name: str) -> Row:
     """What is known of an encoder: its truth, its evidence by intervention, and how much it needs."""
-    folder = options.work / "encoders"
-    record = json.loads((folder / f"{name}.json").read_text())
+    record = json.loads((options.work / "encoders" / f"{name}.json").read_text())
     encoder = encoder_of(name, options.work)
     scenes, cell = (1, COARSE) if options.quick else (NEEDED_SCENES, CELL)
-    kept = options.work / "rows" / f"{name}-needed-{scenes}-{encoder.record.fingerprint[:8]}.json"
-    if not kept.exists():
+
+    def compute() -> Row:
         seen = subject(encoder, encoders.ENCODERS[name].truth, kind="standard", scenes=scenes)
         left = [
             needed(seen.embed, x, fill, centre=seen.centre, cell=cell).numpy()
@@ -135,19 +132,19 @@ def facts(options: Options, name: str) -> Row:
             for area, region in zip(left, seen.regions, strict=True)
             if area.any() and region.any()
         ]
-        row = {
+        return {
             "needed_area": float(np.mean(left)),
             "needed_inside_region": float(np.mean(shares)) if len(shares) == scenes else None,
             "region_area": float(seen.regions.mean()) or None,
             "needed_scenes": scenes,
         }
-        write(kept, {"row": row})
-    names = ("truth", "steps", "seed", "train_seconds", "test_accuracy", "evidence")
+
+    fingerprint = encoder.record.fingerprint
     return {
-        **{n: record[n] for n in names},
-        "fingerprint": encoder.record.fingerprint,
+        **{n: record[n] for n in ("truth", "steps", "seed", "train_seconds", "test_accuracy", "evidence")},
+        "fingerprint": fingerprint,
         "command": f"python -m benchmarks.encoders {name}",
-        **json.loads(kept.read_text())["row"],
+        **kept(options.work / "rows", slug(name, "needed"), [fingerprint, scenes, cell], compute),
     }
 
 

@@ -72,7 +72,8 @@ class Workload:
 
 def main(argv: list[str] | None = None) -> int:
     """Measure, print and write."""
-    p = command("training", __doc__)
+    p = command("training", __doc__, json=False)
+    p.add_argument("--json", type=Path, required=True)
     p.add_argument("--model", default="resnet50", help="timm model")
     p.add_argument("--image-size", type=int, default=224)
     p.add_argument("--batch-size", type=int, default=4)

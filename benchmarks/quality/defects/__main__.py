@@ -16,7 +16,6 @@ repository.
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -26,7 +25,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 from tqdm import tqdm
 
-from benchmarks.common.record import exits
+from benchmarks.common.record import command, exits
 from runtime.atomic import atomic_folder
 from runtime.media.encode import save_png
 
@@ -223,7 +222,7 @@ def _painted(layer: Layer, where: np.ndarray, colour: np.ndarray, opacity: float
 @exits
 def main(argv: list[str] | None = None) -> int:
     """Returns 0, or 1 with a message."""
-    p = argparse.ArgumentParser(prog="python -m benchmarks.defects", description=__doc__.partition("\n")[0])
+    p = command("defects", __doc__, json=False)
     p.add_argument(
         "debs", type=Path, help="the unpacked packages, see benchmarks.quality.natural.natural_data"
     )

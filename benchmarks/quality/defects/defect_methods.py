@@ -170,7 +170,8 @@ def _name(package: Package) -> str:
 @exits
 def main(argv: list[str] | None = None) -> int:
     """Returns 0, or 1 with a message; the file is written after every product."""
-    p = command("defect_methods", __doc__)
+    p = command("defect_methods", __doc__, json=False)
+    p.add_argument("--json", type=Path, required=True)
     p.add_argument("defects", type=Path, nargs="+", help="folders of python -m benchmarks.defects")
     p.add_argument("--packages", type=Path, nargs="+", required=True)
     p.add_argument("--methods", nargs="*", choices=METHODS, default=list(METHODS))

@@ -36,7 +36,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from benchmarks.common.record import exits, meta, write_compact
+from benchmarks.common.record import command, exits, meta, write_compact
 from benchmarks.quality.natural.jobs import (
     CHEAP,
     PARTS,
@@ -122,7 +122,7 @@ def _there(options: Options, job: Job) -> dict[str, Any]:
 
 def parsed() -> argparse.Namespace:
     """The command line."""
-    p = argparse.ArgumentParser(prog="python -m benchmarks.natural", description=__doc__.partition("\n")[0])
+    p = command("natural", __doc__, json=False)
     p.add_argument("--data", type=Path, required=True, help="what python -m benchmarks.natural_data made")
     p.add_argument("--work", type=Path, required=True, help="maskers and finished results")
     p.add_argument(

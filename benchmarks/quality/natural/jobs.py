@@ -195,7 +195,7 @@ def _robustness(options: Options, job: Job) -> Row:
 
 
 def _timing(options: Options, job: Job) -> Row:
-    """With a seed that scoring does not use, so that no run of RELAX is remembered."""
+    """Seconds an image, with a seed that scoring does not use: no remembered run of RELAX is timed."""
     seed = job.seed if job.method in OWN else TIMED_SEED + list(OTHERS).index(job.method)
     explain, _ = _explainer(options, replace(job, seed=seed))
     seen = subject_of(options.source, job.encoder, options.images)

@@ -18,7 +18,6 @@ and neither is a masker that was trained on them.
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -28,7 +27,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from benchmarks.common.record import exits
+from benchmarks.common.record import command, exits
 from benchmarks.quality.natural.licences import IN_PYTHON_PACKAGES, licence
 from benchmarks.quality.natural.subject import CHANGES, MASKS, PLAIN, SWAPS, TEST, TRAIN
 from demo.photographs import paste
@@ -244,9 +243,7 @@ def _pick(pictures: Sequence[Picture], rng: np.random.Generator) -> Picture:
 @exits
 def main() -> int:
     """Returns 0, or 1 with a message."""
-    p = argparse.ArgumentParser(
-        prog="python -m benchmarks.natural_data", description=__doc__.partition("\n")[0]
-    )
+    p = command("natural_data", __doc__, json=False)
     p.add_argument("debs", type=Path, help="folder into which the Debian packages are unpacked")
     p.add_argument("--out", type=Path, required=True, help="a folder that is not there yet")
     o = p.parse_args()

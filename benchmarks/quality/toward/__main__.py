@@ -35,7 +35,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from benchmarks.common.record import exits, meta, write_compact
+from benchmarks.common.record import command, exits, meta, write_compact
 from benchmarks.quality.natural.subject import SIZE, Source, digest, encoder_of, weights_of
 from benchmarks.quality.toward.jobs import (
     OURS,
@@ -192,7 +192,7 @@ def options_of(o: argparse.Namespace) -> Options:
 
 def parsed() -> argparse.Namespace:
     """The command line."""
-    p = argparse.ArgumentParser(prog="python -m benchmarks.toward", description=__doc__.partition("\n")[0])
+    p = command("toward", __doc__, json=False)
     p.add_argument("--data", type=Path, required=True, help="what python -m benchmarks.natural_data made")
     p.add_argument("--work", type=Path, required=True, help="finished results, planted encoders and maskers")
     p.add_argument("--encoder-weights", nargs="+", required=True, metavar="NAME=FILE", help="timm name, file")
