@@ -9,6 +9,8 @@ from __future__ import annotations
 import ctypes
 import os
 
+from benchmarks.common.interleave import Call
+
 LIBRARY = "libnvidia-ml.so.1"
 _NOT_AVAILABLE = 2**64 - 1
 _PROCESSES = 64
@@ -81,3 +83,32 @@ class Nvml:
         if error:
             self._library.nvmlErrorString.restype = ctypes.c_char_p
             raise NoNvml(f"{name}: {self._library.nvmlErrorString(error).decode()}")
+
+
+def joules_per_call(call: Call, *, calls: int, device: int = 0, finish: Call | None = None) -> float | None:
+    """Mean energy of the whole GPU over back-to-back calls, idle power included; None where NVML has none.
+
+    Args:
+        finish: waits until everything that was called is done, where a call does not.
+
+    Not run on a GPU yet.
+    """
+    try:
+        meter = Nvml(device)
+        before = meter.joules()
+        for _ in range(calls):
+            call()
+        if finish is not None:
+            finish()
+        return (meter.joules() - before) / calls
+    except NoNvml:
+        return None
+
+
+def no_energy(device: int = 0) -> str:
+    """Why `joules_per_call` gives None here; empty if it does not."""
+    try:
+        Nvml(device).joules()
+    except NoNvml as error:
+        return str(error)
+    return ""

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import argparse
 import functools
+import hashlib
 import json
 import os
 import platform
 import shlex
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, ParamSpec
@@ -43,6 +45,35 @@ def exits(main: Callable[P, int]) -> Callable[P, int]:
     return wrapped
 
 
+def command(name: str, doc: str | None, *, json: bool = True) -> argparse.ArgumentParser:
+    """The parser of `python -m benchmarks.NAME`, with the first line of its docstring.
+
+    Args:
+        json: whether it must be given `--json`.
+    """
+    p = argparse.ArgumentParser(
+        prog=f"python -m benchmarks.{name}", description=(doc or "").partition("\n")[0]
+    )
+    if json:
+        p.add_argument("--json", type=Path, required=True)
+    return p
+
+
+def lines(rows: Iterable[Mapping[str, Any]]) -> str:
+    """Rows for the terminal, a line each."""
+    return "\n".join(
+        "  ".join(f"{k} {v:.4f}" if isinstance(v, float) else f"{k} {v}" for k, v in row.items())
+        for row in rows
+    )
+
+
+def finish(path: Path, rows: list[dict[str, Any]], **more: Any) -> int:
+    """Print the rows of a result and write it with `meta`; returns 0."""
+    print(lines(rows))
+    write(path, {"meta": meta(), "rows": rows, **more})
+    return 0
+
+
 def meta() -> dict[str, Any]:
     """Versions, device, commit and command of this process, or `$COMMAND` if that is set."""
     return {
@@ -72,6 +103,20 @@ def write(path: Path, content: dict[str, Any]) -> None:
     """Write JSON, whole or not at all."""
     with atomic_file(path) as temporary:
         temporary.write_text(json.dumps(content, indent=2) + "\n")
+
+
+def kept(folder: Path, name: str, key: Any, compute: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """A row that is read from FOLDER/NAME-DIGEST.json, or computed and written there.
+
+    Args:
+        key: everything that the row depends on; the digest is of it.
+    """
+    digest = hashlib.sha256(json.dumps(key).encode()).hexdigest()[:8]
+    path = folder / f"{name}-{digest}.json"
+    if not path.exists():
+        write(path, {"key": key, "row": compute()})
+    row: dict[str, Any] = json.loads(path.read_text())["row"]
+    return row
 
 
 def write_compact(path: Path, content: dict[str, Any]) -> None:

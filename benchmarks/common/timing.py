@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import statistics
-import time
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from benchmarks.common.interleave import wall_clock
 
 TIMED_SEED = 1000
 """Baselines are timed with seeds of their own, so that no run of RELAX is remembered."""
@@ -24,9 +25,7 @@ def seconds_per_image(
     """
 
     def clock(part: Tensor) -> float:
-        began = time.perf_counter()
-        explain(part)
-        return time.perf_counter() - began
+        return wall_clock(lambda: explain(part)) / 1e3
 
     threads = {"threads": torch.get_num_threads()}
     if slow:

@@ -1,4 +1,4 @@
-"""Tools for the checks of `gpu_cuda`: backends over the stand-in engine, images on the GPU, memory in use."""
+"""Tools for the checks of `gpu.cuda`: backends over the stand-in engine, images on the GPU, memory in use."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ class Bench:
 
     @contextmanager
     def backend(self, *, spin: int = 0, fault: str = "", rtx: bool = False) -> Iterator[TensorRTBackend]:
-        """The runtime's own backend over the stand-in engine; arguments as of `gpu_stand_in.stand_in`."""
+        """The runtime's own backend over the stand-in engine; arguments as of `gpu.stand_in.stand_in`."""
         key, side, most = (spin, fault, rtx), self.effort.side, self.effort.most
         if key not in self._stand_ins:
             self._stand_ins[key] = stand_in(self.kernels, most=most, spin=spin, fault=fault, rtx=rtx)

@@ -1,4 +1,4 @@
-"""The checks of `gpu_cuda`: each takes a `Bench` and returns figures or raises.  Cheap ones come first."""
+"""The checks of `gpu.cuda`: each takes a `Bench` and returns figures or raises.  Cheap ones come first."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The checks of `gpu_cuda` for images on the GPU: order of streams, lifetime of outputs, torch, CuPy."""
+"""The checks of `gpu.cuda` for images on the GPU: order of streams, lifetime of outputs, torch, CuPy."""
 
 from __future__ import annotations
 

@@ -2,7 +2,7 @@
 
 `encoder` is the engine that `nemu build --embedding-only` makes of the same graph and weights; `toward`, if
 the package takes targets, is the engine with two inputs.  They are timed in turns on one stream, as PyTorch's
-modules are in `gpu_latency`; `ratio_to_encoder` is the cost of the mask.  torch is not imported, so this runs
+modules are in `gpu.latency`; `ratio_to_encoder` is the cost of the mask.  torch is not imported, so this runs
 on a Jetson.
 """
 
@@ -65,7 +65,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def fitting(package: Package, flavour: str, gpu: cuda.DeviceInfo) -> dict[str, Engine]:
-    """The engines of a flavour that fit this GPU, by form (`gpu_package.FORMS`).
+    """The engines of a flavour that fit this GPU, by form (`gpu.package.FORMS`).
 
     Raises:
         BackendUnavailable: the flavour's library is not installed.
@@ -143,7 +143,7 @@ def _launches(report: Report, lanes: dict[str, GraphLane], batch: int) -> tuple[
 
 
 def events(stream: Stream) -> tuple[Callable[[], Any], Callable[[Any, Any], float]]:
-    """`mark` and `between` for `gpu_report.device_clock`, by CUDA events on a stream."""
+    """`mark` and `between` for `gpu.report.device_clock`, by CUDA events on a stream."""
 
     def mark() -> Any:
         event = driver_call("cuEventCreate", 0)

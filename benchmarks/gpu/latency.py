@@ -1,8 +1,8 @@
 """Time the encoder with and without a mask in PyTorch: as a CUDA graph, eager, and by torch.compile.
 
-The variants are those of `benchmarks.latency.run`: `fused` has our decoder, `authors_decoder` has theirs, and
-`authors_way` runs the encoder twice, as their code does.  They are timed in turns in one process, on random
-images, after a warm-up, by `gpu_report.device_clock`.  On a CPU only eager is timed, by the host's clock.
+`fused` has our decoder, `authors_decoder` has theirs, and `authors_way` runs the encoder twice, as their
+code does.  They are timed in turns in one process, on random images,
+after a warm-up, by `report.device_clock`.  On a CPU only eager is timed, by the host's clock.
 """
 
 from __future__ import annotations

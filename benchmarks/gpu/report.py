@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.common.energy import joules_per_call, no_energy
 from benchmarks.common.interleave import FEWEST_PAIRS, Call, Clock, interleave, ratio
+from benchmarks.common.nvml import joules_per_call, no_energy
 from benchmarks.common.record import device_name, meta, write
 from benchmarks.gpu.steps import STARTED
 
@@ -35,7 +35,7 @@ class Report:
     """Rows and skipped measurements, written to `path` as they come and added to what is there already.
 
     Args:
-        budget: seconds for the whole step, from the start of this process by `gpu_steps.run`, or from now.
+        budget: seconds for the whole step, from the start of this process by `gpu.steps.run`, or from now.
         seconds: for one measurement.
         gpu: the calls run on a GPU; then more calls are made.
     """

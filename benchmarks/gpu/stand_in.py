@@ -1,4 +1,4 @@
-"""A module like `tensorrt` whose engines run the kernels of `gpu_kernels`.
+"""A module like `tensorrt` whose engines run the kernels of `gpu.kernels`.
 
 It has the part of the API that the runtime calls.  `execute_async_v3` enqueues real work, which computes on
 the GPU and can be captured.  A test compares its names with those of the tests' own fake TensorRT.

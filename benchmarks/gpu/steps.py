@@ -57,7 +57,7 @@ class Step:
     needs: tuple[str, ...] = ()
     """Modules that it needs."""
     builds: tuple[tuple[str, str], ...] = ()
-    """Flavour and form of the engines that are built before it, see `gpu_package.build_command`."""
+    """Flavour and form of the engines that are built before it, see `gpu.package.build_command`."""
 
     def missing(self, plan: Plan) -> str:
         """Why it cannot run here; empty if it can."""
@@ -139,7 +139,7 @@ def _training(plan: Plan) -> Step:
         name="training", file="training", seconds=100, gpu=False, needs=_TRAIN,
         budget=0 if plan.options.dry else 2 / 3,
         command=(
-            *("benchmarks.training.run", "--json", _PATH, *_model(plan)),
+            *("benchmarks.training", "--json", _PATH, *_model(plan)),
             *("--batch-size", str(batch), "--steps", steps, "--rounds", rounds),
         ),
     )  # fmt: skip

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from benchmarks.common.markdown import table
+from benchmarks.common.markdown import Columns, records, table
 
 Results = dict[str, dict[str, Any]]
 """File → its JSON."""
@@ -14,17 +14,6 @@ Goal = tuple[str, str, str]
 """Quantity, goal, measured value."""
 NOT_MEASURED = "not measured"
 _ENGINE, _TORCH = "an engine", "PyTorch's CUDA graph, no engine"
-_LATENCY = (
-    "backend",
-    "variant",
-    "model",
-    "batch",
-    "ms",
-    "idle to idle, ms",
-    "p99",
-    "of encoder",
-    "J per frame",
-)
 
 
 def summary(results: Results) -> list[str]:
@@ -201,15 +190,19 @@ def _tests(tests: Row) -> Iterator[str]:
 
 
 def _latency(rows: list[Row]) -> Iterator[str]:
-    cells = []
-    for row in rows:
-        ratio, joules = row["ratio_to_encoder"], row.get("joules_per_frame")
-        times = (f"{row[key]:.3f}" for key in ("median_ms", "wall_median_ms", "wall_p99_ms"))
-        what = (f"{row['backend']} {row['precision']}", row["variant"], f"{row['model']}@{row['image_size']}")
-        end = (f"{ratio:.3f}" if ratio else "", f"{joules:.4f}" if joules else "")
-        cells.append((*what, str(row["batch"]), *times, *end))
-    if cells:
-        yield from table(_LATENCY, cells).splitlines()
+    columns: Columns = {
+        "backend": lambda r: f"{r['backend']} {r['precision']}",
+        "variant": "variant",
+        "model": lambda r: f"{r['model']}@{r['image_size']}",
+        "batch": "batch",
+        "ms": lambda r: f"{r['median_ms']:.3f}",
+        "idle to idle, ms": lambda r: f"{r['wall_median_ms']:.3f}",
+        "p99": lambda r: f"{r['wall_p99_ms']:.3f}",
+        "of encoder": lambda r: f"{r['ratio_to_encoder']:.3f}" if r["ratio_to_encoder"] else "",
+        "J per frame": lambda r: f"{r['joules_per_frame']:.4f}" if r.get("joules_per_frame") else "",
+    }
+    if rows:
+        yield from records(rows, columns).splitlines()
 
 
 def _training(rows: list[Row]) -> Iterator[str]:

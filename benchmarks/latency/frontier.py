@@ -11,8 +11,6 @@ under --work; a second run goes on where the first one stopped.
 
 from __future__ import annotations
 
-import argparse
-import json
 import os
 import sys
 from collections.abc import Iterator
@@ -23,14 +21,12 @@ import numpy as np
 
 from benchmarks.common.interleave import FEWEST_PAIRS, interleave, latency_row
 from benchmarks.common.onnx_sessions import encoder_graph, fused_graph, random_encoder, run, session
-from benchmarks.common.record import meta, write
-from benchmarks.quality.explainers import encoder_of, explainer, settings, slug
+from benchmarks.common.record import command, exits, kept, meta, write
+from benchmarks.quality.explainers import encoder_of, explainer, settings, slug, subject
 from benchmarks.quality.planted import encoders
 from benchmarks.quality.run import STEPS, WORK
-from benchmarks.quality.scenes import subject
 from benchmarks.quality.scoring import Row, maps_of, measured
 from benchmarks.quality.settings import DECODERS
-from runtime.errors import NemuError
 
 AUTHORS = "unet"
 REPEATED = ("lateral", AUTHORS)
@@ -70,31 +66,18 @@ def scores(work: Path, encoder: str, decoder: str, seed: int, kind: str, *, step
     """Both metrics, scene by scene, of one training; kept under `work`."""
     planted = encoder_of(encoder, work)
     trained = settings(work, encoder, DECODERS[decoder], seed=seed, steps=steps)
-    key = {
-        "fingerprint": planted.record.fingerprint,
-        "settings": trained,
-        "scenes": [SCENES, FAITHFULNESS_SCENES],
-    }
-    key = json.loads(json.dumps(key))  # as it is read back: lists for tuples
-    kept = work / "frontier" / f"{slug(encoder, decoder, str(seed), kind)}.json"
-    if kept.exists() and (known := json.loads(kept.read_text()))["key"] == key:
-        return known["row"]
-    explain, training = explainer(work, encoder, DECODERS[decoder], seed=seed, steps=steps)
-    scenes = subject(planted, encoders.ENCODERS[encoder].truth, kind=kind, scenes=SCENES)
-    maps = maps_of(explain, planted, scenes.x)
-    values = measured(scenes, maps, is_mask=False, faithfulness=FAITHFULNESS_SCENES, seed=0)
-    row = {
-        "encoder": encoder,
-        "decoder": decoder,
-        "seed": seed,
-        "kind": kind,
-        **training,
-        "relevance_rank": values["relevance_rank"],
-        "insertion_minus_deletion": values["insertion_minus_deletion"],
-        "mask_area": float(maps.mean()),
-    }
-    write(kept, {"key": key, "row": row})
-    return row
+
+    def compute() -> Row:
+        explain, training = explainer(work, encoder, DECODERS[decoder], seed=seed, steps=steps)
+        scenes = subject(planted, encoders.ENCODERS[encoder].truth, kind=kind, scenes=SCENES)
+        maps = maps_of(explain, planted, scenes.x)
+        values = measured(scenes, maps, is_mask=False, faithfulness=FAITHFULNESS_SCENES, seed=0)
+        who = {"encoder": encoder, "decoder": decoder, "seed": seed, "kind": kind}
+        figures = {metric: values[metric] for metric in METRICS}
+        return {**who, **training, **figures, "mask_area": float(maps.mean())}
+
+    key = [planted.record.fingerprint, trained, SCENES, FAITHFULNESS_SCENES]
+    return kept(work / "frontier", slug(encoder, decoder, str(seed), kind), key, compute)
 
 
 def compare(rows: list[Row], decoder: str, metric: str) -> Row:
@@ -135,10 +118,10 @@ def trainings(names: list[str], decoders: list[str], seeds: list[int]) -> Iterat
                 yield encoder, decoder, seed
 
 
+@exits
 def main() -> int:
     """Returns 0, or 1 with a message."""
-    p = argparse.ArgumentParser(prog="python -m benchmarks.frontier", description=__doc__.partition("\n")[0])
-    p.add_argument("--json", type=Path, required=True)
+    p = command("frontier", __doc__)
     p.add_argument("--encoders", nargs="+", default=["digits", "patch"], choices=list(encoders.ENCODERS))
     p.add_argument("--decoders", nargs="+", default=list(DECODERS), choices=list(DECODERS))
     p.add_argument(
@@ -151,14 +134,8 @@ def main() -> int:
     o = p.parse_args()
     decoders = list(dict.fromkeys([*o.decoders, AUTHORS]))
     result: dict[str, Any] = {"meta": meta(), "rows": [], "scores": [], "comparisons": []}
-    try:
-        for encoder, decoder, seed in trainings(o.encoders, decoders, o.seeds):
-            result["scores"] += [
-                scores(o.work, encoder, decoder, seed, kind, steps=o.steps) for kind in KINDS
-            ]
-    except NemuError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
+    for encoder, decoder, seed in trainings(o.encoders, decoders, o.seeds):
+        result["scores"] += [scores(o.work, encoder, decoder, seed, kind, steps=o.steps) for kind in KINDS]
     for encoder in o.encoders:
         for kind in KINDS:
             alike = [r for r in result["scores"] if (r["encoder"], r["kind"]) == (encoder, kind)]

@@ -5,14 +5,12 @@ python -m benchmarks.import_time --json benchmarks/results/import_time.json
 
 from __future__ import annotations
 
-import argparse
 import statistics
 import subprocess
 import sys
-import time
-from pathlib import Path
 
-from benchmarks.common.record import meta, write
+from benchmarks.common.interleave import wall_clock
+from benchmarks.common.record import command, finish
 
 STATEMENTS = {
     "numpy": "import numpy",
@@ -25,14 +23,11 @@ STATEMENTS = {
 
 def seconds(statement: str) -> float:
     """Wall time of an interpreter that runs one statement."""
-    began = time.perf_counter()
-    subprocess.run([sys.executable, "-c", statement], check=True)
-    return time.perf_counter() - began
+    return wall_clock(lambda: subprocess.run([sys.executable, "-c", statement], check=True)) / 1e3
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.import_time")
-    parser.add_argument("--json", type=Path, required=True)
+    parser = command("import_time", __doc__)
     parser.add_argument("-n", type=int, default=40, help="interpreters for each statement (%(default)s)")
     options = parser.parse_args()
     runs: dict[str, list[float]] = {name: [] for name in STATEMENTS}
@@ -54,8 +49,7 @@ def main() -> None:
                 "n": len(times),
             }
         )
-        print("  ".join(f"{k} {v:.1f}" if isinstance(v, float) else f"{k} {v}" for k, v in rows[-1].items()))
-    write(options.json, {"meta": meta(), "rows": rows})
+    finish(options.json, rows)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ python -m benchmarks.index_query --rows 10000 --dimension 1280 --json benchmarks
 
 from __future__ import annotations
 
-import argparse
+import functools
 import tempfile
 import time
 from importlib.metadata import version
@@ -14,7 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.common.record import meta, write
+from benchmarks.common.interleave import wall_clock
+from benchmarks.common.record import command, finish
 from runtime.errors import BackendUnavailable
 from runtime.index import LEVELS, Row, encode_mask
 from runtime.index.stores import STORES
@@ -43,12 +44,8 @@ def measured(name: str, written: list[Row], *, k: int, queries: int) -> dict[str
         with STORES[name](Path(folder)) as store:
             store.nearest(written[0].embedding, k)
             opened = time.perf_counter()
-            milliseconds = []
-            for _ in range(queries):
-                query = random.standard_normal(written[0].embedding.size, np.float32)
-                start = time.perf_counter()
-                store.nearest(query, k)
-                milliseconds.append(1e3 * (time.perf_counter() - start))
+            asked = random.standard_normal((queries, written[0].embedding.size), np.float32)
+            milliseconds = [wall_clock(functools.partial(store.nearest, query, k)) for query in asked]
         size = sum(file.stat().st_size for file in Path(folder).rglob("*") if file.is_file())
     return {
         "store": name,
@@ -66,12 +63,11 @@ def measured(name: str, written: list[Row], *, k: int, queries: int) -> dict[str
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.index_query")
+    parser = command("index_query", __doc__)
     parser.add_argument("--rows", type=int, default=10_000)
     parser.add_argument("--dimension", type=int, default=1280)
     parser.add_argument("--k", type=int, default=10)
     parser.add_argument("--queries", type=int, default=50)
-    parser.add_argument("--json", type=Path, required=True)
     options = parser.parse_args(argv)
     written, table, skipped = rows(options.rows, options.dimension), [], {}
     for name in STORES:
@@ -80,9 +76,7 @@ def main(argv: list[str] | None = None) -> None:
         except BackendUnavailable as error:
             skipped[name] = error.came
             print(f"{name} left out: {error.came}")
-            continue
-        print("  ".join(f"{k} {v:.3f}" if isinstance(v, float) else f"{k} {v}" for k, v in table[-1].items()))
-    write(options.json, {"meta": meta(), "rows": table, "left_out": skipped})
+    finish(options.json, table, left_out=skipped)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ it; at last with the layers in float that the gate asks for on these scenes.
 
 from __future__ import annotations
 
-import argparse
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -21,9 +20,8 @@ from typing import Any
 import numpy as np
 import onnx
 
-from benchmarks.common.onnx_sessions import random_weights
-from benchmarks.common.record import meta, write
-from benchmarks.quality.maskers import train_masker
+from benchmarks.common.record import command, finish
+from benchmarks.latency.zoo import two_steps
 from export.build_engine import main as build
 from export.graph import from_torch
 from export.graph.fuse import Fused
@@ -31,7 +29,6 @@ from export.graph.gate import run_torch
 from export.graph.precision import OPSETS
 from export.graph.session import run_model, widened
 from export.graph.structure import Structure
-from export.images import PHOTOGRAPHS
 from export.int8.calibrate import calibration_images, ranges
 from export.int8.for_onnxruntime import quantize_cpu
 from export.int8.for_tensorrt import insert_qdq
@@ -110,19 +107,11 @@ def _graph(nem: NEM, precision: str) -> onnx.ModelProto:
 
 def weight_and_layers(model: str, scratch: Path) -> list[dict[str, Any]]:
     """Random weights: a package and an RTX engine in each precision; sizes, layers by type, speed."""
-    weights, run = scratch / "weights.safetensors", scratch / "run"
-    random_weights(model, weights)
-    train_masker(
-        [
-            *("--encoder", model, "--weights", str(weights), "--image-size", "224", "--quiet"),
-            *("--data", str(PHOTOGRAPHS), "--out", str(run), "--no-toward"),
-            *("--steps", "2", "--batch-size", "4"),
-        ]
-    )
+    masker = two_steps(model, scratch)
     rows = []
     for precision in ("fp16", "bf16", "int8"):
         out = scratch / f"{precision}.nemu"
-        options = ["--masker", str(run / "masker.safetensors"), "--precision", precision, "--target", "rtx"]
+        options = ["--masker", str(masker), "--precision", precision, "--target", "rtx"]
         code = build([*options, "--out", str(out), "--quiet"])
         row: dict[str, Any] = {"model": model, "precision": precision, "exit_code": code}
         if not code:
@@ -143,8 +132,7 @@ def weight_and_layers(model: str, scratch: Path) -> list[dict[str, Any]]:
 
 def main() -> int:
     """Returns 0."""
-    p = argparse.ArgumentParser(prog="python -m benchmarks.precision", description=__doc__.partition("\n")[0])
-    p.add_argument("--json", type=Path, required=True)
+    p = command("precision", __doc__)
     p.add_argument("--masker", type=Path, default=DEMO / "run/masker.safetensors")
     p.add_argument("--calibration", type=Path, default=DEMO / "scenes/train")
     p.add_argument("--held-out", type=Path, default=DEMO / "scenes/test")
@@ -155,8 +143,7 @@ def main() -> int:
     if options.model:
         with tempfile.TemporaryDirectory() as scratch:
             rows += weight_and_layers(options.model, Path(scratch))
-    write(options.json, {"meta": meta(), "rows": rows})
-    return 0
+    return finish(options.json, rows)
 
 
 if __name__ == "__main__":

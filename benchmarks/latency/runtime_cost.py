@@ -12,13 +12,11 @@ the page cache.
 
 from __future__ import annotations
 
-import argparse
 import functools
 import json
 import statistics
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -26,12 +24,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.common.record import meta, write
+from benchmarks.common.interleave import wall_clock
+from benchmarks.common.record import command, finish
 from runtime.backends.choice import NAMES
 from runtime.explainer import Explainer
 from runtime.media.geometry import Geometry
 from runtime.package.folder import Package
 
+MODEL = ("model.onnx", "model.onnx.data")
 FRAMES = 10
 """Number of images of a stream in one turn."""
 
@@ -64,11 +64,8 @@ print(json.dumps({
 
 def main(argv: list[str] | None = None) -> int:
     """Measure, print, write; returns 0."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.runtime_cost", description=__doc__.partition("\n")[0]
-    )
+    parser = command("runtime_cost", __doc__)
     parser.add_argument("package", type=Path)
-    parser.add_argument("--json", type=Path, required=True)
     parser.add_argument("--backend", choices=NAMES, default="auto", help="default: %(default)s")
     parser.add_argument("--pairs", type=int, default=200, help="pairs of calls (default: %(default)s)")
     parser.add_argument("--turns", type=int, default=10, help="turns of a stream (default: %(default)s)")
@@ -82,10 +79,7 @@ def main(argv: list[str] | None = None) -> int:
         }
         rows = [*call_rows(explainer, pairs=options.pairs), stream_row(explainer, turns=options.turns)]
     rows.append(cold_row(options.package, options.backend, starts=options.starts))
-    write(options.json, {"meta": meta(), "rows": [{**facts, **row} for row in rows]})
-    for row in rows:
-        print("  ".join(f"{k} {v:.3f}" if isinstance(v, float) else f"{k} {v}" for k, v in row.items()))
-    return 0
+    return finish(options.json, [{**facts, **row} for row in rows])
 
 
 def call_rows(explainer: Explainer, *, pairs: int) -> list[dict[str, Any]]:
@@ -116,7 +110,7 @@ def stream_row(explainer: Explainer, *, turns: int) -> dict[str, Any]:
     seconds: dict[str, list[float]] = {name: [] for name in loops}
     for turn in range(turns + 1):
         for name, loop in loops.items():
-            taken = _seconds(loop)
+            taken = wall_clock(loop) / 1e3
             if turn:  # the first warms up
                 seconds[name].append(taken)
     rates = {f"{name}_fps": FRAMES / statistics.median(times) for name, times in seconds.items()}
@@ -136,7 +130,7 @@ def cold_row(package: Path, backend: str, *, starts: int) -> dict[str, Any]:
         for _ in range(starts)
     ]
     opened = Package.open(package)
-    model = sum(opened.file(name).stat().st_size for name in opened.manifest.files if _is_model(name)) / 1e6
+    model = sum(opened.file(name).stat().st_size for name in opened.manifest.files if name in MODEL) / 1e6
     medians = {key: statistics.median(run[key] for run in runs) for key in runs[0]}
     most = max(run["rss_mb"] for run in runs)
     return {
@@ -184,7 +178,7 @@ def _pairs(variant: str, bare: Callable[[], Any], call: Callable[[], Any], *, pa
     for _ in range(3):
         bare()
         call()
-    times = 1e3 * np.array([(_seconds(bare), _seconds(call)) for _ in range(pairs)])
+    times = np.array([(wall_clock(bare), wall_clock(call)) for _ in range(pairs)])
     differences = times[:, 1] - times[:, 0]
     base = float(np.median(times[:, 0]))
     low, high = interval(differences)
@@ -206,19 +200,9 @@ def _percentiles(name: str, times: NDArray[np.float64]) -> dict[str, float]:
     return {f"{name}_{q}_ms": float(v) for q, v in zip(("median", "p95", "p99"), values, strict=True)}
 
 
-def _seconds(call: Callable[[], Any]) -> float:
-    began = time.perf_counter()
-    call()
-    return time.perf_counter() - began
-
-
 def _grid(explainer: Explainer) -> tuple[int, int]:
     side = explainer.manifest.input
     return side.height, side.width
-
-
-def _is_model(name: str) -> bool:
-    return name in ("model.onnx", "model.onnx.data")
 
 
 if __name__ == "__main__":

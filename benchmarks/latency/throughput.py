@@ -9,7 +9,6 @@ Video: the same photographs panned, 640 × 480 at 25 frames a second, once betwe
 
 from __future__ import annotations
 
-import argparse
 import resource
 import statistics
 import sys
@@ -21,8 +20,8 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.common.interleave import ratio
-from benchmarks.common.record import meta, write
+from benchmarks.common.interleave import ratio, wall_clock
+from benchmarks.common.record import command, finish
 from runtime.backends.base import Backend
 from runtime.bulk.images import explain_images
 from runtime.bulk.video import explain_video
@@ -40,11 +39,8 @@ BARE = 30
 
 def main() -> int:
     """Measure, print, write; returns 0."""
-    p = argparse.ArgumentParser(
-        prog="python -m benchmarks.throughput", description=__doc__.partition("\n")[0]
-    )
+    p = command("throughput", __doc__)
     p.add_argument("package", type=Path)
-    p.add_argument("--json", type=Path, required=True)
     p.add_argument("--pictures", type=int, default=2000, help="(default: %(default)s)")
     p.add_argument("--block", type=int, default=100, help="pictures between two bare loops (%(default)s)")
     p.add_argument("--seconds", type=float, default=30, help="of video (default: %(default)s)")
@@ -56,10 +52,7 @@ def main() -> int:
             {**facts, "variant": "pictures", **pictures(explainer, work, o.pictures, block=o.block)},
             {**facts, "variant": "video", **video(explainer, work, o.seconds)},
         ]
-    for row in rows:
-        print({k: v for k, v in row.items() if k != "resident_mb"})
-    write(o.json, {"meta": meta(), "rows": rows})
-    return 0
+    return finish(o.json, rows)
 
 
 def pictures(explainer: Explainer, work: Path, count: int, *, block: int) -> dict[str, Any]:
@@ -116,12 +109,7 @@ def _bare(explainer: Explainer, runs: int) -> float:
     backend: Backend = explainer.backend
     geometry = Geometry.from_record(explainer.manifest.input)
     image = geometry.fit(next(_frames()))[0][None]
-    times = []
-    for _ in range(runs):
-        began = time.perf_counter()
-        backend.run(image)
-        times.append(time.perf_counter() - began)
-    return statistics.median(times)
+    return statistics.median(wall_clock(lambda: backend.run(image)) for _ in range(runs)) / 1e3
 
 
 def _frames() -> Iterator[np.ndarray]:

@@ -8,19 +8,19 @@ masker is trained for two steps.
 
 from __future__ import annotations
 
-import argparse
 import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
 from benchmarks.common.onnx_sessions import random_weights
-from benchmarks.common.record import meta, write
+from benchmarks.common.record import command, lines, meta, write
 from benchmarks.quality.maskers import train_masker
 from export.build_engine import main as build
 from export.images import PHOTOGRAPHS
 from runtime.errors import InputError
 from runtime.package.folder import Package
+from train.run_folder import MASKER
 
 ENCODERS = (
     "timm/resnet50",
@@ -30,32 +30,33 @@ ENCODERS = (
 )
 
 
+def two_steps(model: str, scratch: Path) -> Path:
+    """A masker on a timm model with random weights, trained for two steps; everything lies in `scratch`.
+
+    Raises:
+        InputError: training failed; it has said why.
+    """
+    stem = model.removeprefix("timm/")
+    weights, run = scratch / f"{stem}.safetensors", scratch / stem
+    random_weights(model, weights)
+    train_masker(
+        [
+            *("--encoder", model, "--weights", str(weights), "--image-size", "224", "--quiet"),
+            *("--data", str(PHOTOGRAPHS), "--out", str(run), "--no-toward"),
+            *("--steps", "2", "--batch-size", "4"),
+        ]
+    )
+    return run / MASKER
+
+
 def run(name: str, out: Path, scratch: Path) -> dict[str, Any]:
     """Train two steps, build, and read back what was built."""
-    stem = name.removeprefix("timm/")
-    weights = scratch / f"{stem}.safetensors"
-    random_weights(name, weights)
-    masker = scratch / stem
-    steps = [
-        *("--encoder", name, "--weights", str(weights), "--image-size", "224", "--quiet"),
-        *(
-            "--data",
-            str(PHOTOGRAPHS),
-            "--out",
-            str(masker),
-            "--steps",
-            "2",
-            "--batch-size",
-            "4",
-            "--no-toward",
-        ),
-    ]
-    package = out / f"{stem}.nemu"
-    options = ["--masker", str(masker / "masker.safetensors"), "--target", "rtx", "--out", str(package)]
+    package = out / f"{name.removeprefix('timm/')}.nemu"
     try:
-        train_masker(steps)
+        masker = two_steps(name, scratch)
     except InputError as error:
         return {"encoder": name, "exit_code": error.exit_code}
+    options = ["--masker", str(masker), "--target", "rtx", "--out", str(package)]
     if code := build([*options, "--force", "--quiet"]):
         return {"encoder": name, "exit_code": code}
     opened = Package.open(package)
@@ -76,7 +77,7 @@ def run(name: str, out: Path, scratch: Path) -> dict[str, Any]:
 
 def main() -> int:
     """Returns 0 if every encoder went through."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.zoo", description=__doc__.partition("\n")[0])
+    parser = command("zoo", __doc__, json=False)
     parser.add_argument("encoders", nargs="*", default=ENCODERS)
     parser.add_argument("--out", type=Path, required=True, help="folder for the packages")
     parser.add_argument("--json", type=Path)
@@ -85,9 +86,7 @@ def main() -> int:
         rows = [run(name, options.out, Path(scratch)) for name in options.encoders]
     if options.json:
         write(options.json, {"meta": meta(), "rows": rows})
-    print()
-    for row in rows:
-        print("  ".join(f"{k} {v}" for k, v in row.items()))
+    print(f"\n{lines(rows)}")
     return max(row["exit_code"] for row in rows)
 
 

@@ -24,7 +24,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from benchmarks.common.record import meta, write
+from benchmarks.common.record import command, meta, write
+from benchmarks.quality.explainers import FIRST_SCENE, training_scenes
 from benchmarks.quality.metrics import localisation
 from benchmarks.quality.metrics.faithfulness import centred_cosine, held_out_fill, insertion_deletion
 from benchmarks.quality.planted import encoders
@@ -46,7 +47,6 @@ RUNS = ((0, 250), (1, 250), (2, 250), (0, 1000), (0, 3000))
 """(seed, steps)."""
 SCENES, CURVES = 60, 24
 """Number of test images, and how many of them have insertion and deletion curves."""
-FIRST_SCENE = 5000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -246,10 +246,6 @@ def cases(options: argparse.Namespace) -> Iterator[Case]:
     for name, planted in encoders.ENCODERS.items():
         weights = options.work / "encoders" / f"{name}.safetensors"
         if weights.exists():
-            from benchmarks.quality.explainers import (
-                training_scenes,  # imports captum, which not every machine has
-            )
-
             encoder = EncoderConfig(
                 encoder=f"timm/{planted.architecture}", weights=str(weights), image_size=(SIZE, SIZE),
                 resize="squash",
@@ -268,8 +264,7 @@ def cases(options: argparse.Namespace) -> Iterator[Case]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run what is missing and write all rows."""
-    p = argparse.ArgumentParser(prog="python -m benchmarks.area_price", description=__doc__)
-    p.add_argument("--json", type=Path, required=True)
+    p = command("area_price", __doc__)
     p.add_argument("--work", type=Path, default=Path("benchmarks/out"))
     p.add_argument("--rules", nargs="+", default=RULES)
     p.add_argument("--runs", nargs="+", default=[f"{s}:{n}" for s, n in RUNS], metavar="SEED:STEPS")

@@ -50,8 +50,6 @@ class Baseline:
     settings: dict[str, Any]
     passes: Callable[[int, int], int]
     """(height, width) → images that the encoder is given for one explanation, the reference included."""
-    gradient: bool = False
-    """Whether each pass but the reference also runs backward."""
 
 
 def relax(encoder: FrozenEncoder, x: Tensor, *, seed: int, batches: int = RELAX_BATCHES) -> Tensor:
@@ -132,8 +130,8 @@ def occlusion(encoder: FrozenEncoder, x: Tensor, *, seed: int) -> Tensor:
 
     attribution = Occlusion(_cosine(encoder)).attribute(
         x,
-        sliding_window_shapes=(3, *(_scaled(WINDOW, side) for side in x.shape[2:])),
-        strides=(3, *(_scaled(STRIDE, side) for side in x.shape[2:])),
+        sliding_window_shapes=(3, *(scaled(WINDOW, side) for side in x.shape[2:])),
+        strides=(3, *(scaled(STRIDE, side) for side in x.shape[2:])),
         baselines=0,
         additional_forward_args=(_reference(encoder, x),),
         perturbations_per_eval=max(1, ROWS // len(x)),
@@ -173,14 +171,15 @@ def _over_channels(attribution: Tensor) -> Tensor:
     return attribution.detach().abs().sum(1).float().cpu()
 
 
-def _scaled(pixels: int, side: int) -> int:
+def scaled(pixels: int, side: int) -> int:
+    """Pixels of an image of WINDOW_SIDE, on an image with this side."""
     return max(1, round(pixels * side / WINDOW_SIDE))
 
 
 def _windows(height: int, width: int) -> int:
     """Positions of the occluding window."""
     return math.prod(
-        math.ceil((side - _scaled(WINDOW, side)) / _scaled(STRIDE, side)) + 1 for side in (height, width)
+        math.ceil((side - scaled(WINDOW, side)) / scaled(STRIDE, side)) + 1 for side in (height, width)
     )
 
 
@@ -268,15 +267,13 @@ BASELINES: dict[str, Baseline] = {
         explain=integrated_gradients,
         settings={**_LABEL_FREE, "baseline": 0, "steps": IG_STEPS, "method": "gausslegendre"},
         passes=lambda *_: IG_STEPS + 1,
-        gradient=True,
     ),
     "gradient_shap": Baseline(
         explain=gradient_shap,
         settings={**_LABEL_FREE, "baseline": 0, "samples": SHAP_SAMPLES, "stdevs": 0.0},
         passes=lambda *_: SHAP_SAMPLES + 1,
-        gradient=True,
     ),
-    "saliency": Baseline(explain=saliency, settings=_LABEL_FREE, passes=lambda *_: 2, gradient=True),
+    "saliency": Baseline(explain=saliency, settings=_LABEL_FREE, passes=lambda *_: 2),
     "lafam": Baseline(
         explain=lafam, settings={"map": "last of the pyramid", "upsampling": "nearest"}, passes=lambda *_: 1
     ),

@@ -5,14 +5,13 @@ python -m benchmarks.canary one.nemu other.nemu --images unseen/ --json benchmar
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from benchmarks.common.record import meta, write
+from benchmarks.common.record import command, finish
 from runtime import Explainer
 from runtime.__main__ import main as nemu
 from runtime.backends.onnxruntime import OnnxRuntimeBackend
@@ -50,10 +49,9 @@ def changes(package: Package, others: list[Package]) -> Iterator[tuple[str, Expl
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.canary")
+    parser = command("canary", __doc__)
     parser.add_argument("packages", type=Path, nargs="+", help="of at least two encoders, with a fp16 graph")
     parser.add_argument("--images", type=Path, required=True, help="photographs that training did not see")
-    parser.add_argument("--json", type=Path, required=True)
     options = parser.parse_args(argv)
     packages, rows = [Package.open(path) for path in options.packages], []
     for package in packages:
@@ -68,9 +66,7 @@ def main(argv: list[str] | None = None) -> None:
                         found = check(index, explainer, quiet=True).to_json()
                     who = {"encoder": package.manifest.encoder.id, "changed": name}
                     rows.append({**who, "rows": index.record.rows, **found})
-                    verdict = "holds" if found["holds"] else "; ".join(found["objections"])
-                    print(f"{who['encoder']}, {name}: {verdict}")
-    write(options.json, {"meta": meta(), "rows": rows})
+    finish(options.json, rows)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,6 @@ python -m benchmarks.demo_score --json benchmarks/results/demo_score.json
 
 from __future__ import annotations
 
-import argparse
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.common.record import meta, write
+from benchmarks.common.record import command, finish
 from benchmarks.quality.maskers import train_masker
 from demo.digits import TEST_SCENES, TRAIN, write_scenes
 from demo.photographs import inside_and_outside
@@ -48,17 +47,14 @@ def score(seed: int, scenes: list[Scene], out: Path, *, steps: int) -> dict[str,
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.demo_score")
-    parser.add_argument("--json", type=Path, required=True)
+    parser = command("demo_score", __doc__)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--steps", type=int, default=300)
     options = parser.parse_args()
     scenes = write_scenes()[:TEST_SCENES]
     with tempfile.TemporaryDirectory() as folder:
         rows = [score(s, scenes, Path(folder) / str(s), steps=options.steps) for s in options.seeds]
-    for row in rows:
-        print("  ".join(f"{k} {v:.3f}" if isinstance(v, float) else f"{k} {v}" for k, v in row.items()))
-    write(options.json, {"meta": meta(), "rows": rows})
+    finish(options.json, rows)
 
 
 if __name__ == "__main__":

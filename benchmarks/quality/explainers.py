@@ -1,4 +1,4 @@
-"""Every method by its name: a baseline as it is, a masker trained by `python -m train` when asked for."""
+"""Methods by their names (maskers are trained when asked for), and the planted scenes that they explain."""
 
 from __future__ import annotations
 
@@ -7,14 +7,16 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
 from tqdm import tqdm
 
 from benchmarks.quality import maskers
 from benchmarks.quality.baselines import BASELINES
 from benchmarks.quality.planted import encoders
 from benchmarks.quality.planted.planting import TRAINING_PRECISION
-from benchmarks.quality.planted.world import SIZE, scene
-from benchmarks.quality.scoring import Explain
+from benchmarks.quality.planted.world import SIZE, photograph, scene
+from benchmarks.quality.scoring import Explain, Subject
 from benchmarks.quality.settings import SETTINGS
 from runtime.atomic import atomic_folder
 from runtime.media.encode import save_png
@@ -24,6 +26,10 @@ from train.run_folder import MASKER, read_summary
 
 TRAIN_SCENES, QUICK_SCENES = 4000, 64
 """Number of scenes that a masker is trained on; the second number is for --quick."""
+
+FILL_PHOTOGRAPHS, CENTRE_SCENES = 64, 256
+FIRST_SCENE = 5000
+"""Test scenes below it chose the objective's defaults and scored the encoders; none of them is used here."""
 
 
 @functools.cache
@@ -92,3 +98,21 @@ def training_scenes(work: Path, *, quick: bool = False) -> Path:
 def slug(*names: str) -> str:
     """A file name."""
     return "-".join("".join(c if c.isalnum() else "_" for c in name) for name in names)
+
+
+@functools.lru_cache(maxsize=4)  # every method of an encoder is scored on the same one
+def subject(encoder: FrozenEncoder, truth: tuple[str, ...], *, kind: str, scenes: int) -> Subject:
+    """Test scenes of a kind, from FIRST_SCENE on; the region is the union of the factors of `truth`.
+
+    Without a truth the region is empty, and what is measured against it null.
+    """
+    tests = [scene(i, split="test", kind=kind) for i in range(FIRST_SCENE, FIRST_SCENE + scenes)]
+    training = np.stack([scene(i, split="train").image for i in range(CENTRE_SCENES)])
+    bare = np.stack([photograph(i, split="train") for i in range(FILL_PHOTOGRAPHS)])
+    return Subject(
+        encoder=encoder,
+        x=encoder.normalize(torch.from_numpy(np.stack([s.image for s in tests]))),
+        regions=np.stack([sum((s.regions[n] for n in truth), np.zeros((SIZE, SIZE), bool)) for s in tests]),
+        centre=encoders.embed(encoder, training).mean(dim=0).clone(),
+        photographs=encoder.normalize(torch.from_numpy(bare)),
+    )

@@ -10,7 +10,6 @@ second nearest was from the nearest where they changed places.
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.common.record import meta, write
+from benchmarks.common.record import command, finish
 from export.graph.fuse import Fused
 from export.graph.gate import run_torch
 from export.pictures import spread_over
@@ -30,17 +29,13 @@ NOISE = (0.01, 0.02, 0.05, 0.1, 0.2, 0.4)
 
 def main() -> int:
     """Measure, print, write; returns 0."""
-    p = argparse.ArgumentParser(prog="python -m benchmarks.gate", description=__doc__.partition("\n")[0])
+    p = command("gate", __doc__)
     p.add_argument("maskers", nargs="+", help="masker.safetensors, or that =WEIGHTS of its encoder")
     p.add_argument("--images", type=Path, required=True)
     p.add_argument("--most", type=int, default=200, help="images (default: %(default)s)")
-    p.add_argument("--json", type=Path, required=True)
     o = p.parse_args()
     rows = [row for masker in o.maskers for row in measured(masker, o.images, o.most)]
-    for row in rows:
-        print(row)
-    write(o.json, {"meta": meta(), "rows": rows})
-    return 0
+    return finish(o.json, rows)
 
 
 def measured(named: str, folder: Path, most: int) -> Iterator[dict[str, Any]]:

@@ -9,7 +9,6 @@ another of the photographs, and noise.
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.common.record import meta, write
+from benchmarks.common.record import command, meta, write
 from export.package.level import blurred, fit
 from export.pictures import fitted
 from runtime.level import level_for, share_above, share_for
@@ -101,10 +100,9 @@ def _row(name: str, values: np.ndarray, *, halves: list[np.ndarray]) -> dict[str
 
 def main() -> None:
     """Score each masker; its row is replaced in the file, others stay."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.level")
+    parser = command("level", __doc__)
     parser.add_argument("--masker", type=Path, required=True)
     parser.add_argument("--images", type=Path, required=True, help="none that training saw")
-    parser.add_argument("--json", type=Path, required=True)
     options = parser.parse_args()
     config = read_config(options.masker)
     nem = load_nem(options.masker)

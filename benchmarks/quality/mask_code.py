@@ -5,14 +5,13 @@ python -m benchmarks.mask_code one.nemu other.nemu --images unseen/ --json bench
 
 from __future__ import annotations
 
-import argparse
 import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from benchmarks.common.record import meta, write
+from benchmarks.common.record import command, finish
 from runtime import Explainer
 from runtime.index.code import decode_mask, encode_mask
 from runtime.index.diff import iou
@@ -50,16 +49,13 @@ def measured(package: Path, images: list[Path]) -> dict[str, Any]:
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.mask_code")
+    parser = command("mask_code", __doc__)
     parser.add_argument("packages", type=Path, nargs="+")
     parser.add_argument("--images", type=Path, required=True, help="photographs that training did not see")
-    parser.add_argument("--json", type=Path, required=True)
     options = parser.parse_args(argv)
     images = find_images(options.images)
     rows = [measured(package, images) for package in options.packages]
-    for row in rows:
-        print("  ".join(f"{k} {v:.4f}" if isinstance(v, float) else f"{k} {v}" for k, v in row.items()))
-    write(options.json, {"meta": meta(), "rows": rows})
+    finish(options.json, rows)
 
 
 if __name__ == "__main__":

@@ -8,14 +8,14 @@ off it.  As a control, the same with the two masks exchanged: the other picture'
 
 from __future__ import annotations
 
-import argparse
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from benchmarks.common.estimate import estimate
-from benchmarks.common.record import meta, write
+from benchmarks.common.record import command, finish
 from demo.photographs import inside_and_outside
 from demo.world import Scene, scene
 from runtime.explainer import Explainer
@@ -24,12 +24,11 @@ from runtime.media.occlusion import cosine, occlude
 
 def main() -> int:
     """Measure, print, write; returns 0."""
-    p = argparse.ArgumentParser(prog="python -m benchmarks.matches", description=__doc__.partition("\n")[0])
+    p = command("matches", __doc__)
     p.add_argument("package", type=Path, help="made by python -m demo.digits")
-    p.add_argument("--json", type=Path, required=True)
     p.add_argument("--pairs", type=int, default=200, help="(default: %(default)s)")
     o = p.parse_args()
-    row: dict[str, float | int | str | list[float]] = {}
+    row: dict[str, Any] = {}
     with Explainer(o.package) as explainer:
         found = [measure(explainer, a, b) for a, b in pairs(o.pairs)]
         for key in found[0]:
@@ -43,9 +42,7 @@ def main() -> int:
             "pairs_at_least_0.9": float((share >= 0.9).mean()),
             "n": len(found),
         }
-    print(row)
-    write(o.json, {"meta": meta(), "rows": [row]})
-    return 0
+    return finish(o.json, [row])
 
 
 def pairs(count: int) -> list[tuple[Scene, Scene]]:

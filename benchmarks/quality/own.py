@@ -9,7 +9,6 @@ embedding that cosines are centred on.
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import sys
 from collections.abc import Mapping, Sequence
@@ -23,14 +22,14 @@ import torch
 from tqdm import tqdm
 
 from benchmarks.common.markdown import table
-from benchmarks.common.record import meta, write
+from benchmarks.common.record import command, meta, write
 from benchmarks.common.timing import TIMED_SEED, seconds_per_image
 from benchmarks.quality.baselines import BASELINES
 from benchmarks.quality.maskers import mask
 from benchmarks.quality.metrics.robustness import randomised_copies
 from benchmarks.quality.quality_tables import COMPLEXITY, FULL, MASKS, METHODS, Column, comparison, scored
 from benchmarks.quality.run import CHEAP, COUNTS, few
-from benchmarks.quality.scoring import CHUNK, ORDER_ONLY, Counts, Explain, Row, Subject, score
+from benchmarks.quality.scoring import CHUNK, ORDER_ONLY, Explain, Row, Subject, score
 from export.pictures import fitted
 from runtime.errors import InputError, NemuError
 from runtime.media.sources import find_images
@@ -141,7 +140,7 @@ def methods_of(
                 )
             )
     for name in baselines:
-        explain, timed = (partial(_seeded, BASELINES[name].explain, seed=seed) for seed in (0, TIMED_SEED))
+        explain, timed = (partial(BASELINES[name].explain, seed=seed) for seed in (0, TIMED_SEED))
         methods.append(Method(name=name, seed=0, explain=explain, timed=timed))
     return encoder, methods
 
@@ -149,7 +148,8 @@ def methods_of(
 def row_of(method: Method, subject: Subject, *, quick: bool) -> Row:
     """Every figure of one method, and its seconds an image; what a region would be needed for is null."""
     full = COUNTS.get(method.name, CHEAP)
-    counts = _at_most(few(full) if quick else full, len(subject.x))
+    families = ("images", "faithfulness", "sensitivity", "mprt")
+    counts = (few(full) if quick else full).at_most(**dict.fromkeys(families, len(subject.x)))
     is_mask = method.objective not in (None, "ranking")
     copies = randomised_copies(subject.encoder)
     figures = score(
@@ -186,22 +186,11 @@ def tables(result: Mapping[str, Any]) -> str:
     return "\n".join(parts)
 
 
-def _at_most(counts: Counts, images: int) -> Counts:
-    """No more of each than there are pictures."""
-    fields = ("images", "faithfulness", "sensitivity", "mprt")
-    return dataclasses.replace(counts, **{f: min(getattr(counts, f), images) for f in fields})
-
-
-def _seeded(explain: Any, encoder: FrozenEncoder, x: torch.Tensor, *, seed: int) -> torch.Tensor:
-    return explain(encoder, x, seed=seed)
-
-
 def main() -> int:
     """Returns 0, or 1 with a message."""
-    p = argparse.ArgumentParser(prog="python -m benchmarks.own", description=__doc__.partition("\n")[0])
+    p = command("own", __doc__)
     p.add_argument("runs", nargs="+", metavar="NAME=RUN", help="folders of python -m train; a name for each")
     p.add_argument("--images", type=Path, required=True, help="folder of pictures that no masker has seen")
-    p.add_argument("--json", type=Path, required=True)
     p.add_argument("--baselines", nargs="*", default=list(DEFAULT_BASELINES), choices=list(BASELINES))
     p.add_argument("--most", type=int, default=CHEAP.images, help="pictures to explain (%(default)s)")
     p.add_argument("--weights", help="where the encoder's weights are now")
@@ -215,12 +204,9 @@ def main() -> int:
         result = {"meta": meta(), "encoder": dataclasses.asdict(encoder.record), "rows": rows}
         print(tables(result))
         write(o.json, result)
-    except NemuError as error:
+    except (NemuError, OSError) as error:  # an OSError: a full disk, a folder that may not be written
         print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
-    except OSError as error:  # a full disk, a folder that may not be written
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+        return getattr(error, "exit_code", 1)
     return 0
 
 

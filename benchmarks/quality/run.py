@@ -10,30 +10,26 @@ Rows are kept under --work as they are finished; a second run goes on where the 
 
 from __future__ import annotations
 
-import argparse
 import functools
-import hashlib
 import json
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
-from benchmarks.common.record import meta, write
+from benchmarks.common.record import command, exits, kept, meta, write
 from benchmarks.common.timing import TIMED_SEED, seconds_per_image
 from benchmarks.quality.baselines import BASELINES
-from benchmarks.quality.explainers import encoder_of, explainer, settings, slug
+from benchmarks.quality.explainers import encoder_of, explainer, settings, slug, subject
 from benchmarks.quality.metrics.robustness import randomised_copies
 from benchmarks.quality.needed import CELL, COARSE, needed
 from benchmarks.quality.planted import encoders
 from benchmarks.quality.planted.world import KINDS
-from benchmarks.quality.scenes import subject
 from benchmarks.quality.scoring import ORDER_ONLY, Counts, Row, score
 from benchmarks.quality.settings import ABLATION, METHODS, SETTINGS, seeds_of
-from runtime.errors import NemuError
 
 WORK = Path("benchmarks/out")
 STEPS = 300
@@ -72,15 +68,7 @@ class Options:
 
 def few(full: Counts) -> Counts:
     """Enough to see that everything runs."""
-    return replace(
-        full,
-        images=min(full.images, 4),
-        faithfulness=min(full.faithfulness, 2),
-        sensitivity=min(full.sensitivity, 1),
-        draws=min(full.draws, 2),
-        mprt=min(full.mprt, 3),
-        copies=min(full.copies, 2),
-    )
+    return full.at_most(images=4, faithfulness=2, sensitivity=1, draws=2, mprt=3, copies=2)
 
 
 def rows(options: Options) -> list[Row]:
@@ -93,12 +81,7 @@ def rows(options: Options) -> list[Row]:
         for kind in options.kinds
         if kind == "standard" or method not in COUNTS
     ]
-    done = []
-    bar = tqdm(jobs, desc="quality")
-    for encoder, method, seed, kind in bar:
-        bar.set_postfix_str(f"{encoder} {method} {seed} {kind}")
-        done.append(_row(options, encoder, method, seed, kind))
-    return done
+    return [_row(options, *job) for job in tqdm(jobs, desc="quality")]
 
 
 def _row(options: Options, name: str, method: str, seed: int, kind: str) -> Row:
@@ -110,37 +93,35 @@ def _row(options: Options, name: str, method: str, seed: int, kind: str) -> Row:
         "settings": settings(options.work, name, method, seed=seed, steps=options.steps),
         "counts": asdict(counts),
     }
-    digest = hashlib.sha256(json.dumps(key).encode()).hexdigest()[:8]
-    kept = options.work / "rows" / f"{slug(name, method, str(seed), kind, digest)}.json"
-    if kept.exists():
-        return json.loads(kept.read_text())["row"]
     truth = encoders.ENCODERS[name].truth
-    explain, trained = explainer(
-        options.work, name, method, seed=seed, steps=options.steps, quick=options.quick
-    )
-    figures = score(
-        subject(encoder, truth, kind=kind, scenes=counts.images),
-        explain,
-        counts=counts,
-        is_mask=method in SETTINGS and method != "ranking",
-        randomised=randomised_copies(encoder),
-        seed=seed,
-    )
-    if method == "ranking":
-        figures |= dict.fromkeys(ORDER_ONLY)
-    row = {**who, "objective": None, "truth": "+".join(truth), "train_seconds": None, **trained, **figures}
-    write(kept, {"key": key, "row": row})
-    return row
+
+    def compute() -> Row:
+        explain, trained = explainer(
+            options.work, name, method, seed=seed, steps=options.steps, quick=options.quick
+        )
+        figures = score(
+            subject(encoder, truth, kind=kind, scenes=counts.images),
+            explain,
+            counts=counts,
+            is_mask=method in SETTINGS and method != "ranking",
+            randomised=randomised_copies(encoder),
+            seed=seed,
+        )
+        if method == "ranking":
+            figures |= dict.fromkeys(ORDER_ONLY)
+        unknown = {"objective": None, "truth": "+".join(truth), "train_seconds": None}
+        return {**who, **unknown, **trained, **figures}
+
+    return kept(options.work / "rows", slug(name, method, str(seed), kind), key, compute)
 
 
 def facts(options: Options, name: str) -> Row:
     """What is known of an encoder: its truth, its evidence by intervention, and how much it needs."""
-    folder = options.work / "encoders"
-    record = json.loads((folder / f"{name}.json").read_text())
+    record = json.loads((options.work / "encoders" / f"{name}.json").read_text())
     encoder = encoder_of(name, options.work)
     scenes, cell = (1, COARSE) if options.quick else (NEEDED_SCENES, CELL)
-    kept = options.work / "rows" / f"{name}-needed-{scenes}-{encoder.record.fingerprint[:8]}.json"
-    if not kept.exists():
+
+    def compute() -> Row:
         seen = subject(encoder, encoders.ENCODERS[name].truth, kind="standard", scenes=scenes)
         left = [
             needed(seen.embed, x, fill, centre=seen.centre, cell=cell).numpy()
@@ -151,19 +132,19 @@ def facts(options: Options, name: str) -> Row:
             for area, region in zip(left, seen.regions, strict=True)
             if area.any() and region.any()
         ]
-        row = {
+        return {
             "needed_area": float(np.mean(left)),
             "needed_inside_region": float(np.mean(shares)) if len(shares) == scenes else None,
             "region_area": float(seen.regions.mean()) or None,
             "needed_scenes": scenes,
         }
-        write(kept, {"row": row})
-    names = ("truth", "steps", "seed", "train_seconds", "test_accuracy", "evidence")
+
+    fingerprint = encoder.record.fingerprint
     return {
-        **{n: record[n] for n in names},
-        "fingerprint": encoder.record.fingerprint,
+        **{n: record[n] for n in ("truth", "steps", "seed", "train_seconds", "test_accuracy", "evidence")},
+        "fingerprint": fingerprint,
         "command": f"python -m benchmarks.encoders {name}",
-        **json.loads(kept.read_text())["row"],
+        **kept(options.work / "rows", slug(name, "needed"), [fingerprint, scenes, cell], compute),
     }
 
 
@@ -184,10 +165,10 @@ def timed(options: Options, done: list[Row]) -> None:
         row |= measured[name, method]
 
 
+@exits
 def main() -> int:
     """Returns 0, or 1 with a message."""
-    p = argparse.ArgumentParser(prog="python -m benchmarks.quality", description=__doc__.partition("\n")[0])
-    p.add_argument("--json", type=Path, required=True)
+    p = command("quality", __doc__)
     p.add_argument("--encoders", nargs="+", default=list(METHODS), choices=list(METHODS))
     p.add_argument("--methods", nargs="+", help="`ablation`, or names; default: METHODS of settings.py")
     p.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], help="training seeds of the maskers")
@@ -208,13 +189,9 @@ def main() -> int:
         work=o.work,
         quick=o.quick,
     )
-    try:
-        done = rows(options)
-        if not o.no_timing:
-            timed(options, done)
-    except NemuError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
+    done = rows(options)
+    if not o.no_timing:
+        timed(options, done)
     ran = {row["method"] for row in done}
     chosen = {
         **{name: list(given) for name, given in SETTINGS.items() if name in ran},

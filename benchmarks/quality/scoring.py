@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -44,6 +44,10 @@ class Counts:
     mprt: int
     copies: int
     """Randomised encoders that MPRT is averaged over."""
+
+    def at_most(self, **limits: int) -> Counts:
+        """The counts with an upper limit for each that is named."""
+        return replace(self, **{name: min(getattr(self, name), limit) for name, limit in limits.items()})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -234,7 +238,7 @@ def _mprt(subject: Subject, of: Explain, maps: Tensor, *, randomised: Sequence[F
     )
     return {
         **_figure("mprt_abs_rho", np.nanmean(values, axis=1) if copies > 1 else values.flatten()),
-        "mprt_floor": _number(mprt_floor(maps).upper) if n else None,
+        "mprt_floor": number(mprt_floor(maps).upper) if n else None,
         "n_mprt": n,
         "mprt_copies": copies,
     }
@@ -243,9 +247,9 @@ def _mprt(subject: Subject, of: Explain, maps: Tensor, *, randomised: Sequence[F
 def _figure(name: str, values: Values) -> Row:
     """Mean and standard error over images; null where there is none.  Undefined ones are counted."""
     figure = estimate(list(values))
-    row = {name: _number(figure.mean), f"{name}_error": _number(figure.error)}
+    row = {name: number(figure.mean), f"{name}_error": number(figure.error)}
     return {**row, f"{name}_undefined": figure.undefined} if figure.undefined else row
 
 
-def _number(value: float | np.floating[Any]) -> float | None:
+def number(value: float | np.floating[Any]) -> float | None:
     return None if np.isnan(value) else float(value)

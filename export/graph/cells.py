@@ -31,7 +31,7 @@ from train.nem import NEM
 
 FINEST, COARSEST = 4, 16
 """Strides, in pixels, of the feature maps that are taken.  Stride 4 finds more scratches than 8 and 16
-alone, at almost no cost (benchmarks.quality.defects.run, two encoders)."""
+alone, at almost no cost (python -m benchmarks.defects, two encoders)."""
 TOLERANCE = 1e-3
 """Largest error of a feature relative to the largest of its map."""
 

@@ -9,7 +9,7 @@ import numpy as np
 
 ROWS, DIMENSIONS = 1000, 64
 """Number of kept cells, and of coordinates of each.  Comparing 200 cells with them takes 0.3 ms on one core
-with AVX-512.  2000 rows, or 96 dimensions, find hardly more defects (benchmarks.quality.defects.run)."""
+with AVX-512.  2000 rows, or 96 dimensions, find hardly more defects (python -m benchmarks.defects)."""
 SHRINKAGE = 0.3
 """Share of the mean variance that is added to the variance of each direction before scaling."""
 CANDIDATES, MEASURED = 40_000, 10_000

@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 from benchmarks.common.interleave import interleave, latency_row
 from benchmarks.common.markdown import table
-from benchmarks.common.record import device_name, exits, meta, write_compact
+from benchmarks.common.record import command, device_name, exits, meta, write_compact
 from benchmarks.quality.defects.scores import GOOD, Pictures, products, row
 from runtime import Embedder, Explainer, fit_bank
 from runtime.backends.cells import CellsBackend
@@ -170,13 +170,13 @@ def _name(package: Package) -> str:
 @exits
 def main(argv: list[str] | None = None) -> int:
     """Returns 0, or 1 with a message; the file is written after every product."""
-    p = argparse.ArgumentParser(prog="python -m benchmarks.defect_methods")
-    p.add_argument("defects", type=Path, nargs="+", help="folders of benchmarks.quality.defects.run")
+    p = command("defect_methods", __doc__, json=False)
+    p.add_argument("--json", type=Path, required=True)
+    p.add_argument("defects", type=Path, nargs="+", help="folders of python -m benchmarks.defects")
     p.add_argument("--packages", type=Path, nargs="+", required=True)
     p.add_argument("--methods", nargs="*", choices=METHODS, default=list(METHODS))
     p.add_argument("--peers", type=Path, nargs="*", default=[], help="files whose rows are taken over")
     p.add_argument("--rounds", type=int, default=200, help="rounds of timing (%(default)s)")
-    p.add_argument("--json", type=Path, required=True)
     o = p.parse_args(argv)
     return _run(o)
 

@@ -1,19 +1,17 @@
-"""anomalib's PatchCore and PaDiM on the encoders and pictures of `benchmarks.quality.defects.run`.
+"""anomalib's PatchCore and PaDiM on the encoders and images of `python -m benchmarks.defects`.
 
     python -m venv --system-site-packages peers && peers/bin/pip install anomalib
     peers/bin/python -m benchmarks.defect_peers DEFECTS … --weights mobilenetv2_100=FILE --json OUT
 
 It runs in an environment of its own; `benchmarks.quality.defects.defect_methods` takes over what it writes.
- Both peers are as anomalib sets them, but for the encoder: its weights and its normalisation are ours, the
- stages are those
-of the strides that anomalib takes of a ResNet (8 and 16 for PatchCore, 4, 8 and 16 for PaDiM), and PaDiM
-keeps 100 channels, as of ResNet-18.  Where glibc keeps what PatchCore's loop lets go (19 GB after 4000
-turns), set MALLOC_MMAP_THRESHOLD_=1000000.
+Both peers are as anomalib sets them, but for the encoder: its weights and its normalisation are ours, the
+stages are those of the strides that anomalib takes of a ResNet (8 and 16 for PatchCore, 4, 8 and 16 for
+PaDiM), and PaDiM keeps 100 channels, as of ResNet-18.  Where glibc keeps what PatchCore's loop lets go
+(19 GB after 4000 turns), set MALLOC_MMAP_THRESHOLD_=1000000.
 """
 
 from __future__ import annotations
 
-import argparse
 import sys
 import time
 from collections.abc import Callable
@@ -27,7 +25,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from benchmarks.common.record import meta, write_compact
+from benchmarks.common.record import command, meta, write_compact
 from benchmarks.quality.defects.scores import Pictures, products, row
 
 STAGES = {4: "blocks.1", 8: "blocks.2", 16: "blocks.4"}
@@ -93,10 +91,9 @@ def _with_weights(model: Any, weights: Path) -> Any:
 
 def main(argv: list[str] | None = None) -> int:
     """Always 0; the file is written after every product."""
-    p = argparse.ArgumentParser(prog="python -m benchmarks.defect_peers")
-    p.add_argument("defects", type=Path, nargs="+", help="folders of benchmarks.quality.defects.run")
+    p = command("defect_peers", __doc__)
+    p.add_argument("defects", type=Path, nargs="+", help="folders of python -m benchmarks.defects")
     p.add_argument("--weights", nargs="+", required=True, metavar="NAME=FILE")
-    p.add_argument("--json", type=Path, required=True)
     o = p.parse_args(argv)
     about = {**meta(), "anomalib": version("anomalib"), "stages": STAGES, "coreset": CORESET}
     rows: list[dict[str, Any]] = []
@@ -108,15 +105,8 @@ def main(argv: list[str] | None = None) -> int:
                     began = time.perf_counter()
                     figures = row(tests, *run(make(name, Path(file)), tests, normalizer(name)))
                     seconds = round(time.perf_counter() - began, 1)
-                    rows.append(
-                        {
-                            "method": method,
-                            "encoder": name,
-                            "data": folder.name,
-                            **figures,
-                            "seconds": seconds,
-                        }
-                    )
+                    who = {"method": method, "encoder": name, "data": folder.name}
+                    rows.append({**who, **figures, "seconds": seconds})
             write_compact(o.json, {"meta": about, "rows": rows})
     return 0
 

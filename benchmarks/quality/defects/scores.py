@@ -36,8 +36,7 @@ class Pictures:
 
     @classmethod
     def load(cls, folder: Path) -> Pictures:
-        """What `benchmarks.quality.defects.run` wrote of one product; `images` in the order of their
-        paths."""
+        """What `python -m benchmarks.defects` wrote of one product; `images` in the order of their paths."""
         files = find_images(folder / "test")
         images = _stack(files)
         regions = np.zeros(images.shape[:3], bool)
@@ -61,7 +60,7 @@ class Pictures:
 
 
 def products(folder: Path) -> Iterator[Pictures]:
-    """Every product of a folder of `benchmarks.quality.defects.run`, by name."""
+    """Every product of a folder of `python -m benchmarks.defects`, by name."""
     for inside in sorted(p for p in folder.iterdir() if p.is_dir()):
         yield Pictures.load(inside)
 

@@ -12,8 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.quality.metrics.complexity import distribution
-from benchmarks.quality.metrics.maps import Map, Region, flat
-from benchmarks.quality.metrics.ranks import expected_hits, midranks
+from benchmarks.quality.metrics.maps import Map, Region, expected_hits, flat, midranks
 from runtime.errors import InputError
 
 

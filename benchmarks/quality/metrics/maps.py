@@ -1,4 +1,7 @@
-"""An explanation map before it is measured: floats (H, W), higher = more important."""
+"""An explanation map before it is measured, floats (H, W), higher = more important; and its ranks.
+
+Tied values are ranked by the expectation over a random order of them, in closed form.
+"""
 
 from __future__ import annotations
 
@@ -29,3 +32,27 @@ def flat(map: Map) -> NDArray[np.float64]:
             cure="measure one map at a time; look for a division by zero in its explainer",
         )
     return values.ravel()
+
+
+def midranks(values: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
+    """Ranks 1 (lowest) to n; tied values share the mean of the ranks they occupy."""
+    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
+    return (np.cumsum(counts) - (counts - 1) / 2)[inverse]
+
+
+def expected_hits(values: NDArray[np.floating[Any]], region: NDArray[np.bool_], *, k: int) -> float:
+    """E|top-k ∩ S|, 1 <= k <= n: what lies above the k-th value is in; its ties share the places left."""
+    kth = np.partition(values, -k)[-k]
+    above, tied = values > kth, values == kth
+    places = k - above.sum()
+    return float((above & region).sum() + places * (tied & region).sum() / tied.sum())
+
+
+def unit_ranks(values: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
+    """Midranks, centred and of unit length; nan if all values are equal.
+
+    The inner product of two of them is Spearman's ρ, corrected for ties.
+    """
+    centred = midranks(values) - (len(values) + 1) / 2
+    length = np.linalg.norm(centred)
+    return centred / length if length else np.full_like(centred, np.nan)

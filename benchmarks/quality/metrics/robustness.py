@@ -17,8 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from benchmarks.common.estimate import Estimate
-from benchmarks.quality.metrics.maps import flat
-from benchmarks.quality.metrics.ranks import unit_ranks
+from benchmarks.quality.metrics.maps import flat, unit_ranks
 from runtime.errors import InputError
 from train.encoder.frozen import FrozenEncoder
 

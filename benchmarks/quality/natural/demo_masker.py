@@ -15,7 +15,6 @@ masks are worth) and `sources.tsv` (every picture that was used, with its licenc
 
 from __future__ import annotations
 
-import argparse
 import csv
 import dataclasses
 import io
@@ -34,7 +33,7 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
-from benchmarks.common.record import exits, meta, write
+from benchmarks.common.record import command, exits, meta, write
 from benchmarks.quality.maskers import mask, train_masker
 from benchmarks.quality.natural.licences import licence
 from demo.lite0 import ARCHITECTURE, SIZE, write_weights
@@ -156,7 +155,7 @@ def write_pictures(debs: Path, folder: Path) -> list[Source]:
 @exits
 def main() -> int:
     """Returns 0, or 1 with a message."""
-    p = argparse.ArgumentParser(prog="python -m benchmarks.demo_masker", description=__doc__.split("\n")[0])
+    p = command("demo_masker", __doc__, json=False)
     p.add_argument("debs", type=Path, help="folder into which the Debian packages are unpacked")
     p.add_argument("--work", type=Path, required=True, help="training pictures, encoder and run")
     p.add_argument("--steps", type=int, default=600, help="training steps (%(default)s)")

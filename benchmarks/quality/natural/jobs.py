@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import itertools
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -70,13 +71,8 @@ class Options:
     def counts(self, method: str) -> Counts:
         most = self.relax_images if method in ("relax", "u_relax") else self.images
         full = DEAR.get(method, CHEAP)
-        return replace(
-            full,
-            images=min(full.images, most),
-            faithfulness=min(full.faithfulness, most),
-            sensitivity=min(full.sensitivity, most),
-            mprt=min(full.mprt, most) if most >= FEWEST_MPRT else 0,
-        )
+        mprt = most if most >= FEWEST_MPRT else 0
+        return full.at_most(images=most, faithfulness=most, sensitivity=most, mprt=mprt)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,7 +80,7 @@ class Job:
     """One result, in a file of its own."""
 
     kind: str
-    """`train`, `row`, `robustness`, `evidence` or `timing`."""
+    """`train`, `row`, `robustness`, `evidence` or `timing`; a part of `python -m benchmarks.toward`."""
     encoder: str
     method: str = NEMU
     seed: int = 0
@@ -94,29 +90,26 @@ def jobs_of(options: Options, part: str) -> list[Job]:
     """The results of a part."""
     names, random = options.encoders, tuple(f"{name}{RANDOM}" for name in options.encoders)
 
-    def own(kind: str, encoders: tuple[str, ...], methods: tuple[str, ...]) -> Iterator[Job]:
-        for name in encoders:
-            for method in methods:
-                for seed in options.seeds:
-                    yield Job(kind=kind, encoder=name, method=method, seed=seed)
+    def own(kind: str, encoders: tuple[str, ...] = names, methods: tuple[str, ...] = (NEMU,)) -> list[Job]:
+        every = itertools.product(encoders, methods, options.seeds)
+        return [Job(kind=kind, encoder=name, method=method, seed=seed) for name, method, seed in every]
 
-    def others(kind: str) -> Iterator[Job]:
-        for name in names:
-            for method in options.methods:
-                yield Job(kind=kind, encoder=name, method=method)
+    def others(kind: str) -> list[Job]:
+        every = itertools.product(names, options.methods)
+        return [Job(kind=kind, encoder=name, method=method) for name, method in every]
 
     match part:
         case "train":
-            return [*own("train", names, (NEMU,))]
+            return own("train")
         case "score":
-            return [*own("row", names, OWN)]
+            return own("row", methods=OWN)
         case "baselines":
-            return [*others("row")]
+            return others("row")
         case "controls":
-            random_jobs = [*own("train", random, (NEMU,)), *own("row", random, (NEMU,))]
-            return [*random_jobs, *own("robustness", names, (NEMU,)), *others("robustness")]
+            trained_on_random = own("train", random) + own("row", random)
+            return trained_on_random + own("robustness") + others("robustness")
         case "timing":
-            return [*own("timing", names, (NEMU,)), *others("timing")]
+            return own("timing") + others("timing")
         case _:
             return [Job(kind="evidence", encoder=name) for name in (*names, *random)]
 
@@ -183,11 +176,11 @@ def _row(options: Options, job: Job) -> Row:
 
 def row_of(seen: Subject, values: Mapping[str, Values]) -> Row:
     """The figures, and those of every image."""
-    each = {name: _rounded(of) for name, of in values.items() if len(of)}
+    each = {name: rounded(of) for name, of in values.items() if len(of)}
     return {**figures(seen, values), "values": each}
 
 
-def _rounded(values: Values) -> list[float | None]:
+def rounded(values: Values) -> list[float | None]:
     """As JSON has them: null where a figure is undefined."""
     return [None if np.isnan(v) else round(float(v), DIGITS) for v in values]
 
@@ -202,7 +195,7 @@ def _robustness(options: Options, job: Job) -> Row:
 
 
 def _timing(options: Options, job: Job) -> Row:
-    """With a seed that scoring does not use, so that no run of RELAX is remembered."""
+    """Seconds an image, with a seed that scoring does not use: no remembered run of RELAX is timed."""
     seed = job.seed if job.method in OWN else TIMED_SEED + list(OTHERS).index(job.method)
     explain, _ = _explainer(options, replace(job, seed=seed))
     seen = subject_of(options.source, job.encoder, options.images)

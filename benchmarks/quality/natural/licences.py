@@ -1,4 +1,4 @@
-"""Under which licence every picture is that the data of `benchmarks.quality.natural.run` are made of."""
+"""Licence of every image that the data of `python -m benchmarks.natural_data` are made of."""
 
 from __future__ import annotations
 

@@ -18,7 +18,6 @@ and neither is a masker that was trained on them.
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -28,7 +27,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from benchmarks.common.record import exits
+from benchmarks.common.record import command, exits
 from benchmarks.quality.natural.licences import IN_PYTHON_PACKAGES, licence
 from benchmarks.quality.natural.subject import CHANGES, MASKS, PLAIN, SWAPS, TEST, TRAIN
 from demo.photographs import paste
@@ -103,16 +102,12 @@ def sources(debs: Path) -> Sources:
     Raises:
         InputError: a package is not unpacked there.
     """
-    grounds = [_picture(path, package, debs) for path, package in _photographs(debs)]
+    grounds = [
+        _photograph(path, package, licence(path, package=package, debs=debs)[0])
+        for path, package in _photographs(debs)
+    ]
     grounds += [
-        Picture(
-            path=path,
-            title=path.stem,
-            split=_split(path.stem),
-            package=package,
-            licence=IN_PYTHON_PACKAGES[path.name],
-        )
-        for path, package in _python_photographs()
+        _photograph(path, package, IN_PYTHON_PACKAGES[path.name]) for path, package in _python_photographs()
     ]
     cutouts = _cutouts(debs)
     if lost := [p.path for p in (*cutouts, *grounds) if not p.path.is_file()]:
@@ -176,25 +171,25 @@ def _cutouts(debs: Path) -> list[Picture]:
     ]
 
 
-def make_train(of: Sources, folder: Path, *, composites: int, crops: int) -> None:
+def make_train(of: Sources, folder: Path) -> None:
     """Composites, then plain crops."""
     rng = np.random.default_rng(0)
     grounds, objects = of.photographs["train"], of.objects["train"]
-    for i in tqdm(range(composites), desc="training composites"):
+    for i in tqdm(range(COMPOSITES), desc="training composites"):
         ground = of.crop(_pick(grounds, rng), rng)
         image, _ = paste(ground, _pick(objects, rng).cutout(), rng, low=0.4, high=0.95)
         image.save(folder / f"c{i:04d}.jpg", quality=93)
-    for i in tqdm(range(crops), desc="training crops"):
+    for i in tqdm(range(CROPS), desc="training crops"):
         of.crop(_pick(grounds, rng), rng).save(folder / f"{PLAIN}{i:04d}.jpg", quality=93)
 
 
-def make_tests(of: Sources, out: Path, *, tests: int) -> None:
+def make_tests(of: Sources, out: Path) -> None:
     """Composites, the objects' pixels, and three changes of each."""
     rng, count = np.random.default_rng(1), 0
     held, objects = of.photographs["test"], of.objects["test"]
     order = [objects[i] for _ in range(3) for i in rng.permutation(len(objects))]
     for k, cutout in enumerate(tqdm(order, desc="test composites")):
-        if count == tests:
+        if count == TESTS:
             break
         picture = held[k % len(held)]
         ground = of.crop(picture, rng)
@@ -217,9 +212,7 @@ def make_tests(of: Sources, out: Path, *, tests: int) -> None:
         count += 1
 
 
-def make(
-    debs: Path, out: Path, *, composites: int = COMPOSITES, crops: int = CROPS, tests: int = TESTS
-) -> None:
+def make(debs: Path, out: Path) -> None:
     """Write all folders and licences.tsv; nothing is left behind if it fails.
 
     Raises:
@@ -230,26 +223,17 @@ def make(
     with atomic_folder(out) as folder:
         for name in (TRAIN, TEST, MASKS, SWAPS):
             (folder / name).mkdir()
-        make_train(of, folder / TRAIN, composites=composites, crops=crops)
-        make_tests(of, folder, tests=tests)
+        make_train(of, folder / TRAIN)
+        make_tests(of, folder)
         used = [p for by in (of.photographs, of.objects) for pictures in by.values() for p in pictures]
         lines = [f"{p.split}\t{p.package}\t{p.licence}\t{p.path.name}\t{p.title}\n" for p in used]
         (folder / "licences.tsv").write_text("split\tpackage\tlicence\tfile\ttitle\n" + "".join(lines))
 
 
-def _picture(path: Path, package: str, debs: Path) -> Picture:
+def _photograph(path: Path, package: str, terms: str) -> Picture:
     title = path.parents[2].name if package == PLASMA else path.stem
-    return Picture(
-        path=path,
-        title=title,
-        split=_split(title),
-        package=package,
-        licence=licence(path, package=package, debs=debs)[0],
-    )
-
-
-def _split(title: str) -> str:
-    return "test" if title in HELD else "train"
+    split = "test" if title in HELD else "train"
+    return Picture(path=path, title=title, split=split, package=package, licence=terms)
 
 
 def _pick(pictures: Sequence[Picture], rng: np.random.Generator) -> Picture:
@@ -259,9 +243,7 @@ def _pick(pictures: Sequence[Picture], rng: np.random.Generator) -> Picture:
 @exits
 def main() -> int:
     """Returns 0, or 1 with a message."""
-    p = argparse.ArgumentParser(
-        prog="python -m benchmarks.natural_data", description=__doc__.partition("\n")[0]
-    )
+    p = command("natural_data", __doc__, json=False)
     p.add_argument("debs", type=Path, help="folder into which the Debian packages are unpacked")
     p.add_argument("--out", type=Path, required=True, help="a folder that is not there yet")
     o = p.parse_args()

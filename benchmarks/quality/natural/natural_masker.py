@@ -1,17 +1,15 @@
-"""Score maskers on the composites of `benchmarks.quality.natural.run`, as they were trained: sizes, crop
-and all.
+"""Score maskers on the composites of `python -m benchmarks.natural`, as they were trained: sizes and crop.
 
 python -m benchmarks.natural_masker --masker RUN/masker.safetensors … --data DATA --json FILE
 """
 
 from __future__ import annotations
 
-import argparse
 import functools
 import sys
 from pathlib import Path
 
-from benchmarks.common.record import exits, meta, write_compact
+from benchmarks.common.record import command, exits, meta, write_compact
 from benchmarks.quality import maskers
 from benchmarks.quality.natural.jobs import row_of
 from benchmarks.quality.natural.methods import NEMU
@@ -25,11 +23,10 @@ from train.run_folder import run_of
 @exits
 def main() -> int:
     """Returns 0; 1 with a message."""
-    p = argparse.ArgumentParser(prog="python -m benchmarks.natural_masker", description=__doc__)
+    p = command("natural_masker", __doc__)
     p.add_argument("--masker", type=Path, nargs="+", required=True, help="each in its run's folder")
     p.add_argument("--data", type=Path, required=True, help="what python -m benchmarks.natural_data made")
     p.add_argument("--images", type=int, default=100, help="composites (%(default)s)")
-    p.add_argument("--json", type=Path, required=True)
     o = p.parse_args()
     rows = [row(masker, o.data, o.images) for masker in o.masker]
     write_compact(o.json, {"meta": {**meta(), "data": digest(o.data)}, "rows": rows})
@@ -37,7 +34,7 @@ def main() -> int:
 
 
 def row(masker: Path, data: Path, images: int) -> Row:
-    """With the keys of `benchmarks.quality.natural.run`."""
+    """Row with the keys of `python -m benchmarks.natural`."""
     file = MaskerFile.open(masker)
     nem, config, run = file.nem(), file.config, run_of(file)
     seen = subject(nem.encoder, data, images)

@@ -50,14 +50,29 @@ class Source:
 
     def config(self, name: str) -> EncoderConfig:
         """The whole picture is seen: composites are square."""
-        weights = str(dict(self.weights)[name].resolve())
-        architecture = name.removesuffix(RANDOM)
         return EncoderConfig(
-            encoder=f"timm/{architecture}",
-            weights=weights,
+            encoder=f"timm/{name.removesuffix(RANDOM)}",
+            weights=str(dict(self.weights)[name].resolve()),
             image_size=(self.size, self.size),
             resize="squash",
         )
+
+
+def weights_of(given: Iterable[str]) -> tuple[tuple[str, Path], ...]:
+    """Name and file of each `--encoder-weights NAME=FILE`.
+
+    Raises:
+        InputError: not of that form, or no such file.
+    """
+    pairs = [(name, Path(file)) for name, _, file in (text.partition("=") for text in given)]
+    for name, file in pairs:
+        if not file.is_file():
+            raise InputError(
+                f"--encoder-weights {name}={file}",
+                expected="NAME=FILE, a timm name and a safetensors file",
+                cure="e.g. mobilenetv2_100=mobilenetv2.safetensors",
+            )
+    return tuple(pairs)
 
 
 @functools.cache

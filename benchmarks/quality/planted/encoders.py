@@ -12,7 +12,6 @@ together, relative to how far apart different scenes are.  `selfsup` is SimCLR: 
 
 from __future__ import annotations
 
-import argparse
 import sys
 import time
 from collections.abc import Collection
@@ -25,7 +24,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from benchmarks.common.record import meta, write
+from benchmarks.common.record import command, exits, meta, write
 from benchmarks.quality.planted.planting import CLASSES, fit_names, fit_selfsup
 from benchmarks.quality.planted.world import FACTORS, KINDS, SIZE, scene
 from demo.train_encoder import ARCHITECTURE
@@ -187,9 +186,10 @@ def _planted(name: str) -> Planted:
     return ENCODERS[name]
 
 
+@exits
 def main() -> int:
     """Returns 0 if every encoder was trained."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.encoders")
+    parser = command("encoders", __doc__, json=False)
     parser.add_argument("names", nargs="*", default=list(ENCODERS), metavar="NAME", help=", ".join(ENCODERS))
     parser.add_argument("--out", type=Path, default=OUT)
     parser.add_argument("--steps", type=int, help="training steps (default: each encoder's own number)")
@@ -199,14 +199,10 @@ def main() -> int:
     if options.quick and options.steps:
         parser.error("--quick has a number of steps of its own")
     chosen = QUICK if options.quick else {"steps": options.steps}
-    try:
-        for name in options.names:
-            _planted(name)
-        for name in options.names:
-            train_encoder(name, options.out, seed=options.seed, **chosen)
-    except InputError as error:
-        print(error, file=sys.stderr)
-        return error.exit_code
+    for name in options.names:
+        _planted(name)
+    for name in options.names:
+        train_encoder(name, options.out, seed=options.seed, **chosen)
     return 0
 
 

@@ -1,8 +1,241 @@
-"""python -m benchmarks.toward: see benchmarks.quality.toward.run."""
+"""Do maskers with targets show what two images share, and what does it cost?  On answers that are known.
 
+    python -m benchmarks.natural_data DEBS --out DATA
+    python -m benchmarks.toward --data DATA --work WORK --json benchmarks/results/toward.json \\
+        --encoder-weights tf_efficientnet_lite0=lite0.safetensors --masker tf_efficientnet_lite0:0=RUN \\
+        --plain tf_efficientnet_lite0:1=RUN
+
+Parts:
+
+    targets    unseen composites: the mask inside and outside the object, toward themselves, the same object
+               on another photograph, their bare photograph, another object on it, and what is unrelated
+    mixtures   two composites by a known region: where the mask lies, toward the one, the other, neither
+    optimum    a mask optimised for each mixture by the same objective: its limit
+    baselines  other explanations of pairs on both tasks: share of the mass in the region, rank, pointing, AUC
+    timing     seconds an image of each of them, one after the other in one process
+    cost       graphs of one and of two inputs beside the encoder alone, interleaved, in onnxruntime
+    self       masks without a target: maskers that take targets beside maskers that do not, by image
+    planted    pairs of scenes that share one digit, on an encoder of `benchmarks.quality.planted.encoders`
+    (in WORK/encoders)
+
+Each result is a file under --work/parts and is not computed again; the JSON holds what there is.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
 import sys
+from collections.abc import Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
 
-from benchmarks.quality.toward.run import main
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from benchmarks.common.record import command, exits, meta, write_compact
+from benchmarks.quality.natural.subject import SIZE, Source, digest, encoder_of, weights_of
+from benchmarks.quality.toward.jobs import (
+    OURS,
+    PARTS,
+    PLAIN,
+    SELF,
+    TARGET,
+    Options,
+    Row,
+    Runs,
+    jobs_of,
+    kept,
+    result_of,
+)
+from benchmarks.quality.toward.measures import LOCALISED
+from benchmarks.quality.toward.methods import METHODS
+from runtime.errors import InputError
+from train.checkpoint import MaskerFile
+from train.run_folder import MASKER, run_of
+
+
+def merged(options: Options) -> dict[str, Any]:
+    """All results under `work`, merged."""
+    rows: dict[str, list[Row]] = {}
+    for part in PARTS:
+        jobs = jobs_of(options, part)
+        rows[part] = [one for job in jobs if kept(options, job).exists() for one in result_of(options, job)]
+    names = [name for name, _ in options.source.weights]
+    return {
+        "meta": {**meta(), "data": digest(options.source.data)},
+        "encoders": {name: encoder_of(options.source, name).record.fingerprint for name in names},
+        "settings": {name: {"passes": m.passes, **m.settings} for name, m in METHODS.items()},
+        "maskers": [
+            _masker(name, seed, run, kind)
+            for kind, runs in ((TARGET, options.runs), (PLAIN, options.plain))
+            for name, seed, run in runs
+        ],
+        "self_paired": [
+            {"encoder": name, **one} for name in names for one in self_paired(rows["self"], name)
+        ],
+        "paired": paired(rows["baselines"]),
+        **rows,
+    }
+
+
+def _masker(name: str, seed: int, run: Path, kind: str) -> Row:
+    masker = MaskerFile.open(run / MASKER)
+    config, summary = masker.config, run_of(masker)
+    of = {"encoder": name, "seed": seed, "masker": kind, "batch_size": config.batch_size}
+    return {**of, "steps": config.steps, "train_seconds": summary and summary.seconds}
+
+
+def self_paired(rows: Sequence[Row], encoder: str) -> list[Row]:
+    """Maskers with targets less those without, by image, each the mean over its seeds: 95 % intervals.
+
+    `error` is the standard error over images; `error_seeds` also has the spread of both kinds' seeds in it.
+    """
+    found = []
+    for key in SELF:
+        with_, without = (
+            np.array(
+                [r["values"][key] for r in rows if r["encoder"] == encoder and r["masker"] == kind], float
+            )
+            for kind in (TARGET, PLAIN)
+        )
+        if not len(with_) or not len(without):
+            continue
+        apart = with_.mean(0) - without.mean(0)
+        apart = apart[~np.isnan(apart)]
+        error = float(apart.std(ddof=1)) / math.sqrt(len(apart))
+        spreads = [
+            float(np.nanmean(of, axis=1).std(ddof=1)) / math.sqrt(len(of))
+            for of in (with_, without)
+            if len(of) > 1
+        ]
+        mean = float(apart.mean())
+        found.append(
+            {
+                "metric": key,
+                "difference": mean,
+                "error": error,
+                "low": mean - 1.96 * error,
+                "high": mean + 1.96 * error,
+                "error_seeds": math.hypot(error, *spreads),
+                "images": len(apart),
+                "seeds": [len(with_), len(without)],
+            }
+        )
+    return found
+
+
+def paired(rows: Sequence[Row]) -> list[Row]:
+    """Ours, the mean over its seeds, less each other method, by image; `error` is the standard error."""
+    found = []
+    for encoder, task in dict.fromkeys((r["encoder"], r["task"]) for r in rows):
+        here = [r for r in rows if (r["encoder"], r["task"]) == (encoder, task)]
+        for method in dict.fromkeys(r["method"] for r in here if r["method"] != OURS):
+            for key in LOCALISED:
+                ours, other = (
+                    [r["values"][key] for r in here if r["method"] == name] for name in (OURS, method)
+                )
+                if not ours:
+                    continue
+                n = min(map(len, (*ours, *other)))
+                means = [np.array([of[:n] for of in each], float).mean(0) for each in (ours, other)]
+                apart = means[0] - means[1]
+                apart = apart[~np.isnan(apart)]
+                if len(apart) > 1:
+                    error = float(apart.std(ddof=1)) / math.sqrt(len(apart))
+                    of = {"encoder": encoder, "task": task, "against": method, "metric": key}
+                    found.append(
+                        {**of, "difference": float(apart.mean()), "error": error, "images": len(apart)}
+                    )
+    return found
+
+
+def runs_of(given: Sequence[str], option: str) -> Runs:
+    """NAME:SEED=FOLDER, ….
+
+    Raises:
+        InputError: not of that form, or no masker there.
+    """
+    found = []
+    for text in given:
+        who, _, folder = text.partition("=")
+        name, _, seed = who.partition(":")
+        if not seed.isdigit() or not (Path(folder) / MASKER).is_file():
+            raise InputError(
+                f"{option} {text}",
+                expected=f"NAME:SEED=FOLDER, the folder of a finished training, with its {MASKER}",
+                cure=f"e.g. {option} mobilenetv2_100:0=runs/mobilenetv2-0",
+            )
+        found.append((name, int(seed), Path(folder)))
+    return tuple(found)
+
+
+def options_of(o: argparse.Namespace) -> Options:
+    """Raises InputError: weights or runs that are not there, or a masker of an encoder without weights."""
+    weights = weights_of(o.encoder_weights)
+    runs, plain = runs_of(o.masker, "--masker"), runs_of(o.plain, "--plain")
+    if odd := {name for name, _, _ in (*runs, *plain)} - {name for name, _ in weights}:
+        raise InputError(
+            f"maskers of {', '.join(sorted(odd))}",
+            expected="only of encoders that --encoder-weights names",
+            cure="name their weights",
+        )
+    given: dict[str, Any] = {field.name: getattr(o, field.name, None) for field in fields(Options)}
+    few = ("faithful_images", "optimum_images", "cheap_images", "dear_images")
+    given |= {name: min(given[name], o.images) for name in few}
+    given |= {name: tuple(given[name]) for name in ("methods", "planted_seeds")}
+    source = Source(data=o.data, weights=weights, device="cpu", size=o.size)
+    return Options(**{**given, "source": source, "runs": runs, "plain": plain})
+
+
+def parsed() -> argparse.Namespace:
+    """The command line."""
+    p = command("toward", __doc__, json=False)
+    p.add_argument("--data", type=Path, required=True, help="what python -m benchmarks.natural_data made")
+    p.add_argument("--work", type=Path, required=True, help="finished results, planted encoders and maskers")
+    p.add_argument("--encoder-weights", nargs="+", required=True, metavar="NAME=FILE", help="timm name, file")
+    p.add_argument("--masker", nargs="+", default=[], metavar="NAME:SEED=FOLDER", help="maskers with targets")
+    p.add_argument(
+        "--plain", nargs="+", default=[], metavar="NAME:SEED=FOLDER", help="maskers without targets"
+    )
+    p.add_argument("--json", type=Path, help="write all results that are there")
+    p.add_argument("--parts", nargs="*", default=list(PARTS), choices=PARTS)
+    p.add_argument("--methods", nargs="+", default=list(METHODS), choices=METHODS, help="baselines to run")
+    p.add_argument("--images", type=int, default=100, help="composites (%(default)s)")
+    p.add_argument("--faithful-images", type=int, default=100, help="for insertion − deletion (%(default)s)")
+    p.add_argument("--optimum-images", type=int, default=24)
+    p.add_argument("--optimum-steps", type=int, default=Options.optimum_steps)
+    p.add_argument("--cheap-images", type=int, default=24, help="images for the baselines (%(default)s)")
+    p.add_argument(
+        "--dear-images", type=int, default=12, help="images for baselines with many passes (%(default)s)"
+    )
+    p.add_argument("--size", type=int, default=SIZE, help="pixels (%(default)s)")
+    p.add_argument("--threads", type=int, default=1, help="(%(default)s)")
+    p.add_argument("--rounds", type=int, default=200, help="rounds of the cost (%(default)s)")
+    p.add_argument("--planted-seeds", type=int, nargs="+", default=[0, 1, 2])
+    p.add_argument(
+        "--planted-steps", type=int, default=600, help="training steps of the planted maskers (%(default)s)"
+    )
+    p.add_argument("--planted-scenes", type=int, default=100, help="pairs for each digit (%(default)s)")
+    p.add_argument("--quick", action="store_true", help="planted: few training scenes; does everything run?")
+    return p.parse_args()
+
+
+@exits
+def main() -> int:
+    """Returns 0, or 1 with a message."""
+    o = parsed()
+    torch.set_num_threads(o.threads)
+    options = options_of(o)
+    for part in (part for part in PARTS if part in o.parts):
+        for job in tqdm(jobs_of(options, part), desc=part):
+            result_of(options, job)
+    if o.json:
+        write_compact(o.json, merged(options))
+    return 0
+
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -16,8 +16,8 @@ from benchmarks.common.onnx_sessions import random_encoder
 from benchmarks.common.record import device_name, write
 from benchmarks.common.timing import seconds_per_image
 from benchmarks.quality import maskers
-from benchmarks.quality.natural.jobs import row_of
-from benchmarks.quality.natural.methods import OPTIMISED_STEPS, optimised
+from benchmarks.quality.natural.jobs import Job, row_of
+from benchmarks.quality.natural.methods import NEMU, OPTIMISED_STEPS, optimised
 from benchmarks.quality.natural.subject import Source, digest, encoder_of
 from benchmarks.quality.scoring import maps_of, measured
 from benchmarks.quality.toward.cost import call, cost, graph_of
@@ -33,7 +33,7 @@ from train.run_folder import MASKER
 PARTS = ("targets", "mixtures", "self", "optimum", "cost", "baselines", "timing", "planted")
 TARGET, PLAIN = "with targets", "without targets"
 """Kinds of maskers."""
-OURS, CONTROL = "nemu", "nemu, ignoring the target"
+OURS, CONTROL = NEMU, "nemu, ignoring the target"
 RANDOM_WEIGHTS = "resnet50"
 """A model of which only the cost is measured."""
 SELF = ("relevance_rank", "insertion_minus_deletion", "relevance_mass")
@@ -72,17 +72,6 @@ class Options:
     def run(self, name: str, seed: int, kind: str = TARGET) -> Path:
         """The folder of a masker."""
         return {(n, s): f for n, s, f in (self.runs if kind == TARGET else self.plain)}[name, seed]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Job:
-    """One result, in a file of its own."""
-
-    kind: str
-    """One of PARTS."""
-    encoder: str
-    method: str = OURS
-    seed: int = 0
 
 
 def jobs_of(options: Options, part: str) -> list[Job]:

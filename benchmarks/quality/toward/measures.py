@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,8 @@ from torch import Tensor
 
 from benchmarks.common.estimate import estimate
 from benchmarks.quality.metrics import localisation
+from benchmarks.quality.natural.jobs import rounded
+from benchmarks.quality.scoring import number
 from benchmarks.quality.toward.subject import NULL, Asked
 from runtime.media.mixtures import share_in
 from train.config import TrainConfig
@@ -21,8 +24,6 @@ from train.objective import TARGET_PRICE
 
 Row = dict[str, Any]
 
-DIGITS = 5
-"""Digits that the figures of single images are rounded to."""
 AROUND = "v"
 """The target that lies outside a mixture's region."""
 LOCALISED = ("relevance_mass", "relevance_rank", "pointing_game", "roc_auc")
@@ -33,9 +34,8 @@ def row(values: Mapping[str, Sequence[float]]) -> Row:
     found: Row = {"n": len(next(iter(values.values())))}
     for name, of in values.items():
         mean = estimate(list(of))
-        found |= {name: _number(mean.mean), f"{name}_error": _number(mean.error)}
-    each = {name: [_number(round(float(v), DIGITS)) for v in of] for name, of in values.items()}
-    return {**found, "values": each}
+        found |= {name: number(mean.mean), f"{name}_error": number(mean.error)}
+    return {**found, "values": {name: rounded(of) for name, of in values.items()}}
 
 
 def levels(masks: Mapping[str, Tensor], regions: np.ndarray) -> list[Row]:
@@ -109,12 +109,8 @@ def tasks(on_composites: Asked, on_mixtures: Asked, images: int) -> dict[str, tu
 
 def first(asked: Asked, images: int) -> Asked:
     """The first of the images."""
-    return Asked(
-        x=asked.x[:images],
-        regions=asked.regions[:images],
-        targets={name: of[:images] for name, of in asked.targets.items()},
-        centre=asked.centre,
-    )
+    targets = {name: of[:images] for name, of in asked.targets.items()}
+    return replace(asked, x=asked.x[:images], regions=asked.regions[:images], targets=targets)
 
 
 def price_toward(nem: NEM, config: TrainConfig, images: np.ndarray, centre: Tensor) -> float:
@@ -123,7 +119,3 @@ def price_toward(nem: NEM, config: TrainConfig, images: np.ndarray, centre: Tens
     module = MaskerTraining(nem, config, files="")
     module.centre = centre
     return TARGET_PRICE * max(worth(module, torch.from_numpy(images)), LEAST_COST)
-
-
-def _number(value: float) -> float | None:
-    return None if np.isnan(value) else float(value)

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from benchmarks.quality.baselines import GRADIENT_ROWS, IG_STEPS, ROWS, STRIDE, WINDOW, WINDOW_SIDE
+from benchmarks.quality.baselines import GRADIENT_ROWS, IG_STEPS, ROWS, STRIDE, WINDOW, WINDOW_SIDE, scaled
 from runtime.errors import InputError
 from train.encoder.frozen import FrozenEncoder
 
@@ -73,7 +73,7 @@ def integrated_gradients(
 def occlusion(encoder: FrozenEncoder, x: Tensor, targets: Tensor, *, centre: Tensor, seed: int = 0) -> Tensor:
     """What s loses where a window is hidden: mean over the windows on a pixel."""
     places = [(top, left) for top in _starts(x.shape[1]) for left in _starts(x.shape[2])]
-    height, width = (_scaled(WINDOW, side) for side in x.shape[1:])
+    height, width = (scaled(WINDOW, side) for side in x.shape[1:])
     kept = torch.ones(len(places), 1, *x.shape[1:], device=x.device)
     for one, (top, left) in zip(kept, places, strict=True):
         one[:, top : top + height, left : left + width] = 0
@@ -196,11 +196,7 @@ def _last_map(encoder: FrozenEncoder, x: Tensor) -> tuple[Tensor, Tensor]:
     return found[0].float(), embedding.float()
 
 
-def _scaled(pixels: int, side: int) -> int:
-    return max(1, round(pixels * side / WINDOW_SIDE))
-
-
 def _starts(side: int) -> list[int]:
     """Where windows begin along a side, the last at its end."""
-    window, stride = _scaled(WINDOW, side), _scaled(STRIDE, side)
+    window, stride = scaled(WINDOW, side), scaled(STRIDE, side)
     return [*range(0, side - window, stride), side - window]

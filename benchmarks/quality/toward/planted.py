@@ -9,10 +9,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.quality.explainers import encoder_of, train_masker
+from benchmarks.quality.explainers import FIRST_SCENE, encoder_of, train_masker
 from benchmarks.quality.planted.encoders import embed
 from benchmarks.quality.planted.world import Scene, scene
-from benchmarks.quality.scenes import FIRST_SCENE
 from benchmarks.quality.settings import TARGETS
 from benchmarks.quality.toward.measures import row
 from benchmarks.quality.toward.subject import NULL, Asked, logits

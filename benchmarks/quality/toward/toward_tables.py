@@ -91,13 +91,7 @@ def mixtures(rows: Rows, optimum: Rows) -> str:
             if here := [row for row in found if row["asked"] == asked]:
                 area = statistics.fmean(row["area"] for row in here)
                 line = {key: figure(here, key) for key in ("share", "pooled", "control_share", "mask_mean")}
-                line |= {
-                    "mask": who,
-                    "asked": title,
-                    "area": f"{area:.2f}",
-                    "n": str(here[0]["n"]),
-                    "goal": "",
-                }
+                line |= {"mask": who, "asked": title, "area": f"{area:.2f}", "n": here[0]["n"], "goal": ""}
                 if asked in SHARE_GOALS:
                     shift, words = SHARE_GOALS[asked]
                     share = statistics.fmean(row["share"] for row in here)

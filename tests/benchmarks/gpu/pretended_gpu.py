@@ -17,8 +17,13 @@ import pytest
 from benchmarks.gpu.bench import Bench, Effort
 from benchmarks.gpu.kernels import expected
 from runtime.backends import cuda
+from runtime.package.records import InputRecord
 
 RUNTIME = Path(__file__).parents[2] / "runtime"
+INPUT = InputRecord(
+    name="image", height=8, width=8, mean=(0, 0, 0), std=(1, 1, 1), resize="squash", crop_pct=1,
+    interpolation="bilinear",
+)  # fmt: skip
 FEW = Effort(side=8, opens=3, calls=20, device_calls=5, timed=20, threads=2, repeats=2)
 
 

@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks.gpu import run as gpu_check
+from benchmarks.gpu import __main__ as gpu_check
 from benchmarks.gpu.steps import FILES, Plan, Step, steps
 
 ROOT = Path(__file__).parents[3]
@@ -223,13 +223,13 @@ metadata.Distribution.from_name = from_name
 import benchmarks.gpu
 steps = ["gpu." + m.name for m in pkgutil.iter_modules(benchmarks.gpu.__path__) if m.name != "__main__"]
 assert len(steps) > 10 and importlib.util.find_spec("scipy") is None, steps
-for name in [*steps, "training.run"]: importlib.import_module("benchmarks." + name)"""
+for name in [*steps, "training.__main__"]: importlib.import_module("benchmarks." + name)"""
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 
 
 def test_steps_for_a_jetson_do_not_import_torch() -> None:
-    names = ("run", "cuda", "engine", "parity", "report", "tests")
+    names = ("__main__", "cuda", "engine", "parity", "report", "tests")
     code = "import importlib, sys\nsys.modules['torch'] = sys.modules['onnx'] = None\n" + "".join(
         f"importlib.import_module('benchmarks.gpu.{name}')\n" for name in names
     )

@@ -71,21 +71,38 @@ def test_after_a_failed_check_the_next_is_made(bench: Bench, report: Report) -> 
     assert (second["passed"], second["detail"]) == (True, "made")
 
 
-def test_wrong_outputs_are_found(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(PretendedKernels, "infer", lambda *_: None)  # the poison stays
-    with pytest.raises(Wrong, match="100% of it NaN"):
-        gpu_cuda_checks.one_backend_moves_between_threads(bench)
+@pytest.mark.parametrize(
+    ("check", "owner", "name", "fault", "said"),
+    [
+        (  # the poison stays
+            gpu_cuda_checks.one_backend_moves_between_threads,
+            PretendedKernels, "infer", lambda *_: None, "100% of it NaN",
+        ),
+        (gpu_device_checks.run_device_keeps_the_order_of_streams, None, "order", lambda *_: None, "turn 0"),
+        (
+            gpu_device_checks.memory_of_outputs_is_used_again,
+            BufferPool, "take_back", lambda self, buffer: buffer.close(), "dropping the outputs called",
+        ),
+        (
+            gpu_device_checks.what_is_not_finite_is_refused,
+            DeviceExplanation, "check", DeviceExplanation.synchronize, "NaN was accepted",
+        ),
+        (
+            gpu_device_checks.an_event_is_done_when_its_work_is,
+            None, "event_done", lambda *_: True, "True, True, True",
+        ),
+    ],
+)  # fmt: skip
+def test_a_check_finds_its_fault(bench, monkeypatch, check, owner, name, fault, said) -> None:
+    """`owner` is the class that gets the fault; None: the bench's CUDA layer."""
+    monkeypatch.setattr(owner or type(bench.cuda), name, fault)
+    with pytest.raises(Wrong, match=said):
+        check(bench)
 
 
 def test_a_graph_that_is_not_refused_is_found(bench: Bench) -> None:
     with pytest.raises(Wrong, match="the graph was not refused"):
         gpu_cuda_checks._without_graph(bench, "", "replay")
-
-
-def test_a_missing_order_of_streams_is_found(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(type(bench.cuda), "order", lambda *_: None)
-    with pytest.raises(Wrong, match="turn 0"):
-        gpu_device_checks.run_device_keeps_the_order_of_streams(bench)
 
 
 @pytest.mark.parametrize(("half", "passed"), [(1 << 30, True), (1 << 29, False)])
@@ -142,24 +159,6 @@ def test_a_context_without_its_memory_does_not_run(bench: Bench) -> None:
     assert context.execute_async_v3(1) is False
     context.set_device_memory(256, gpu_stand_in.SCRATCH)
     assert context.execute_async_v3(1) is False, "enough for one image, not for two"
-
-
-def test_memory_not_used_again_is_found(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(BufferPool, "take_back", lambda self, buffer: buffer.close())
-    with pytest.raises(Wrong, match="dropping the outputs called"):
-        gpu_device_checks.memory_of_outputs_is_used_again(bench)
-
-
-def test_a_missing_check_for_nan_is_found(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(DeviceExplanation, "check", DeviceExplanation.synchronize)
-    with pytest.raises(Wrong, match="NaN was accepted"):
-        gpu_device_checks.what_is_not_finite_is_refused(bench)
-
-
-def test_an_event_that_is_always_done_is_found(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(type(bench.cuda), "event_done", lambda *_: True)
-    with pytest.raises(Wrong, match="True, True, True"):
-        gpu_device_checks.an_event_is_done_when_its_work_is(bench)
 
 
 def test_numpy_and_kernel_agree_on_the_largest_image() -> None:

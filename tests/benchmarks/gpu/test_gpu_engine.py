@@ -29,14 +29,9 @@ from benchmarks.gpu.summary import goals
 from runtime.backends.cuda.memory import Stream
 from runtime.errors import BackendError
 from runtime.package.folder import Package
-from runtime.package.records import InputRecord
-from tests.benchmarks.gpu.pretended_gpu import PretendedKernels, pretended_bench
+from tests.benchmarks.gpu.pretended_gpu import INPUT, PretendedKernels, pretended_bench
 
 SHAPE = (2, 8, 8, 3)
-INPUT = InputRecord(
-    name="image", height=8, width=8, mean=(0, 0, 0), std=(1, 1, 1), resize="squash", crop_pct=1,
-    interpolation="bilinear",
-)  # fmt: skip
 
 
 @pytest.fixture

@@ -19,8 +19,7 @@ from benchmarks.gpu.bench import Bench
 from benchmarks.gpu.summary import _verdict
 from runtime.errors import BackendError
 from runtime.package.folder import Package
-from runtime.package.records import InputRecord
-from tests.benchmarks.gpu.pretended_gpu import pretended_bench
+from tests.benchmarks.gpu.pretended_gpu import INPUT, pretended_bench
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (5, 8, 8, 3), dtype=np.uint8) // np.arange(1, 9)[:, None]
 EXPECTED = IMAGES.mean((1, 2), dtype=np.float32), IMAGES[..., 0].astype(np.float32) / 255
@@ -47,11 +46,7 @@ def tried(
     )
     content = getattr(importlib.import_module("tests.runtime.fake_tensorrt"), plan, b"a plan")
     engine = SimpleNamespace(record=record, read=lambda: content, path=Path("toy.engine"))
-    side = InputRecord(
-        name="image", height=8, width=8, mean=(0, 0, 0), std=(1, 1, 1), resize="squash", crop_pct=1,
-        interpolation="bilinear",
-    )  # fmt: skip
-    package: Any = Package(Path("toy.nemu"), SimpleNamespace(input=side, files={}), "0" * 64)
+    package: Any = Package(Path("toy.nemu"), SimpleNamespace(input=INPUT, files={}), "0" * 64)
     saved: list[str] = []
     images = IMAGES.astype(np.uint8)
     gpu_parity._try(

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from benchmarks.common.onnx_sessions import encoder_graph, fused, fused_graph, random_encoder, run, session
+from benchmarks.latency.__main__ import main
 from benchmarks.latency.peers import AuthorsWay, openvino_call
-from benchmarks.latency.run import main
 from benchmarks.pages.latency_tables import latency
 
 

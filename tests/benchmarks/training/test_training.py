@@ -8,7 +8,7 @@ import math
 import pytest
 import torch
 
-from benchmarks.training import run as training
+from benchmarks.training import __main__ as training
 from benchmarks.training import stopwatch
 from benchmarks.training.authors_loop import AuthorsLoop
 from train.config import EncoderConfig

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-from benchmarks.quality.defects.run import KINDS, LEAST_CHANGE, SIDE, Product, composed, defective, make
+from benchmarks.quality.defects.__main__ import KINDS, LEAST_CHANGE, SIDE, Product, composed, defective, make
 from benchmarks.quality.defects.scores import GOOD, MOST_FALSE, Pictures, pro, row
 
 
@@ -47,7 +47,7 @@ def test_the_same_seed_makes_the_same_picture(two):
 
 def test_what_is_written_is_read_back(two, tmp_path, monkeypatch):
     for name, count in (("BANK", 3), ("GOOD", 2), ("EACH", 1)):
-        monkeypatch.setattr(f"benchmarks.quality.defects.run.{name}", count)
+        monkeypatch.setattr(f"benchmarks.quality.defects.__main__.{name}", count)
     make(two[0], two[1], tmp_path / "disc", seed=0)
     tests = Pictures.load(tmp_path / "disc")
     assert (len(tests.bank), len(tests.images)) == (3, 6)

@@ -10,7 +10,7 @@ from scipy.stats import spearmanr
 from torch import nn
 
 from benchmarks.common.estimate import estimate
-from benchmarks.quality.metrics.ranks import midranks, unit_ranks
+from benchmarks.quality.metrics.maps import midranks, unit_ranks
 from benchmarks.quality.metrics.robustness import average_sensitivity, mprt, mprt_floor, randomised
 from runtime.errors import InputError
 from train.encoder.frozen import weights_fingerprint

@@ -9,12 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 from torch import Tensor, nn
 
 from benchmarks.quality.natural.subject import Source
+from benchmarks.quality.toward import __main__ as toward
 from benchmarks.quality.toward import jobs as toward_jobs
-from benchmarks.quality.toward import run as toward
 from benchmarks.quality.toward.jobs import PLAIN, TARGET
 from benchmarks.quality.toward.measures import levels, localised, shares
 from benchmarks.quality.toward.methods import METHODS, similarity
@@ -23,39 +22,18 @@ from benchmarks.quality.toward.subject import NULL, composites, logits, mixtures
 from benchmarks.quality.toward.toward_tables import parts as tables_of
 from runtime.errors import InputError
 from runtime.package.records import InputRecord
+from tests.benchmarks.quality.natural.test_natural import SIZE, write_composites
 from train.__main__ import main as train
 from train.checkpoint import load_nem
 from train.encoder.frozen import FrozenEncoder
 
-SIZE, IMAGES = 64, 4
+IMAGES = 4
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory) -> Path:
-    """Noise with a bright square; its swaps are on other noise, dark, and absent."""
-    folder = tmp_path_factory.mktemp("toward")
-    rng = np.random.default_rng(0)
-
-    def noise() -> np.ndarray:
-        return rng.integers(0, 120, (SIZE, SIZE, 3), dtype=np.uint8)
-
-    def save(picture: np.ndarray, *parts: str) -> None:
-        folder.joinpath(*parts[:-1]).mkdir(exist_ok=True)
-        Image.fromarray(picture).save(folder.joinpath(*parts))
-
-    for i in range(12):
-        save(noise(), "train", f"p{i}.png")
-    for i in range(IMAGES):
-        name = f"{i:04d}_thing{i}_place{i}"
-        mask = np.zeros((SIZE, SIZE), bool)
-        mask[8:32, 8 : 24 + 4 * i] = True
-        ground, value = noise(), mask[..., None]
-        save(np.where(value, np.uint8(250), ground), "test", f"{name}.png")
-        save(mask.astype(np.uint8) * 255, "test_masks", f"{name}.png")
-        swaps = {"bg": np.where(value, np.uint8(250), noise()), "obj": np.where(value, np.uint8(0), ground)}
-        for change, picture in {**swaps, "none": ground}.items():
-            save(picture, "test_swaps", f"{name}__{change}.png")
-    return folder
+    names = [f"{i:04d}_thing{i}_place{i}" for i in range(IMAGES)]
+    return write_composites(tmp_path_factory.mktemp("toward"), names, training=12)
 
 
 @pytest.fixture(scope="module")
@@ -166,16 +144,9 @@ def test_levels_and_shares_of_masks_that_are_known():
     assert (pair["inside"], pair["outside"], pair["difference"]) == (1, 0, 1)
     assert (pair["control_inside"], pair["control_outside"], null["difference"]) == (0.5, 0.5, 0)
     faint = 0.01 * (1 - full)
-    _, u, v, mixed, empty = shares(
-        {
-            NULL: half,
-            "u": full,
-            "v": 1 - full,
-            "one of two faint": torch.stack([full[0], faint[1]]),
-            "empty": none,
-        },
-        regions,
-    )
+    mixed = torch.stack([full[0], faint[1]])
+    masks = {NULL: half, "u": full, "v": 1 - full, "one of two faint": mixed, "empty": none}
+    _, u, v, mixed, empty = shares(masks, regions)
     assert (u["share"], v["share"], u["control_share"], u["area"]) == (1, 0, 0.5, 0.5)
     assert mixed["share"] == 0.5
     assert mixed["pooled"] == pytest.approx(1 / 1.01)
