@@ -49,7 +49,7 @@ def test_wheel_holds_every_module_and_data_file(wheel):
     assert not any(name.startswith(("tests", "demo", "benchmarks", "docs")) for name in packed)
 
 
-def test_explain_runs_from_the_wheel_with_its_dependencies_alone(wheel, package, photographs, tmp_path):
+def test_explain_runs_from_wheel_and_its_dependencies(wheel, package, photographs, tmp_path):
     """`-I -S` hides this checkout and site-packages; only the links below can be imported."""
     with zipfile.ZipFile(wheel) as packed:
         packed.extractall(tmp_path / "site")

@@ -389,7 +389,7 @@ def test_a_run_in_the_way_is_not_overwritten(train_arguments, tmp_path, capsys):
     assert run(train_arguments, out, "--steps", "3", "--force") == 0
 
 
-def test_a_fresh_run_is_not_resumed_from_the_old(train_arguments, tmp_path, monkeypatch):
+def test_fresh_run_is_not_resumed_from_the_old(train_arguments, tmp_path, monkeypatch):
     out = tmp_path / "run"
     arguments = [*train_arguments, "--steps", "3"]
     assert run(arguments, out) == 0

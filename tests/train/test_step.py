@@ -114,7 +114,7 @@ def test_the_loop_reads_values_only_when_logging(train_arguments, tmp_path, monk
         ("sparse", True, [(4, False), (2, False), (4, True)]),  # the second: what half of them are asked for
     ],
 )
-def test_a_step_runs_one_clean_and_one_masked_pass(train_arguments, objective, toward, images):
+def test_step_runs_one_clean_and_one_masked_pass(train_arguments, objective, toward, images):
     module = make(train_arguments, objective=objective, toward=toward)
     seen = []
     module.frozen.register_forward_hook(lambda _m, i, o: seen.append((len(i[0]), o[0].requires_grad)))

@@ -81,7 +81,7 @@ def test_regions_are_neither_nothing_nor_everything(seed, height, width):
     assert (area < 0.6).all()
 
 
-def test_wrong_pixels_come_from_no_image_in_the_target():
+def test_wrong_pixels_come_from_no_image_in_target():
     """Six photographs, each of one colour: a mixture's pixels and its target's say where they came from."""
     photographs = torch.arange(1.0, 65).view(-1, 1, 1, 1).expand(-1, 3, 20, 30)
     partners = photographs.roll(1, 0), photographs.roll(2, 0)

@@ -54,7 +54,7 @@ def test_at_most_half_of_the_pixels_are_grey():
 
 
 @pytest.mark.parametrize(("empty", "full", "word"), [(0.4, 1.0, "an empty"), (1.0, 0.4, "a full")])
-def test_a_mask_costlier_than_a_trivial_one_is_worthless(empty, full, word):
+def test_mask_costlier_than_a_trivial_one_is_worthless(empty, full, word):
     said = verdict(HALF, empty=empty, full=full).fault()
     assert word in said
     assert "0.500" in said

@@ -68,7 +68,7 @@ def checked(package: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str
     }  # fmt: skip
 
 
-def test_a_dry_run_is_short_and_records_its_origin(checked: dict[str, Any]) -> None:
+def test_dry_run_is_short_and_records_its_origin(checked: dict[str, Any]) -> None:
     assert checked["seconds"] < 90
     assert checked["files"] <= 8
     assert set(checked["json"]) == {
@@ -152,9 +152,7 @@ def end_session(leader: int) -> None:
                 os.kill(int(folder.name), signal.SIGKILL)
 
 
-def test_steps_that_fail_hang_or_start_late_are_reported(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_failing_hanging_and_late_steps_are_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     plan = Plan(options=argparse.Namespace(minutes=9), package=None, gpu=False)
 

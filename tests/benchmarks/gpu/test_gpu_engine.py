@@ -47,7 +47,7 @@ def engine_of(bench: Bench, **changes: object) -> SimpleNamespace:
 
 
 @pytest.mark.parametrize(("fault", "why"), [("", ""), ("stale", "replay did not give")])
-def test_bare_engine_uses_a_graph_only_if_it_replays(
+def test_bare_engine_uses_only_graphs_that_replay(
     bench: Bench, monkeypatch: pytest.MonkeyPatch, fault: str, why: str
 ) -> None:
     monkeypatch.setitem(sys.modules, "tensorrt", stand_in(bench.kernels, most=4, fault=fault))

@@ -78,7 +78,7 @@ def test_every_row_says_what_it_is(package, tmp_path):
     )
 
 
-def test_a_package_that_is_not_there_is_an_error(tmp_path, capsys):
+def test_missing_package_is_an_error(tmp_path, capsys):
     assert main([str(tmp_path / "no.nemu"), "--json", str(tmp_path / "x.json")]) == 1
     assert "no.nemu" in capsys.readouterr().err
 

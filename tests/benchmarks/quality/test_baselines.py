@@ -68,7 +68,7 @@ def explain(name, encoder, x, *, seed=0, batches=3):
 
 
 @pytest.mark.parametrize("name", BASELINES)
-def test_a_batch_is_its_rows_and_the_same_every_time(name, encoder, x):
+def test_batch_equals_its_rows_and_repeats(name, encoder, x):
     maps = explain(name, encoder, x)
     assert maps.shape == (3, H, W)
     assert maps.dtype == torch.float32
@@ -152,7 +152,7 @@ def test_passes_are_what_the_encoder_is_given(name, encoder, x):
     assert sum(encoder.model.log) == BASELINES[name].passes(H, W)
 
 
-def test_both_relax_maps_cost_one_run_until_the_weights_change(encoder, x):
+def test_relax_maps_share_a_run_per_weights(encoder, x):
     log = encoder.model.log
     importance = explain("relax", encoder, x)
     log.clear()
@@ -167,7 +167,7 @@ def test_both_relax_maps_cost_one_run_until_the_weights_change(encoder, x):
     assert not torch.equal(explain("relax", encoder, x), importance)
 
 
-def test_an_encoder_with_equal_weights_has_its_own_run(encoder, x):
+def test_encoder_with_equal_weights_runs_itself(encoder, x):
     importance = explain("relax", encoder, x)
     other = frozen(Quadrant(rectified=False))
     other.load_state_dict(encoder.state_dict())
@@ -181,7 +181,7 @@ def test_memory_of_relax_is_bounded(encoder, x, monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["relax", "u_relax", "gradient_shap", "random"])
-def test_the_seed_and_the_image_decide_the_random_numbers(name, encoder, x):
+def test_seed_and_image_decide_the_random_numbers(name, encoder, x):
     first = explain(name, encoder, x)
     assert not torch.equal(explain(name, encoder, x, seed=1), first)
     assert not torch.equal(first[0], first[1])

@@ -16,7 +16,7 @@ def test_a_masker_that_is_there_is_a_result(monkeypatch, code):
 
 
 @pytest.mark.parametrize("code", [1, 2, 130])
-def test_a_failure_says_which_command_and_how_it_ended(monkeypatch, code):
+def test_failure_names_the_command_and_its_end(monkeypatch, code):
     monkeypatch.setattr(maskers, "train", lambda _: code)
     with pytest.raises(InputError, match=rf"python -m train --data 'my photos' ended with {code}"):
         maskers.train_masker(["--data", "my photos"])

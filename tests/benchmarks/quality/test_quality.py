@@ -52,7 +52,7 @@ def figures(subject, explain, **options):
     return score(subject, explain, **settings)
 
 
-def test_a_map_that_is_the_truth_has_the_best_figures(subject):
+def test_truth_as_map_has_the_best_figures(subject):
     truth = torch.from_numpy(subject.regions[0]).float()
     row = figures(subject, lambda _, x: truth.expand(len(x), -1, -1))
     assert row["relevance_rank"] == row["relevance_mass"] == row["pointing_game"] == row["roc_auc"] == 1
@@ -64,7 +64,7 @@ def test_a_map_that_is_the_truth_has_the_best_figures(subject):
     assert row["mprt_copies"] == 2
 
 
-def test_without_a_region_only_what_needs_none_is_measured(subject):
+def test_without_region_the_other_metrics_are_measured(subject):
     nowhere = replace(subject, regions=np.zeros_like(subject.regions))
     row = figures(nowhere, lambda _, x: torch.rand(len(x), 64, 64))
     assert row["relevance_rank"] is row["relevance_mass"] is row["mask_inside"] is row["region_area"] is None

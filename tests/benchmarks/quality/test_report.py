@@ -234,7 +234,7 @@ def test_what_is_not_there_is_left_out(result, tmp_path):
     assert not (tmp_path / "docs/quality.png").exists(), "the encoders are not there"
 
 
-def test_a_picture_of_made_up_maps_has_the_right_size():
+def test_picture_of_maps_has_the_right_size():
     cells = [np.zeros((96, 96, 3), np.uint8)] * 3
     drawn = quality_picture.sheet(
         ["scene", "truth", "nemu (our objective)"], [("digits 0", cells), ("red 0", cells)]

@@ -63,7 +63,7 @@ def test_the_stopwatch_counts_after_the_warm_up(monkeypatch):
     assert watch.shares == {"loading": 1 / 6, "optimiser and loop": 5 / 6}
 
 
-def test_a_run_reports_every_variant_and_where_its_time_goes(tmp_path, capsys):
+def test_run_reports_each_variant_and_its_time(tmp_path, capsys):
     options = ["--model", "test_resnet", "--image-size", "32", "--batch-size", "2", "--steps", "1"]
     assert training.main(["--json", str(tmp_path / "t.json"), *options, "--rounds", "2"]) == 0
     report = json.loads((tmp_path / "t.json").read_text())

@@ -157,7 +157,7 @@ def test_photographs_are_drawn_per_image():
     assert set(fill[:, 0, 0, 0].tolist()) == {0.0, 1.0, 2.0, 3.0, 4.0}
 
 
-def test_no_fill_is_both_trained_on_and_held_out():
+def test_held_out_fills_are_not_trained_on():
     x = torch.zeros(1, 3, H, W)
     for kind in ("zero", "noise", "blur"):
         with pytest.raises(InputError, match="photograph or mean"):

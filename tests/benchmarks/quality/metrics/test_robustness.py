@@ -65,7 +65,7 @@ def test_the_noise_is_uniform_in_the_radius():
     assert u.std().item() == pytest.approx(0.4 / 12**0.5, rel=0.02)
 
 
-def test_scale_and_offset_of_a_map_do_not_matter():
+def test_scale_and_offset_do_not_matter():
     plain, scaled = (
         average_sensitivity(f, X, generator=generator(), draws=2) for f in (red, lambda x: 5 * red(x) - 3)
     )

@@ -105,7 +105,7 @@ def test_single_masker_is_scored_as_in_the_benchmark(run, data, tmp_path, monkey
     assert (alone["encoder"], alone["train_steps"], alone["batch_size"]) == ("test_resnet", 2, 4)
 
 
-def test_a_map_that_is_the_object_has_the_best_figures(run, monkeypatch):
+def test_object_as_map_has_the_best_figures(run, monkeypatch):
     def truth(source, work, name, method, *, images, **_):
         seen = subject_of(source, name, images)
         place = {x.numpy().tobytes(): region for x, region in zip(seen.x, seen.regions, strict=True)}

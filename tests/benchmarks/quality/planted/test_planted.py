@@ -34,7 +34,7 @@ def test_two_steps_write_an_encoder_that_loads(tmp_path, name, outputs):
     assert again == pytest.approx(record["evidence"]["standard"], rel=1e-3)
 
 
-def test_an_encoder_that_was_not_trained_names_the_command(tmp_path):
+def test_untrained_encoder_error_names_the_command(tmp_path):
     with pytest.raises(InputError, match="python -m benchmarks.encoders red"):
         load("red", tmp_path)
     with pytest.raises(InputError, match="digits, red"):

@@ -27,7 +27,7 @@ def test_a_scene_is_a_function_of_its_arguments(split, kind):
 
 @pytest.mark.parametrize(("split", "kind"), CASES)
 @pytest.mark.parametrize("factor", FACTORS)
-def test_a_change_moves_only_the_pixels_of_its_factor(split, kind, factor):
+def test_change_moves_only_the_pixels_of_its_factor(split, kind, factor):
     for i in range(10):
         before = scene(i, split=split, kind=kind)
         after = scene(i, split=split, kind=kind, changed=(factor,))
@@ -82,7 +82,7 @@ def test_quarter_of_training_scenes_has_small_digits():
     assert sum(small) < 30
 
 
-def test_digits_are_red_and_blue_and_nothing_else_is():
+def test_only_digits_are_red_and_blue():
     for i in range(50):
         one = scene(i, split="test")
         red, green, blue = one.image.astype(int).transpose(2, 0, 1)

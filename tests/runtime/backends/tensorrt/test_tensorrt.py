@@ -125,7 +125,7 @@ def test_a_build_is_not_gated_on_unlisted_gpus(hopper: Package, gpu: Gpu) -> Non
     assert parity == ParityRecord(not_run="mismatch")
 
 
-def test_a_failure_on_a_listed_gpu_is_no_mismatch(open_toy: Callable, rtx: dict, gpu: Gpu) -> None:
+def test_failure_on_a_listed_gpu_is_no_mismatch(open_toy: Callable, rtx: dict, gpu: Gpu) -> None:
     gpu.fail["execute_async_v3"] = 1
     with pytest.raises(BackendError, match="execute_async_v3 failed") as error:
         open_toy(**rtx)
