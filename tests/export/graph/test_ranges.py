@@ -115,7 +115,10 @@ def looks_at_one_token(name: str, size: int) -> torch.nn.Module:
 
 @pytest.mark.parametrize(
     ("name", "size", "options"),
-    [("test_vit", 160, []), ("vit_small_patch16_dinov3", 64, ["--no-simplify"])],
+    [
+        ("test_vit", 160, []),
+        pytest.param("vit_small_patch16_dinov3", 64, ["--no-simplify"], marks=pytest.mark.slow),
+    ],
 )
 def test_overflowing_attention_is_named_and_built_in_bf16(name, size, options, photographs, tmp_path):
     model = looks_at_one_token(name, size)
