@@ -29,7 +29,7 @@ class Request:
 
     targets: tuple[Target, ...]
     precision: str
-    """Of `runtime.package.folder.GRAPHS`; `auto` takes for each engine the first that passes every check."""
+    """One of `runtime.package.folder.GRAPHS`; `auto`: for each engine the first that passes every check."""
     batch: tuple[int, int, int]
     """min, opt, max"""
     workspace_bytes: int | None = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator, Mapping
 from functools import cache
 from graphlib import CycleError, TopologicalSorter
@@ -104,3 +105,17 @@ def test_code_imports_benchmarks_by_full_name():
             if isinstance(node, ast.ImportFrom) and node.module:
                 names = {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
                 assert not (names & short) - set(arrows()), f"{path.relative_to(ROOT)}: {names & short}"
+
+
+def test_docstrings_begin_with_a_subject_or_verb():
+    for path in sources(*PACKAGES, "tests"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
+                text = str(node.value.value).strip()
+                assert not text.startswith(("Of ", "The same ")), f"{path.relative_to(ROOT)}: {text[:60]}"
+
+
+def test_names_of_tests_have_at_most_eight_words():
+    for path in sources("tests"):
+        for name in re.findall(r"^def test_(\w+)\(", path.read_text(), re.MULTILINE):
+            assert name.count("_") < 8, f"{path.relative_to(ROOT)}: test_{name}"

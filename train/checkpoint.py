@@ -33,7 +33,7 @@ class MaskerFile:
 
     path: Path
     sha256: str
-    """Of the file's bytes."""
+    """Digest of the file's bytes."""
     config: TrainConfig
     """The training run that wrote it."""
     encoder_fingerprint: str

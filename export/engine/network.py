@@ -26,7 +26,7 @@ class Library(NamedTuple):
 
     trt: ModuleType
     flavour: str
-    """Of `runtime.backends.tensorrt.library.FLAVOURS`."""
+    """One of `runtime.backends.tensorrt.library.FLAVOURS`."""
     log: Log
     builder: Any
     gpu: cuda.DeviceInfo | None

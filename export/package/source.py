@@ -32,7 +32,7 @@ class Source:
     evaluate: Path | None = None
     """Folder of photographs that the card's metrics are measured on; None takes the reference images."""
     precision: str = "auto"
-    """Of `runtime.package.folder.GRAPHS`: its graphs are added to the fp32 one.  `auto` adds fp16, else
+    """One of `runtime.package.folder.GRAPHS`: its graphs are added to the fp32 one.  `auto` adds fp16, else
     bf16, else neither."""
     simplify: bool = True
 

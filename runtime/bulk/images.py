@@ -40,9 +40,9 @@ class Form:
     overlays: str = "jpg"
     """One of `OVERLAYS`."""
     keep: float | None = None
-    """Of `Explanation.overlay`."""
+    """Argument of `Explanation.overlay`."""
     style: str = STYLES[0]
-    """Of `Explanation.overlay`."""
+    """Argument of `Explanation.overlay`."""
     longest: int | None = None
     """Longest side of an overlay in pixels; larger ones are made smaller."""
 

@@ -47,9 +47,9 @@ class RunRecord:
     backend: str
     precision: str
     keep: float | None
-    """Of `Explanation.overlay`."""
+    """Argument of `Explanation.overlay`."""
     style: str
-    """Of `Explanation.overlay`."""
+    """Argument of `Explanation.overlay`."""
     written: str
     """Time in UTC, ISO 8601."""
 

@@ -55,7 +55,7 @@ class Canary:
     difference: Difference
     """Index compared with package; recall is measured in the whole index."""
     embedding_error: float | None
-    """Of the worst image: distance between its two embeddings / median distance between different images;
+    """Worst image: distance between its two embeddings / median distance between different images;
     None if the dimensions differ or there is no image to compare."""
     sample: int
     """Number of images in the sample; `difference` is over those that could be explained again."""

@@ -100,7 +100,7 @@ def test_identical_images_are_refused():
 
 
 def test_moved_is_the_regions_effect_on_the_embedding():
-    """Of one colour each: the mean moves by the region's area times the distance of the colours."""
+    """Images of one colour: the mean moves by the region's area times the distance of the colours."""
     found, mixed = assess(blind, None, IMAGES)
     area = mixed.region.mean((1, 2))
     apart = np.linalg.norm(IMAGES[:, 0, 0].astype(float) - np.roll(IMAGES[:, 0, 0], -1, 0), axis=1)

@@ -24,7 +24,7 @@ from tests.toward_graph import add_targets
 
 WITHOUT_TORCH = ("inspection", "retrieval", "robotics")
 SHORT = "--image-size 64 --steps 5 --batch-size 4"
-"""Of a training whose page takes the defaults."""
+"""Options of a short training, for a page that takes the defaults."""
 
 
 @pytest.fixture

@@ -143,7 +143,7 @@ def test_every_pass_of_the_encoder_is_channels_last(train_arguments, fill, towar
 
 
 def plain_steps(module, steps):
-    """The same steps without any of it: the owner's encoder, NCHW, an optimiser that is not fused."""
+    """Plain steps to compare with: the owner's encoder, NCHW, an optimiser that is not fused."""
     encoder, masker = module.nem.encoder, module.nem.masker.to(memory_format=torch.contiguous_format)
     settings = {"lr": module.config.learning_rate, "weight_decay": module.config.weight_decay}
     optimizer = torch.optim.AdamW(masker.parameters(), **settings, foreach=False)

@@ -191,7 +191,7 @@ def test_cpu_form_is_unsigned_with_float_heads() -> None:
 
 
 def test_rounding_compensates_its_errors() -> None:
-    """Of a layer in int8, the mean of its output stays, and its error is less than of rounding one by one."""
+    """The mean output of an int8 layer stays, and its error is below that of rounding each weight alone."""
     model = toy()
     others = {n.name for n in Structure(model).weighted()} - {"conv_w1"}
     biased = numpy_helper.from_array(np.zeros(8, np.float32), "b1")

@@ -34,7 +34,7 @@ def red(x):
 
 
 def gradient_times_nothing(x):
-    """The same ramp for every image."""
+    """One ramp for every image."""
     return torch.arange(H * W, dtype=torch.float32).view(1, H, W).expand(len(x), H, W)
 
 
