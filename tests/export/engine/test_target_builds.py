@@ -13,13 +13,14 @@ from export.build_engine import main
 from export.convert import main as convert
 from export.deploy.triton import write_repository
 from export.engine import builder
-from export.engine.builder import BuiltEngine, validity
+from export.engine.builder import validity
 from export.package import attach, pack
 from export.request import Request
 from runtime.__main__ import main as runtime
 from runtime.errors import ExportError, InputError
 from runtime.package.folder import GRAPHS, TOWARD_GRAPHS, Package
 from runtime.package.parity_record import ParityRecord
+from tests.export.built_engine import built_engine
 from tests.export.deploy.test_triton import add, read
 from tests.toward_graph import add_targets
 
@@ -43,21 +44,9 @@ def built(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str, tuple[str, ..
     """A builder that compiles nothing: the graph, precision and inputs of each engine that is asked of it."""
     asked: list[tuple[str, str, tuple[str, ...]]] = []
 
-    def build(onnx, *, flavour, batch, precision, capability, inputs, outputs, **_):
-        asked.append((onnx.name, precision, inputs))
-        return BuiltEngine(
-            plan=onnx.name.encode(),
-            flavour=flavour,
-            version="1.7.1.116",
-            compute_capability=capability,
-            precision=precision,
-            tensor_types={},
-            inputs={},
-            outputs=dict.fromkeys(outputs, ("FLOAT", ())),
-            batch=batch,
-            flags={},
-            build_seconds=0.0,
-        )
+    def build(onnx, **options):
+        asked.append((onnx.name, options["precision"], options["inputs"]))
+        return built_engine(onnx.name.encode(), **options)
 
     monkeypatch.setattr(attach.builder, "build", build)
     monkeypatch.setattr(attach, "_gate", lambda *_: ParityRecord(not_run="unavailable"))

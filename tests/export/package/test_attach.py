@@ -10,13 +10,12 @@ import pytest
 
 from export import targets
 from export.build_engine import main
-from export.engine.builder import BuiltEngine
 from export.graph.ranges import Ranges
 from export.package import attach
 from runtime.errors import BackendError, BackendUnavailable, ExportError, OutputExists, ParityError
 from runtime.package.folder import Package
-from runtime.package.manifest import OUTPUTS
 from runtime.package.parity_record import ParityRecord
+from tests.export.built_engine import built_engine
 
 pytest.importorskip("tensorrt_rtx")
 
@@ -35,23 +34,11 @@ def refusing(monkeypatch):
     def make(*refused: tuple[str, str], error: Exception = REFUSED) -> list[tuple[str, str]]:
         tried = []
 
-        def build(onnx, *, flavour, batch, precision, capability, outputs=OUTPUTS, **_):
-            tried.append((capability, precision))
+        def build(onnx, **asked):
+            tried.append((asked["capability"], asked["precision"]))
             if tried[-1] in refused:
                 raise error
-            return BuiltEngine(
-                plan=b"plan",
-                flavour=flavour,
-                version="1.7.1.116",
-                compute_capability=capability,
-                precision=precision,
-                tensor_types={},
-                inputs={},
-                outputs=dict.fromkeys(outputs, ("FLOAT", ())),
-                batch=batch,
-                flags={},
-                build_seconds=0.0,
-            )
+            return built_engine(b"plan", **asked)
 
         monkeypatch.setattr(attach.builder, "build", build)
         return tried
