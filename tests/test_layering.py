@@ -13,7 +13,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 HEAVY = (
     "torch torchvision timm lightning safetensors onnx onnxsim onnxscript onnxruntime "
-    "onnxruntime_ep_nv_tensorrt_rtx tensorrt tensorrt_rtx cuda pycuda PIL "
+    "onnxruntime_ep_nv_tensorrt_rtx tensorrt tensorrt_rtx tensorrt_lean tensorrt_dispatch cuda pycuda PIL "
     "cv2 scipy matplotlib tqdm av pyarrow ray sklearn skimage lancedb qdrant_client train export demo "
     "benchmarks"
 )
