@@ -43,8 +43,7 @@ from train.__main__ import main as train
 OUT = Path(os.path.relpath(Path(__file__).parent / "out"))
 PACKAGE, WEIGHTS = OUT / "demo.nemu", OUT / "lite0.safetensors"
 JUDGED = 24
-"""Composites on which the package's card is measured: the fewest that `export.package.level` takes, to save
-time."""
+"""Composites that the package's card is measured on: the fewest that `export.package.level` takes."""
 SHOWN = 4
 """Number of composites in overlay.png: the first, not the best."""
 COLUMNS = 3

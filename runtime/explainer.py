@@ -100,9 +100,8 @@ class Explainer(OpenedPackage[Backend]):
         """Explain one image, or several: which pixels its embedding comes from, or which look like a target.
 
         Args:
-            image: what `runtime.media.geometry.load_image` takes (path, bytes, PIL image, uint8 array); or
-            a list
-                or tuple of these, sizes may differ; or a uint8 array (N, H, W, 3).
+            image: a path, bytes, a PIL image or a uint8 array (see `runtime.media.geometry.load_image`); a
+                list or tuple of these, sizes may differ; or a uint8 array (N, H, W, 3).
             toward: the target: an embedding, float (D,), an image, or an explanation.  For N images, a list
                 of N or a float array (N, D) gives each its own target.  The mask is the smallest region whose
                 embedding is like the target's; it is empty where the image shows nothing of the target

@@ -137,9 +137,8 @@ class Explanation:
         the package's card.  Where the target is `absent`, the region is empty.
 
         Args:
-            keep: a centred cosine (`runtime.media.occlusion.kept`), above 0 and at most 1.  Toward a
-            target, a
-                share of the most that any region keeps of the target.
+            keep: a centred cosine (`runtime.media.occlusion.kept`), above 0 and at most 1.  Toward a target,
+                a share of the most that any region keeps of the target.
 
         Raises:
             InputError: `keep` out of range, or a package without a curve.

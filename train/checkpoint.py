@@ -95,8 +95,7 @@ class MaskerFile:
         Raises:
             MaskerMismatch: the encoder, or its preprocessing, is not what the masker was trained for.
             InputError, SchemaError: the encoder cannot be loaded (`train.encoder.zoo.load_encoder`), or the
-            tensors
-                are not those of the decoder.
+                tensors are not those of the decoder.
         """
         encoder = encoder or load_encoder(self._encoder_config(weights))
         self._check(encoder)

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -36,6 +36,16 @@ from runtime.verify import run_all, run_all_toward, verify, verify_toward
 
 Outputs = tuple[np.ndarray, np.ndarray]
 """Embeddings and masks."""
+
+
+class Task(NamedTuple):
+    """What an engine is run on, and what it should give."""
+
+    images: np.ndarray
+    """uint8 (N, H, W, 3)"""
+    toward: np.ndarray | None
+    """float32 (N, D): a target for each image; None for an engine without targets."""
+    expected: Outputs
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -89,8 +99,9 @@ def _flavour(package: Package | None, flavour: str, result: dict[str, Any], save
         report: dict[str, Any] = {"engine": engine.path.name, "record": engine.record.fields()}
         result["engines"].append(report)
         targets, right = (toward, asked) if engine.record.takes_target else (None, expected)
+        task = Task(images, targets, right)
         try:
-            _try(package, engine, images, targets, right, report, save=save)
+            _try(package, engine, task, report, save)
         except BackendUnavailable as error:
             report["error"] = str(error)
             result["skipped"].append({"what": f"running {engine.path.name}", "why": error.came})
@@ -138,14 +149,7 @@ def _try_provider(package: Package, precision: str, report: dict[str, Any]) -> N
 
 
 def _try(
-    package: Package,
-    engine: Engine,
-    images: np.ndarray,
-    toward: np.ndarray | None,
-    expected: Outputs,
-    report: dict[str, Any],
-    *,
-    save: Callable[[], None],
+    package: Package, engine: Engine, task: Task, report: dict[str, Any], save: Callable[[], None]
 ) -> None:
     """Fill `report`; `save` is called before every step that may crash the process."""
     rtx, plan = engine.record.flavour == "rtx", engine.read()
@@ -175,30 +179,24 @@ def _try(
         report["stage"] = "running"
         report["load_log"] = list(backend.load_log)
         save()
-        _compare(backend, engine, images, toward, expected, report, save)
+        _compare(backend, engine, task, report, save)
         report["stage"] = "first opening"
         report["first_opening"] = first_opening.check(package, engine, backend, gpu)
         report["stage"] = "done"
 
 
 def _compare(
-    backend: TensorRTBackend,
-    engine: Engine,
-    images: np.ndarray,
-    toward: np.ndarray | None,
-    expected: Outputs,
-    report: dict[str, Any],
-    save: Callable[[], None],
+    backend: TensorRTBackend, engine: Engine, task: Task, report: dict[str, Any], save: Callable[[], None]
 ) -> None:
     """Add the parity of one image at a time and of full batches to `report`."""
     limits = limits_for(engine.record.precision)
     for batch in sorted({1, backend.max_batch}):
-        embedding, mask = _poisoned_run(backend, images, toward, batch)
+        embedding, mask = _poisoned_run(backend, task.images, task.toward, batch)
         parity = measure(
             embedding=embedding,
             mask=mask,
-            reference_embedding=expected[0],
-            reference_mask=expected[1],
+            reference_embedding=task.expected[0],
+            reference_mask=task.expected[1],
             limits=limits,
         )
         report.setdefault("parity", {})[f"batch {batch}"] = parity.to_json()

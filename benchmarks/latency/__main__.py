@@ -2,10 +2,9 @@
 
     python -m benchmarks.latency resnet50.nemu --json benchmarks/results/latency_resnet50.json
 
-Rows of one `group` were timed in one interleaved run (`benchmarks.common.interleave`), onnxruntime's
-spinning off. `control` is a second session of `encoder`.  A ratio needs 200 rounds; larger batches get the
-time of
---seconds, so their rows say n and have no ratio.  The encoder, where PyTorch runs it, has random weights.
+Rows of one `group` were timed in one interleaved run (`benchmarks.common.interleave`), with onnxruntime's
+spinning off.  `control` is a second session of `encoder`.  A ratio needs 200 rounds.  Larger batches run for
+--seconds only, so their rows have n and no ratio.  In PyTorch the encoder has random weights.
 """
 
 from __future__ import annotations

@@ -2,10 +2,10 @@
 
     python -m benchmarks.gate --images FOLDER --json benchmarks/results/gate.json MASKER [MASKER=WEIGHTS …]
 
-The limits in `runtime.package.parity` rest on it.  Each encoder is computed by torch in fp32, fp16 and
-bf16; and its fp32 embeddings get random noise of a known size, in units of the median distance between
-different images. `widest_margin` says how much farther, in the same unit, the
-second nearest was from the nearest where they changed places.
+The limits in `runtime.package.parity` come from it.  torch computes each encoder in fp32, fp16 and bf16, and
+random noise of a known size is added to its fp32 embeddings, in units of the median distance between
+different images.  `widest_margin` says, where the nearest and the second nearest changed places, how much
+farther the second was, in that unit.
 """
 
 from __future__ import annotations

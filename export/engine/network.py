@@ -106,8 +106,7 @@ def _signature(
                 f"{onnx.name} has the {kind} {types}",
                 expected=f"exactly {wanted}",
                 cure="export it with export.graph.fuse: uint8 image in (and float32 toward, for targets), "
-                "float32 "
-                "embedding and mask out",
+                "float32 embedding and mask out",
             )
     return inputs, outputs
 

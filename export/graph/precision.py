@@ -3,9 +3,8 @@
 fp32  the module as it is
 fp16  the half torch module, exported: float32 only at the boundary
 bf16  the same in bfloat16, for GPUs from compute capability 8.0 and encoders that leave fp16's range
-int8  the half module with quantise–dequantise pairs (`export.int8.for_tensorrt`); onnxruntime has its own
-form,
-      `runtime.backends.onnxruntime.MODELS`
+int8  the half module with quantise–dequantise pairs (`export.int8.for_tensorrt`); onnxruntime has a graph of
+      its own (`runtime.backends.onnxruntime.MODELS`)
 """
 
 from __future__ import annotations

@@ -62,9 +62,8 @@ def write_graphs(job: Job, precision: str) -> Written:
     """Write the fp32 graph, its parts, and the graphs of other precisions.
 
     Args:
-        precision: of `runtime.package.folder.GRAPHS`: its graphs are written too.  `auto` writes fp16, else
-        bf16,
-            else neither; int8 that is refused goes on as `auto`.
+        precision: one of `runtime.package.folder.GRAPHS`, whose graphs are written too.  `auto` writes fp16,
+            else bf16, else neither; int8 that is refused goes on as `auto`.
 
     Raises:
         ParityError: a graph is beyond the gate: that of fp32, or of the precision that was asked for.

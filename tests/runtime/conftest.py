@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import gc
-import hashlib
 import shutil
 import sys
 from pathlib import Path
@@ -21,9 +20,10 @@ from runtime.backends import cuda
 from runtime.backends.tensorrt import selection
 from runtime.index.stores import STORES
 from runtime.package.folder import MANIFEST, REFERENCE, Package, files_in, sha256_file
-from runtime.package.manifest import SCHEMA, EngineRecord, Manifest
+from runtime.package.manifest import SCHEMA, Manifest
 from runtime.package.parity_record import ParityRecord
 from runtime.package.records import EncoderRecord, InputRecord, MaskerRecord, OutputRecord
+from tests.engine_record import engine_record
 from tests.runtime.fake_cuda import FakeDriver
 from tests.runtime.fake_gpu import Gpu
 from tests.runtime.fake_tensorrt import EMBEDDING, TARGETS, fake_tensorrt
@@ -221,38 +221,13 @@ def rewrite():
     return rewrite_manifest
 
 
-def engine_record(package: Package, plan: bytes) -> EngineRecord:
-    """The sidecar of a plan."""
-    return EngineRecord(
-        flavour="tensorrt",
-        version="10.3.0.30",
-        compute_capability="8.9",
-        precision="fp16",
-        tensor_types={"HALF": 1},
-        batch=(1, 1, 4),
-        onnx="model.fp16.onnx",
-        onnx_sha256="0",
-        package=package.hash,
-        flags={},
-        parity=ParityRecord(not_run="unavailable"),
-        build_seconds=1.0,
-        sha256=hashlib.sha256(plan).hexdigest(),
-    )
-
-
-@pytest.fixture
-def record():
-    """`engine_record`, for tests that cannot import this file."""
-    return engine_record
-
-
 @pytest.fixture
 def add():
     """Add an engine to a package: `add(package, name, **changes)`; changes of the sidecar or of the plan."""
 
     def add_engine(package: Package, name: str, /, *, plan: bytes = b"a plan", **changes) -> None:
         plan = EMBEDDING if "outputs" in changes else TARGETS if "inputs" in changes else plan
-        package.add_engine(name, plan, dataclasses.replace(engine_record(package, plan), **changes))
+        package.add_engine(name, plan, engine_record(package, plan, **changes))
 
     return add_engine
 

@@ -201,8 +201,8 @@ def test_a_slow_camera_delays_no_explanation(explainer: Explainer) -> None:
 
 
 def test_the_caller_may_explain_while_streaming(explainer: Explainer) -> None:
-    for _ in explainer.stream(frames(6)):
-        explainer(frame(9))
+    seen = [(one.embedding[0], explainer(frame(9)).embedding[0]) for one in explainer.stream(frames(6))]
+    np.testing.assert_allclose(seen, [(i, 9) for i in range(6)], atol=0.5)
 
 
 def failing_camera() -> Iterator[np.ndarray]:

@@ -1,5 +1,4 @@
-"""Real encoders and unseen composites with a known object, as `benchmarks.quality.natural.natural_data`
-writes them."""
+"""Real encoders, and the unseen composites that `python -m benchmarks.natural_data` writes."""
 
 from __future__ import annotations
 

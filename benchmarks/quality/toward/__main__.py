@@ -15,8 +15,8 @@ Parts:
     timing     seconds an image of each of them, one after the other in one process
     cost       graphs of one and of two inputs beside the encoder alone, interleaved, in onnxruntime
     self       masks without a target: maskers that take targets beside maskers that do not, by image
-    planted    pairs of scenes that share one digit, on an encoder of `benchmarks.quality.planted.encoders`
-    (in WORK/encoders)
+    planted    pairs of scenes that share one digit, on an encoder of `python -m benchmarks.encoders` (in
+               WORK/encoders)
 
 Each result is a file under --work/parts and is not computed again; the JSON holds what there is.
 """

@@ -114,8 +114,7 @@ def first(asked: Asked, images: int) -> Asked:
 
 
 def price_toward(nem: NEM, config: TrainConfig, images: np.ndarray, centre: Tensor) -> float:
-    """λ toward a target, as training has it (`train.lightning_module`), by training pictures uint8 (N, H,
-    W, 3)."""
+    """λ toward a target, as `train.lightning_module` measures it on training images uint8 (N, H, W, 3)."""
     module = MaskerTraining(nem, config, files="")
     module.centre = centre
     return TARGET_PRICE * max(worth(module, torch.from_numpy(images)), LEAST_COST)

@@ -55,6 +55,7 @@ class CudaBindings(Cuda):
         return DriverInfo(cuda=version, devices=devices)
 
     def device(self, index: int) -> DeviceInfo:
+        """Read the attributes of an existing GPU.  Raises `BackendError` if the driver refuses."""
         device = self._call("cuDeviceGet", index)
         names = self._cuda.CUdevice_attribute
 
@@ -142,6 +143,7 @@ class CudaBindings(Cuda):
         self._call("cuStreamWaitEvent", then, event, 0)
 
     def check_pointer(self, pointer: int, nbytes: int, index: int) -> None:
+        """Ask the driver about an address.  Raises `InputError` unless GPU `index` can read it."""
         which = self._of_pointers
         error, found = self._cuda.cuPointerGetAttributes(len(which), which, pointer)
         kind, managed, device, owner = (0, False, 0, 0) if error else found

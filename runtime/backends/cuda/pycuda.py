@@ -58,6 +58,7 @@ class PyCuda(Cuda):
         return DriverInfo(cuda=version, devices=count)
 
     def device(self, index: int) -> DeviceInfo:
+        """Read the attributes of an existing GPU.  Raises `BackendError` if the driver refuses."""
         device, attribute = self._call(self._cuda.Device, index), self._cuda.device_attribute
         integrated = bool(device.get_attribute(attribute.INTEGRATED))
         pageable = getattr(attribute, "PAGEABLE_MEMORY_ACCESS", None)  # PyCUDA 2021 lacks this name

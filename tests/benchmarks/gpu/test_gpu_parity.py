@@ -49,9 +49,8 @@ def tried(
     package: Any = Package(Path("toy.nemu"), SimpleNamespace(input=INPUT, files={}), "0" * 64)
     saved: list[str] = []
     images = IMAGES.astype(np.uint8)
-    gpu_parity._try(
-        package, engine, images, toward, EXPECTED, report, save=lambda: saved.append(report.get("stage", ""))
-    )
+    task = gpu_parity.Task(images, toward, EXPECTED)
+    gpu_parity._try(package, engine, task, report, lambda: saved.append(report.get("stage", "")))
     return saved
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import shutil
 
 import numpy as np
@@ -14,8 +13,7 @@ from tritonclient.grpc import model_config_pb2
 from export.deploy.triton import write_repository
 from runtime.errors import InputError, OutputExists
 from runtime.package.folder import Package
-from runtime.package.manifest import EngineRecord
-from runtime.package.parity_record import ParityRecord
+from tests.engine_record import engine_record
 
 
 @pytest.fixture
@@ -28,23 +26,8 @@ def add(
     package: Package, capability: str, *, version: str = "10.3.0.30", flavour: str = "tensorrt", **more
 ) -> None:
     plan = f"{flavour} {version} {capability}".encode()
-    record = EngineRecord(
-        flavour=flavour,
-        version=version,
-        compute_capability=capability,
-        precision="fp16",
-        tensor_types={"HALF": 1},
-        batch=(1, 1, 4),
-        onnx="model.fp16.onnx",
-        onnx_sha256="0",
-        package=package.hash,
-        flags={},
-        parity=ParityRecord(not_run="unavailable"),
-        build_seconds=1.0,
-        sha256=hashlib.sha256(plan).hexdigest(),
-        **more,
-    )
-    package.add_engine(f"{flavour}-{capability}", plan, record)
+    fields = {"flavour": flavour, "version": version, "compute_capability": capability, **more}
+    package.add_engine(f"{flavour}-{capability}", plan, engine_record(package, plan, **fields))
 
 
 def read(folder):

@@ -10,6 +10,7 @@ import pytest
 from runtime.errors import IntegrityError, OutputExists, PackageError, SchemaError
 from runtime.package.folder import MANIFEST, Package
 from runtime.package.manifest import SCHEMA
+from tests.engine_record import engine_record
 
 FILES = ["README.md", "model.onnx", "model.onnx.data", "reference.npz"]
 
@@ -77,9 +78,9 @@ def test_a_link_that_leaves_the_package_is_refused(package_path, tmp_path):
         Package.open(package_path)
 
 
-def test_engines_are_added_without_touching_the_manifest(package_path, record):
+def test_engines_are_added_without_touching_the_manifest(package_path):
     package = Package.open(package_path)
-    other = record(package, b"another plan")
+    other = engine_record(package, b"another plan")
     before = (package_path / MANIFEST).read_bytes()
     engine = package.add_engine("demo", b"a plan", other)
     assert (package_path / MANIFEST).read_bytes() == before
@@ -108,11 +109,11 @@ def test_half_an_engine_is_refused(package_path, add, half):
         package.engines()
 
 
-def test_a_read_only_package_caches_its_engines(package_path, record, tmp_path, monkeypatch):
+def test_a_read_only_package_caches_its_engines(package_path, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(os, "access", lambda path, mode: False)
     package = Package.open(package_path)
-    engine = package.add_engine("demo", b"a plan", record(package, b"a plan"))
+    engine = package.add_engine("demo", b"a plan", engine_record(package, b"a plan"))
     assert engine.path.is_relative_to(tmp_path / "cache")
     assert package.engines() == [engine]
     assert not (package_path / "engines").exists()
