@@ -36,7 +36,7 @@ def main(argv: list[str] | None = None) -> int:
     p.add_argument("--soak", action="store_true", help="run for --seconds and watch the memory instead")
     p.add_argument("--few", action="store_true", help="small images, few times: does everything run?")
     options = p.parse_args(argv)
-    report = Report(options.path, budget=options.budget, seconds=options.seconds, gpu=True)
+    report = Report(options.path, until=options.until, seconds=options.seconds, gpu=True)
     what = "soak of the runtime" if options.soak else "the runtime over a stand-in engine"
     try:
         gpu = cuda.device(0)
@@ -48,7 +48,7 @@ def main(argv: list[str] | None = None) -> int:
     report.content["kernels"] = kernels.how
     bench = Bench(kernels, gpu, FEW if options.few else Effort())
     if options.soak:
-        soak(bench, report, seconds=min(options.seconds, 0.78 * options.budget))
+        soak(bench, report, seconds=min(options.seconds, 0.9 * (options.until - time.time())))
     else:
         run(bench, report, CHECKS)
     return 0

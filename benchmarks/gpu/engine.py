@@ -41,7 +41,7 @@ def main(argv: list[str] | None = None) -> int:
     p.add_argument("--package", type=Path)
     p.add_argument("--flavour", default="rtx", help="only engines of this flavour of TensorRT (%(default)s)")
     options = p.parse_args(argv)
-    report = Report(options.path, budget=options.budget, seconds=options.seconds, gpu=True)
+    report = Report(options.path, until=options.until, seconds=options.seconds, gpu=True)
     what = f"engines of flavour {options.flavour}"
     if options.package is None:
         report.skip(what, "there is no package")

@@ -22,8 +22,6 @@ from runtime.backends.ep_rtx import MODULE, RtxProviderBackend
 FILES = ("environment", "cuda", "torch", "parity", "engines", "training", "tests")
 """The JSON files, besides the summary."""
 EP_RTX = RtxProviderBackend.name
-STARTED = "STEP_STARTED"
-"""Environment variable with the time, of `time.time`, at which a step's process was started."""
 _TRAIN = ("torch", "timm", "lightning", "safetensors", "onnx")
 _PATH = "PATH"
 """Stands in a step's command for the file that it writes."""
@@ -51,7 +49,7 @@ class Step:
     command: tuple[str, ...]
     """Module and arguments, with `PATH` for the file."""
     budget: float | None = 0.85
-    """Share of the limit that is given to the module as `--budget`; None: it has no such option."""
+    """Share of the limit after which the module begins nothing, by `--until`; None: it has no such option."""
     gpu: bool = True
     """It needs a GPU."""
     needs: tuple[str, ...] = ()
@@ -68,7 +66,7 @@ class Step:
 
     def arguments(self, path: Path, limit: float) -> list[str]:
         """Module and arguments, to write `path` within `limit` seconds."""
-        budget = [] if self.budget is None else ["--budget", str(self.budget * limit)]
+        budget = [] if self.budget is None else ["--until", str(time.time() + self.budget * limit)]
         return [str(path) if word == _PATH else word for word in self.command] + budget
 
 
@@ -170,7 +168,6 @@ def run(
         text=True,
         errors="replace",
         preexec_fn=os.setpgrp,
-        env={**os.environ, STARTED: str(time.time())},
     ) as process:
         try:
             while True:

@@ -35,7 +35,7 @@ def bench(monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
 
 @pytest.fixture
 def report(tmp_path: Path) -> Report:
-    return Report(tmp_path / "cuda.json", budget=60, seconds=1, gpu=True)
+    return Report(tmp_path / "cuda.json", seconds=1, gpu=True)
 
 
 def test_every_check_passes_or_says_why_not(bench: Bench, report: Report, tmp_path: Path) -> None:

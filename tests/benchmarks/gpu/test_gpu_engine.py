@@ -68,7 +68,7 @@ def test_engines_are_enqueued_if_one_has_no_graph(
     monkeypatch.setitem(
         sys.modules, "tensorrt_rtx", stand_in(bench.kernels, most=4, fault="refuses", rtx=True)
     )
-    report = Report(tmp_path / "engines.json", budget=60, seconds=0.1, gpu=False)
+    report = Report(tmp_path / "engines.json", seconds=0.1, gpu=False)
     engines = {"encoder": engine_of(bench), "fused": engine_of(bench, flavour="rtx")}
     with bench.current(), ExitStack() as stack:
         stream = stack.enter_context(Stream(bench.cuda))
@@ -114,7 +114,7 @@ def measured(bench: Bench, folder: Path, engines: dict[str, SimpleNamespace]) ->
         input=INPUT, embedding_id="toy", level=None, encoder=SimpleNamespace(id="timm/toy", dimension=3)
     )
     package = Package(folder, manifest, "0" * 64)
-    report = Report(folder / "engines.json", budget=60, seconds=0.1, gpu=False)
+    report = Report(folder / "engines.json", seconds=0.1, gpu=False)
     with bench.current():
         gpu_engine.rows(report, package, engines)
         gpu_engine.overhead(report, package, engines)
@@ -175,7 +175,7 @@ def test_the_clock_stamps_a_busy_queue() -> None:
 def test_a_report_adds_to_an_earlier_one(tmp_path: Path) -> None:
     path = tmp_path / "torch.json"
     for batch in (1, 8):
-        report = Report(path, budget=60, seconds=0.01, gpu=False)
+        report = Report(path, seconds=0.01, gpu=False)
         report.compare({"encoder": lambda: np.zeros(9)}, lambda call: 1.0, backend="x", batch=batch)
         report.skip("something", "why")
     content = json.loads(path.read_text())
@@ -184,7 +184,7 @@ def test_a_report_adds_to_an_earlier_one(tmp_path: Path) -> None:
 
 
 def test_enqueued_work_is_also_timed_to_its_end(tmp_path: Path) -> None:
-    report = Report(tmp_path / "x.json", budget=60, seconds=0.01, gpu=False)
+    report = Report(tmp_path / "x.json", seconds=0.01, gpu=False)
     calls = {"encoder": lambda: None, "fused": lambda: None}
     report.compare(calls, lambda call: 1.0, finish=lambda: time.sleep(0.002), backend="x", batch=1)
     for row in report.content["rows"]:
