@@ -26,7 +26,7 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from PIL import Image
 
-from benchmarks.common.onnx_sessions import random_weights
+from benchmarks.common.onnx_sessions import random_encoder
 from benchmarks.common.record import command, lines, meta, write
 from benchmarks.training.authors_loop import AuthorsLoop
 from demo.world import scene
@@ -35,7 +35,6 @@ from runtime.media.sources import find_images
 from train.config import EncoderConfig, TrainConfig
 from train.data import Photographs, Steps, collate, load
 from train.encoder.frozen import FrozenEncoder
-from train.encoder.zoo import load_encoder
 from train.fit import loading_workers
 from train.lightning_module import MaskerTraining
 from train.loop import hush, make_trainer
@@ -117,7 +116,7 @@ def main(argv: list[str] | None = None) -> int:
 def make_turns(work: argparse.Namespace, folder: Path) -> dict[str, Turn]:
     """A turn of every variant, each with an encoder of its own; the authors' is the first."""
     write_photographs(folder / "photographs")
-    encoder_config, encoder = make_encoder(work, folder / "random.safetensors")
+    encoder = random_encoder(work.model, work.image_size)
     images = Photographs(
         find_images(folder / "photographs"),
         geometry=Geometry.from_record(encoder.input),
@@ -127,7 +126,7 @@ def make_turns(work: argparse.Namespace, folder: Path) -> dict[str, Turn]:
     turns = {AUTHORS: authors_turn(work, encoder, images)}
     for name, settings in VARIANTS.items():
         config = TrainConfig(
-            encoder=encoder_config,
+            encoder=EncoderConfig(encoder=f"timm/{work.model}", image_size=(work.image_size,) * 2),
             data=str(folder / "photographs"),
             steps=WARM_UP + work.steps,
             batch_size=work.batch_size,
@@ -217,14 +216,6 @@ def _student(freedom: int) -> float:
     density = np.cos(theta) ** (freedom - 1)
     below = np.concatenate([[0], np.cumsum(density[1:] + density[:-1])])
     return math.sqrt(freedom) * math.tan(float(np.interp(0.95, below / below[-1], theta)))
-
-
-def make_encoder(work: argparse.Namespace, weights: Path) -> tuple[EncoderConfig, FrozenEncoder]:
-    """A timm encoder with random weights; nothing is fetched."""
-    random_weights(f"timm/{work.model}", weights)
-    size = (work.image_size, work.image_size)
-    config = EncoderConfig(encoder=f"timm/{work.model}", weights=str(weights), image_size=size)
-    return config, load_encoder(config)
 
 
 def write_photographs(folder: Path) -> None:
