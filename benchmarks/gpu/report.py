@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.common.interleave import FEWEST_PAIRS, Call, Clock, interleave, ratio
-from benchmarks.common.nvml import joules_per_call, no_energy
+from benchmarks.common.nvml import joules_per_call
 from benchmarks.common.record import device_name, meta, write
 
 QUEUED, REPLAYS = 5, 10
@@ -88,7 +88,7 @@ class Report:
             finish: waits for the work that a call enqueued.  Then `wall_…` is the time from idle to idle by
                 the host's clock, one call after the other.  Without it a call ends when its work does, and
                 `wall_…` comes from the same samples as `median_ms`.
-            energy: measure the energy too; where the GPU has no meter, that is noted as skipped.
+            energy: measure the energy too, where the GPU has a meter.
         """
         times = interleave(
             variants, rounds=self._most, seconds=self._seconds, warm_up=self._warm_up, clock=clock
@@ -111,9 +111,6 @@ class Report:
         )["call"]
 
     def _energy(self, variants: dict[str, Call], finish: Call, batch: int) -> None:
-        if why := no_energy():
-            self.skip("energy per frame", why)
-            return
         rows = self.content["rows"][-len(variants) :]
         for row, call in zip(rows, variants.values(), strict=True):
             what = f"energy per frame of {row['backend']}, {row['variant']}, batch {batch}"

@@ -3,13 +3,11 @@
 python -m pytest -m gpu
 NEMU_GPU_PACKAGE=x.nemu     a package with an engine for this machine; else a tiny one is made, and built
 NEMU_SOAK_SECONDS=20        how long the soak takes
-NEMU_SOAK_JSON=soak.json    where its figures go; none of them is asserted but the growth of memory
 """
 
 from __future__ import annotations
 
 import gc
-import json
 import os
 import shutil
 import threading
@@ -22,8 +20,7 @@ from typing import Any, cast
 import numpy as np
 import pytest
 
-from benchmarks.common.nvml import NoNvml, Nvml
-from benchmarks.gpu.kernels import device_memory
+from benchmarks.gpu.bench import used as memory
 from runtime import Explainer, Package
 from runtime.backends import cuda
 from runtime.backends.choice import toward_backend
@@ -206,9 +203,9 @@ def test_torch_tensors_are_read_without_a_copy(on_gpu: Package, explainer: Expla
     before = 0
     for i in range(200):
         if i == 100:
-            before = used()["device"]
+            before = device()
         torch.from_dlpack(explainer.run_device(tensor).embedding).sum()
-    assert used()["device"] - before < MEGABYTE, "memory is used again"
+    assert device() - before < MEGABYTE, "memory is used again"
     for wrong in (tensor.float(), tensor[:, :, ::2], tensor[:, :-1], tensor.cpu()):
         with pytest.raises(InputError):
             explainer.run_device(wrong)
@@ -240,11 +237,11 @@ def test_torch_stream_order_is_kept(on_gpu: Package, explainer: Explainer) -> No
 def test_frames_after_warm_up_take_no_memory(on_gpu: Package, explainer: Explainer) -> None:
     explainer.warm_up()
     most = explainer.backend.max_batch
-    before = used()["device"]
+    before = device()
     for n in (1, max(1, most - 1), most):
         explainer.backend.run(pictures(on_gpu, n))
     assert len(list(explainer.stream(pictures(on_gpu, 4)))) == 4
-    assert used()["device"] - before < MEGABYTE
+    assert device() - before < MEGABYTE
 
 
 def test_memory_does_not_grow(
@@ -265,19 +262,15 @@ def test_memory_does_not_grow(
     frames(3)
     times.clear()
     gc.collect()
-    before = used()
+    before = memory()
     frames(float(os.environ.get("NEMU_SOAK_SECONDS", "20")))
     gc.collect()
-    after = used()
+    after = memory()
     growth = {name: after[name] - before[name] for name in before}
     p50, p99 = (float(np.percentile(times, q)) for q in (50, 99))
-    facts: dict[str, Any] = {"backend": explainer.backend.name, "degraded": explainer.backend.degraded}
-    facts |= {"runs": len(times), "p50_ms": p50, "p99_ms": p99}
-    facts |= {f"{name}_growth_bytes": nbytes for name, nbytes in growth.items()}
-    for name, value in facts.items():
-        record_property(name, value)
-    if path := os.environ.get("NEMU_SOAK_JSON"):
-        Path(path).write_text(json.dumps(facts, indent=2) + "\n")
+    record_property(
+        "detail", f"{len(times)} runs, p50 {p50:.3f} ms, p99 {p99:.3f} ms, growth in bytes {growth}"
+    )
     assert max(growth.values()) < 16 * MEGABYTE, growth
 
 
@@ -289,22 +282,15 @@ def test_memory_comes_back(on_gpu: Package) -> None:
     for _ in range(2):
         once()
     gc.collect()
-    before = used()
+    before = memory()
     for _ in range(5):
         once()
     gc.collect()
-    after = used()
+    after = memory()
     # TensorRT-RTX keeps up to 20 MB after its contexts are gone; it does so once.
     assert all(after[name] - before[name] < 48 * MEGABYTE for name in before), (before, after)
 
 
-def used() -> dict[str, int]:
-    """Bytes that this process holds on the host, and on the device if NVML says; else those of all there."""
-    try:
-        device = Nvml().process_bytes()
-    except NoNvml:  # a Jetson has none
-        with cuda.implementation().current(0):
-            free, total = device_memory()
-        device = total - free
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return {"device": device, "host": pages * os.sysconf("SC_PAGE_SIZE")}
+def device() -> int:
+    """Bytes that this process holds on the device if NVML says; else those of all there."""
+    return next(nbytes for name, nbytes in memory().items() if name != "host")

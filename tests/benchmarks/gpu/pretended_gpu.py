@@ -1,4 +1,4 @@
-"""The fake GPU of `tests/runtime`, with kernels computed by numpy, for the checks of gpu_cuda."""
+"""The fake GPU of `tests/runtime`, with kernels computed by numpy, for the checks of our CUDA code."""
 
 from __future__ import annotations
 
@@ -30,8 +30,6 @@ FEW = Effort(side=8, opens=3, calls=20, device_calls=5, timed=20, threads=2, rep
 class PretendedKernels:
     """The kernels, computed by numpy when the fake stream is waited for."""
 
-    how = "pretended"
-
     def __init__(self, gpu: Any) -> None:
         self.gpu = gpu
 
@@ -50,9 +48,6 @@ class PretendedKernels:
 
     def forbidden(self, stream): ...
 
-    def memory(self):
-        return sum(block.nbytes for block in self.gpu.blocks.values())
-
 
 def view(pointer: int, shape: tuple[int, ...]) -> np.ndarray:
     memory = (ctypes.c_uint8 * int(np.prod(shape))).from_address(pointer)
@@ -67,8 +62,10 @@ def pretended_bench(monkeypatch: pytest.MonkeyPatch, **attributes: int) -> Itera
         importlib.import_module("tests.runtime.fake_gpu"),
     )
     gpu = fake_gpu.Gpu()
+    driver = fake_cuda.FakeDriver(gpu, **attributes)
+    driver.cuMemGetInfo = lambda: (0, -sum(block.nbytes for block in gpu.blocks.values()), 0)
     monkeypatch.delenv(cuda.VARIABLE, raising=False)
-    monkeypatch.setitem(sys.modules, "cuda.bindings.driver", fake_cuda.FakeDriver(gpu, **attributes))
+    monkeypatch.setitem(sys.modules, "cuda.bindings.driver", driver)
     for name in ("tensorrt", "tensorrt_rtx", "torch"):  # torch needs the real driver
         monkeypatch.setitem(sys.modules, name, None)
     cuda._implementation.cache_clear()

@@ -20,9 +20,8 @@ import pytest
 
 from benchmarks.gpu import bench as gpu_bench
 from benchmarks.gpu import engine as gpu_engine
-from benchmarks.gpu import package as gpu_package
+from benchmarks.gpu import steps as gpu_steps
 from benchmarks.gpu.bench import Bench
-from benchmarks.gpu.package import form_of
 from benchmarks.gpu.report import QUEUED, REPLAYS, Report, device_clock
 from benchmarks.gpu.stand_in import VERSION, stand_in
 from benchmarks.gpu.summary import goals
@@ -142,9 +141,9 @@ def test_the_engine_for_targets_is_timed(
     engines = {name: engine_of(bench, **changes.get(name, {})) for name in plans}
     for name, engine in engines.items():
         engine.read = functools.partial(bytes, plans[name])
-        assert form_of(engine.record) == name
+        assert gpu_steps.form_of(engine.record) == name
     found = measured(bench, tmp_path, engines)
-    assert {entry["what"] for entry in found["skipped"]} <= {"energy per frame"}
+    assert found["skipped"] == []
     graphs = [row["variant"] for row in found["rows"] if row["backend"].endswith("cuda graph")]
     assert graphs == [*plans, *plans]
     assert "backend.run_toward" in {row["variant"] for row in found["rows"]}
@@ -195,18 +194,21 @@ def test_enqueued_work_is_also_timed_to_its_end(tmp_path: Path) -> None:
 
 def test_the_command_that_builds_each_form(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The engine for targets is built only for a package that takes them; no engine is built twice."""
-    monkeypatch.setattr(gpu_package, "_can_build", lambda flavour: True)
-    monkeypatch.setattr(gpu_package, "library", lambda flavour: SimpleNamespace(__version__="1.7"))
+    monkeypatch.setattr(gpu_steps, "library", lambda flavour: SimpleNamespace(__version__="1.7"))
     held: list[SimpleNamespace] = []
     files: dict[str, str] = {}
     opened = SimpleNamespace(engines=lambda: held, manifest=SimpleNamespace(files=files))
-    monkeypatch.setattr(gpu_package.Package, "open", lambda path: opened)
-    built = {form: gpu_package.build_command(tmp_path, "tensorrt", form) for form in gpu_package.FORMS}
-    assert [bool(command) for command in built.values()] == [True, True, False]
-    assert not {"--embedding-only", "--toward"} & set(built["fused"])
+    monkeypatch.setattr(gpu_steps.Package, "open", lambda path: opened)
+
+    def built() -> list[list[str]]:
+        return [
+            [option for option in ("--toward", "--embedding-only") if option in step.command]
+            for step in gpu_steps.builds(tmp_path, "tensorrt", "9.0")
+        ]
+
+    assert built() == [[], ["--embedding-only"]]
     files["model.toward.onnx"] = "0"
-    assert "--toward" in gpu_package.build_command(tmp_path, "tensorrt", "toward")
+    assert built() == [[], ["--toward"], ["--embedding-only"]]
     record = SimpleNamespace(flavour="tensorrt", version="1.7", embedding_only=False, takes_target=True)
     held.append(SimpleNamespace(record=record))
-    assert gpu_package.build_command(tmp_path, "tensorrt", "toward") == []
-    assert gpu_package.build_command(tmp_path, "tensorrt", "fused") == built["fused"]
+    assert built() == [[], ["--embedding-only"]]

@@ -17,8 +17,9 @@ from benchmarks.gpu import bench as gpu_bench
 from benchmarks.gpu import parity as gpu_parity
 from benchmarks.gpu.bench import Bench
 from benchmarks.gpu.summary import _verdict
-from runtime.errors import BackendError
+from runtime.errors import EngineMismatch
 from runtime.package.folder import Package
+from runtime.package.reference import Reference
 from tests.benchmarks.gpu.pretended_gpu import INPUT, pretended_bench
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (5, 8, 8, 3), dtype=np.uint8) // np.arange(1, 9)[:, None]
@@ -48,9 +49,9 @@ def tried(
     engine = SimpleNamespace(record=record, read=lambda: content, path=Path("toy.engine"))
     package: Any = Package(Path("toy.nemu"), SimpleNamespace(input=INPUT, files={}), "0" * 64)
     saved: list[str] = []
-    images = IMAGES.astype(np.uint8)
-    task = gpu_parity.Task(images, toward, EXPECTED)
-    gpu_parity._try(package, engine, task, report, lambda: saved.append(report.get("stage", "")))
+    reference = Reference(IMAGES.astype(np.uint8), *EXPECTED, toward, EXPECTED[1])
+    writes: Any = SimpleNamespace(save=lambda: saved.append(report.get("stage", "")))
+    gpu_parity.try_engine(package, engine, reference, report, writes)
     return saved
 
 
@@ -58,9 +59,8 @@ def test_an_engine_that_is_valid_runs(hopper: Bench) -> None:
     report: dict[str, Any] = {}
     saved = tried(hopper, "RECORDABLE", report)
     assert saved.index("opening") < saved.index("running")
-    assert report["refused"] == ""
     assert "does not list Fake GPU (9.0)" in report["why"]
-    assert _verdict(report) == "VALID, runs with a CUDA graph, within the gate"
+    assert _verdict(report).startswith("VALID, runs with a CUDA graph, within the gate, opened in ")
 
 
 def test_an_engine_that_cannot_be_captured_says_so(hopper: Bench) -> None:
@@ -69,22 +69,20 @@ def test_an_engine_that_cannot_be_captured_says_so(hopper: Bench) -> None:
     assert "no graph: no CUDA graph for batches of 1: TensorRT-RTX says that this engine" in _verdict(report)
 
 
-def test_a_refused_engine_is_tried_all_the_same(hopper: Bench) -> None:
-    hopper.kernels.gpu.fail["get_engine_validity"] = 1
+@pytest.mark.parametrize(
+    ("fails", "error", "answer"),
+    [
+        ("get_engine_validity", "TensorRT-RTX 1.* does not support", "INVALID"),
+        ("execute_async_v3", "there it does not run", "VALID"),
+    ],
+)
+def test_a_failing_engine_says_at_which_stage(hopper: Bench, fails: str, error: str, answer: str) -> None:
+    hopper.kernels.gpu.fail[fails] = 1
     report: dict[str, Any] = {}
-    tried(hopper, "RECORDABLE", report)
-    verdict = _verdict(report)
-    assert verdict.startswith("INVALID UNSUPPORTED_CC, refused by the runtime: toy.engine: TensorRT-RTX 1")
-    assert verdict.endswith("runs with a CUDA graph, within the gate")
-
-
-def test_a_failing_engine_says_at_which_stage(hopper: Bench) -> None:
-    hopper.kernels.gpu.fail["execute_async_v3"] = 1
-    report: dict[str, Any] = {}
-    with pytest.raises(BackendError, match="execute_async_v3 failed"):
+    with pytest.raises(EngineMismatch, match=error):
         tried(hopper, "RECORDABLE", report)
     assert report["stage"] == "opening"
-    assert "there it does not run" in report["refused"]
+    assert report["validity"]["answer"] == answer
 
 
 @pytest.mark.parametrize(("size", "verdict"), [(1.0, "within the gate"), (0.5, "beyond the gate")])
