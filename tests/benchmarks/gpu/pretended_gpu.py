@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import ctypes
 import gc
-import importlib
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,8 +16,9 @@ from benchmarks.gpu.bench import Bench, Effort
 from benchmarks.gpu.kernels import expected
 from runtime.backends import cuda
 from runtime.package.records import InputRecord
+from tests.runtime.fake_cuda import FakeDriver
+from tests.runtime.fake_gpu import Gpu
 
-RUNTIME = Path(__file__).parents[2] / "runtime"
 INPUT = InputRecord(
     name="image", height=8, width=8, mean=(0, 0, 0), std=(1, 1, 1), resize="squash", crop_pct=1,
     interpolation="bilinear",
@@ -57,12 +56,8 @@ def view(pointer: int, shape: tuple[int, ...]) -> np.ndarray:
 @contextmanager
 def pretended_bench(monkeypatch: pytest.MonkeyPatch, **attributes: int) -> Iterator[Bench]:
     """A bench on a fake GPU; at the end, no rule of CUDA was broken and nothing is left open."""
-    fake_cuda, fake_gpu = (
-        importlib.import_module("tests.runtime.fake_cuda"),
-        importlib.import_module("tests.runtime.fake_gpu"),
-    )
-    gpu = fake_gpu.Gpu()
-    driver = fake_cuda.FakeDriver(gpu, **attributes)
+    gpu = Gpu()
+    driver = FakeDriver(gpu, **attributes)
     driver.cuMemGetInfo = lambda: (0, -sum(block.nbytes for block in gpu.blocks.values()), 0)
     monkeypatch.delenv(cuda.VARIABLE, raising=False)
     monkeypatch.setitem(sys.modules, "cuda.bindings.driver", driver)

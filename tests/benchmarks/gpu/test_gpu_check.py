@@ -25,7 +25,6 @@ from benchmarks.gpu.summary import read
 
 ROOT = Path(__file__).parents[3]
 SCRIPT = ROOT / "benchmarks/gpu_check.sh"
-ABSENT = "onnxsim onnxscript captum relax_xai skimage sklearn quantus matplotlib openvino scipy"
 
 
 def wheel_in_parts(folder: Path) -> None:
@@ -191,10 +190,18 @@ def test_the_important_steps_come_first(monkeypatch: pytest.MonkeyPatch) -> None
     assert sum(step.seconds for step in found[:5]) <= 6 * 60
 
 
-def test_steps_need_no_benchmark_dependencies() -> None:
-    """With numpy, torch, timm, lightning, safetensors, onnx, onnxruntime and cuda-bindings alone."""
-    code = f"""import importlib.metadata as metadata, importlib.util, pkgutil, sys
-absent = set({ABSENT!r}.split())
+@pytest.mark.parametrize(
+    ("absent", "pattern"),
+    [
+        ("onnxsim onnxscript captum relax_xai skimage sklearn quantus matplotlib openvino scipy", "*"),
+        ("torch onnx timm lightning", "[!l]*"),  # all but latency.py run on a Jetson
+    ],
+    ids=["no dependencies of benchmarks", "no torch"],
+)
+def test_steps_import_without(absent: str, pattern: str) -> None:
+    """With what is left of numpy, torch, timm, lightning, safetensors, onnx, onnxruntime, cuda-bindings."""
+    code = f"""import importlib, importlib.metadata as metadata, sys
+absent = set({absent!r}.split())
 class Without:
     def __init__(self, finder):
         self.finder = finder
@@ -209,20 +216,12 @@ def from_name(name):
         raise metadata.PackageNotFoundError(name)
     return find(name)
 metadata.Distribution.from_name = from_name
-import benchmarks.gpu
-steps = ["gpu." + m.name for m in pkgutil.iter_modules(benchmarks.gpu.__path__) if m.name != "__main__"]
-assert len(steps) > 10 and importlib.util.find_spec("scipy") is None, steps
-for name in [*steps, "training.__main__"]: importlib.import_module("benchmarks." + name)"""
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-
-
-def test_steps_for_a_jetson_do_not_import_torch() -> None:
-    names = ("__main__", "cuda_checks", "engine", "parity", "report", "summary")
-    code = "import importlib, sys\nsys.modules['torch'] = sys.modules['onnx'] = None\n" + "".join(
-        f"importlib.import_module('benchmarks.gpu.{name}')\n" for name in names
-    )
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+for name in sys.argv[1:]: importlib.import_module(name)"""
+    names = [f"benchmarks.gpu.{path.stem}" for path in (ROOT / "benchmarks/gpu").glob(f"{pattern}.py")]
+    assert len(names) > 8
+    if pattern == "*":
+        names.append("benchmarks.training.__main__")
+    done = subprocess.run([sys.executable, "-c", code, *names], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 
 

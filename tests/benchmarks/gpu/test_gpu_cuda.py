@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from typing import Any
@@ -19,6 +18,7 @@ from benchmarks.gpu.kernels import compiled, expected
 from runtime.backends.cuda.buffer_pool import BufferPool
 from runtime.device_explanation import DeviceExplanation
 from tests.benchmarks.gpu.pretended_gpu import PretendedKernels, pretended_bench
+from tests.runtime import fake_tensorrt as fakes
 
 
 @pytest.fixture
@@ -93,22 +93,19 @@ def test_a_leak_is_found(bench: Bench, monkeypatch: pytest.MonkeyPatch, half: in
     assert gpu_cuda_checks.calls_leak_nothing(bench)["passed"] is passed
 
 
-def test_the_stand_in_matches_the_fake_tensorrt(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_stand_in_matches_the_fake_tensorrt() -> None:
     """A call of TensorRT that the runtime begins to make must be added to both."""
-    fake = importlib.import_module("tests.runtime.fake_tensorrt")
     for ours, theirs in (
-        (gpu_stand_in.Engine, fake.ICudaEngine),
-        (gpu_stand_in.RtxEngine, fake.RtxEngine),
-        (gpu_stand_in.Context, fake.IExecutionContext),
-        (gpu_stand_in.RtxContext, fake.RtxContext),
-        (gpu_stand_in.RuntimeConfig, fake.IRuntimeConfig),
+        (gpu_stand_in.Engine, fakes.ICudaEngine),
+        (gpu_stand_in.RtxEngine, fakes.RtxEngine),
+        (gpu_stand_in.Context, fakes.IExecutionContext),
+        (gpu_stand_in.RtxContext, fakes.RtxContext),
+        (gpu_stand_in.RuntimeConfig, fakes.IRuntimeConfig),
     ):
-        names = {name for name in vars(theirs) if not name.startswith("_")} - fake.OWN
+        names = {name for name in vars(theirs) if not name.startswith("_")} - fakes.OWN
         assert names <= set(dir(ours)), f"{ours.__name__} lacks {names - set(dir(ours))}"
     for rtx in (False, True):
-        names = set(vars(fake.fake_tensorrt(None, rtx=rtx))) - {
-            "EngineInvalidityDiagnostics"
-        }  # no plan to judge
+        names = set(vars(fakes.fake_tensorrt(None, rtx=rtx))) - {"EngineInvalidityDiagnostics"}
         assert names <= set(vars(gpu_stand_in.stand_in(None, most=1, rtx=rtx)))
 
 

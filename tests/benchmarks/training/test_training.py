@@ -71,17 +71,17 @@ def test_run_reports_each_variant_and_its_time(tmp_path, capsys):
     assert "our_loop" in capsys.readouterr().out
 
 
-def test_a_run_that_is_cut_leaves_its_turns(tmp_path, monkeypatch):
-    def turn(watch):
-        if len(done) == 3:
-            raise KeyboardInterrupt
-        done.append(watch)
-        for _ in range(2):
-            watch.end_step()
+def turn(watch):
+    """Two steps that take no time."""
+    for _ in range(2):
+        watch.end_step()
 
-    done = []
-    monkeypatch.setattr(training, "make_turns", lambda *_: {training.AUTHORS: turn, "our_loop": turn})
-    with pytest.raises(KeyboardInterrupt):
+
+def test_a_run_that_is_cut_leaves_its_turns(tmp_path, monkeypatch):
+    left = [turn] * 3
+    turns = dict.fromkeys([training.AUTHORS, "our_loop"], lambda watch: left.pop()(watch))
+    monkeypatch.setattr(training, "make_turns", lambda *_: turns)
+    with pytest.raises(IndexError):
         training.main(["--json", str(tmp_path / "t.json"), "--steps", "1", "--rounds", "9"])
     rows = json.loads((tmp_path / "t.json").read_text())["rows"]
     assert [(row["variant"], row["rounds"]) for row in rows] == [(training.AUTHORS, 2), ("our_loop", 1)]
@@ -89,11 +89,5 @@ def test_a_run_that_is_cut_leaves_its_turns(tmp_path, monkeypatch):
 
 def test_first_two_variants_always_have_a_turn():
     work = argparse.Namespace(batch_size=1, steps=1, rounds=5, until=0)
-
-    def turn(watch):
-        for _ in range(2):
-            watch.end_step()
-
-    turns = dict.fromkeys([training.AUTHORS, "our_loop", "another"], turn)
-    *_, speeds = training.measure(turns, work)
+    *_, speeds = training.measure(dict.fromkeys([training.AUTHORS, "our_loop", "another"], turn), work)
     assert [len(own) for own in speeds.values()] == [1, 1, 0]
