@@ -7,8 +7,9 @@
 # torch (latency), parity and engines (TensorRT), training, tests (pytest -m gpu: our CUDA code over a stand-in
 # engine, without TensorRT, and engines).  The steps that say most come first.  Figures are written as they are
 # measured: a step that crashes or is stopped keeps what it has written.  It also runs without a GPU; the
-# summary then says what was skipped and why.  Clocks, settings and energy are read and never changed.  It takes at most 9 minutes, not
-# counting the building of engines.
+# summary then says what was skipped and why.  Clocks, settings and energy are read and never changed.  It
+# takes at most 9 minutes, not counting the building of engines.  If it is stopped,
+# python -m benchmarks.gpu.summary OUTDIR prints the summary of what was measured.
 #
 # --dry: the smallest encoder, once, within 90 seconds on two cores: does everything start?
 #

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -80,11 +80,8 @@ class Bench:
         )  # fmt: skip
         flavour = "rtx" if rtx else "tensorrt"
         engine = Engine(Path("stand-in.engine"), _record(self.gpu, most, flavour=flavour))
-        backend = TensorRTBackend(engine, plan=b"", input=record, gpu=self.gpu)
-        try:
+        with closing(TensorRTBackend(engine, plan=b"", input=record, gpu=self.gpu)) as backend:
             yield backend
-        finally:
-            backend.close()
 
     def run_exactly(self, backend: TensorRTBackend, n: int, seed: int) -> None:
         """Make one run over poisoned outputs.

@@ -26,7 +26,6 @@ FORMS = {"fused": [], "toward": ["--toward"], "encoder": ["--embedding-only"]}
 """Form of an engine → options that build it: with the mask, with a mask toward a target, embedding only."""
 CODE = "tests/gpu/test_cuda_code.py"
 _TRAIN = ("torch", "timm", "lightning", "safetensors", "onnx")
-_PYTEST = ("pytest", "filelock")
 
 
 class Step(NamedTuple):
@@ -68,7 +67,7 @@ def steps(
     seconds, batches = ("--seconds", str(options.seconds)), [str(batch) for batch in options.batch]
     torch = ("benchmarks.gpu.latency", f"{options.out}/torch.json", *model, *seconds, "--batch")
     pytest = ("pytest", "-v", "-p", "no:cacheprovider", "-m", "gpu")
-    yield Step("cuda", 60, (*pytest, CODE), share=None, needs=_PYTEST)
+    yield Step("cuda", 60, (*pytest, "--confcutdir=tests/gpu", CODE), share=None, needs=("pytest",))
     yield Step("torch, one image", 60, (*torch, "1", "--ways", "eager", "graph"), gpu=False, needs=_TRAIN)
     if package:
         yield from _engines(options, package, "rtx", gpu=gpu, capability=capability)
@@ -85,7 +84,9 @@ def steps(
     yield Step("torch, compiled", 90, (*torch, "1", *batches, "--ways", "compile"), needs=_TRAIN)
     if package:
         yield from _engines(options, package, "tensorrt", gpu=gpu)
-    yield Step("tests", 100, (*pytest, "tests/gpu", f"--ignore={CODE}"), share=None, needs=_PYTEST)
+    yield Step(
+        "tests", 100, (*pytest, "tests/gpu", f"--ignore={CODE}"), share=None, needs=("pytest", "filelock")
+    )
 
 
 def _parity(options: argparse.Namespace, package: Path, flavour: str) -> tuple[str, ...]:

@@ -176,9 +176,11 @@ def _parity(parity: Row) -> Iterator[str]:
 
 def _tests(rows: list[Row]) -> Iterator[str]:
     for row in rows:
-        said = " ".join(f"{row.get('detail', '')} {row['message']}".split())
+        errors = [line[1:] for line in row["message"].splitlines() if line.startswith("E ")]
+        said = " ".join(" ".join([row.get("detail", ""), *(errors or [row["message"]])]).split())
         outcome = "**FAILED**" if row["outcome"] == "failed" else row["outcome"]
-        yield f"- {outcome}: {row['test'].rpartition('::')[2]} ({row['seconds']:.1f} s) {said[:300]}".rstrip()
+        test = row["test"].rpartition("::")[2]
+        yield f"- {outcome}: {test} ({row['seconds']:.1f} s) {said[:300]}".rstrip()
 
 
 def _latency(rows: list[Row]) -> Iterator[str]:

@@ -12,7 +12,12 @@ TORCH = [
     {**GRAPH, "backend": "torch cuda graph", "variant": "fused", "ratio_to_encoder": 1.5},
     {**GRAPH, "backend": "torch eager", "variant": "authors_way", "median_ms": 3.0},
 ]
-CHECK = {"test": "x::the_check", "outcome": "failed", "seconds": 1.0, "message": "over\nthe limit"}
+CHECK = {
+    "test": "x::the_check",
+    "outcome": "failed",
+    "seconds": 1.0,
+    "message": "    check()\nE   over\nE   the limit",
+}
 CHECK |= {"run_adds_us": 9, "run_device_adds_us": 60}
 
 
