@@ -45,22 +45,6 @@ def engine_of(bench: Bench, **changes: object) -> SimpleNamespace:
     return SimpleNamespace(record=record, read=lambda: b"a plan", path=Path("toy.engine"))
 
 
-@pytest.mark.parametrize(("fault", "why"), [("", ""), ("stale", "replay did not give")])
-def test_bare_engine_uses_only_graphs_that_replay(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch, fault: str, why: str
-) -> None:
-    monkeypatch.setitem(sys.modules, "tensorrt", stand_in(bench.kernels, most=4, fault=fault))
-    with bench.current(), ExitStack() as stack:
-        stream = stack.enter_context(Stream(bench.cuda))
-        bare = stack.enter_context(gpu_engine.lane(engine_of(bench), SHAPE, stream))
-        assert why in bare.no_graph
-        assert bool(bare.no_graph) is bool(fault)
-        before = bench.kernels.gpu.launches
-        bare.launch(SHAPE[0])
-        bench.cuda.synchronize(stream.handle)
-        assert bench.kernels.gpu.launches == before + (not fault)
-
-
 def test_engines_are_enqueued_if_one_has_no_graph(
     bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
