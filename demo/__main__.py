@@ -30,14 +30,12 @@ from demo.photographs import (
     shared_and_other,
 )
 from export.build_engine import main as build
-from export.engine.builder import validity
 from runtime import Explainer
 from runtime.__main__ import main as run
 from runtime.atomic import atomic_file, atomic_folder
 from runtime.errors import NemuError
 from runtime.media.encode import save_png
 from runtime.media.overlay import grid, overlay
-from runtime.package.folder import Package
 from train.__main__ import main as train
 
 OUT = Path(os.path.relpath(Path(__file__).parent / "out"))
@@ -83,7 +81,6 @@ def main() -> int:
     )
     if code:
         return code
-    check_engine(PACKAGE)
     score(shown, scored, shared)
     print(f"\nDone in {(time.monotonic() - began) / 60:.1f} minutes.  Look at {OUT / 'overlay.png'}")
     print(f"and, of two pictures that share a thing, at {OUT / 'pair.png'}")
@@ -103,17 +100,6 @@ def run_all(*commands: tuple[str, list[str]]) -> int:
     return 0
 
 
-def check_engine(package: Path) -> None:
-    """Show that TensorRT-RTX tells the engine it built from a corrupted copy."""
-    for engine in Package.open(package).engines():
-        plan = engine.read()
-        broken = bytearray(plan)
-        broken[: len(broken) // 2] = bytes(len(broken) // 2)
-        print(f"\n{engine.path.name}, {len(plan) / 1e6:.1f} MB:")
-        print(f"  as built:  {validity(plan).meaning}")
-        print(f"  corrupted: {validity(bytes(broken)).meaning}")
-
-
 def score(shown: list[View], scored: list[View], shared: list[Pair]) -> None:
     """Print and save the mean mask inside and outside the objects, also of pairs; write overlay.png."""
     with Explainer(PACKAGE) as explainer:
@@ -122,13 +108,8 @@ def score(shown: list[View], scored: list[View], shared: list[Pair]) -> None:
         paired = score_pairs(explainer, shared)
     inside, outside = inside_and_outside([v.region for v in scored], [explained[v.name] for v in scored])
     print(f"mean mask inside {inside:.3f}, outside {outside:.3f}, difference {inside - outside:.3f}")
-    record: dict[str, Any] = {
-        "inside": inside,
-        "outside": outside,
-        "difference": inside - outside,
-        "composites": len(scored),
-    }
-    record["pairs"] = paired
+    scores = {"inside": inside, "outside": outside, "difference": inside - outside}
+    record = {**scores, "composites": len(scored), "pairs": paired}
     with atomic_file(OUT / "score.json") as file:
         file.write_text(json.dumps(record, indent=2) + "\n")
     pictures = [(v.image, overlay(v.image, explained[v.name])) for v in (*shown, *scored[:SHOWN])]

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from demo.__main__ import check_engine, run_all
+from demo.__main__ import run_all
 from demo.photographs import inside_and_outside
 from demo.train_encoder import ARCHITECTURE, WEIGHTS
 from demo.world import Scene, scene
@@ -58,7 +58,6 @@ def main() -> int:
     )
     if code:
         return code
-    check_engine(PACKAGE)
     score(scenes)
     print(f"\nDone.  Look at {OUT / 'overlay.png'}")
     return 0

@@ -5,11 +5,13 @@ python -m benchmarks.import_time --json benchmarks/results/import_time.json
 
 from __future__ import annotations
 
-import statistics
+import functools
 import subprocess
 import sys
 
-from benchmarks.common.interleave import wall_clock
+import numpy as np
+
+from benchmarks.common.interleave import interleave
 from benchmarks.common.record import command, finish
 
 STATEMENTS = {
@@ -21,36 +23,27 @@ STATEMENTS = {
 }
 
 
-def seconds(statement: str) -> float:
-    """Wall time of an interpreter that runs one statement."""
-    return wall_clock(lambda: subprocess.run([sys.executable, "-c", statement], check=True)) / 1e3
-
-
-def main() -> None:
+def main() -> int:
+    """Returns 0."""
     parser = command("import_time", __doc__)
     parser.add_argument("-n", type=int, default=40, help="interpreters for each statement (%(default)s)")
     options = parser.parse_args()
-    runs: dict[str, list[float]] = {name: [] for name in STATEMENTS}
-    for i in range(options.n + 2):
-        for name, statement in STATEMENTS.items():
-            taken = seconds(statement)
-            if i >= 2:  # the first two warm the disk
-                runs[name].append(taken)
-    base = runs["numpy"]
-    rows = []
-    for name, times in runs.items():
-        beyond = sorted(a - b for a, b in zip(times, base, strict=True))
-        rows.append(
-            {
-                "statement": name,
-                "median_ms": 1000 * statistics.median(times),
-                "beyond_numpy_median_ms": 1000 * statistics.median(beyond),
-                "beyond_numpy_p95_ms": 1000 * beyond[int(0.95 * (len(beyond) - 1))],
-                "n": len(times),
-            }
-        )
-    finish(options.json, rows)
+    calls = {
+        name: functools.partial(subprocess.run, [sys.executable, "-c", statement], check=True)
+        for name, statement in STATEMENTS.items()
+    }
+    times = interleave(calls, rounds=options.n, warm_up=2)
+    rows = [
+        {
+            "statement": name,
+            "median_ms": float(np.median(own)),
+            "beyond_numpy_median_ms": float(np.median(own - times["numpy"])),
+            "n": len(own),
+        }
+        for name, own in times.items()
+    ]
+    return finish(options.json, rows)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -1,6 +1,6 @@
-"""What each precision loses on a trained encoder and masker, and what it weighs and compiles to.
+"""What each precision loses on a trained encoder and masker.
 
-    python -m benchmarks.precision --json benchmarks/results/precision.json [--model timm/resnet50]
+    python -m benchmarks.precision --json benchmarks/results/precision.json
 
 Accuracy: the digits' encoder with its masker (`python -m demo.digits` trains it), on test scenes that
 neither the training nor the calibration saw.  int8 in both forms, weights rounded to the nearest and such
@@ -11,7 +11,6 @@ it; at last with the layers in float that the gate asks for on these scenes.
 from __future__ import annotations
 
 import sys
-import tempfile
 from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
@@ -21,8 +20,6 @@ import numpy as np
 import onnx
 
 from benchmarks.common.record import command, finish
-from benchmarks.latency.zoo import two_steps
-from export.build_engine import main as build
 from export.graph import from_torch
 from export.graph.fuse import Fused
 from export.graph.gate import run_torch
@@ -36,7 +33,6 @@ from export.int8.sensitivity import fit
 from export.int8.write import cpu_form, in_float, trt_form
 from export.pictures import fitted
 from runtime.media.sources import find_images
-from runtime.package.folder import Package
 from runtime.package.reference import Reference
 from train.checkpoint import load_nem
 from train.nem import NEM
@@ -105,31 +101,6 @@ def _graph(nem: NEM, precision: str) -> onnx.ModelProto:
     return from_torch.simplify(model)[0]
 
 
-def weight_and_layers(model: str, scratch: Path) -> list[dict[str, Any]]:
-    """Random weights: a package and an RTX engine in each precision; sizes, layers by type, speed."""
-    masker = two_steps(model, scratch)
-    rows = []
-    for precision in ("fp16", "bf16", "int8"):
-        out = scratch / f"{precision}.nemu"
-        options = ["--masker", str(masker), "--precision", precision, "--target", "rtx"]
-        code = build([*options, "--out", str(out), "--quiet"])
-        row: dict[str, Any] = {"model": model, "precision": precision, "exit_code": code}
-        if not code:
-            package = Package.open(out)
-            record = package.engines()[0].record
-            files = [out / name for name in package.manifest.files if name.startswith("model")]
-            row |= {
-                "bytes": {file.name: file.stat().st_size for file in files},
-                "engine": f"{record.flavour} {record.version}",
-                "weighted_layers": record.flags["weighted_layers"],
-                "build_seconds": round(record.build_seconds, 2),
-                "parity": package.manifest.fields()["parity"],
-            }
-        rows.append(row)
-        print({k: v for k, v in row.items() if k != "parity"}, flush=True)
-    return rows
-
-
 def main() -> int:
     """Returns 0."""
     p = command("precision", __doc__)
@@ -137,13 +108,10 @@ def main() -> int:
     p.add_argument("--calibration", type=Path, default=DEMO / "scenes/train")
     p.add_argument("--held-out", type=Path, default=DEMO / "scenes/test")
     p.add_argument("--images", type=int, default=64, help="held-out images (%(default)s)")
-    p.add_argument("--model", help="also what this timm model weighs and compiles to, random weights")
     options = p.parse_args()
-    rows = accuracy(options.masker, options.calibration, options.held_out, options.images)
-    if options.model:
-        with tempfile.TemporaryDirectory() as scratch:
-            rows += weight_and_layers(options.model, Path(scratch))
-    return finish(options.json, rows)
+    return finish(
+        options.json, accuracy(options.masker, options.calibration, options.held_out, options.images)
+    )
 
 
 if __name__ == "__main__":

@@ -2,11 +2,11 @@
 
     python -m benchmarks.runtime_cost PACKAGE --json FILE
 
-Calls are timed in turns (backend, Explainer, backend, …) on one random image; the overhead is the median of
-the differences within a turn, with a bootstrap interval, and `control` is the backend against itself.
+Calls of the backend and of the Explainer are timed side by side on one random image; the overhead is the
+median of the differences, with a bootstrap interval, and `control` is the backend against itself.
 `graph size`: the image needs no resizing.  `resized`: the image has the grid's own height and width, which
 the encoder's transform (crop_pct below 1) enlarges before it cuts.  A stream is timed against the bare loop
-over the backend, in turns of ten frames.  A cold start is a fresh interpreter for each, with the package in
+over the backend, ten frames at a time.  A cold start is a fresh interpreter for each, with the package in
 the page cache.
 """
 
@@ -17,14 +17,14 @@ import json
 import statistics
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.common.interleave import wall_clock
+from benchmarks.common.interleave import Call, interleave
 from benchmarks.common.record import command, finish
 from runtime.backends.choice import NAMES
 from runtime.explainer import Explainer
@@ -40,24 +40,15 @@ import json, sys, time
 began = time.perf_counter()
 from runtime import Explainer
 imported = time.perf_counter()
-import numpy as np
-
-def resident(kind):
-    lines = open("/proc/self/smaps_rollup").read().splitlines()
-    return sum(int(line.split()[1]) for line in lines if line.startswith(kind)) * 1024 / 1e6
-
 explainer = Explainer(sys.argv[1], backend=sys.argv[2])
 ready = time.perf_counter()
-at_ready = resident("Rss:")
+import numpy as np
 side = explainer.manifest.input
-image = np.zeros((side.height, side.width, 3), np.uint8)
-explainer(image)
-first = time.perf_counter()
-for _ in range(10):
-    explainer(image)
+for _ in range(11):
+    explainer(np.zeros((side.height, side.width, 3), np.uint8))
+(kilobytes,) = (int(line.split()[1]) for line in open("/proc/self/smaps_rollup") if line.startswith("Rss:"))
 print(json.dumps({
-    "import_s": imported - began, "ready_s": ready - imported, "first_explanation_s": first - imported,
-    "rss_ready_mb": at_ready, "rss_mb": resident("Rss:"), "private_mb": resident("Private_"),
+    "import_s": imported - began, "ready_s": ready - imported, "rss_mb": kilobytes * 1024 / 1e6,
 }))
 """
 
@@ -102,18 +93,13 @@ def stream_row(explainer: Explainer, *, turns: int) -> dict[str, Any]:
     """Frames a second of a stream whose masks are read, of calls one by one, and of the bare backend."""
     frames = [random_image(unresized(Geometry.from_record(explainer.manifest.input)))] * FRAMES
     run, batch = explainer.backend.run, random_image(_grid(explainer))[None]
-    loops: dict[str, Callable[[], Any]] = {
+    loops: dict[str, Call] = {
         "backend": lambda: [run(batch) for _ in range(FRAMES)],
         "calls": lambda: [explainer(frame).mask for frame in frames],
         "stream": lambda: [explanation.mask for explanation in explainer.stream(frames)],
     }
-    seconds: dict[str, list[float]] = {name: [] for name in loops}
-    for turn in range(turns + 1):
-        for name, loop in loops.items():
-            taken = wall_clock(loop) / 1e3
-            if turn:  # the first warms up
-                seconds[name].append(taken)
-    rates = {f"{name}_fps": FRAMES / statistics.median(times) for name, times in seconds.items()}
+    times = interleave(loops, rounds=turns, warm_up=1)
+    rates = {f"{name}_fps": 1e3 * FRAMES / float(np.median(own)) for name, own in times.items()}
     return {
         "variant": "stream",
         **rates,
@@ -123,7 +109,7 @@ def stream_row(explainer: Explainer, *, turns: int) -> dict[str, Any]:
 
 
 def cold_row(package: Path, backend: str, *, starts: int) -> dict[str, Any]:
-    """Medians over fresh interpreters: seconds to ready and to the first explanation; MB (10⁶) resident."""
+    """Medians over fresh interpreters: seconds to import and to ready; MB (10⁶) resident."""
     command = [sys.executable, "-c", COLD, str(package), backend]
     runs = [
         json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
@@ -174,30 +160,21 @@ def random_image(size: tuple[int, int]) -> NDArray[np.uint8]:
     return np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
 
 
-def _pairs(variant: str, bare: Callable[[], Any], call: Callable[[], Any], *, pairs: int) -> dict[str, Any]:
-    for _ in range(3):
-        bare()
-        call()
-    times = np.array([(wall_clock(bare), wall_clock(call)) for _ in range(pairs)])
-    differences = times[:, 1] - times[:, 0]
-    base = float(np.median(times[:, 0]))
+def _pairs(variant: str, bare: Call, call: Call, *, pairs: int) -> dict[str, Any]:
+    times = interleave({"backend": bare, "call": call}, rounds=pairs, warm_up=3)
+    base, whole = (float(np.median(own)) for own in times.values())
+    differences = times["call"] - times["backend"]
     low, high = interval(differences)
     overhead = float(np.median(differences))
     return {
         "variant": variant,
-        **_percentiles("backend", times[:, 0]),
-        **_percentiles("call", times[:, 1]),
+        "backend_median_ms": base,
+        "call_median_ms": whole,
         "overhead_ms": overhead,
         "overhead_ms_ci": [low, high],
         "overhead_percent": 100 * overhead / base,
-        "overhead_percent_ci": [100 * low / base, 100 * high / base],
         "n": pairs,
     }
-
-
-def _percentiles(name: str, times: NDArray[np.float64]) -> dict[str, float]:
-    values = np.percentile(times, (50, 95, 99))
-    return {f"{name}_{q}_ms": float(v) for q, v in zip(("median", "p95", "p99"), values, strict=True)}
 
 
 def _grid(explainer: Explainer) -> tuple[int, int]:

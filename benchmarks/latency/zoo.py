@@ -30,33 +30,22 @@ ENCODERS = (
 )
 
 
-def two_steps(model: str, scratch: Path) -> Path:
-    """A masker on a timm model with random weights, trained for two steps; everything lies in `scratch`.
-
-    Raises:
-        InputError: training failed; it has said why.
-    """
-    stem = model.removeprefix("timm/")
-    weights, run = scratch / f"{stem}.safetensors", scratch / stem
-    random_weights(model, weights)
-    train_masker(
-        [
-            *("--encoder", model, "--weights", str(weights), "--image-size", "224", "--quiet"),
-            *("--data", str(PHOTOGRAPHS), "--out", str(run), "--no-toward"),
-            *("--steps", "2", "--batch-size", "4"),
-        ]
-    )
-    return run / MASKER
-
-
 def run(name: str, out: Path, scratch: Path) -> dict[str, Any]:
-    """Train two steps, build, and read back what was built."""
-    package = out / f"{name.removeprefix('timm/')}.nemu"
+    """Train two steps in `scratch`, build, and read back what was built."""
+    stem = name.removeprefix("timm/")
+    weights, trained, package = scratch / f"{stem}.safetensors", scratch / stem, out / f"{stem}.nemu"
+    random_weights(name, weights)
     try:
-        masker = two_steps(name, scratch)
+        train_masker(
+            [
+                *("--encoder", name, "--weights", str(weights), "--image-size", "224", "--quiet"),
+                *("--data", str(PHOTOGRAPHS), "--out", str(trained), "--no-toward"),
+                *("--steps", "2", "--batch-size", "4"),
+            ]
+        )
     except InputError as error:
         return {"encoder": name, "exit_code": error.exit_code}
-    options = ["--masker", str(masker), "--target", "rtx", "--out", str(package)]
+    options = ["--masker", str(trained / MASKER), "--target", "rtx", "--out", str(package)]
     if code := build([*options, "--force", "--quiet"]):
         return {"encoder": name, "exit_code": code}
     opened = Package.open(package)
@@ -64,9 +53,7 @@ def run(name: str, out: Path, scratch: Path) -> dict[str, Any]:
     return {
         "encoder": name,
         "exit_code": 0,
-        "embedding": opened.manifest.encoder.dimension,
         "engine": f"{record.flavour} {record.version}",
-        "precision": record.precision,
         "weighted_layers": record.flags["weighted_layers"],
         "build_seconds": round(record.build_seconds, 2),
         "fp32_embedding_error": opened.manifest.parity["onnx fp32"].embedding_error,

@@ -30,6 +30,7 @@ def test_the_encoder_alone_is_the_same_encoder(encoder, images):
     alone = encoder_graph(whole)
     assert [o.name for o in alone.graph.output] == ["embedding"]
     assert len(alone.graph.node) < len(whole.graph.node)
+    onnx.checker.check_model(alone)
     (embedding,) = run(session(alone, threads=1), images)()
     np.testing.assert_array_equal(embedding, run(session(whole, threads=1), images)()[0])
 
@@ -68,11 +69,8 @@ def test_every_row_says_what_it_is(package, tmp_path):
         assert row["images_per_second"] == pytest.approx(1e3 * row["batch"] / row["median_ms"])
         assert (row["n"], row["ratio_to_encoder"], row["ratio_ci"]) == (5, None, None)  # too few for a ratio
         assert {"backend", "precision", "model", "image_size", "device", "threads"} <= row.keys()
-    ends = {r["variant"]: r for r in result["rows"] if "end to end" in r["group"]}
-    assert set(ends) == {"fused", "from_array", "from_jpeg"}
-    assert 30 < ends["fused"]["peak_memory_mb"] < 300  # of its own process, not of this one
     skipped = {s["what"] for s in result["skipped"]}
-    assert {"onnxruntime int8", "onnxruntime fp16"} <= skipped
+    assert "onnxruntime int8" in skipped
     assert latency(result, groups=["graphs, batch 1"]).count("\n") == 2 + len(
         [r for r in result["rows"] if r["group"] == "graphs, batch 1"]
     )
@@ -81,7 +79,3 @@ def test_every_row_says_what_it_is(package, tmp_path):
 def test_missing_package_is_an_error(tmp_path, capsys):
     assert main([str(tmp_path / "no.nemu"), "--json", str(tmp_path / "x.json")]) == 1
     assert "no.nemu" in capsys.readouterr().err
-
-
-def test_graphs_are_whole_onnx_models(encoder):
-    onnx.checker.check_model(encoder_graph(fused_graph(encoder, "unet")))

@@ -21,30 +21,26 @@ def rows(package, tmp_path_factory):
     return {row["variant"]: row for row in content["rows"]}
 
 
-def test_calls_and_control_are_compared_with_the_backend(rows):
+def test_calls_and_streams_are_compared_with_the_backend(rows):
     assert {"control", "graph size", "stream", "cold start"} <= set(rows)
     for name in ("control", "graph size"):
         row = rows[name]
         assert row["n"] == 5
-        assert 0 < row["backend_median_ms"] <= row["backend_p95_ms"] <= row["backend_p99_ms"]
+        assert row["backend_median_ms"] > 0 < row["call_median_ms"]
         low, high = row["overhead_ms_ci"]
         assert low <= row["overhead_ms"] <= high
         assert row["overhead_percent"] == pytest.approx(100 * row["overhead_ms"] / row["backend_median_ms"])
         assert "threads" in row["backend"]
+    stream = rows["stream"]
+    assert stream["stream_to_backend"] == pytest.approx(stream["stream_fps"] / stream["backend_fps"])
 
 
 def test_the_cold_start_is_another_interpreter(rows, package):
     row = rows["cold start"]
-    assert 0 < row["ready_s"] < row["first_explanation_s"]
+    assert row["import_s"] > 0 < row["ready_s"]
     size = sum((package / name).stat().st_size for name in ("model.onnx", "model.onnx.data"))
     assert row["model_mb"] == pytest.approx(size / 1e6)
     assert row["rss_beyond_model_mb"] == pytest.approx(row["rss_mb"] - row["model_mb"])
-    assert row["rss_mb"] > row["private_mb"] > 0
-
-
-def test_the_stream_is_compared_with_the_bare_loop(rows):
-    row = rows["stream"]
-    assert row["stream_to_backend"] == pytest.approx(row["stream_fps"] / row["backend_fps"])
 
 
 @pytest.mark.parametrize(("width", "crop_pct", "size"), [(48, 1.0, (64, 48)), (64, 0.95, (67, 67))])
