@@ -1,4 +1,4 @@
-"""What a package costs on this machine: encoder alone, fused, and the other ways side by side.
+"""What a package costs on this machine: encoder alone, fused, from a JPEG, and the other ways side by side.
 
     python -m benchmarks.latency resnet50.nemu --json benchmarks/results/latency_resnet50.json
 
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import functools
 import os
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -20,10 +21,15 @@ import onnx
 import torch
 
 from benchmarks.common.interleave import FEWEST_PAIRS, Call, interleave, latency_row, ratio
+from benchmarks.common.nvml import joules_per_call
 from benchmarks.common.onnx_sessions import encoder_graph, fused_graph, random_encoder, run, session
 from benchmarks.common.record import command, device_name, exits, meta, write
 from benchmarks.latency.peers import openvino_call, relax_milliseconds, torch_peers
+from export.images import PHOTOGRAPHS
+from runtime import Explainer
+from runtime.backends.choice import choose
 from runtime.backends.onnxruntime import MODELS
+from runtime.errors import NemuError
 from runtime.package.folder import Package
 
 Row = dict[str, Any]
@@ -93,6 +99,34 @@ class Latency:
             relax, backend="torch", precision="fp32", variant="relax", group="relax", scaled_from=1 / 30
         )
 
+    def backends(self) -> None:
+        """Every backend and precision that runs here: from an array of the right size, and from a JPEG."""
+        jpeg = (PHOTOGRAPHS / "coffee.jpg").read_bytes()
+        array = self._images(1)[0]
+        for name in ("onnxruntime", "tensorrt"):
+            for precision in ("fp32", "fp16", "bf16", "int8"):
+                try:
+                    backend = choose(self.package, name, precision=precision)
+                except NemuError as error:
+                    self.skipped.append({"what": f"{name} {precision}", "why": error.came})
+                    continue
+                with Explainer(self.package, backend=backend) as explainer:
+                    ways: dict[str, Call] = {
+                        "fused": lambda: explainer.backend.run(array[None]),
+                        "from_array": lambda: explainer(array),
+                        "from_jpeg": lambda: explainer(jpeg),
+                    }
+                    times = interleave(ways, rounds=self.rounds)
+                    joules = joules_per_call(ways["fused"], calls=200) if name == "tensorrt" else None
+                of: Row = {
+                    "backend": name,
+                    "precision": precision,
+                    "group": f"{name} {precision}, end to end",
+                }
+                memory = _peak_memory(self.package.path, name, precision)
+                for variant, column in times.items():
+                    self._row(column, variant=variant, peak_memory_mb=memory, joules_per_image=joules, **of)
+
     def _add(self, backend: str, calls: dict[tuple[str, str], Call], *, batch: int, group: str) -> None:
         limit = float("inf") if batch == 1 else self.seconds
         named = {"/".join(key): call for key, call in calls.items()}
@@ -121,6 +155,21 @@ class Latency:
         return random_encoder(self.model, self.side.height)
 
 
+def _peak_memory(package: Path, backend: str, precision: str) -> float | None:
+    """Largest resident memory, MB, of a process of its own that explains 20 arrays."""
+    code = (
+        "import sys, numpy as np\nfrom runtime import Explainer\n"
+        "e = Explainer(sys.argv[1], backend=sys.argv[2], precision=sys.argv[3])\n"
+        "i = e.manifest.input\n"
+        "for _ in range(20): e(np.zeros((i.height, i.width, 3), np.uint8))\n"
+        "status = dict(line.split(':') for line in open('/proc/self/status'))\n"
+        "print(status['VmHWM'].split()[0])"  # ru_maxrss would be that of the process that forked
+    )
+    command = [sys.executable, "-c", code, str(package), backend, precision]
+    done = subprocess.run(command, capture_output=True, text=True)
+    return int(done.stdout) * 1024 / 1e6 if not done.returncode else None
+
+
 @exits
 def main(argv: list[str] | None = None) -> int:
     """Returns 0, or 1 with a message; the file is written after every group."""
@@ -137,7 +186,7 @@ def main(argv: list[str] | None = None) -> int:
     o = p.parse_args(argv)
     latency = Latency(Package.open(o.package), rounds=o.rounds, seconds=o.seconds)
     groups: list[Call] = [functools.partial(latency.graphs, batch) for batch in o.batch]
-    groups += [] if o.no_peers else [latency.peers]
+    groups += [latency.backends] if o.no_peers else [latency.backends, latency.peers]
     for measure in groups:
         measure()
         write(o.json, {"meta": meta(), "rows": latency.rows, "skipped": latency.skipped})

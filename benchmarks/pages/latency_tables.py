@@ -16,6 +16,8 @@ VARIANTS = {
     "eager": "eager, our decoder, one pass",
     "compiled": "torch.compile, our decoder",
     "relax": "RELAX, 3000 masks (one batch of 100 timed)",
+    "from_array": "Explainer, from an array of the right size",
+    "from_jpeg": "Explainer, from a JPEG of 600 × 400",
 }
 LOOPS = {
     "authors_loop": "the authors' loop",

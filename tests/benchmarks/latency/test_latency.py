@@ -69,8 +69,11 @@ def test_every_row_says_what_it_is(package, tmp_path):
         assert row["images_per_second"] == pytest.approx(1e3 * row["batch"] / row["median_ms"])
         assert (row["n"], row["ratio_to_encoder"], row["ratio_ci"]) == (5, None, None)  # too few for a ratio
         assert {"backend", "precision", "model", "image_size", "device", "threads"} <= row.keys()
+    ends = {r["variant"]: r for r in result["rows"] if "end to end" in r["group"]}
+    assert set(ends) == {"fused", "from_array", "from_jpeg"}
+    assert 30 < ends["fused"]["peak_memory_mb"] < 300  # of its own process, not of this one
     skipped = {s["what"] for s in result["skipped"]}
-    assert "onnxruntime int8" in skipped
+    assert {"onnxruntime int8", "onnxruntime fp16"} <= skipped
     assert latency(result, groups=["graphs, batch 1"]).count("\n") == 2 + len(
         [r for r in result["rows"] if r["group"] == "graphs, batch 1"]
     )

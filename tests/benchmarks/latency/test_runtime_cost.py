@@ -26,7 +26,8 @@ def test_calls_and_streams_are_compared_with_the_backend(rows):
     for name in ("control", "graph size"):
         row = rows[name]
         assert row["n"] == 5
-        assert row["backend_median_ms"] > 0 < row["call_median_ms"]
+        for timed in ("backend", "call"):
+            assert 0 < row[f"{timed}_median_ms"] <= row[f"{timed}_p95_ms"] <= row[f"{timed}_p99_ms"]
         low, high = row["overhead_ms_ci"]
         assert low <= row["overhead_ms"] <= high
         assert row["overhead_percent"] == pytest.approx(100 * row["overhead_ms"] / row["backend_median_ms"])
@@ -37,7 +38,7 @@ def test_calls_and_streams_are_compared_with_the_backend(rows):
 
 def test_the_cold_start_is_another_interpreter(rows, package):
     row = rows["cold start"]
-    assert row["import_s"] > 0 < row["ready_s"]
+    assert 0 < row["ready_s"] < row["first_explanation_s"]
     size = sum((package / name).stat().st_size for name in ("model.onnx", "model.onnx.data"))
     assert row["model_mb"] == pytest.approx(size / 1e6)
     assert row["rss_beyond_model_mb"] == pytest.approx(row["rss_mb"] - row["model_mb"])
