@@ -25,7 +25,10 @@ OVERLAYS = ("anomalous", "all", "none")
 
 
 def bank(arguments: argparse.Namespace) -> int:
-    """Normal images → a bank."""
+    """Learn what is normal: images without defects → a file for nemu anomalies.
+
+    An image that cannot be read is skipped and listed.
+    """
     refuse_existing(arguments.out, force=arguments.force)
     images = find_named_images(arguments.sources)
     made, skipped = fit_bank(
@@ -54,7 +57,11 @@ def bank(arguments: argparse.Namespace) -> int:
 
 
 def anomalies(arguments: argparse.Namespace) -> int:
-    """Images and a bank → one line of JSON each, and overlays of the anomalous ones."""
+    """Find images that differ from the normal ones, how much, and where.
+
+    Writes one line each in anomalies.jsonl, NAME.overlay.jpg for each anomalous image. Runs on the CPU. An
+    image that cannot be read is skipped and listed.
+    """
     refuse_existing(arguments.out / LINES, force=arguments.force)
     known = open_bank(arguments.bank)
     watch = Watch(Package.open(arguments.package), known, false_alarms=arguments.false_alarms)

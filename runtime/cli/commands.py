@@ -1,4 +1,7 @@
-"""The commands explain, compare and report: each prints its answer and returns its exit code."""
+"""The commands explain, compare and report.
+
+Each prints its answer and returns its exit code; its docstring is what --help says.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +36,12 @@ from runtime.package.folder import Package
 
 
 def explain(arguments: argparse.Namespace) -> int:
-    """Images, videos and cameras → overlays, masks, embeddings, a journal."""
+    """Explain images and videos.
+
+    Writes NAME.overlay.jpg and NAME.mask.npy for each image, NAME.overlay.mp4 for a video, one line per image
+    in explanations.jsonl and one row in embeddings.npy. An image that cannot be read is skipped and listed.
+    If the command was stopped, run it again: it does only what is missing.
+    """
     videos = [source for source in arguments.sources if is_video(source)]
     others = [source for source in arguments.sources if not is_video(source)]
     if arguments.overlays == "none" and not videos:
@@ -97,7 +105,12 @@ def _explained(out: Path, outcome: Outcome, frames: dict[str, int], backend: str
 
 
 def compare(arguments: argparse.Namespace) -> int:
-    """Two images → their overlays, similarity, and what the masks keep of it."""
+    """Show why two images match.
+
+    Their overlays side by side, each showing what is like the other image; the cosine of their embeddings,
+    the cosine when only what the masks keep is left, and the cosine with the two masks exchanged. Writes
+    A-B.compare.png and A-B.compare.json.
+    """
     name = f"{arguments.a.stem}-{arguments.b.stem}"
     for path in ComparisonPaths.of(arguments.out, name):
         refuse_existing(path, force=arguments.force)
@@ -123,7 +136,11 @@ def compare(arguments: argparse.Namespace) -> int:
 
 
 def report(arguments: argparse.Namespace) -> int:
-    """A package and images, or a folder that `explain` wrote → one HTML file."""
+    """Write one HTML file with every image and its overlay, sortable by similarity, mask area and fidelity.
+
+    Masks that show nothing and low fidelity are flagged. The most similar images are compared in pairs. Takes
+    a package and images, or a folder that nemu explain wrote.
+    """
     refuse_existing(arguments.out, force=arguments.force)
     made = _report_of_images(arguments) if arguments.sources else _report_of_folder(arguments)
     for one in made.failed_pairs:

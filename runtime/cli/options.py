@@ -1,4 +1,4 @@
-"""Options that several commands share: how they are declared, and how the commands read them."""
+"""What several commands do with their options."""
 
 from __future__ import annotations
 
@@ -10,83 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from runtime.backends.choice import NAMES
 from runtime.errors import InputError
 from runtime.explainer import Explainer
 from runtime.level import curve_of, share_for
 from runtime.media.overlay import STYLES
 from runtime.package.folder import Package
-from runtime.package.parity import LIMITS
-
-SOURCES = "files, folders, patterns, or - for paths on stdin"
-
-
-def count(text: str) -> int:
-    """Parse an integer of at least 1."""
-    number = int(text)
-    if number < 1:
-        raise ValueError
-    return number
-
-
-def count_or_zero(text: str) -> int:
-    """Parse an integer of at least 0."""
-    return int(text) and count(text)
-
-
-count.__name__, count_or_zero.__name__ = "number from 1", "number from 0"  # argparse prints these names
-
-
-def add_package(parser: argparse.ArgumentParser) -> None:
-    """`PACKAGE`."""
-    parser.add_argument("package", type=Path, metavar="PACKAGE", help="folder NAME.nemu")
-
-
-def add_recorded_package(parser: argparse.ArgumentParser, text: str) -> None:
-    """`--package`, for commands that read the package's path from an earlier result."""
-    parser.add_argument("--package", type=Path, help=f"NAME.nemu; default: the one that {text}")
-
-
-def add_sources(parser: argparse.ArgumentParser, text: str = SOURCES) -> None:
-    """`SOURCE…`."""
-    parser.add_argument("sources", nargs="+", metavar="SOURCE", help=text)
-
-
-def add_out(parser: argparse.ArgumentParser, metavar: str = "DIR", text: str = "output folder") -> None:
-    """`--out`, required."""
-    parser.add_argument("--out", type=Path, required=True, metavar=metavar, help=text)
-
-
-def add_force(parser: argparse.ArgumentParser, text: str) -> None:
-    """`--force`."""
-    parser.add_argument("--force", action="store_true", help=text)
-
-
-def add_overlay(parser: argparse.ArgumentParser) -> None:
-    """`--keep` and `--style`."""
-    parser.add_argument(
-        "--keep",
-        type=float,
-        metavar="Q",
-        help="draw only the region that keeps this share of the embedding on average, such as 0.9",
-    )
-    parser.add_argument(
-        "--style",
-        choices=STYLES,
-        help="style of overlays: spotlight dims everything outside the mask, heat draws the mask in colours "
-        f"over a grey image (default: {STYLES[0]})",
-    )
-
-
-def add_backend(parser: argparse.ArgumentParser) -> None:
-    """`--backend`, `--device` and `--precision`."""
-    parser.add_argument("--backend", choices=NAMES, default="auto", help="default: %(default)s")
-    parser.add_argument("--device", type=int, default=0, metavar="N", help="GPU, default: %(default)s")
-    parser.add_argument(
-        "--precision",
-        choices=tuple(LIMITS),
-        help="default: fp32 on the CPU, the best engine's on a GPU, fp16 with ep-rtx",
-    )
 
 
 def open_explainer(arguments: argparse.Namespace, package: Package | None = None) -> Explainer:
