@@ -11,15 +11,13 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
-from types import TracebackType
 
 import numpy as np
 
 from runtime.atomic import atomic_file
 from runtime.errors import InputError, SchemaError
 from runtime.explanation import Explanation
-from runtime.index.row import Row
-from runtime.index.stores import STORES, Store
+from runtime.index.stores import STORES, Hit, Store
 from runtime.package.typed_json import json_object, read
 
 RECORD = "index.json"
@@ -58,15 +56,6 @@ class IndexRecord:
         """Write `RECORD`, whole or not at all."""
         with atomic_file(folder / RECORD) as temporary:
             temporary.write_text(json.dumps(dataclasses.asdict(self), indent=2) + "\n")
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
-class Hit:
-    """A row found by a query."""
-
-    row: Row
-    similarity: float
-    """Cosine of the query's and the row's embedding, in [-1, 1]."""
 
 
 class Index:
@@ -115,7 +104,7 @@ class Index:
                 expected=f"finite numbers ({self.record.dimension},), and k at least 1",
                 cure="pass an Explanation, or its embedding",
             )
-        return [Hit(row=row, similarity=similarity) for row, similarity in self._store.nearest(query, k)]
+        return self._store.nearest(query, k)
 
     def check_id(self, embedding_id: str) -> None:
         """Raise `InputError` unless this is the embedding id of the index."""
@@ -135,9 +124,7 @@ class Index:
     def __enter__(self) -> Index:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
 

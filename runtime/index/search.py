@@ -13,7 +13,8 @@ from runtime.errors import EngineMismatch, InputError
 from runtime.explainer import Explainer
 from runtime.explanation import Explanation
 from runtime.index.diff import LEAST_COSINE
-from runtime.index.opened import Hit, Index
+from runtime.index.opened import Index
+from runtime.index.stores import Hit
 from runtime.media.decode import pillow
 from runtime.media.encode import save_png
 from runtime.media.occlusion import cosine

@@ -39,9 +39,9 @@ def explainer(package, embed, *, mask=0.0):
 def test_recall_of_known_neighbours():
     """Two pairs of near vectors; `new` exchanges two vectors of different pairs."""
     old = np.float32([[1, 0], [1, 0.1], [0, 1], [0.1, 1]])
-    assert recall_at(1, old, old).tolist() == [1, 1, 1, 1]
-    assert recall_at(1, old, old[[2, 1, 0, 3]]).tolist() == [0, 1, 0, 1]
-    assert recall_at(3, old, old[[2, 1, 0, 3]]).tolist() == [1, 1, 1, 1]  # all others are always found
+    assert recall_at(1, old, old) == [1, 1, 1, 1]
+    assert recall_at(1, old, old[[2, 1, 0, 3]]) == [0, 1, 0, 1]
+    assert recall_at(3, old, old[[2, 1, 0, 3]]) == [1, 1, 1, 1]  # all others are always found
 
 
 def test_scaled_embeddings_share_an_index(tiny, images):

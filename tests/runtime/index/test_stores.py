@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import types
+from contextlib import closing
 
 import numpy as np
 import pytest
@@ -31,7 +32,7 @@ def test_store_returns_rows_nearest_first(store, tmp_path):
     STORES[store].write(tmp_path, rows)
     query = vectors(1)[0]
     exact = [np.dot(query, r.embedding) / np.linalg.norm(query) / np.linalg.norm(r.embedding) for r in rows]
-    with STORES[store](tmp_path) as opened:
+    with closing(STORES[store](tmp_path)) as opened:
         found = opened.nearest(query, 4)
         every = opened.nearest(query, 99)
     assert [r.name for r, _ in found] == [rows[i].name for i in np.argsort(exact)[::-1][:4]]
