@@ -5,15 +5,16 @@ from __future__ import annotations
 import json
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import closing, contextmanager
+from dataclasses import asdict, dataclass
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from runtime.atomic import atomic_file
-from runtime.bulk.journal import LINES, ROWS, Journal, RunRecord
+from runtime.bulk.journal import LINES, ROWS, RUN, Journal, RunRecord, write_json
 from runtime.errors import InputError
 from runtime.explainer import Explainer
 from runtime.explanation import Explanation
@@ -142,11 +143,21 @@ def begun(
         _remove_earlier(folder, {image.name for image in images})
     dimension, id = explainer.manifest.encoder.dimension, explainer.embedding_id
     with (
-        Journal(folder, embedding_id=id, dimension=dimension, target=toward, force=force) as journal,
+        closing(Journal(folder, embedding_id=id, dimension=dimension, target=toward, force=force)) as journal,
         progress(len(images), quiet=quiet) as bar,
     ):
         if package is not None:
-            RunRecord.of(explainer, package, keep=form.keep, style=form.style).write(folder)
+            record = RunRecord(
+                package=str(package.path.resolve()),
+                package_hash=package.hash,
+                embedding_id=explainer.embedding_id,
+                backend=explainer.backend.name,
+                precision=explainer.backend.precision,
+                keep=form.keep,
+                style=form.style,
+                written=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            )
+            write_json(folder / RUN, asdict(record))
         todo = [image for image in images if image.name not in journal.done]
         bar.update(len(images) - len(todo))
         yield journal, bar, todo

@@ -8,7 +8,8 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, nullcontext, suppress
+from itertools import islice
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -86,7 +87,7 @@ def explain_video(
     ):
         frames = _frames(av, container, source, most)
         with (
-            _camera_may_be_stopped(source),
+            suppress(KeyboardInterrupt) if is_camera(source) else nullcontext(),
             closing(explainer.stream(frames, toward=toward, fidelity=fidelity)) as explanations,
         ):
             for count, explanation in enumerate(explanations):
@@ -113,21 +114,11 @@ def _outputs(
     id, dimension = explainer.embedding_id, explainer.manifest.encoder.dimension
     with (
         atomic_file(place.with_name(f"{place.name}.overlay.mp4"), force=force) as path,
-        Journal(place, embedding_id=id, dimension=dimension, force=True) as journal,
+        closing(Journal(place, embedding_id=id, dimension=dimension, force=True)) as journal,
         av.open(str(path), "w", format="mp4") as out,
         closing(_Writer(av, out, container.streams.video[0].average_rate or _CAMERA_RATE)) as writer,
     ):
         yield journal, writer
-
-
-@contextmanager
-def _camera_may_be_stopped(source: str) -> Iterator[None]:
-    """Ctrl-C ends the block quietly if the source is a camera."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        if not is_camera(source):
-            raise
 
 
 class _Writer:
@@ -168,12 +159,8 @@ def _counted(image: np.ndarray, times: deque[float]) -> np.ndarray:
 
 
 def _frames(av: ModuleType, container: Any, source: str, most: int | None) -> Iterator[np.ndarray]:
-    count = 0
     try:
-        for frame in container.decode(video=0):
-            if most is not None and count >= most:
-                return
-            count += 1
+        for frame in islice(container.decode(video=0), most):
             yield frame.to_ndarray(format="rgb24")
     except av.FFmpegError as error:
         raise _unreadable(source, error) from error

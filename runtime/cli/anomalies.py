@@ -7,7 +7,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from runtime.anomaly.watch import Anomaly, Watch, fit_bank, open_bank
+from runtime.anomaly.bank import Bank
+from runtime.anomaly.watch import Anomaly, Watch, fit_bank
 from runtime.atomic import atomic_file, refuse_existing
 from runtime.bulk.images import skipped as unreadable
 from runtime.cli.console import answer
@@ -63,7 +64,7 @@ def anomalies(arguments: argparse.Namespace) -> int:
     image that cannot be read is skipped and listed.
     """
     refuse_existing(arguments.out / LINES, force=arguments.force)
-    known = open_bank(arguments.bank)
+    known = Bank.load(arguments.bank)
     watch = Watch(Package.open(arguments.package), known, false_alarms=arguments.false_alarms)
     images = find_named_images(arguments.sources)
     found, skipped = _judge(watch, images, arguments)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import shutil
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,7 +13,7 @@ import numpy as np
 
 from runtime.atomic import atomic_folder, refuse_existing
 from runtime.bulk.images import Form, Outcome, explain_images
-from runtime.bulk.journal import LINES, ROWS
+from runtime.bulk.journal import LINES, ROWS, write_json
 from runtime.errors import InputError
 from runtime.explainer import Explainer
 from runtime.explanation import Explanation
@@ -123,7 +124,7 @@ def _write(
         shutil.rmtree(folder / str(earlier), ignore_errors=True)
     (folder / RECORD).unlink(missing_ok=True)  # until it is written again, the parts may be of two runs
     written = write_sample(folder, rows, new=new)
-    record.write(folder)
+    write_json(folder / RECORD, asdict(record))
     return written
 
 

@@ -9,12 +9,10 @@ explanations.jsonl, embeddings.npy      the journal, with which a stopped run go
 from __future__ import annotations
 
 import dataclasses
-import json
 from pathlib import Path
 
 import numpy as np
 
-from runtime.atomic import atomic_file
 from runtime.errors import InputError, SchemaError
 from runtime.explanation import Explanation
 from runtime.index.stores import STORES, Hit, Store
@@ -51,11 +49,6 @@ class IndexRecord:
         if record.schema != SCHEMA or record.store not in STORES:
             raise _unusable(f"{path} has schema {record.schema}, store {record.store!r}")
         return record
-
-    def write(self, folder: Path) -> None:
-        """Write `RECORD`, whole or not at all."""
-        with atomic_file(folder / RECORD) as temporary:
-            temporary.write_text(json.dumps(dataclasses.asdict(self), indent=2) + "\n")
 
 
 class Index:

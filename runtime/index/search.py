@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from runtime.atomic import atomic_file, refuse_existing
+from runtime.atomic import refuse_existing
+from runtime.bulk.journal import write_json
 from runtime.errors import EngineMismatch, InputError
 from runtime.explainer import Explainer
 from runtime.explanation import Explanation
@@ -71,8 +72,7 @@ def search(
     }
     for name in earlier - {hit["file"] for hit in hits}:
         (folder / name).unlink(missing_ok=True)
-    with atomic_file(folder / RECORD) as temporary:
-        temporary.write_text(json.dumps(answer, indent=2) + "\n")
+    write_json(folder / RECORD, answer)
     return answer
 
 

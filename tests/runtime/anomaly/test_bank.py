@@ -7,8 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from runtime.anomaly.bank import FEWEST, Bank
-from runtime.anomaly.coreset import Coreset
+from runtime.anomaly.bank import FEWEST, Bank, Coreset
 from runtime.errors import InputError, IntegrityError, OutputExists, SchemaError
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import closing
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from runtime.errors import InputError
 
 
 def journal(folder, *, id="here", force=False):
-    return Journal(folder, embedding_id=id, dimension=2, force=force)
+    return closing(Journal(folder, embedding_id=id, dimension=2, force=force))
 
 
 def note(journal, i):
