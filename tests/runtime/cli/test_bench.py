@@ -39,7 +39,7 @@ def test_bench_command(package_path, capsys):
 
 @pytest.fixture
 def no_gpu(monkeypatch):
-    monkeypatch.setattr(bench.shutil, "which", lambda tool: None)
+    monkeypatch.setenv("PATH", "")
 
 
 @pytest.mark.parametrize(
