@@ -11,8 +11,7 @@ from runtime.anomaly.bank import Bank
 from runtime.anomaly.watch import Anomaly, Watch, fit_bank
 from runtime.atomic import atomic_file, refuse_existing
 from runtime.bulk.images import skipped as unreadable
-from runtime.cli.console import answer
-from runtime.cli.options import print_skipped
+from runtime.cli.console import answer, print_skipped
 from runtime.errors import InputError
 from runtime.media.encode import encode_jpeg
 from runtime.media.overlay import STYLES

@@ -16,8 +16,7 @@ from runtime.backends.base import Backend, EmbeddingBackend, TargetBackend
 from runtime.backends.choice import choose, embedding_only_backend, takes_targets, toward_backend
 from runtime.cli import bench as speed
 from runtime.cli import doctor as machine
-from runtime.cli.console import answer
-from runtime.cli.options import open_explainer
+from runtime.cli.console import answer, open_explainer
 from runtime.errors import BackendError, EngineMismatch, ParityError
 from runtime.explainer import Explainer
 from runtime.index.diff import compare_packages
@@ -133,10 +132,8 @@ def verify(arguments: argparse.Namespace) -> int:
         engine.read()  # checks its hash
     files = len(package.manifest.files) + 2 * len(engines)
     backend = choose(package, arguments.backend, arguments.device, arguments.precision)
-    try:
+    with closing(backend):
         parity = verify_package(package, backend).to_json()
-    finally:
-        backend.close()
     with _embedding_only(package, backend, arguments.device) as alone:
         embedding = None if alone is None else verify_embedding(package, alone).embedding_to_json()
     with _for_targets(package, backend, arguments.device) as (asks, unverified):

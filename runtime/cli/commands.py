@@ -18,8 +18,8 @@ from runtime.bulk.cluster import explain_with_ray
 from runtime.bulk.images import Form, Outcome, explain_images, write_parquet
 from runtime.bulk.journal import LINES, ROWS, RunRecord
 from runtime.bulk.video import explain_video, is_video, video_name
-from runtime.cli.console import answer
-from runtime.cli.options import (
+from runtime.cli.console import (
+    answer,
     draw_options,
     open_explainer,
     print_skipped,

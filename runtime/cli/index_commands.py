@@ -7,8 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from runtime.cli import options
-from runtime.cli.console import answer
+from runtime.cli import console
 from runtime.errors import ParityError
 from runtime.index.build import index_images
 from runtime.index.canary import check
@@ -28,7 +27,7 @@ def index(arguments: argparse.Namespace) -> int:
     """
     images = find_named_images(arguments.sources)
     package = Package.open(arguments.package)
-    with options.open_explainer(arguments, package) as explainer:
+    with console.open_explainer(arguments, package) as explainer:
         done = index_images(
             explainer,
             package,
@@ -41,7 +40,7 @@ def index(arguments: argparse.Namespace) -> int:
         )
         backend = explainer.backend
     outcome, record = done.outcome, done.record
-    options.print_skipped(outcome.skipped)
+    console.print_skipped(outcome.skipped)
     if done.sample < 2:
         print(
             f"warning: {done.sample} images fit into the canary's sample, and nemu canary needs two",
@@ -62,7 +61,7 @@ def index(arguments: argparse.Namespace) -> int:
         f"on {backend.name}: {backend.why}",
         f"next: nemu search {arguments.out} PHOTO --out found",
     ]
-    answer(arguments, facts, "\n".join(lines))
+    console.answer(arguments, facts, "\n".join(lines))
     return 0
 
 
@@ -74,7 +73,7 @@ def search(arguments: argparse.Namespace) -> int:
     """
     with Index.open(arguments.index) as opened:
         package = _package(arguments, opened)
-        with options.open_explainer(arguments, package) as explainer:
+        with console.open_explainer(arguments, package) as explainer:
             found = search_index(
                 opened,
                 explainer,
@@ -82,7 +81,7 @@ def search(arguments: argparse.Namespace) -> int:
                 arguments.photo,
                 arguments.out,
                 k=arguments.k,
-                draw=options.draw_options(arguments, explainer),
+                draw=console.draw_options(arguments, explainer),
                 force=arguments.force,
             )
     if not found["same_package"]:
@@ -95,7 +94,7 @@ def search(arguments: argparse.Namespace) -> int:
         f"masks: {found['masks']}",
         f"next: look at the images in {arguments.out}; the numbers are in {RECORD}",
     ]
-    answer(arguments, found, "\n".join(lines))
+    console.answer(arguments, found, "\n".join(lines))
     return 0
 
 
@@ -113,7 +112,7 @@ def canary(arguments: argparse.Namespace) -> int:
     """
     with (
         Index.open(arguments.index) as opened,
-        options.open_explainer(arguments, _package(arguments, opened)) as explainer,
+        console.open_explainer(arguments, _package(arguments, opened)) as explainer,
     ):
         found = check(opened, explainer, quiet=arguments.quiet)
     facts = found.difference
@@ -127,9 +126,9 @@ def canary(arguments: argparse.Namespace) -> int:
         if found.holds
         else "next: go back to what made it (package, precision, libraries), or index the images again"
     )
-    answer(arguments, found.to_json(), "\n".join(lines))
+    console.answer(arguments, found.to_json(), "\n".join(lines))
     return 0 if found.holds else ParityError.exit_code
 
 
 def _package(arguments: argparse.Namespace, opened: Index) -> Package:
-    return options.recorded_package(arguments, Path(opened.record.package), opened.record.embedding_id)
+    return console.recorded_package(arguments, Path(opened.record.package), opened.record.embedding_id)

@@ -222,7 +222,7 @@ def test_report_of_a_folder_equals_one_of_images(explained, package_path, colour
 
 
 def test_report_of_a_folder_runs_no_image(explained, tmp_path, monkeypatch):
-    monkeypatch.setattr("runtime.cli.options.Explainer", lambda *_, **__: pytest.fail("it runs"))
+    monkeypatch.setattr("runtime.cli.console.Explainer", lambda *_, **__: pytest.fail("it runs"))
     out = tmp_path / "report.html"
     assert main(["report", str(explained), "--out", str(out), "--pairs", "0", "--quiet"]) == 0
     assert len(data(out)["images"]) == 4
