@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,9 +17,9 @@ from PIL import Image
 from pyarrow import parquet
 
 from runtime import Explainer
-from runtime.__main__ import main
 from runtime.bulk.journal import LINES, ROWS, RUN
 from runtime.media.encode import encode_jpeg, encode_png
+from tests.runtime.run import lines, run
 
 ROOT = Path(__file__).parents[3]
 
@@ -39,17 +40,12 @@ def files(folder: Path) -> list[str]:
     return sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
 
 
-def lines(folder: Path) -> list[dict]:
-    return [json.loads(line) for line in (folder / LINES).read_text().splitlines()]
-
-
-def explain(package: Path, *words: object) -> int:
-    return main(["explain", str(package), *map(str, words)])
+explain = partial(run, "explain")
 
 
 def test_explain_writes_files_and_journal_of_a_folder(package_path, photos, tmp_path, capsys):
     out = tmp_path / "out"
-    assert explain(package_path, photos, "--out", out) == 0
+    assert explain(package_path, photos, "--out", out, "--fidelity") == 0
     expected = ["a.jpg", "a.png", "b", "sub/a"]
     kinds = [".mask.npy", ".overlay.jpg"]
     assert files(out) == sorted([*(name + kind for name in expected for kind in kinds), LINES, ROWS, RUN])
@@ -59,10 +55,11 @@ def test_explain_writes_files_and_journal_of_a_folder(package_path, photos, tmp_
     assert embeddings.shape == (4, 3)
     with Explainer(package_path) as explainer:
         for line, embedding in zip(noted, embeddings, strict=True):
-            explanation = explainer(line["image"])
+            explanation = explainer(line["image"], fidelity=True)
             assert np.array_equal(embedding, explanation.embedding)
             assert np.array_equal(np.load(out / line["files"]["mask"]), explanation.mask)
             assert line["embedding_id"] == explanation.embedding_id
+            assert line["fidelity"] == pytest.approx(explanation.fidelity, abs=1e-6)
     printed = capsys.readouterr()
     assert "4 explained, 0 known already, 0 skipped" in printed.out
     assert printed.out.splitlines()[-1].startswith("next: ")
@@ -100,25 +97,17 @@ def test_explain_reads_stdin_and_patterns(package_path, photos, tmp_path, monkey
     assert [line["name"] for line in lines(tmp_path / "pattern")] == ["a.png", "sub/a.png"]
 
 
-def test_explain_measures_fidelity(package_path, photos, tmp_path):
-    out = tmp_path / "out"
-    assert explain(package_path, photos / "b.png", "--out", out, "--fidelity") == 0
-    with Explainer(package_path) as explainer:
-        fidelity = explainer(photos / "b.png", fidelity=True).fidelity
-    assert lines(out)[0]["fidelity"] == pytest.approx(fidelity, abs=1e-6)
-
-
 def test_compare_writes_image_and_record(package_path, photos, tmp_path, capsys):
     out = tmp_path / "out"
-    command = ["compare", str(package_path), str(photos / "a.png"), str(photos / "b.png"), "--out", str(out)]
-    assert main([*command, "--json"]) == 0
+    command = ("compare", package_path, photos / "a.png", photos / "b.png", "--out", out)
+    assert run(*command, "--json") == 0
     assert files(out) == ["a-b.compare.json", "a-b.compare.png"]
     printed = json.loads(capsys.readouterr().out)
     written = json.loads((out / "a-b.compare.json").read_text())
     assert {k: printed[k] for k in written} == written
-    assert main(command) == 1
+    assert run(*command) == 1
     assert "--force" in capsys.readouterr().err
-    assert main([*command, "--force"]) == 0
+    assert run(*command, "--force") == 0
     said = capsys.readouterr().out
     assert f"similarity {written['similarity']:.3f}; of what the masks keep" in said
     assert said.splitlines()[-1].startswith("next: ")
@@ -181,7 +170,7 @@ def test_overlays_are_not_explained_again(package_path, photos):
 def test_unreadable_image_is_skipped_and_listed(package_path, photos, tmp_path, capsys):
     (photos / "broken.jpg").write_text("no picture")
     out = tmp_path / "out"
-    assert main(["explain", str(package_path), str(photos), "--out", str(out), "--json"]) == 0
+    assert explain(package_path, photos, "--out", out, "--json") == 0
     printed = capsys.readouterr()
     answer = json.loads(printed.out)
     assert len(answer["written"]) == 4
@@ -189,11 +178,7 @@ def test_unreadable_image_is_skipped_and_listed(package_path, photos, tmp_path, 
     assert "skipped" in printed.err
     assert "is not an image" in printed.err
     assert not [name for name in files(out) if "broken" in name]
-
-
-def test_explain_fails_if_no_image_is_readable(package_path, tmp_path, capsys):
-    (tmp_path / "broken.jpg").write_text("no picture")
-    assert explain(package_path, tmp_path / "broken.jpg", "--out", tmp_path / "out") == 1
+    assert explain(package_path, photos / "broken.jpg", "--out", tmp_path / "none") == 1
     assert "none of 1 images" in capsys.readouterr().err
 
 
@@ -202,7 +187,7 @@ def test_full_disk_leaves_no_incomplete_file(package_path, photos, tmp_path, mon
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(np, "save", full)
-    assert main(["explain", str(package_path), str(photos), "--out", str(tmp_path / "out")]) == 1
+    assert explain(package_path, photos, "--out", tmp_path / "out") == 1
     assert "No space left" in capsys.readouterr().err
     assert files(tmp_path / "out") == sorted([ROWS, LINES, RUN, "a.jpg.overlay.jpg"])
     assert np.load(tmp_path / "out" / ROWS).shape == (0, 3)

@@ -14,10 +14,10 @@ import pytest
 from PIL import Image
 
 from runtime import Explainer
-from runtime.__main__ import main
 from runtime.bulk.journal import LINES, RUN
 from runtime.errors import EngineMismatch
 from runtime.media.geometry import load_image
+from tests.runtime.run import run
 from tests.toward_graph import add_targets
 
 BROWSER = shutil.which("chromium") or shutil.which("google-chrome") or shutil.which("chromium-browser")
@@ -55,7 +55,7 @@ def parts(tmp_path) -> Path:
 @pytest.fixture
 def page(package_path, parts, tmp_path) -> Path:
     out = tmp_path / "report.html"
-    assert main(["report", str(package_path), str(parts), "--out", str(out), "--low-fidelity", "0.5"]) == 0
+    assert run("report", package_path, parts, "--out", out, "--low-fidelity", "0.5") == 0
     return out
 
 
@@ -91,19 +91,19 @@ def test_page_has_no_external_link(page):
 
 
 def test_command_lists_flagged_images(package_path, parts, tmp_path, capsys):
-    command = ["report", str(package_path), str(parts), "--out", str(tmp_path / "r.html")]
-    assert main([*command, "--json"]) == 0
+    command = ("report", package_path, parts, "--out", tmp_path / "r.html")
+    assert run(*command, "--json") == 0
     answer = json.loads(capsys.readouterr().out)
     assert answer["written"] == 4
     assert "a.png" in answer["flagged"]
-    assert main(command) == 1
+    assert run(*command) == 1
     assert "--force" in capsys.readouterr().err
 
 
 def test_no_page_without_a_readable_image(package_path, tmp_path, capsys):
     (tmp_path / "broken.png").write_text("no picture")
     out = tmp_path / "r.html"
-    assert main(["report", str(package_path), str(tmp_path / "broken.png"), "--out", str(out)]) == 1
+    assert run("report", package_path, tmp_path / "broken.png", "--out", out) == 1
     assert "none of 1 images" in capsys.readouterr().err
     assert not out.exists()
 
@@ -123,7 +123,7 @@ def coloured(tmp_path) -> Path:
 
 def pairs_of(package: Path, folder: Path, out: Path, *options: str) -> tuple[dict, list[tuple[str, str]]]:
     """The data of the page, and the names of its pairs."""
-    assert main(["report", str(package), str(folder), "--out", str(out), "--quiet", *options]) == 0
+    assert run("report", package, folder, "--out", out, "--quiet", *options) == 0
     held = data(out)
     names = [Path(p["name"]).stem for p in held["images"]]
     assert {names[i]: names[p["neighbour"]] for i, p in enumerate(held["images"])} == {
@@ -178,7 +178,7 @@ def test_removed_file_fails_only_its_pair(package_path, coloured, tmp_path, monk
 
     monkeypatch.setattr(Explainer, "compare", vanish)
     out = tmp_path / "gone.html"
-    assert main(["report", str(package_path), str(coloured), "--out", str(out), "--json"]) == 0
+    assert run("report", package_path, coloured, "--out", out, "--json") == 0
     answer = json.loads(capsys.readouterr().out)
     assert (answer["written"], answer["pairs"]) == (4, 1)
     assert [Path(one["image"]).name for one in answer["skipped"]] == ["red.png"]
@@ -190,12 +190,12 @@ def test_pairs_0_compares_none(package_path, coloured, tmp_path, monkeypatch):
     held, names = pairs_of(package_path, coloured, tmp_path / "none.html", "--pairs", "0")
     assert (names, held["facts"]["pairs"]) == ([], "none of 2")
     with pytest.raises(SystemExit):
-        main(["report", str(package_path), str(coloured), "--out", str(tmp_path / "x.html"), "--pairs", "-1"])
+        run("report", package_path, coloured, "--out", tmp_path / "x.html", "--pairs", "-1")
 
 
 def test_single_image_has_no_pair(package_path, coloured, tmp_path):
     out = tmp_path / "one.html"
-    assert main(["report", str(package_path), str(coloured / "red.png"), "--out", str(out), "--quiet"]) == 0
+    assert run("report", package_path, coloured / "red.png", "--out", out, "--quiet") == 0
     held = data(out)
     assert (held["pairs"], held["images"][0]["neighbour"]) == ([], None)
     assert held["facts"]["pairs"] == "none: there is one image"
@@ -206,14 +206,14 @@ def explained(package_path, coloured, tmp_path) -> Path:
     """What `nemu explain --fidelity` writes for the coloured images."""
     out = tmp_path / "explained"
     options = ("--overlays", "png", "--fidelity", "--quiet")
-    assert main(["explain", str(package_path), str(coloured), "--out", str(out), *options]) == 0
+    assert run("explain", package_path, coloured, "--out", out, *options) == 0
     return out
 
 
 def test_report_of_a_folder_equals_one_of_images(explained, package_path, coloured, tmp_path):
     ours, theirs = tmp_path / "ours.html", tmp_path / "theirs.html"
-    assert main(["report", str(explained), "--out", str(ours), "--quiet"]) == 0
-    assert main(["report", str(package_path), str(coloured), "--out", str(theirs), "--quiet"]) == 0
+    assert run("report", explained, "--out", ours, "--quiet") == 0
+    assert run("report", package_path, coloured, "--out", theirs, "--quiet") == 0
     one, other = data(ours), data(theirs)
     for held in (one, other):
         del held["facts"]["explained"]  # the time
@@ -224,25 +224,25 @@ def test_report_of_a_folder_equals_one_of_images(explained, package_path, colour
 def test_report_of_a_folder_runs_no_image(explained, tmp_path, monkeypatch):
     monkeypatch.setattr("runtime.cli.console.Explainer", lambda *_, **__: pytest.fail("it runs"))
     out = tmp_path / "report.html"
-    assert main(["report", str(explained), "--out", str(out), "--pairs", "0", "--quiet"]) == 0
+    assert run("report", explained, "--out", out, "--pairs", "0", "--quiet") == 0
     assert len(data(out)["images"]) == 4
 
 
 def test_missing_package_leaves_only_the_pairs_out(explained, package_path, tmp_path, capsys):
     moved = package_path.rename(tmp_path / "moved.nemu")
-    command = ["report", str(explained), "--out", str(tmp_path / "report.html"), "--quiet", "--force"]
-    assert main(command) == 0
+    command = ("report", explained, "--out", tmp_path / "report.html", "--quiet", "--force")
+    assert run(*command) == 0
     assert "--package" in capsys.readouterr().err
     held = data(tmp_path / "report.html")
     assert (len(held["images"]), held["pairs"]) == (4, [])
-    assert main([*command, "--package", str(moved)]) == 0
+    assert run(*command, "--package", moved) == 0
     assert len(data(tmp_path / "report.html")["pairs"]) == 2
 
 
 def test_removed_image_is_skipped_by_the_report(explained, coloured, tmp_path, capsys):
     (coloured / "red.png").unlink()
     out = tmp_path / "report.html"
-    assert main(["report", str(explained), "--out", str(out), "--json"]) == 0
+    assert run("report", explained, "--out", out, "--json") == 0
     answer = json.loads(capsys.readouterr().out)
     assert (answer["written"], [Path(one["image"]).name for one in answer["skipped"]]) == (3, ["red.png"])
     assert [image["name"] for image in data(out)["images"]] == ["grass.png", "green.png", "rose.png"]
@@ -259,7 +259,7 @@ def test_removed_image_is_skipped_by_the_report(explained, coloured, tmp_path, c
 def test_report_refuses_a_folder_it_cannot_show(explained, tmp_path, capsys, broken, options, said):
     if broken:
         (explained / broken).unlink()
-    assert main(["report", str(explained), "--out", str(tmp_path / "report.html"), *options]) == 1
+    assert run("report", explained, "--out", tmp_path / "report.html", *options) == 1
     assert said in capsys.readouterr().err
     assert not (tmp_path / "report.html").exists()
 
@@ -267,7 +267,7 @@ def test_report_refuses_a_folder_it_cannot_show(explained, tmp_path, capsys, bro
 def test_report_refuses_a_package_of_another_id(explained, package_path, tmp_path, capsys):
     record = json.loads((explained / RUN).read_text())
     (explained / RUN).write_text(json.dumps({**record, "embedding_id": "other-fp32"}))
-    assert main(["report", str(explained), "--out", str(tmp_path / "report.html")]) == 1
+    assert run("report", explained, "--out", tmp_path / "report.html") == 1
     assert "gives embeddings tiny-mean-fp32" in capsys.readouterr().err
 
 

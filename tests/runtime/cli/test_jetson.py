@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
+import shutil
 from pathlib import Path
 
 import pytest
 
-from runtime.__main__ import main
-from runtime.cli import doctor, jetson
+from runtime.cli import bench, doctor, jetson
 from runtime.cli.jetson import CARRIED, RELEASES, Environment, highest_mode
 from runtime.cli.jetson_checks import FIX, NOTE, OK, findings, needed
 from runtime.package.folder import Package
+from tests.runtime.run import run
 
 ORIN_NANO = """
 < PARAM TYPE=FILE NAME=CPU_ONLINE >
@@ -26,45 +26,31 @@ ORIN_NANO = """
 GOOD = Environment(python="3.10", virtual=False, tensorrt="10.3.0", cuda_bindings="12.9.10", pycuda=None)
 
 
-def write(root: Path, files: dict[str, str]) -> Path:
+def board(root: Path, *, release: str = "R36 (release), REVISION: 4.3", free: int = 6_000_000) -> Path:
+    """An Orin Nano on JetPack 6.2: GPU clock held, CPU clock free."""
+    files = {
+        "etc/nv_tegra_release": f"# {release}, GCID: 38968081, BOARD: generic, EABI: aarch64\n",
+        "etc/nvpmodel.conf": ORIN_NANO,
+        "proc/device-tree/model": "NVIDIA Jetson Orin Nano Developer Kit\0",
+        "proc/meminfo": f"MemTotal:  7700000 kB\nMemFree: 100 kB\nMemAvailable:   {free} kB\n",
+        "sys/class/devfreq/17000000.gpu/min_freq": "1020000000\n",
+        "sys/class/devfreq/17000000.gpu/max_freq": "1020000000\n",
+        "sys/class/devfreq/15340000.vic/min_freq": "1\n",
+        "sys/class/devfreq/15340000.vic/max_freq": "2\n",
+        "sys/devices/system/cpu/cpu0/cpufreq/scaling_min_freq": "115200\n",
+        "sys/devices/system/cpu/cpu0/cpufreq/cpuinfo_max_freq": "1728000\n",
+        "usr/lib/python3.10/dist-packages/tensorrt/__init__.py": "",
+    }
     for name, content in files.items():
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_text(content)
     return root
 
 
-def board(root: Path, *, release: str = "R36 (release), REVISION: 4.3", free: int = 6_000_000) -> Path:
-    """An Orin Nano on JetPack 6.2: GPU clock held, CPU clock free."""
-    return write(
-        root,
-        {
-            "etc/nv_tegra_release": f"# {release}, GCID: 38968081, BOARD: generic, EABI: aarch64\n",
-            "etc/nvpmodel.conf": ORIN_NANO,
-            "proc/device-tree/model": "NVIDIA Jetson Orin Nano Developer Kit\0",
-            "proc/meminfo": f"MemTotal:  7700000 kB\nMemFree: 100 kB\nMemAvailable:   {free} kB\n",
-            "sys/class/devfreq/17000000.gpu/min_freq": "1020000000\n",
-            "sys/class/devfreq/17000000.gpu/max_freq": "1020000000\n",
-            "sys/class/devfreq/15340000.vic/min_freq": "1\n",
-            "sys/class/devfreq/15340000.vic/max_freq": "2\n",
-            "sys/devices/system/cpu/cpu0/cpufreq/scaling_min_freq": "115200\n",
-            "sys/devices/system/cpu/cpu0/cpufreq/cpuinfo_max_freq": "1728000\n",
-            "usr/lib/python3.10/dist-packages/tensorrt/__init__.py": "",
-        },
-    )
-
-
 @pytest.fixture
-def nvpmodel(tmp_path, monkeypatch):
-    """A tool in the path that answers as nvpmodel does."""
-
-    def make(mode: str) -> None:
-        tool = tmp_path / "bin/nvpmodel"
-        tool.parent.mkdir(exist_ok=True)
-        tool.write_text(f"#!/bin/sh\n[ \"$1\" = -q ] && printf 'NV Power Mode: {mode}\\n0\\n'\n")
-        tool.chmod(0o755)
-        monkeypatch.setenv("PATH", str(tool.parent), prepend=os.pathsep)
-
-    return make
+def nvpmodel(install):
+    """`nvpmodel(mode)`: the tool answers that this is the power mode."""
+    return lambda mode: install("nvpmodel", f"NV Power Mode: {mode}\n0", "-q")
 
 
 def asked(root: Path, here: Environment = GOOD, **options) -> list:
@@ -80,6 +66,7 @@ def about(found: list, word: str):
 
 def test_board_is_read_from_its_files(tmp_path, nvpmodel):
     nvpmodel("15W")
+    assert jetson.read(tmp_path) is None  # another machine
     found = jetson.read(board(tmp_path))
     assert found == jetson.Jetson(
         model="NVIDIA Jetson Orin Nano Developer Kit",
@@ -92,10 +79,6 @@ def test_board_is_read_from_its_files(tmp_path, nvpmodel):
         power_modes={0: "15W", 1: "25W", 2: "MAXN_SUPER", 3: "7W"},
         clocks={"CPU": False, "GPU": True},
     )
-
-
-def test_other_machines_are_no_jetson(tmp_path):
-    assert jetson.read(tmp_path) is None
 
 
 @pytest.mark.parametrize(
@@ -138,6 +121,9 @@ def test_good_environment_needs_no_fix(tmp_path, nvpmodel):
     assert about(found, "clocks").cure == "to measure: sudo jetson_clocks"
     assert "CPU" in about(found, "clocks").text
     assert "GPU" not in about(found, "clocks").text
+    measured = bench.conditions(tmp_path)
+    assert (measured.power_mode, measured.clocks) == ("MAXN_SUPER", "CPU free, GPU held")
+    assert measured.warnings == ("the CPU clock is not locked: sudo jetson_clocks",)
 
 
 @pytest.mark.parametrize(
@@ -159,8 +145,7 @@ def test_wrong_environment_is_reported(tmp_path, change, level, word, cure):
 
 def test_missing_tensorrt_is_reported(tmp_path):
     root = board(tmp_path)
-    (root / "usr/lib/python3.10/dist-packages/tensorrt/__init__.py").unlink()
-    (root / "usr/lib/python3.10/dist-packages/tensorrt").rmdir()
+    shutil.rmtree(root / "usr")
     finding = about(asked(root, dataclasses.replace(GOOD, tensorrt=None, virtual=True)), "not installed")
     assert "python3-libnvinfer" in finding.cure
 
@@ -175,11 +160,13 @@ def test_memory_is_compared_with_the_estimate(tmp_path, free, level):
     assert "1.4 GB to build" in finding.text
 
 
-def test_highest_power_mode_is_named(tmp_path, nvpmodel):
+def test_highest_power_mode_is_named(tmp_path, nvpmodel, monkeypatch):
     nvpmodel("25W")
     finding = about(asked(board(tmp_path)), "power mode")
     assert finding.level == NOTE
     assert finding.cure == "to measure: sudo nvpmodel -m 2 && sudo jetson_clocks"
+    monkeypatch.setenv("PATH", "")
+    assert about(asked(tmp_path), "power mode could not be read").level == NOTE
 
 
 @pytest.mark.parametrize(
@@ -194,11 +181,6 @@ def test_highest_power_mode_is_named(tmp_path, nvpmodel):
 )
 def test_highest_mode_by_name_and_watts(modes, highest):
     assert highest_mode(modes) == highest
-
-
-def test_unreadable_power_mode_is_reported(tmp_path, monkeypatch):
-    monkeypatch.setenv("PATH", str(tmp_path))
-    assert about(asked(board(tmp_path)), "power mode").level == NOTE
 
 
 def test_report_ends_with_the_first_fix(tmp_path, package_path, monkeypatch):
@@ -243,6 +225,6 @@ def test_next_step_on_other_machines(tmp_path, monkeypatch):
 
 
 def test_doctor_takes_a_package(package_path, capsys):
-    assert main(["doctor", str(package_path)]) == 0
+    assert run("doctor", package_path) == 0
     assert capsys.readouterr().out.splitlines()[-1].startswith("next: ")
-    assert main(["doctor", "nowhere.nemu"]) == 1
+    assert run("doctor", "nowhere.nemu") == 1

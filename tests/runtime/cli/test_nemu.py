@@ -8,13 +8,12 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 import nemu
 from runtime import Explainer
 from runtime.__main__ import main
-from runtime.media.encode import save_png
+from tests.runtime.run import run
 
 ROOT = Path(__file__).parents[3]
 
@@ -39,48 +38,32 @@ def test_errors_have_came_expected_and_cure(package_path, photos, tmp_path, caps
         assert expected in printed
 
 
-@pytest.mark.parametrize(
-    "command",
-    ["explain", "compare", "report", "bank", "anomalies", "diff", "bench", "info", "doctor", "verify"],
-)
-def test_help_shows_an_example(command, capsys):
-    with pytest.raises(SystemExit) as stopped:
-        main([command, "--help"])
-    assert stopped.value.code == 0
-    assert f"example: nemu {command}" in capsys.readouterr().out
+COMMANDS = [
+    "explain PACKAGE PHOTO --out OUT --force",
+    "compare PACKAGE PHOTO PHOTOS/01.png --out OUT --force",
+    "report PACKAGE PHOTOS --out OUT.html --force",
+    "bank CELLS PHOTOS --out OUT.bank --force",
+    "anomalies CELLS BANK PHOTOS --out OUT --force",
+    "diff PACKAGE PACKAGE --images PHOTOS",
+    "bench PACKAGE --seconds 0",
+    "info PACKAGE",
+    "doctor PACKAGE",
+    "verify PACKAGE",
+]
 
 
-@pytest.mark.parametrize(
-    "command",
-    [
-        ["explain", "PACKAGE", "PHOTO", "--out", "OUT", "--force"],
-        ["compare", "PACKAGE", "PHOTO", "PHOTOS/01.png", "--out", "OUT", "--force"],
-        ["report", "PACKAGE", "PHOTOS", "--out", "OUT.html", "--force"],
-        ["bank", "CELLS", "NORMAL", "--out", "OUT.bank", "--force"],
-        ["anomalies", "CELLS", "BANK", "PHOTOS", "--out", "OUT", "--force"],
-        ["diff", "PACKAGE", "PACKAGE", "--images", "PHOTOS"],
-        ["bench", "PACKAGE", "--seconds", "0"],
-        ["info", "PACKAGE"],
-        ["doctor", "PACKAGE"],
-        ["verify", "PACKAGE"],
-    ],
-    ids=lambda command: command[0],
-)
-def test_text_json_and_quiet_output(command, package_path, photos, tmp_path, capsys, make_package):
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_text_json_and_quiet_output(command, package_path, photos, tmp_path, capsys, make_package):
     places = {"PACKAGE": package_path, "PHOTOS": photos, "PHOTO": photos / "00.png", "OUT": tmp_path / "out"}
     if "CELLS" in command:
         places["CELLS"] = make_package(tmp_path / "cells.nemu", cells=True)
-        places["NORMAL"], places["BANK"] = tmp_path / "normal", tmp_path / "line.bank"
-        for i in range(8):
-            image = np.random.default_rng(i).integers(0, 256, (24, 32, 3), dtype=np.uint8)
-            save_png(places["NORMAL"] / f"{i}.png", image)
-        assert (
-            main(["bank", *(str(places[w]) for w in ("CELLS", "NORMAL")), "--out", str(places["BANK"])]) == 0
-        )
-        capsys.readouterr()
-    words = [
-        re.sub("PACKAGE|CELLS|NORMAL|BANK|PHOTOS?|OUT", lambda m: str(places[m[0]]), word) for word in command
-    ]
+        places["BANK"] = tmp_path / "line.bank"
+        assert run("bank", places["CELLS"], photos, "--out", places["BANK"], "--quiet") == 0
+    words = re.sub("PACKAGE|CELLS|BANK|PHOTOS?|OUT", lambda m: str(places[m[0]]), command).split()
+    with pytest.raises(SystemExit) as stopped:
+        main([words[0], "--help"])
+    assert stopped.value.code == 0
+    assert f"example: nemu {words[0]}" in capsys.readouterr().out
     assert main(words) == 0
     assert capsys.readouterr().out.splitlines()[-1].startswith("next: ")
     assert main([*words, "--json", "--quiet"]) == 0
