@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from contextlib import closing
 
 import numpy as np
@@ -12,6 +11,7 @@ from hypothesis import strategies as st
 
 from runtime.bulk.journal import LINES, ROWS, Journal
 from runtime.errors import InputError
+from tests.runtime.run import lines
 
 
 def journal(folder, *, id="here", force=False):
@@ -23,7 +23,7 @@ def note(journal, i):
 
 
 def held(folder):
-    return [json.loads(line)["name"] for line in (folder / LINES).read_text().splitlines()]
+    return [line["name"] for line in lines(folder)]
 
 
 def test_journal_is_complete_after_every_image(tmp_path):

@@ -59,6 +59,10 @@ def page(package_path, parts, tmp_path) -> Path:
     return out
 
 
+def shown(url: str) -> np.ndarray:
+    return load_image(base64.b64decode(url.partition("base64,")[2]))
+
+
 def data(page: Path) -> dict:
     return json.loads(re.search(r'id="data">(.*?)</script>', page.read_text(), re.DOTALL)[1])
 
@@ -75,16 +79,9 @@ def test_page_holds_every_image_with_its_numbers(page):
     assert held["facts"]["embedding"] == "tiny-mean-fp32"
     unit = np.frombuffer(base64.b64decode(held["embeddings"]), "<f4").reshape(4, held["dimension"])
     assert np.linalg.norm(unit, axis=1) == pytest.approx([1, 0, 1, 1], abs=1e-6)  # sorted: `<` before `a`
-
-
-def test_thumbnails_are_small_and_keep_proportions(page):
-    for picture in data(page)["images"]:
+    for picture in held["images"]:
         for kind in ("image", "overlay"):
-            content = base64.b64decode(picture[kind].partition("base64,")[2])
-            assert load_image(content).shape == (256, 320, 3)
-
-
-def test_page_has_no_external_link(page):
+            assert shown(picture[kind]).shape == (256, 320, 3)
     text = page.read_text()
     assert not re.findall(r"https?://|src=[\"']?(?!data:|\$)[a-z/.]", text)
     assert text.count("</script>") == 2  # no name ended one early
@@ -98,14 +95,9 @@ def test_command_lists_flagged_images(package_path, parts, tmp_path, capsys):
     assert "a.png" in answer["flagged"]
     assert run(*command) == 1
     assert "--force" in capsys.readouterr().err
-
-
-def test_no_page_without_a_readable_image(package_path, tmp_path, capsys):
-    (tmp_path / "broken.png").write_text("no picture")
-    out = tmp_path / "r.html"
-    assert run("report", package_path, tmp_path / "broken.png", "--out", out) == 1
+    assert run("report", package_path, parts / "broken.png", "--out", tmp_path / "none.html") == 1
     assert "none of 1 images" in capsys.readouterr().err
-    assert not out.exists()
+    assert not (tmp_path / "none.html").exists()
 
 
 COLOURS = {"red": (250, 20, 0), "rose": (250, 40, 20), "green": (0, 250, 10), "grass": (0, 250, 60)}
@@ -144,19 +136,16 @@ def test_pairs_are_explained_toward_each_other(package_path, coloured, tmp_path)
             expected = [found.similarity, found.kept_similarity, found.exchanged_similarity]
             assert said == pytest.approx(expected, abs=1e-5)
             for side, content in zip((found.a, found.b), pair["overlays"], strict=True):
-                drawn = load_image(base64.b64decode(content.partition("base64,")[2])).astype(int)
+                drawn = shown(content).astype(int)
                 assert np.abs(drawn - side.overlay()).mean() < 4
                 assert np.abs(drawn - explainer(side.image).overlay()).mean() > 8  # without a target
 
 
-def test_page_explains_pairs_without_targets(package_path, coloured, tmp_path):
+def test_page_explains_pairs_without_targets(package_path, coloured, tmp_path, monkeypatch, capsys):
     held, names = pairs_of(package_path, coloured, tmp_path / "plain.html", "--pairs", "1")
     assert names == [("red", "rose")]
     assert held["facts"]["pairs"].startswith("1 of 2, the most similar; ")
     assert "takes no target" in held["facts"]["pairs"]
-
-
-def test_no_pairs_without_a_target_engine(package_path, coloured, tmp_path, monkeypatch, capsys):
     add_targets(package_path)
 
     def refuse(*_):
@@ -185,18 +174,14 @@ def test_removed_file_fails_only_its_pair(package_path, coloured, tmp_path, monk
     assert "red.png does not exist" in data(out)["facts"]["skipped"]
 
 
-def test_pairs_0_compares_none(package_path, coloured, tmp_path, monkeypatch):
+def test_pairs_0_or_one_image_compares_none(package_path, coloured, tmp_path, monkeypatch):
     monkeypatch.setattr(Explainer, "compare", lambda *_: pytest.fail("it compares"))
     held, names = pairs_of(package_path, coloured, tmp_path / "none.html", "--pairs", "0")
     assert (names, held["facts"]["pairs"]) == ([], "none of 2")
     with pytest.raises(SystemExit):
         run("report", package_path, coloured, "--out", tmp_path / "x.html", "--pairs", "-1")
-
-
-def test_single_image_has_no_pair(package_path, coloured, tmp_path):
-    out = tmp_path / "one.html"
-    assert run("report", package_path, coloured / "red.png", "--out", out, "--quiet") == 0
-    held = data(out)
+    assert run("report", package_path, coloured / "red.png", "--out", tmp_path / "one.html") == 0
+    held = data(tmp_path / "one.html")
     assert (held["pairs"], held["images"][0]["neighbour"]) == ([], None)
     assert held["facts"]["pairs"] == "none: there is one image"
 
@@ -210,8 +195,8 @@ def explained(package_path, coloured, tmp_path) -> Path:
     return out
 
 
-def test_report_of_a_folder_equals_one_of_images(explained, package_path, coloured, tmp_path):
-    ours, theirs = tmp_path / "ours.html", tmp_path / "theirs.html"
+def test_report_of_a_folder_equals_one_of_images(explained, package_path, coloured, tmp_path, monkeypatch):
+    ours, theirs, none = (tmp_path / f"{name}.html" for name in ("ours", "theirs", "none"))
     assert run("report", explained, "--out", ours, "--quiet") == 0
     assert run("report", package_path, coloured, "--out", theirs, "--quiet") == 0
     one, other = data(ours), data(theirs)
@@ -219,13 +204,9 @@ def test_report_of_a_folder_equals_one_of_images(explained, package_path, colour
         del held["facts"]["explained"]  # the time
     assert one == other
     assert len(one["pairs"]) == 2
-
-
-def test_report_of_a_folder_runs_no_image(explained, tmp_path, monkeypatch):
     monkeypatch.setattr("runtime.cli.console.Explainer", lambda *_, **__: pytest.fail("it runs"))
-    out = tmp_path / "report.html"
-    assert run("report", explained, "--out", out, "--pairs", "0", "--quiet") == 0
-    assert len(data(out)["images"]) == 4
+    assert run("report", explained, "--out", none, "--pairs", "0", "--quiet") == 0
+    assert len(data(none)["images"]) == 4
 
 
 def test_missing_package_leaves_only_the_pairs_out(explained, package_path, tmp_path, capsys):
@@ -253,22 +234,19 @@ def test_removed_image_is_skipped_by_the_report(explained, coloured, tmp_path, c
     [
         (RUN, [], "holds no run.json"),
         (LINES, [], "holds 0 explained images"),
+        ("id", [], "gives embeddings tiny-mean-fp32"),
         (None, ["--style", "heat"], "--style with a folder of overlays"),
     ],
 )
 def test_report_refuses_a_folder_it_cannot_show(explained, tmp_path, capsys, broken, options, said):
-    if broken:
+    if broken == "id":
+        record = json.loads((explained / RUN).read_text())
+        (explained / RUN).write_text(json.dumps({**record, "embedding_id": "other-fp32"}))
+    elif broken:
         (explained / broken).unlink()
     assert run("report", explained, "--out", tmp_path / "report.html", *options) == 1
     assert said in capsys.readouterr().err
     assert not (tmp_path / "report.html").exists()
-
-
-def test_report_refuses_a_package_of_another_id(explained, package_path, tmp_path, capsys):
-    record = json.loads((explained / RUN).read_text())
-    (explained / RUN).write_text(json.dumps({**record, "embedding_id": "other-fp32"}))
-    assert run("report", explained, "--out", tmp_path / "report.html") == 1
-    assert "gives embeddings tiny-mean-fp32" in capsys.readouterr().err
 
 
 @pytest.mark.skipif(BROWSER is None, reason="no Chromium here")

@@ -11,15 +11,10 @@ import pytest
 from PIL import Image
 
 from runtime import Explainer
-from runtime.__main__ import main
 from runtime.backends.fake import FakeBackend
 from runtime.index import Index
 from runtime.index.canary import check, read_sample, write_sample
-from runtime.package.manifest import Manifest
-
-
-def run(*words: object) -> int:
-    return main([str(word) for word in words])
+from tests.runtime.run import run
 
 
 def checked(made_index, package, *, backend="auto"):
@@ -27,13 +22,11 @@ def checked(made_index, package, *, backend="auto"):
         return check(index, explainer, quiet=True)
 
 
-def test_canary_holds_without_the_original_images(store, package_path, photos, tmp_path):
-    assert run("index", package_path, photos, "--out", tmp_path / "index", "--quiet", "--store", store) == 0
+def test_canary_of_unchanged_index_is_exact(store, package_path, tiny, photos, tmp_path, capsys):
+    made_index = tmp_path / "index"
+    assert run("index", package_path, photos, "--out", made_index, "--quiet", "--store", store) == 0
     shutil.rmtree(photos)
-    assert run("canary", tmp_path / "index", "--quiet") == 0
-
-
-def test_canary_of_unchanged_index_is_exact(made_index, tiny, capsys):
+    capsys.readouterr()
     found = checked(made_index, tiny).difference
     assert found.least_cosine == pytest.approx(1, abs=1e-12)
     assert (found.recall, found.mask_iou, found.mask_difference) == (1, 1, 0)
@@ -81,11 +74,9 @@ def test_canary_detects_a_changed_masker(made_index, tiny):
     assert "the masks have an IoU" in found.objections()[0]
 
 
-def test_canary_exits_3_if_the_index_fails(made_index, package_path, tmp_path, capsys):
+def test_canary_exits_3_if_the_index_fails(made_index, package_path, rewrite, tmp_path, capsys):
     other = shutil.copytree(package_path, tmp_path / "other.nemu")
-    text = (other / "manifest.json").read_text()
-    manifest = dataclasses.replace(Manifest.from_json(text, source="here"), embedding_id="tiny-other")
-    (other / "manifest.json").write_text(manifest.to_json())
+    rewrite(other, embedding_id="tiny-other")
     assert run("canary", made_index, "--package", other, "--json") == 3
     facts = json.loads(capsys.readouterr().out)
     assert facts["objections"] == ["the index holds tiny-mean-fp32, and this package gives tiny-other-fp32"]
