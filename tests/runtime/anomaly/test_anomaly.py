@@ -6,10 +6,10 @@ import json
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from runtime import Bank, Explainer, Package, fit_bank
 from runtime.errors import InputError, OutputExists, PackageError
+from runtime.media.encode import save_png
 from tests.runtime.run import run
 
 
@@ -35,9 +35,8 @@ def bank(with_cells) -> Bank:
 def folder(tmp_path):
     """Two images, one with a defect, and a file that is no picture."""
     parts = tmp_path / "parts"
-    parts.mkdir()
-    Image.fromarray(part(100)).save(parts / "good.png")
-    Image.fromarray(part(101, defect=True)).save(parts / "bad.png")
+    save_png(parts / "good.png", part(100))
+    save_png(parts / "bad.png", part(101, defect=True))
     (parts / "broken.png").write_text("no picture")
     return parts
 
@@ -97,9 +96,8 @@ def test_unreadable_images_are_left_out_and_listed(with_cells, tmp_path):
 
 def test_commands_from_normal_images_to_a_list(with_cells, folder, tmp_path, capsys):
     normal = tmp_path / "normal"
-    normal.mkdir()
     for i in range(10):
-        Image.fromarray(part(i)).save(normal / f"{i}.png")
+        save_png(normal / f"{i}.png", part(i))
     bank, out = tmp_path / "line.bank", tmp_path / "found"
     assert run("bank", with_cells.path, normal, "--out", bank, "--quiet") == 0
     judge = ("anomalies", with_cells.path, bank, folder, "--out", out)
@@ -112,7 +110,7 @@ def test_commands_from_normal_images_to_a_list(with_cells, folder, tmp_path, cap
     assert sorted(p.name for p in out.iterdir()) == ["anomalies.jsonl", "bad.overlay.jpg"]
     assert run(*judge) == OutputExists.exit_code
     assert run(*judge, "--force", "--overlays", "none", "--json") == 0
-    for path in folder.glob("*ood.png"), folder.glob("bad.png"):
-        next(path).unlink()
+    for name in ("good.png", "bad.png"):
+        (folder / name).unlink()
     assert run(*judge, "--force") == 1
     assert "none of 1 images" in capsys.readouterr().err

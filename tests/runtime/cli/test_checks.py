@@ -15,7 +15,7 @@ from tests.runtime.run import run
 ROOT = Path(__file__).parents[3]
 
 
-def test_info_describes_the_package(package_path, capsys):
+def test_info_describes_the_package(package_path, monkeypatch, capsys):
     assert run("info", package_path) == 0
     printed = capsys.readouterr().out
     for word in ("tiny-mean", "24x32", "letterbox", "onnxruntime", "all 4 are unchanged"):
@@ -24,15 +24,12 @@ def test_info_describes_the_package(package_path, capsys):
     facts = json.loads(capsys.readouterr().out)
     assert facts["manifest"]["input"]["resize"] == "letterbox"
     assert facts["engines"] == []
-
-
-def test_info_works_without_a_backend(package_path, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     assert run("info", package_path) == 0
     assert "pip install onnxruntime" in capsys.readouterr().out
 
 
-def test_verify_passes_on_a_good_package(package_path, capsys):
+def test_verify_refuses_changed_files_and_outputs(package_path, make_package, tmp_path, capsys):
     assert run("verify", package_path) == 0
     assert "reference outputs" in capsys.readouterr().out
     assert run("verify", package_path, "--json", "--backend", "onnxruntime") == 0
@@ -40,15 +37,8 @@ def test_verify_passes_on_a_good_package(package_path, capsys):
     assert answer["parity"]["n"] == 5
     assert answer["parity"]["control_failed"] is True
     assert answer["parity"]["embedding_error"] < 1e-5
-
-
-def test_verify_exits_3_if_outputs_differ(make_package, tmp_path, capsys):
-    package = make_package(tmp_path / "off.nemu", error=0.01)
-    assert run("verify", package) == 3
+    assert run("verify", make_package(tmp_path / "off.nemu", error=0.01)) == 3
     assert "embedding error" in capsys.readouterr().err
-
-
-def test_verify_refuses_a_changed_file(package_path, capsys):
     with (package_path / "reference.npz").open("ab") as file:
         file.write(b"x")
     assert run("verify", package_path) == 1

@@ -69,7 +69,11 @@ def test_explain_writes_files_and_journal_of_a_folder(package_path, photos, tmp_
 def test_explain_writes_the_formats_asked_for(package_path, photos, tmp_path, capsys):
     out = tmp_path / "out"
     options = ("--masks", "png", "--overlays", "none", "--embeddings", "parquet", "--quiet")
-    assert explain(package_path, photos / "b.png", "--out", out, *options) == 0
+    command = (package_path, photos / "b.png", "--out", out, *options)
+    assert explain(*command, "--style", "heat", "--keep", "0.9") == 1
+    assert "--keep and --style with --overlays none" in capsys.readouterr().err
+    assert not out.exists()
+    assert explain(*command) == 0
     assert files(out) == ["b.mask.png", ROWS, "embeddings.parquet", LINES, RUN]
     assert capsys.readouterr().err == ""
     with Explainer(package_path) as explainer:
@@ -80,13 +84,6 @@ def test_explain_writes_the_formats_asked_for(package_path, photos, tmp_path, ca
     table = parquet.read_table(out / "embeddings.parquet").to_pydict()
     assert table["name"] == ["b"]
     assert np.array_equal(np.float32(table["embedding"]), np.load(out / ROWS))
-
-
-def test_style_without_overlays_is_refused(package_path, photos, tmp_path, capsys):
-    options = ("--overlays", "none", "--style", "heat", "--keep", "0.9")
-    assert explain(package_path, photos / "b.png", "--out", tmp_path / "out", *options) == 1
-    assert "--keep and --style with --overlays none" in capsys.readouterr().err
-    assert not (tmp_path / "out").exists()
 
 
 def test_explain_reads_stdin_and_patterns(package_path, photos, tmp_path, monkeypatch):
@@ -151,20 +148,16 @@ def test_image_too_large_for_jpeg_needs_png(package_path, tmp_path, capsys):
     assert [line["name"] for line in lines(out)] == ["other", "strip"]
 
 
-def test_force_removes_files_of_earlier_formats(package_path, photos, tmp_path):
-    out = tmp_path / "out"
-    out.mkdir()
-    (out / "b.mask.png").write_text("of the user")
-    assert explain(package_path, photos / "b.png", "--out", out, "--overlays", "png") == 0
-    assert explain(package_path, photos / "b.png", "--out", out, "--force") == 0
-    assert files(out) == sorted([ROWS, LINES, RUN, "b.overlay.jpg", "b.mask.npy", "b.mask.png"])
-
-
-def test_overlays_are_not_explained_again(package_path, photos):
-    assert explain(package_path, photos, "--out", photos) == 0
+def test_force_removes_only_files_of_earlier_runs(package_path, photos, tmp_path):
+    (photos / "b.mask.png").write_text("of the user")
+    mine = files(photos)
+    assert explain(package_path, photos / "b.png", "--out", photos, "--overlays", "png") == 0
+    assert explain(package_path, photos / "b.png", "--out", photos, "--force") == 0
+    assert files(photos) == sorted([*mine, ROWS, LINES, RUN, "b.overlay.jpg", "b.mask.npy"])
+    assert explain(package_path, photos, "--out", photos, "--force", "--quiet") == 0
     before = files(photos)
-    assert explain(package_path, photos, "--out", photos, "--force") == 0
-    assert files(photos) == before
+    assert explain(package_path, photos, "--out", photos, "--force", "--quiet") == 0
+    assert files(photos) == before  # overlays are not explained again
 
 
 def test_unreadable_image_is_skipped_and_listed(package_path, photos, tmp_path, capsys):

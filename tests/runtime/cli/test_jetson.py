@@ -82,36 +82,26 @@ def test_board_is_read_from_its_files(tmp_path, nvpmodel):
 
 
 @pytest.mark.parametrize(
-    ("release", "jetpack", "tensorrt"),
+    ("release", "jetpack", "tensorrt", "level", "said"),
     [
-        ("R35 (release), REVISION: 4.1", "5.1", "8.5.2"),
-        ("R36 (release), REVISION: 3.0", "6.0", "8.6.2"),
-        ("R36 (release), REVISION: 4.0", "6.1", "10.3.0.30"),
-        ("R36 (release), REVISION: 5.0", "6.2.2", "10.3.0.30"),
-        ("R38 (release), REVISION: 4.0", "7.1", "10.13.3.9"),
-        ("R39 (release), REVISION: 2.0", "7.2", "10.16.2.10"),
+        ("R35 (release), REVISION: 4.1", "5.1", "8.5.2", FIX, "upgrade to JetPack 6.1"),
+        ("R35 (release), REVISION: 6.4", "5.1", "8.5.2", FIX, "upgrade to JetPack 6.1"),
+        ("R36 (release), REVISION: 3.0", "6.0", "8.6.2", FIX, "upgrade to JetPack 6.1"),
+        ("R36 (release), REVISION: 4.0", "6.1", "10.3.0.30", OK, "CUDA 12.6"),
+        ("R36 (release), REVISION: 5.0", "6.2.2", "10.3.0.30", OK, "CUDA 12.6"),
+        ("R38 (release), REVISION: 4.0", "7.1", "10.13.3.9", OK, "CUDA 13.0"),
+        ("R39 (release), REVISION: 2.0", "7.2", "10.16.2.10", OK, "CUDA 13.2"),
+        ("R40 (release), REVISION: 1.0", None, None, NOTE, "not in this version's table"),
+        ("something else", None, None, NOTE, "not in this version's table"),
     ],
 )
-def test_release_gives_jetpack_and_tensorrt(tmp_path, release, jetpack, tensorrt):
-    found = jetson.read(board(tmp_path, release=release))
-    assert (found.jetpack, found.carried.tensorrt) == (jetpack, tensorrt)
-
-
-def test_every_jetpack_has_its_versions():
+def test_release_gives_jetpack_and_tensorrt(tmp_path, release, jetpack, tensorrt, level, said):
     assert {name[:3] for name in RELEASES.values()} == set(CARRIED)
-
-
-@pytest.mark.parametrize("release", ["R40 (release), REVISION: 1.0", "something else"])
-def test_unknown_release_is_reported(tmp_path, release):
-    first = asked(board(tmp_path, release=release))[0]
-    assert (first.level, "not in this version's table" in first.text) == (NOTE, True)
-
-
-@pytest.mark.parametrize("release", ["R35 (release), REVISION: 6.4", "R36 (release), REVISION: 3.0"])
-def test_tensorrt_8_needs_an_upgrade(tmp_path, release):
-    first = asked(board(tmp_path, release=release))[0]
-    assert first.level == FIX
-    assert "JetPack 6.1" in first.cure
+    root = board(tmp_path, release=release)
+    found, first = jetson.read(root), asked(root)[0]
+    assert (found.jetpack, found.carried and found.carried.tensorrt) == (jetpack, tensorrt)
+    assert first.level == level
+    assert said in f"{first.text} {first.cure}"
 
 
 def test_good_environment_needs_no_fix(tmp_path, nvpmodel):
@@ -138,16 +128,13 @@ def test_good_environment_needs_no_fix(tmp_path, nvpmodel):
     ],
 )
 def test_wrong_environment_is_reported(tmp_path, change, level, word, cure):
-    finding = about(asked(board(tmp_path), dataclasses.replace(GOOD, **change)), word)
+    root, here = board(tmp_path), dataclasses.replace(GOOD, **change)
+    finding = about(asked(root, here), word)
     assert finding.level == level
     assert cure in finding.cure
-
-
-def test_missing_tensorrt_is_reported(tmp_path):
-    root = board(tmp_path)
     shutil.rmtree(root / "usr")
-    finding = about(asked(root, dataclasses.replace(GOOD, tensorrt=None, virtual=True)), "not installed")
-    assert "python3-libnvinfer" in finding.cure
+    if here.tensorrt is None:
+        assert "python3-libnvinfer" in about(asked(root, here), "tensorrt is not installed").cure
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,14 @@ def checked(made_index, package, *, backend="auto"):
         return check(index, explainer, quiet=True)
 
 
+def checked_with(change, made_index, tiny, *, precision="fp32"):
+    """Check with a backend whose outputs are `change(embedding, mask)`."""
+    with Explainer(tiny) as exact:
+        backend = FakeBackend(lambda images: change(*exact.backend.run(images)))
+        backend.precision, backend.max_batch = precision, 1
+        return checked(made_index, tiny, backend=backend)
+
+
 def test_canary_of_unchanged_index_is_exact(store, package_path, tiny, photos, tmp_path, capsys):
     made_index = tmp_path / "index"
     assert run("index", package_path, photos, "--out", made_index, "--quiet", "--store", store) == 0
@@ -44,12 +52,10 @@ def test_canary_detects_a_changed_resize(made_index, with_input, change):
 
 
 def test_canary_detects_a_changed_precision(made_index, tiny):
-    with Explainer(tiny) as exact:
-        backend = FakeBackend(
-            lambda images: tuple(np.float32(x.astype(np.float16)) for x in exact.backend.run(images))
-        )
-        backend.precision, backend.max_batch = "fp16", 1
-        found = checked(made_index, tiny, backend=backend)
+    def halved(*outputs):
+        return tuple(np.float32(output.astype(np.float16)) for output in outputs)
+
+    found = checked_with(halved, made_index, tiny, precision="fp16")
     assert found.objections() == ["the index holds tiny-mean-fp32, and this package gives tiny-mean-fp16"]
     assert 0.999 < found.difference.least_cosine < 1
     assert found.to_json()["holds"] is False
@@ -67,11 +73,8 @@ def test_canary_detects_a_changed_encoder(made_index, tiny):
 
 
 def test_canary_detects_a_changed_masker(made_index, tiny):
-    with Explainer(tiny) as exact:
-        backend = FakeBackend(lambda images: (exact.backend.run(images)[0], 1 - exact.backend.run(images)[1]))
-        found = checked(made_index, tiny, backend=backend)
-    assert len(found.objections()) == 1
-    assert "the masks have an IoU" in found.objections()[0]
+    (said,) = checked_with(lambda embedding, mask: (embedding, 1 - mask), made_index, tiny).objections()
+    assert "the masks have an IoU" in said
 
 
 def test_canary_exits_3_if_the_index_fails(made_index, package_path, rewrite, tmp_path, capsys):
@@ -126,15 +129,8 @@ def test_canary_objects_to_unreadable_stored_images(made_index, tiny, monkeypatc
 
 
 def test_canary_objects_to_values_not_finite(made_index, tiny):
-    calls = []
-
-    def broken(images):
-        calls.append(len(images))
-        embedding, mask = exact.backend.run(images)
-        return (np.full_like(embedding, np.nan), mask) if len(calls) == 2 else (embedding, mask)
-
-    with Explainer(tiny) as exact:
-        found = checked(made_index, tiny, backend=FakeBackend(broken))
+    factors = iter([1, np.nan, *[1] * 14])
+    found = checked_with(lambda embedding, mask: (embedding * next(factors), mask), made_index, tiny)
     assert found.objections() == ["1 of 16 stored images give values that are not usable"]
     assert json.loads(json.dumps(found.to_json()))["unusable"] == 1
 
