@@ -145,7 +145,7 @@ def _try_provider(package: Package, precision: str, report: dict[str, Any]) -> N
         if takes_targets(package) and precision in TOWARD_GRAPHS:
             with closing(toward_backend(package, explainer.backend)) as asks:
                 report["parity_toward"] = verify_toward(package, asks).to_json()
-        report["rows"] = [asdict(row) for row in bench(explainer, seconds=1.0)]
+        report["rows"] = [row._asdict() for row in bench(explainer, seconds=1.0)]
 
 
 def _try(

@@ -23,7 +23,7 @@ import numpy as np
 from runtime.atomic import atomic_file
 from runtime.errors import InputError, SchemaError
 from runtime.media.occlusion import cosine
-from runtime.package.typed_json import json_object, read
+from runtime.package.typed_json import Record, json_object, read
 
 LINES, ROWS, TARGET, RUN = "explanations.jsonl", "embeddings.npy", "toward.npy", "run.json"
 SAME_TARGET = 0.9999
@@ -51,23 +51,27 @@ class RunRecord:
     @classmethod
     def open(cls, folder: Path) -> RunRecord:
         """Read `run.json`.  Raises `InputError`: it is missing or cannot be read."""
-        path = folder / RUN
-        try:
-            return read(cls, json_object(path.read_text(errors="replace"), str(path)), str(path))
-        except (OSError, SchemaError) as error:
-            came = error.came if isinstance(error, SchemaError) else f"{folder} holds no {RUN}"
-            raise InputError(
-                came,
-                expected="a folder that nemu explain wrote",
-                cure="run the same nemu explain command again (it keeps what is done), or give a package and "
-                "images",
-            ) from error
+        return read_json(
+            cls,
+            folder / RUN,
+            expected="a folder that nemu explain wrote",
+            cure="run the same nemu explain again (it keeps what is done), or give a package and images",
+        )
 
 
 def write_json(path: Path, fields: Mapping[str, Any]) -> None:
     """Write a JSON object, whole or not at all."""
     with atomic_file(path) as temporary:
         temporary.write_text(json.dumps(fields, indent=2) + "\n")
+
+
+def read_json(kind: type[Record], path: Path, *, expected: str, cure: str) -> Record:
+    """Read a record that `write_json` wrote.  Raises `InputError`: it is missing or cannot be read."""
+    try:
+        return read(kind, json_object(path.read_text(errors="replace"), str(path)), str(path))
+    except (OSError, SchemaError) as error:
+        came = error.came if isinstance(error, SchemaError) else f"{path.parent} holds no {path.name}"
+        raise InputError(came, expected=expected, cure=cure) from error
 
 
 class Journal:

@@ -52,8 +52,7 @@ def bank(arguments: argparse.Namespace) -> int:
         f"leave-one-out scores {low:.3f} to {high:.3f}, median {middle:.3f}",
         f"next: nemu anomalies {arguments.package} {arguments.out} PHOTO… --out found",
     ]
-    answer(arguments, facts, "\n".join(lines))
-    return 0
+    return answer(arguments, facts, "\n".join(lines))
 
 
 def anomalies(arguments: argparse.Namespace) -> int:
@@ -84,8 +83,7 @@ def anomalies(arguments: argparse.Namespace) -> int:
         "threshold": watch.threshold,
         "embedding_id": known.embedding_id,
     }
-    answer(arguments, facts, "\n".join(lines))
-    return 0
+    return answer(arguments, facts, "\n".join(lines))
 
 
 def _judge(

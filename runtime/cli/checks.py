@@ -17,7 +17,7 @@ from runtime.backends.choice import choose, embedding_only_backend, takes_target
 from runtime.cli import bench as speed
 from runtime.cli import doctor as machine
 from runtime.cli.console import answer, open_explainer
-from runtime.errors import BackendError, EngineMismatch, ParityError
+from runtime.errors import BackendError, EngineMismatch
 from runtime.explainer import Explainer
 from runtime.index.diff import compare_packages
 from runtime.media.encode import save_png
@@ -59,8 +59,7 @@ def assess(arguments: argparse.Namespace) -> int:
         columns = ", ".join(("the region", *mixed.masks))
         lines.append(f"next: look at {arguments.out}: each mixture, then {columns}")
     facts = {"unreadable": [str(file) for file in unreadable], "of": len(files), "not_asked": unasked}
-    answer(arguments, {**found.to_json(), **facts}, "\n".join(lines))
-    return 0 if found.believed else ParityError.exit_code
+    return answer(arguments, {**found.to_json(), **facts}, "\n".join(lines), passed=found.believed)
 
 
 def diff(arguments: argparse.Namespace) -> int:
@@ -85,8 +84,7 @@ def diff(arguments: argparse.Namespace) -> int:
         "next: "
         + ("use the new package; the index stays" if found.may_share_index else "index the images again"),
     ]
-    answer(arguments, found.to_json(), "\n".join(lines))
-    return 0 if found.may_share_index else ParityError.exit_code
+    return answer(arguments, found.to_json(), "\n".join(lines), passed=found.may_share_index)
 
 
 def bench(arguments: argparse.Namespace) -> int:
@@ -106,19 +104,17 @@ def bench(arguments: argparse.Namespace) -> int:
     said += f"\ndegraded: {backend.degraded}" if backend.degraded else ""
     said += f"\nthe graph with targets was not run: {untimed}" if untimed else ""
     facts = {"backend": backend.name, "why": backend.why, "precision": backend.precision}
-    answer(
+    return answer(
         arguments,
         {**facts, "degraded": backend.degraded, **speed.to_json(rows, found)},
         f"{said}\n{speed.table(rows, found)}\n{_explain_next(arguments.package)}",
     )
-    return 0
 
 
 def info(arguments: argparse.Namespace) -> int:
     """Say what a package is and what would run it."""
     facts, text = describe(Package.open(arguments.package))
-    answer(arguments, facts, text)
-    return 0
+    return answer(arguments, facts, text)
 
 
 def verify(arguments: argparse.Namespace) -> int:
@@ -151,15 +147,13 @@ def verify(arguments: argparse.Namespace) -> int:
     lines += [f"the graph with targets was not run: {unverified}"] if unverified else []
     lines.append(_explain_next(package.path))
     found = {"parity": parity, "embedding_only": embedding, "toward": toward, "toward_not_run": unverified}
-    answer(arguments, {**facts, "files": files, **found}, "\n".join(lines))
-    return 0
+    return answer(arguments, {**facts, "files": files, **found}, "\n".join(lines))
 
 
 def doctor(arguments: argparse.Namespace) -> int:
     """Say what is installed, what is missing, how to get it, and what to do next."""
     facts = machine.report(Package.open(arguments.package) if arguments.package else None)
-    answer(arguments, facts, machine.text(facts))
-    return 0
+    return answer(arguments, facts, machine.text(facts))
 
 
 def _embedding_only(

@@ -66,8 +66,7 @@ def explain(arguments: argparse.Namespace) -> int:
         backend = explainer.backend
     facts = {"embedding_id": explainer.embedding_id, "backend": backend.name, "why": backend.why}
     text = _explained(arguments.out, outcome, frames, f"on {backend.name}: {backend.why}")
-    answer(arguments, {**facts, **outcome._asdict(), "frames": frames}, text)
-    return 0
+    return answer(arguments, {**facts, **outcome._asdict(), "frames": frames}, text)
 
 
 def _explain_images(
@@ -131,8 +130,7 @@ def compare(arguments: argparse.Namespace) -> int:
         f"next: look at {paths.image}; the numbers are in {paths.record.name}",
     ]
     files = {kind: str(path) for kind, path in paths._asdict().items()}
-    answer(arguments, {**files, **comparison.to_json()}, "\n".join(lines))
-    return 0
+    return answer(arguments, {**files, **comparison.to_json()}, "\n".join(lines))
 
 
 def report(arguments: argparse.Namespace) -> int:
@@ -152,8 +150,7 @@ def report(arguments: argparse.Namespace) -> int:
         f"{len(made.skipped)} skipped",
         f"next: open {made.path} in a browser; it needs no network",
     ]
-    answer(arguments, {**made._asdict(), "path": str(made.path)}, "\n".join(lines))
-    return 0
+    return answer(arguments, {**made._asdict(), "path": str(made.path)}, "\n".join(lines))
 
 
 def _report_of_images(arguments: argparse.Namespace) -> Report:

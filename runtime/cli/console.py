@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from runtime.errors import InputError, NemuError
+from runtime.errors import InputError, NemuError, ParityError
 from runtime.explainer import Explainer
 from runtime.level import curve_of, share_for
 from runtime.media.overlay import STYLES
@@ -24,12 +24,17 @@ def add_arguments(parser: argparse._ActionsContainer) -> None:
     parser.add_argument("--quiet", action="store_true", help="print only warnings and errors")
 
 
-def answer(arguments: argparse.Namespace, facts: Mapping[str, Any], text: str) -> None:
-    """Print `facts` with --json, nothing with --quiet, otherwise `text`, which ends with the next step."""
+def answer(arguments: argparse.Namespace, facts: Mapping[str, Any], text: str, *, passed: bool = True) -> int:
+    """Print `facts` with --json, nothing with --quiet, otherwise `text`, which ends with the next step.
+
+    Returns:
+        The exit code: 0; 3 if a gate was not passed.
+    """
     if arguments.json:
         print(json.dumps(facts, indent=2))
     elif not arguments.quiet:
         print(text)
+    return 0 if passed else ParityError.exit_code
 
 
 def exit_code(

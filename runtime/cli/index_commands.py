@@ -8,11 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from runtime.cli import console
-from runtime.errors import ParityError
 from runtime.index.build import index_images
 from runtime.index.canary import check
-from runtime.index.opened import Index
-from runtime.index.search import RECORD
+from runtime.index.search import FOUND, Index
 from runtime.index.search import search as search_index
 from runtime.media.sources import find_named_images
 from runtime.package.folder import Package
@@ -61,8 +59,7 @@ def index(arguments: argparse.Namespace) -> int:
         f"on {backend.name}: {backend.why}",
         f"next: nemu search {arguments.out} PHOTO --out found",
     ]
-    console.answer(arguments, facts, "\n".join(lines))
-    return 0
+    return console.answer(arguments, facts, "\n".join(lines))
 
 
 def search(arguments: argparse.Namespace) -> int:
@@ -92,10 +89,9 @@ def search(arguments: argparse.Namespace) -> int:
     lines = [
         *(_line(hit) for hit in found["hits"]),
         f"masks: {found['masks']}",
-        f"next: look at the images in {arguments.out}; the numbers are in {RECORD}",
+        f"next: look at the images in {arguments.out}; the numbers are in {FOUND}",
     ]
-    console.answer(arguments, found, "\n".join(lines))
-    return 0
+    return console.answer(arguments, found, "\n".join(lines))
 
 
 def _line(hit: dict[str, Any]) -> str:
@@ -126,8 +122,7 @@ def canary(arguments: argparse.Namespace) -> int:
         if found.holds
         else "next: go back to what made it (package, precision, libraries), or index the images again"
     )
-    console.answer(arguments, found.to_json(), "\n".join(lines))
-    return 0 if found.holds else ParityError.exit_code
+    return console.answer(arguments, found.to_json(), "\n".join(lines), passed=found.holds)
 
 
 def _package(arguments: argparse.Namespace, opened: Index) -> Package:

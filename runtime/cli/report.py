@@ -89,11 +89,7 @@ def write_report(
         for card, (neighbour, similarity) in zip(cards, nearest, strict=True):
             card |= {"neighbour": neighbour, "nearest": similarity}
         similar = _pairs(nearest)
-        compared, unpaired = [], ""
-        if explainer is not None:
-            compared, unpaired = _compare(explainer, record, files, similar[:pairs], lost, quiet=quiet)
-        elif pairs and similar:
-            unpaired = f"none are compared: {record.package} does not exist; give its path with --package"
+        compared, unpaired = _compare(explainer, record, files, similar[:pairs], lost, quiet=quiet)
         facts = _facts(record, cards, lost, low_fidelity)
         facts["pairs"] = unpaired or _how_to_read(len(compared), len(similar), explainer)
         if (folder / TARGET).is_file():
@@ -159,7 +155,7 @@ def _cards(
 
 
 def _compare(
-    explainer: Explainer,
+    explainer: Explainer | None,
     record: RunRecord,
     images: list[Path],
     pairs: list[tuple[int, int]],
@@ -168,6 +164,9 @@ def _compare(
     quiet: bool,
 ) -> tuple[list[dict[str, Any]], str]:
     """Compare pairs of images; also returns why none can be compared.  Adds images to `lost`."""
+    if explainer is None:
+        gone = f"none are compared: {record.package} does not exist; give its path with --package"
+        return [], gone if pairs else ""
     compared = []
     with progress(len(pairs), unit="pair", quiet=quiet) as bar:
         for a, b in pairs:

@@ -19,7 +19,7 @@ from runtime.explainer import Explainer
 from runtime.explanation import Explanation
 from runtime.index.canary import write_sample
 from runtime.index.code import encode_mask
-from runtime.index.opened import RECORD, SCHEMA, IndexRecord
+from runtime.index.search import RECORD, SCHEMA, IndexRecord
 from runtime.index.stores import LEVELS, STORES, Row, library
 from runtime.media.sources import NamedImage
 from runtime.package.folder import Package

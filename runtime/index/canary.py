@@ -22,7 +22,7 @@ from runtime.explainer import Explainer
 from runtime.explanation import Explanation
 from runtime.index.code import decode_mask, encode_mask
 from runtime.index.diff import Difference, K, agreement, difference
-from runtime.index.opened import Index
+from runtime.index.search import Index
 from runtime.index.stores import Row
 from runtime.package.parity import LIMITS, median_distance
 from runtime.progress import progress
