@@ -53,7 +53,8 @@ class Coreset:
         """Choose from cells float32 (n, C); deterministic."""
         features = features[np.random.default_rng(0).permutation(len(features))[:CANDIDATES]]
         mean = features.mean(0)
-        variance, directions = np.linalg.eigh(_covariance(features[:MEASURED] - mean))
+        centred = (features[:MEASURED] - mean).astype(np.float64)
+        variance, directions = np.linalg.eigh(centred.T @ centred / len(centred))
         first = np.argsort(-variance)[:DIMENSIONS]
         spread = np.maximum(variance, 0) + SHRINKAGE * variance.mean() + 1e-12
         projection = (directions[:, first] / np.sqrt(spread[first])).astype(np.float32)
@@ -220,12 +221,6 @@ class Bank:
     @cached_property
     def _directions(self) -> np.ndarray:
         return self.embeddings / np.maximum(np.linalg.norm(self.embeddings, axis=1, keepdims=True), 1e-12)
-
-
-def _covariance(centred: np.ndarray) -> np.ndarray:
-    """Covariance float64 (C, C) of centred cells (n, C)."""
-    wide = centred.astype(np.float64)
-    return wide.T @ wide / len(wide)
 
 
 def _farthest(cells: np.ndarray) -> np.ndarray:

@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 
 from runtime.backends.choice import NAMES
-from runtime.bulk.images import Form, Outcome, begun, skipped, write_files
-from runtime.errors import BackendUnavailable, InputError
+from runtime.bulk.images import Form, Outcome, begun, library, skipped, write_files
+from runtime.errors import InputError
 from runtime.explainer import Explainer
 from runtime.media.sources import NamedImage
 from runtime.package.folder import Package
@@ -50,7 +50,9 @@ def explain_with_ray(
         InputError: the folder holds results of another embedding id.
         BackendUnavailable: Ray is not installed.
     """
-    ray = _ray()
+    library("ray.data", "ray with its data library", 'pip install "ray[data]"')
+    import ray
+
     outcome = Outcome([], 0, [])
     how = {
         "package": str(package.path.resolve()),
@@ -116,16 +118,3 @@ class Worker:
         except InputError as error:
             return {**row, **skipped(image, error)}
         return {**row, "line": json.dumps(line), "embedding": explanation.embedding.tolist()}
-
-
-def _ray() -> Any:
-    try:
-        import ray
-        import ray.data
-    except ImportError as error:
-        raise BackendUnavailable(
-            f"Ray Data cannot be imported ({error})",
-            expected="ray with its data library",
-            cure='pip install "ray[data]"',
-        ) from error
-    return ray

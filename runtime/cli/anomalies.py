@@ -30,13 +30,9 @@ def bank(arguments: argparse.Namespace) -> int:
     An image that cannot be read is skipped and listed.
     """
     refuse_existing(arguments.out, force=arguments.force)
-    images = find_named_images(arguments.sources)
-    made, skipped = fit_bank(
-        Package.open(arguments.package),
-        ((image.name, image.image) for image in images),
-        total=len(images),
-        quiet=arguments.quiet,
-    )
+    images = [(found.name, found.image) for found in find_named_images(arguments.sources)]
+    package = Package.open(arguments.package)
+    made, skipped = fit_bank(package, images, total=len(images), quiet=arguments.quiet)
     print_skipped(skipped)
     made.save(arguments.out, force=arguments.force)
     low, middle, high = (float(made.normal_scores.min()), made.threshold(0.5), made.threshold(0.0))
@@ -71,11 +67,9 @@ def anomalies(arguments: argparse.Namespace) -> int:
     first = sorted(anomalous, key=lambda line: -line["score"])[:10]
     lines = [f"{line['image']}: {line['score']:.3f}, nearest {line['nearest']}" for line in first]
     lines += [f"… and {len(anomalous) - len(first)} more"] if len(anomalous) > len(first) else []
-    lines += [
-        f"{len(anomalous)} of {len(found)} anomalous, {len(skipped)} skipped; the threshold is "
-        f"{watch.threshold:.3f}",
-        f"next: look into {arguments.out}; {LINES} has one line per image",
-    ]
+    counts = f"{len(anomalous)} of {len(found)} anomalous, {len(skipped)} skipped"
+    lines.append(f"{counts}; the threshold is {watch.threshold:.3f}")
+    lines.append(f"next: look into {arguments.out}; {LINES} has one line per image")
     facts = {
         "pictures": len(found),
         "anomalous": [line["image"] for line in anomalous],

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from functools import partial
@@ -16,7 +15,7 @@ from runtime.backends.base import Backend, EmbeddingBackend, TargetBackend
 from runtime.backends.choice import choose, embedding_only_backend, takes_targets, toward_backend
 from runtime.cli import bench as speed
 from runtime.cli import doctor as machine
-from runtime.cli.console import answer, open_explainer
+from runtime.cli.console import answer, open_explainer, print_skipped
 from runtime.errors import BackendError, EngineMismatch
 from runtime.explainer import Explainer
 from runtime.index.diff import compare_packages
@@ -43,8 +42,7 @@ def assess(arguments: argparse.Namespace) -> int:
     files = [found.image for found in find_named_images(arguments.images)]
     taken = files[:: -(-len(files) // assessment.MOST)]
     images, unreadable = decoded(taken, Geometry.from_record(package.manifest.input))
-    for file in unreadable:
-        print(f"skipped {file}: it cannot be read", file=sys.stderr)
+    print_skipped([{"image": str(file), "error": "it cannot be read"} for file in unreadable])
     backend = choose(package, arguments.backend, arguments.device, arguments.precision)
     with closing(backend), _for_targets(package, backend, arguments.device) as (asks, unasked):
         ask = None if asks is None else partial(run_all_toward, asks)

@@ -18,15 +18,7 @@ from runtime.bulk.cluster import explain_with_ray
 from runtime.bulk.images import Form, Outcome, explain_images, write_parquet
 from runtime.bulk.journal import LINES, ROWS, RunRecord
 from runtime.bulk.video import explain_video, is_video, video_name
-from runtime.cli.console import (
-    answer,
-    draw_options,
-    open_explainer,
-    print_skipped,
-    recorded_package,
-    refuse_draw_options,
-    target,
-)
+from runtime.cli import console
 from runtime.cli.report import THUMBNAIL, Report, write_report
 from runtime.comparison import ComparisonPaths
 from runtime.errors import InputError
@@ -45,13 +37,15 @@ def explain(arguments: argparse.Namespace) -> int:
     videos = [source for source in arguments.sources if is_video(source)]
     others = [source for source in arguments.sources if not is_video(source)]
     if arguments.overlays == "none" and not videos:
-        refuse_draw_options(arguments, "with --overlays none", "leave out --overlays none")
+        console.refuse_draw_options(arguments, "with --overlays none", "leave out --overlays none")
     images = find_named_images(others) if others else []
     package = Package.open(arguments.package)
-    with open_explainer(arguments, package) as explainer:
-        form = Form(masks=arguments.masks, overlays=arguments.overlays, **draw_options(arguments, explainer))
+    with console.open_explainer(arguments, package) as explainer:
+        form = Form(
+            masks=arguments.masks, overlays=arguments.overlays, **console.draw_options(arguments, explainer)
+        )
         common = {
-            "toward": target(arguments, explainer),
+            "toward": console.target(arguments, explainer),
             **{name: getattr(arguments, name) for name in ("fidelity", "force", "quiet")},
         }
         outcome = Outcome([], 0, [])
@@ -66,7 +60,7 @@ def explain(arguments: argparse.Namespace) -> int:
         backend = explainer.backend
     facts = {"embedding_id": explainer.embedding_id, "backend": backend.name, "why": backend.why}
     text = _explained(arguments.out, outcome, frames, f"on {backend.name}: {backend.why}")
-    return answer(arguments, {**facts, **outcome._asdict(), "frames": frames}, text)
+    return console.answer(arguments, {**facts, **outcome._asdict(), "frames": frames}, text)
 
 
 def _explain_images(
@@ -83,7 +77,7 @@ def _explain_images(
         outcome = explain_with_ray(
             explainer, package, images, arguments.out, form, workers=arguments.ray, **common
         )
-    print_skipped(outcome.skipped, len(images))
+    console.print_skipped(outcome.skipped, len(images))
     if arguments.embeddings == "parquet":
         write_parquet(arguments.out)
     return outcome
@@ -113,8 +107,8 @@ def compare(arguments: argparse.Namespace) -> int:
     name = f"{arguments.a.stem}-{arguments.b.stem}"
     for path in ComparisonPaths.of(arguments.out, name):
         refuse_existing(path, force=arguments.force)
-    with open_explainer(arguments) as explainer:
-        draw = draw_options(arguments, explainer)
+    with console.open_explainer(arguments) as explainer:
+        draw = console.draw_options(arguments, explainer)
         comparison = explainer.compare(arguments.a, arguments.b, toward=arguments.toward)
         paths = comparison.save(arguments.out, name, force=arguments.force, **draw)
     pairs = ((arguments.a, comparison.a), (arguments.b, comparison.b))
@@ -130,7 +124,7 @@ def compare(arguments: argparse.Namespace) -> int:
         f"next: look at {paths.image}; the numbers are in {paths.record.name}",
     ]
     files = {kind: str(path) for kind, path in paths._asdict().items()}
-    return answer(arguments, {**files, **comparison.to_json()}, "\n".join(lines))
+    return console.answer(arguments, {**files, **comparison.to_json()}, "\n".join(lines))
 
 
 def report(arguments: argparse.Namespace) -> int:
@@ -141,7 +135,7 @@ def report(arguments: argparse.Namespace) -> int:
     """
     refuse_existing(arguments.out, force=arguments.force)
     made = _report_of_images(arguments) if arguments.sources else _report_of_folder(arguments)
-    print_skipped(made.skipped)
+    console.print_skipped(made.skipped)
     if made.unpaired:
         print(f"pairs: {made.unpaired}", file=sys.stderr)
     lines = [f"flagged {name}" for name in made.flagged]
@@ -150,7 +144,7 @@ def report(arguments: argparse.Namespace) -> int:
         f"{len(made.skipped)} skipped",
         f"next: open {made.path} in a browser; it needs no network",
     ]
-    return answer(arguments, {**made._asdict(), "path": str(made.path)}, "\n".join(lines))
+    return console.answer(arguments, {**made._asdict(), "path": str(made.path)}, "\n".join(lines))
 
 
 def _report_of_images(arguments: argparse.Namespace) -> Report:
@@ -158,16 +152,16 @@ def _report_of_images(arguments: argparse.Namespace) -> Report:
     images = find_named_images(arguments.sources)
     package = Package.open(arguments.source)
     with (
-        open_explainer(arguments, package) as explainer,
+        console.open_explainer(arguments, package) as explainer,
         tempfile.TemporaryDirectory(prefix="nemu-report-") as folder,
     ):
-        draw = draw_options(arguments, explainer)
+        draw = console.draw_options(arguments, explainer)
         form = Form(masks="none", overlays="png", longest=THUMBNAIL, **draw)
         outcome = explain_images(
             explainer, images, Path(folder), form, package=package, fidelity=True, quiet=arguments.quiet
         )
         if not outcome.written:
-            print_skipped(outcome.skipped, len(images))
+            console.print_skipped(outcome.skipped, len(images))
         return write_report(
             Path(folder), arguments.out, explainer, unread=outcome.skipped, **_page(arguments)
         )
@@ -176,7 +170,7 @@ def _report_of_images(arguments: argparse.Namespace) -> Report:
 def _report_of_folder(arguments: argparse.Namespace) -> Report:
     """Report on a folder that `nemu explain` wrote; its package compares the pairs, if it is there."""
     record = RunRecord.open(arguments.source)
-    refuse_draw_options(arguments, "with a folder of overlays", "give the package and the images")
+    console.refuse_draw_options(arguments, "with a folder of overlays", "give the package and the images")
     with _recorded_explainer(arguments, record) as explainer:
         return write_report(arguments.source, arguments.out, explainer, **_page(arguments))
 
@@ -193,8 +187,8 @@ def _recorded_explainer(arguments: argparse.Namespace, record: RunRecord) -> Ite
         yield None
         return
     arguments.precision = arguments.precision or record.precision
-    package = recorded_package(arguments, recorded, record.embedding_id)
-    with open_explainer(arguments, package) as explainer:
+    package = console.recorded_package(arguments, recorded, record.embedding_id)
+    with console.open_explainer(arguments, package) as explainer:
         if explainer.embedding_id != record.embedding_id:
             raise InputError(
                 f"{package.path} gives embeddings {explainer.embedding_id}",

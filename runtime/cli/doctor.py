@@ -51,10 +51,7 @@ LIBRARIES = (
         "tensorrt_bindings",
     ),
     Library(
-        ep_rtx.MODULE,
-        ("onnxruntime-ep-nv-tensorrt-rtx",),
-        "RTX cards without an engine",
-        ep_rtx.INSTALL,
+        ep_rtx.MODULE, ("onnxruntime-ep-nv-tensorrt-rtx",), "RTX cards without an engine", ep_rtx.INSTALL
     ),
     Library("torch", ("torch",), "training", "pip install torch torchvision"),
     Library("timm", ("timm",), "training: the encoders", "pip install timm"),

@@ -26,24 +26,14 @@ def index(arguments: argparse.Namespace) -> int:
     images = find_named_images(arguments.sources)
     package = Package.open(arguments.package)
     with console.open_explainer(arguments, package) as explainer:
-        done = index_images(
-            explainer,
-            package,
-            images,
-            arguments.out,
-            store=arguments.store,
-            fidelity=arguments.fidelity,
-            force=arguments.force,
-            quiet=arguments.quiet,
-        )
+        options = {name: getattr(arguments, name) for name in ("store", "fidelity", "force", "quiet")}
+        done = index_images(explainer, package, images, arguments.out, **options)
         backend = explainer.backend
     outcome, record = done.outcome, done.record
     console.print_skipped(outcome.skipped)
     if done.sample < 2:
-        print(
-            f"warning: {done.sample} images fit into the canary's sample, and nemu canary needs two",
-            file=sys.stderr,
-        )
+        said = f"warning: {done.sample} images fit into the canary's sample, and nemu canary needs two"
+        print(said, file=sys.stderr)
     facts = {
         **{name: getattr(record, name) for name in ("embedding_id", "dimension", "rows", "store")},
         "backend": backend.name,
@@ -71,21 +61,12 @@ def search(arguments: argparse.Namespace) -> int:
     with Index.open(arguments.index) as opened:
         package = _package(arguments, opened)
         with console.open_explainer(arguments, package) as explainer:
-            found = search_index(
-                opened,
-                explainer,
-                package,
-                arguments.photo,
-                arguments.out,
-                k=arguments.k,
-                draw=console.draw_options(arguments, explainer),
-                force=arguments.force,
-            )
+            options = {"k": arguments.k, "force": arguments.force}
+            options["draw"] = console.draw_options(arguments, explainer)
+            found = search_index(opened, explainer, package, arguments.photo, arguments.out, **options)
     if not found["same_package"]:
-        print(
-            f"warning: {package.path} did not make the index; embeddings have the same id, masks may differ",
-            file=sys.stderr,
-        )
+        same = "embeddings have the same id, masks may differ"
+        print(f"warning: {package.path} did not make the index; {same}", file=sys.stderr)
     lines = [
         *(_line(hit) for hit in found["hits"]),
         f"masks: {found['masks']}",

@@ -20,7 +20,7 @@ from runtime.explanation import Explanation
 from runtime.index.canary import write_sample
 from runtime.index.code import encode_mask
 from runtime.index.search import RECORD, SCHEMA, IndexRecord
-from runtime.index.stores import LEVELS, STORES, Row, library
+from runtime.index.stores import LEVELS, STORES, Row, library_of
 from runtime.media.sources import NamedImage
 from runtime.package.folder import Package
 
@@ -93,7 +93,7 @@ def _check(folder: Path, store: str, *, force: bool) -> str | None:
 
     Raises as `index_images`.
     """
-    library(store)
+    library_of(store)
     try:
         earlier = IndexRecord.open(folder).store
     except InputError:

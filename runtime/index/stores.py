@@ -20,7 +20,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from runtime.errors import BackendUnavailable, InputError
+from runtime.bulk.images import library
+from runtime.errors import InputError
 from runtime.index.code import decode_mask
 
 LEVELS = tuple(round(0.1 * i, 1) for i in range(1, 10))
@@ -100,11 +101,11 @@ class ParquetStore(Store):
 
     @staticmethod
     def write(folder: Path, rows: Sequence[Row]) -> None:
-        parquet = library("parquet")
+        parquet = library_of("parquet")
         parquet.write_table(_table(rows), folder / "rows.parquet")
 
     def __init__(self, folder: Path) -> None:
-        parquet = library("parquet")
+        parquet = library_of("parquet")
         with _reading(folder):
             self._table = parquet.read_table(folder / "rows.parquet")
             vectors = self._table["embedding"].combine_chunks()
@@ -125,13 +126,13 @@ class LanceStore(Store):
 
     @staticmethod
     def write(folder: Path, rows: Sequence[Row]) -> None:
-        database = library("lancedb").connect(str(folder))
+        database = library_of("lancedb").connect(str(folder))
         table = database.create_table("rows", _table(rows))
         of_all = importlib.import_module("lancedb.index").IvfFlat(distance_type="cosine", num_partitions=1)
         table.create_index("embedding", config=of_all)
 
     def __init__(self, folder: Path) -> None:
-        lancedb = library("lancedb")
+        lancedb = library_of("lancedb")
         with _reading(folder):
             self._table = lancedb.connect(str(folder)).open_table("rows")
 
@@ -150,7 +151,7 @@ class QdrantStore(Store):
 
     @staticmethod
     def write(folder: Path, rows: Sequence[Row]) -> None:
-        qdrant = library("qdrant")
+        qdrant = library_of("qdrant")
         models = qdrant.models
         shape = models.VectorParams(size=rows[0].embedding.size, distance=models.Distance.DOT)
         points = [models.PointStruct(**_point(i, row)) for i, row in enumerate(rows)]
@@ -159,7 +160,7 @@ class QdrantStore(Store):
             client.upload_points("rows", points)
 
     def __init__(self, folder: Path) -> None:
-        qdrant = library("qdrant")
+        qdrant = library_of("qdrant")
         with _reading(folder), ExitStack() as stack:
             self._client = stack.enter_context(closing(qdrant.QdrantClient(path=str(folder))))
             if not self._client.collection_exists("rows"):
@@ -234,14 +235,7 @@ def _reading(folder: Path) -> Iterator[None]:
         ) from error
 
 
-def library(store: str) -> Any:
+def library_of(store: str) -> Any:
     """Import a store's library.  Raises `BackendUnavailable`: it is not installed."""
-    name = _LIBRARIES[store]
-    try:
-        return importlib.import_module(name)
-    except ImportError as error:
-        raise BackendUnavailable(
-            f"{name.partition('.')[0]} is not installed, which the store {store} needs",
-            expected=f"the packages of the extra `{store}`",
-            cure=f'in the folder of this project: pip install ".[{store}]"',
-        ) from error
+    cure = f'in the folder of this project: pip install ".[{store}]"'
+    return library(_LIBRARIES[store], f"the packages of the extra `{store}`, for the store {store}", cure)

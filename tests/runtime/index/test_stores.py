@@ -67,7 +67,7 @@ def test_broken_or_missing_store_is_an_error(store, tmp_path, monkeypatch):
         raise ImportError(name)
 
     monkeypatch.setattr(importlib, "import_module", missing)
-    with pytest.raises(BackendUnavailable, match=rf'(?s)is not installed.*pip install "\.\[{store}\]"'):
+    with pytest.raises(BackendUnavailable, match=rf'(?s)cannot be imported.*pip install "\.\[{store}\]"'):
         STORES[store](tmp_path)
 
 
@@ -94,7 +94,7 @@ def test_failing_qdrant_client_is_closed(tmp_path, monkeypatch):
         VectorParams=dict, PointStruct=dict, Distance=types.SimpleNamespace(DOT="dot")
     )
     fake = types.SimpleNamespace(QdrantClient=FakeQdrant, models=kinds)
-    monkeypatch.setattr("runtime.index.stores.library", lambda _: fake)
+    monkeypatch.setattr("runtime.index.stores.library_of", lambda _: fake)
     with pytest.raises(RuntimeError, match="another instance"):
         STORES["qdrant"].write(tmp_path, [row(0, np.ones(3, np.float32))])
     with pytest.raises(InputError, match="close other programs that have the index open"):
