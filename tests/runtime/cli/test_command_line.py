@@ -10,6 +10,7 @@ import sys
 import time
 from functools import partial
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -176,10 +177,7 @@ def test_unreadable_image_is_skipped_and_listed(package_path, photos, tmp_path, 
 
 
 def test_full_disk_leaves_no_incomplete_file(package_path, photos, tmp_path, monkeypatch, capsys):
-    def full(*arguments):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(np, "save", full)
+    monkeypatch.setattr(np, "save", Mock(side_effect=OSError(28, "No space left on device")))
     assert explain(package_path, photos, "--out", tmp_path / "out") == 1
     assert "No space left" in capsys.readouterr().err
     assert files(tmp_path / "out") == sorted([ROWS, LINES, RUN, "a.jpg.overlay.jpg"])

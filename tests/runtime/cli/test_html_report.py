@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -148,10 +149,8 @@ def test_page_explains_pairs_without_targets(package_path, coloured, tmp_path, m
     assert "takes no target" in held["facts"]["pairs"]
     add_targets(package_path)
 
-    def refuse(*_):
-        raise EngineMismatch("no engine for targets", expected="one", cure="build one")
-
-    monkeypatch.setattr("runtime.runs.toward_backend", refuse)
+    refused = EngineMismatch("no engine for targets", expected="one", cure="build one")
+    monkeypatch.setattr("runtime.runs.toward_backend", Mock(side_effect=refused))
     held, names = pairs_of(package_path, coloured, tmp_path / "none.html")
     assert (names, len(held["images"])) == ([], 4)
     assert held["facts"]["pairs"] == "none are compared: no engine for targets; build one"

@@ -13,7 +13,6 @@ from runtime.cli import bench, doctor, jetson
 from runtime.cli.jetson import CARRIED, RELEASES, Environment, highest_mode
 from runtime.cli.jetson_checks import FIX, NOTE, OK, findings, needed
 from runtime.package.folder import Package
-from tests.runtime.run import run
 
 ORIN_NANO = """
 < PARAM TYPE=FILE NAME=CPU_ONLINE >
@@ -54,9 +53,7 @@ def nvpmodel(install):
 
 
 def asked(root: Path, here: Environment = GOOD, **options) -> list:
-    found = jetson.read(root)
-    assert found is not None
-    return findings(found, here, root=root, **options)
+    return findings(jetson.read(root), here, root=root, **options)
 
 
 def about(found: list, word: str):
@@ -156,21 +153,15 @@ def test_highest_power_mode_is_named(tmp_path, nvpmodel, monkeypatch):
     assert about(asked(tmp_path), "power mode could not be read").level == NOTE
 
 
-@pytest.mark.parametrize(
-    ("modes", "highest"),
-    [
-        ({0: "MAXN", 1: "15W", 2: "30W"}, 0),
-        ({0: "15W", 1: "25W", 2: "MAXN_SUPER", 3: "7W"}, 2),
-        ({0: "MAXN", 4: "MAXN_SUPER"}, 4),
-        ({0: "7W", 1: "120W", 2: "40W"}, 1),
-        ({}, None),
-    ],
-)
-def test_highest_mode_by_name_and_watts(modes, highest):
-    assert highest_mode(modes) == highest
+def test_highest_mode_by_name_and_watts():
+    assert highest_mode({0: "MAXN", 1: "15W", 2: "30W"}) == 0
+    assert highest_mode({0: "15W", 1: "25W", 2: "MAXN_SUPER", 3: "7W"}) == 2
+    assert highest_mode({0: "MAXN", 4: "MAXN_SUPER"}) == 4
+    assert highest_mode({0: "7W", 1: "120W", 2: "40W"}) == 1
+    assert highest_mode({}) is None
 
 
-def test_report_ends_with_the_first_fix(tmp_path, package_path, monkeypatch):
+def test_report_ends_with_first_fix_or_build(tmp_path, package_path, monkeypatch):
     root = board(tmp_path / "root")
     monkeypatch.setattr(jetson, "environment", lambda: dataclasses.replace(GOOD, cuda_bindings=None))
     facts = doctor.report(Package.open(package_path), root=root)
@@ -179,10 +170,6 @@ def test_report_ends_with_the_first_fix(tmp_path, package_path, monkeypatch):
     assert "NVIDIA Jetson Orin Nano Developer Kit" in said[1]
     assert any("ESTIMATE" in line for line in said)
     json.dumps(facts)
-
-
-def test_next_step_is_build_without_problems(tmp_path, package_path, monkeypatch):
-    root = board(tmp_path / "root")
     monkeypatch.setattr(jetson, "environment", lambda: GOOD)
     monkeypatch.setattr(doctor, "installed", lambda *modules: True)
     facts = doctor.report(Package.open(package_path), root=root)
@@ -209,9 +196,3 @@ def test_next_step_on_other_machines(tmp_path, monkeypatch):
     assert 'pip install "tensorrt>=' in report["next"]
     said = "TensorRT-RTX does not list NVIDIA H200 (9.0) among its GPUs: build its engines with tensorrt"
     assert said in doctor.text(report)
-
-
-def test_doctor_takes_a_package(package_path, capsys):
-    assert run("doctor", package_path) == 0
-    assert capsys.readouterr().out.splitlines()[-1].startswith("next: ")
-    assert run("doctor", "nowhere.nemu") == 1

@@ -13,26 +13,34 @@ import pytest
 import nemu
 from runtime import Explainer
 from runtime.__main__ import main
-from tests.runtime.run import run
 
 ROOT = Path(__file__).parents[3]
 
 
+@pytest.fixture
+def places(package_path, photos, tmp_path):
+    """What the words in capitals of a command stand for."""
+    places = {"PACKAGE": package_path, "PHOTOS": photos, "PHOTO": photos / "00.png", "OUT": tmp_path / "out"}
+    return {**places, "CELLS": tmp_path / "cells.nemu", "BANK": tmp_path / "line.bank"}
+
+
+def words(command: str, places: dict[str, Path]) -> list[str]:
+    return re.sub("[A-Z]+", lambda word: str(places[word[0]]), command).split()
+
+
 @pytest.mark.parametrize(
-    ("arguments", "word"),
+    ("command", "word"),
     [
-        (["explain", "none.nemu", "PHOTO", "--out", "OUT"], "holds no manifest.json"),
-        (["explain", "PACKAGE", "nowhere", "--out", "OUT"], "nowhere does not exist"),
-        (["explain", "PACKAGE", "EMPTY", "--out", "OUT"], "holds no images"),
-        (["info", "none.nemu"], "holds no manifest.json"),
-        (["verify", "none.nemu"], "holds no manifest.json"),
+        ("explain none.nemu PHOTO --out OUT", "holds no manifest.json"),
+        ("explain PACKAGE nowhere --out OUT", "nowhere does not exist"),
+        ("explain PACKAGE PACKAGE --out OUT", "holds no images"),
+        ("info none.nemu", "holds no manifest.json"),
+        ("verify none.nemu", "holds no manifest.json"),
+        ("doctor none.nemu", "holds no manifest.json"),
     ],
 )
-def test_errors_have_came_expected_and_cure(package_path, photos, tmp_path, capsys, arguments, word):
-    (tmp_path / "empty").mkdir()
-    places = {"PACKAGE": package_path, "PHOTO": photos / "00.png"}
-    places |= {"OUT": tmp_path / "out", "EMPTY": tmp_path / "empty"}
-    assert main([str(places.get(a, a)) for a in arguments]) == 1
+def test_errors_have_came_expected_and_cure(places, capsys, command, word):
+    assert main(words(command, places)) == 1
     printed = capsys.readouterr().err
     for expected in (word, "expected:", "cure:"):
         assert expected in printed
@@ -53,22 +61,20 @@ COMMANDS = [
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_help_text_json_and_quiet_output(command, package_path, photos, tmp_path, capsys, make_package):
-    places = {"PACKAGE": package_path, "PHOTOS": photos, "PHOTO": photos / "00.png", "OUT": tmp_path / "out"}
+def test_help_text_json_and_quiet_output(command, places, capsys, make_package):
     if "CELLS" in command:
-        places["CELLS"] = make_package(tmp_path / "cells.nemu", cells=True)
-        places["BANK"] = tmp_path / "line.bank"
-        assert run("bank", places["CELLS"], photos, "--out", places["BANK"], "--quiet") == 0
-    words = re.sub("PACKAGE|CELLS|BANK|PHOTOS?|OUT", lambda m: str(places[m[0]]), command).split()
+        make_package(places["CELLS"], cells=True)
+        assert main(words("bank CELLS PHOTOS --out BANK --quiet", places)) == 0
+    name, *rest = words(command, places)
     with pytest.raises(SystemExit) as stopped:
-        main([words[0], "--help"])
+        main([name, "--help"])
     assert stopped.value.code == 0
-    assert f"example: nemu {words[0]}" in capsys.readouterr().out
-    assert main(words) == 0
+    assert f"example: nemu {name}" in capsys.readouterr().out
+    assert main([name, *rest]) == 0
     assert capsys.readouterr().out.splitlines()[-1].startswith("next: ")
-    assert main([*words, "--json", "--quiet"]) == 0
+    assert main([name, *rest, "--json", "--quiet"]) == 0
     assert isinstance(json.loads(capsys.readouterr().out), dict)
-    assert main([*words, "--quiet"]) == 0
+    assert main([name, *rest, "--quiet"]) == 0
     assert capsys.readouterr() == ("", "")
 
 

@@ -6,6 +6,7 @@ import dataclasses
 import importlib
 import json
 import shutil
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -160,29 +161,21 @@ def test_search_explains_toward_each_other(made_index, tiny, photos, tmp_path):
     assert len(explained) == 2 * 15
 
 
-def test_killed_run_leaves_no_incomplete_index(made_index, package_path, photos, monkeypatch):
-    def killed(*_, **__):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr("runtime.index.build.write_sample", killed)
+def test_failed_or_killed_run_leaves_whole_indexes(made_index, package_path, photos, monkeypatch):
+    full, killed = Mock(side_effect=OSError("no space left")), Mock(side_effect=KeyboardInterrupt)
     shutil.copy(photos / "00.png", photos / "new.png")
+    monkeypatch.setattr(STORES["parquet"], "write", full)
+    assert run("index", package_path, photos, "--out", made_index, "--quiet") == 1
+    with Index.open(made_index) as index:
+        assert len(index.nearest(np.ones(3, np.float32), 99)) == 16
+    monkeypatch.undo()
+    monkeypatch.setattr("runtime.index.build.write_sample", killed)
     assert run("index", package_path, photos, "--out", made_index, "--quiet") == 130
     with pytest.raises(InputError, match="holds no index.json"):
         Index.open(made_index)
     monkeypatch.undo()
     assert run("index", package_path, photos, "--out", made_index, "--quiet") == 0
     assert len(lines(made_index)) == 17
-
-
-def test_failing_store_keeps_the_earlier_index(made_index, package_path, photos, monkeypatch):
-    def full(*_):
-        raise OSError("no space left")
-
-    monkeypatch.setattr(STORES["parquet"], "write", staticmethod(full))
-    shutil.copy(photos / "00.png", photos / "new.png")
-    assert run("index", package_path, photos, "--out", made_index, "--quiet") == 1
-    with Index.open(made_index) as index:
-        assert len(index.nearest(np.ones(3, np.float32), 99)) == 16
 
 
 @pytest.fixture

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import importlib
-import types
 from contextlib import closing
+from unittest.mock import MagicMock
 
 import numpy as np
 import pytest
@@ -71,32 +71,14 @@ def test_broken_or_missing_store_is_an_error(store, tmp_path, monkeypatch):
         STORES[store](tmp_path)
 
 
-class FakeQdrant:
-    """A Qdrant client that opens and fails."""
-
-    open = 0
-
-    def __init__(self, path):
-        type(self).open += 1
-
-    def create_collection(self, *_, **__):
-        raise RuntimeError("already accessed by another instance")
-
-    def collection_exists(self, _):
-        return False
-
-    def close(self):
-        type(self).open -= 1
-
-
 def test_failing_qdrant_client_is_closed(tmp_path, monkeypatch):
-    kinds = types.SimpleNamespace(
-        VectorParams=dict, PointStruct=dict, Distance=types.SimpleNamespace(DOT="dot")
-    )
-    fake = types.SimpleNamespace(QdrantClient=FakeQdrant, models=kinds)
-    monkeypatch.setattr("runtime.index.stores.library_of", lambda _: fake)
+    qdrant = MagicMock()
+    client = qdrant.QdrantClient.return_value
+    client.create_collection.side_effect = RuntimeError("already accessed by another instance")
+    client.collection_exists.return_value = False
+    monkeypatch.setattr("runtime.index.stores.library_of", lambda _: qdrant)
     with pytest.raises(RuntimeError, match="another instance"):
         STORES["qdrant"].write(tmp_path, [row(0, np.ones(3, np.float32))])
     with pytest.raises(InputError, match="close other programs that have the index open"):
         STORES["qdrant"](tmp_path)
-    assert FakeQdrant.open == 0
+    assert qdrant.QdrantClient.call_count == client.close.call_count == 2
