@@ -54,18 +54,14 @@ def test_frames_option_and_force(package_path, film, tmp_path, capsys):
     assert run(*command, "--force") == 0
 
 
-@pytest.mark.parametrize("content", [b"", b"no video" * 100])
-def test_broken_video_is_named_and_leaves_nothing(package_path, tmp_path, capsys, content):
-    (tmp_path / "film.mp4").write_bytes(content)
-    out = tmp_path / "out"
-    assert run("explain", package_path, tmp_path / "film.mp4", "--out", out) == 1
-    assert "film.mp4 cannot be read" in capsys.readouterr().err
-    assert not out.exists()
-
-
-def test_missing_camera_is_an_error(package_path, tmp_path, capsys):
-    assert run("explain", package_path, "97", "--out", tmp_path / "out") == 1
-    assert "camera 97 (/dev/video97) cannot be read" in capsys.readouterr().err
+def test_broken_video_is_named_and_leaves_nothing(package_path, tmp_path, capsys):
+    empty, broken = tmp_path / "empty.mp4", tmp_path / "broken.mp4"
+    empty.touch()
+    broken.write_bytes(b"no video" * 100)
+    for source, name in ((empty, empty), (broken, broken), (97, "camera 97 (/dev/video97)")):
+        assert run("explain", package_path, source, "--out", tmp_path / "out") == 1
+        assert f"{name} cannot be read" in capsys.readouterr().err
+        assert not (tmp_path / "out").exists()
 
 
 def test_is_video(tmp_path, monkeypatch):

@@ -12,11 +12,11 @@ from unittest.mock import Mock
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from runtime import Explainer
 from runtime.bulk.journal import LINES, RUN
 from runtime.errors import EngineMismatch
+from runtime.media.encode import save_png
 from runtime.media.geometry import load_image
 from tests.runtime.run import run
 from tests.toward_graph import add_targets
@@ -46,9 +46,8 @@ addEventListener("load", () => {
 def parts(tmp_path) -> Path:
     """Grey images of rising brightness and mask area; the first is black, one file is broken."""
     folder = tmp_path / "parts"
-    (folder / "sub").mkdir(parents=True)
     for name, value in (("a.png", 0), ("b.png", 60), ("sub/c.png", 180), ("<i>&.png", 120)):
-        Image.fromarray(np.full((400, 500, 3), value, np.uint8)).save(folder / name)
+        save_png(folder / name, np.full((400, 500, 3), value, np.uint8))
     (folder / "broken.png").write_text("no picture")
     return folder
 
@@ -107,11 +106,9 @@ COLOURS = {"red": (250, 20, 0), "rose": (250, 40, 20), "green": (0, 250, 10), "g
 @pytest.fixture
 def coloured(tmp_path) -> Path:
     """Two reddish and two greenish images: the nearest of each is the other of its colour."""
-    folder = tmp_path / "coloured"
-    folder.mkdir()
     for name, colour in COLOURS.items():
-        Image.fromarray(np.full((24, 32, 3), colour, np.uint8)).save(folder / f"{name}.png")
-    return folder
+        save_png(tmp_path / f"coloured/{name}.png", np.full((24, 32, 3), colour, np.uint8))
+    return tmp_path / "coloured"
 
 
 def pairs_of(package: Path, folder: Path, out: Path, *options: str) -> tuple[dict, list[tuple[str, str]]]:

@@ -8,12 +8,12 @@ import shutil
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from runtime import Explainer
 from runtime.backends.fake import FakeBackend
 from runtime.index import Index
 from runtime.index.canary import check, read_sample, write_sample
+from runtime.media.encode import save_png
 from tests.runtime.run import run
 
 
@@ -104,9 +104,8 @@ def test_sample_is_bounded_and_spread(package_path, photos, tmp_path, monkeypatc
 
 
 def test_canary_refuses_images_all_alike(package_path, tmp_path, capsys):
-    (tmp_path / "photos").mkdir()
     for i in range(3):
-        Image.new("RGB", (32, 24), (9, 9, 9)).save(tmp_path / f"photos/{i}.png")
+        save_png(tmp_path / f"photos/{i}.png", np.full((24, 32, 3), 9, np.uint8))
     assert run("index", package_path, tmp_path / "photos", "--out", tmp_path / "index", "--quiet") == 0
     assert run("canary", tmp_path / "index", "--quiet") == 1
     assert "all alike" in capsys.readouterr().err

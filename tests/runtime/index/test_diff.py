@@ -8,23 +8,20 @@ import shutil
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from runtime import Explainer
 from runtime.backends.fake import FakeBackend
 from runtime.errors import InputError
 from runtime.index.diff import compare_packages, recall_at
+from runtime.media.encode import save_png
 from tests.runtime.run import run
 
 
 @pytest.fixture
 def images(tmp_path):
-    folder = tmp_path / "golden"
-    folder.mkdir()
-    for i in range(8):
-        colour = np.random.default_rng(i).integers(0, 256, (1, 1, 3), dtype=np.uint8)
-        Image.fromarray(np.tile(colour, (24, 32, 1))).save(folder / f"{i}.png")
-    return sorted(folder.iterdir())
+    colours = [np.random.default_rng(i).integers(0, 256, (1, 1, 3), dtype=np.uint8) for i in range(8)]
+    tiles = [np.tile(colour, (24, 32, 1)) for colour in colours]
+    return [save_png(tmp_path / f"golden/{i}.png", tile) for i, tile in enumerate(tiles)]
 
 
 def compared(images, old, new, embed, *, masks=(0, 0)):
