@@ -41,22 +41,18 @@ def explain(arguments: argparse.Namespace) -> int:
     images = find_named_images(others) if others else []
     package = Package.open(arguments.package)
     with console.open_explainer(arguments, package) as explainer:
-        form = Form(
-            masks=arguments.masks, overlays=arguments.overlays, **console.draw_options(arguments, explainer)
-        )
+        draw = console.draw_options(arguments, explainer)
+        form = Form(masks=arguments.masks, overlays=arguments.overlays, **draw)
         common = {
             "toward": console.target(arguments, explainer),
             **{name: getattr(arguments, name) for name in ("fidelity", "force", "quiet")},
         }
-        outcome = Outcome([], 0, [])
+        outcome, frames = Outcome([], 0, []), {}
         if images:
             outcome = _explain_images(arguments, explainer, package, images, form, common)
-        frames = {
-            video_name(video): explain_video(
-                explainer, video, arguments.out, form, most=arguments.frames, **common
-            )
-            for video in videos
-        }
+        for video in videos:
+            count = explain_video(explainer, video, arguments.out, form, most=arguments.frames, **common)
+            frames[video_name(video)] = count
         backend = explainer.backend
     facts = {"embedding_id": explainer.embedding_id, "backend": backend.name, "why": backend.why}
     text = _explained(arguments.out, outcome, frames, f"on {backend.name}: {backend.why}")

@@ -53,7 +53,7 @@ def test_journal_recovers_from_any_cut(tmp_path_factory, lines_cut, rows_cut):
     assert np.array_equal(np.load(folder / ROWS), [[i, -i] for i in range(4)])
 
 
-def test_other_embedding_ids_are_refused(tmp_path):
+def test_foreign_ids_and_files_are_refused(tmp_path):
     with journal(tmp_path) as first:
         note(first, 1)
     with pytest.raises(InputError, match="holds embeddings here"):
@@ -61,9 +61,6 @@ def test_other_embedding_ids_are_refused(tmp_path):
     with journal(tmp_path, id="there", force=True) as anew:
         assert anew.done == set()
     assert np.load(tmp_path / ROWS).shape == (0, 2)
-
-
-def test_foreign_file_is_refused_and_kept(tmp_path):
     (tmp_path / LINES).write_text("my notes\n")
     (tmp_path / ROWS).write_bytes(bytes(1000))
     with pytest.raises(InputError, match="is no journal"):

@@ -176,13 +176,10 @@ def test_report_ends_with_first_fix_or_build(tmp_path, package_path, monkeypatch
     assert facts["next"] == f"nemu build --package {package_path}"
 
 
-def test_tensorrt_is_found_by_its_wheel(tmp_path, monkeypatch):
+def test_libraries_and_next_step_on_other_machines(tmp_path, monkeypatch):
     monkeypatch.setattr(doctor, "installed", lambda module: module == "tensorrt_rtx_bindings")
     found = doctor.report(root=tmp_path)["libraries"]
     assert [library["module"] for library in found if library["installed"]] == ["tensorrt_rtx"]
-
-
-def test_next_step_on_other_machines(tmp_path, monkeypatch):
     monkeypatch.setattr(doctor, "nvidia_driver", lambda: None)
     monkeypatch.setattr(doctor, "installed", lambda *modules: True)
     assert doctor.report(root=tmp_path)["next"].startswith("nemu explain")
