@@ -100,7 +100,7 @@ def read(root: Path = Path("/")) -> Jetson | None:
     meminfo = re.findall(r"(\w+): +(\d+) kB", system_text(root / "proc/meminfo") or "")
     memory = {name: 1024 * int(kilobytes) for name, kilobytes in meminfo}
     modes = re.findall(r"POWER_MODEL ID=(\d+) NAME=(\S+)", system_text(root / "etc/nvpmodel.conf") or "")
-    mode = re.search(r"NV Power Mode: *(\S+)", printed_by("nvpmodel", "-q"))  # changes nothing
+    mode = re.search(r"NV Power Mode: *(\S+)", printed_by("nvpmodel", "-q", check=False))
     return Jetson(
         model=system_text(root / "proc/device-tree/model"),
         l4t=l4t,
@@ -156,10 +156,10 @@ def _clocks(sys_folder: Path) -> dict[str, bool]:
     return held
 
 
-def printed_by(tool: str, *arguments: str) -> str:
-    """What a tool prints; empty if it is not installed, fails or does not answer."""
+def printed_by(tool: str, *arguments: str, check: bool = True) -> str:
+    """What a tool prints; empty if it is not installed, does not answer or, with `check`, fails."""
     try:
-        done = subprocess.run([tool, *arguments], capture_output=True, text=True, timeout=20, check=True)
+        done = subprocess.run([tool, *arguments], capture_output=True, text=True, timeout=20, check=check)
     except (OSError, subprocess.SubprocessError):
         return ""
     return done.stdout.strip()
