@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
@@ -102,10 +103,8 @@ def test_nemu_passes_arguments_and_exit_codes(package_path, capsys):
     ("command", "library", "extra"), [("train", "torch", "train"), ("build", "onnx", "export")]
 )
 def test_nemu_names_the_missing_extra(command, library, extra, capsys, monkeypatch):
-    def missing(*_):
-        raise ModuleNotFoundError(f"No module named {library!r}", name=library)
-
-    monkeypatch.setattr(nemu, "_run", missing)
+    missing = ModuleNotFoundError(f"No module named {library!r}", name=library)
+    monkeypatch.setattr(nemu, "_run", Mock(side_effect=missing))
     assert nemu.main([command]) == 1
     printed = capsys.readouterr().err
     assert library in printed

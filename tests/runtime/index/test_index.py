@@ -32,6 +32,10 @@ def test_index_and_search_with_each_store(store, package_path, photos, tmp_path,
     said = capsys.readouterr()
     assert "16 indexed, 0 known already, 1 skipped" in said.out
     assert "broken.png is not an image" in said.err
+    assert run("index", package_path, photos / "broken.png", "--out", tmp_path / "none") == 1
+    assert "none of 1 images could be read" in capsys.readouterr().err
+    with pytest.raises(InputError, match="holds no index.json"):
+        Index.open(tmp_path / "none")
     assert run("search", tmp_path / "index", photos / "03.png", "--out", tmp_path / "found", "--k", "3") == 0
     found = json.loads((tmp_path / "found/search.json").read_text())
     assert [hit["rank"] for hit in found["hits"]] == [1, 2, 3]
@@ -78,14 +82,6 @@ def test_index_refuses_a_folder_of_explain(package_path, photos, tmp_path, capsy
     assert run("index", package_path, photos, "--out", tmp_path / "index", "--quiet") == 1
     assert "images without a mask code" in capsys.readouterr().err
     assert run("index", package_path, photos, "--out", tmp_path / "index", "--quiet", "--force") == 0
-
-
-def test_no_index_without_a_readable_image(package_path, tmp_path, capsys):
-    (tmp_path / "a.png").write_bytes(b"no picture")
-    assert run("index", package_path, tmp_path / "a.png", "--out", tmp_path / "index", "--quiet") == 1
-    assert "none of 1 images could be read" in capsys.readouterr().err
-    with pytest.raises(InputError, match="holds no index.json"):
-        Index.open(tmp_path / "index")
 
 
 @pytest.mark.parametrize("change", [{"schema": 2}, {"store": "shoebox"}, {"rows": "many"}, {"odd": 1}])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 from contextlib import closing
-from unittest.mock import MagicMock
+from unittest.mock import MagicMock, Mock
 
 import numpy as np
 import pytest
@@ -62,11 +62,7 @@ def test_parquet_returns_k_rows_for_any_k(tmp_path_factory, n, k):
 def test_broken_or_missing_store_is_an_error(store, tmp_path, monkeypatch):
     with pytest.raises(InputError, match="cannot be read"):
         STORES[store](tmp_path / "nothing")
-
-    def missing(name):
-        raise ImportError(name)
-
-    monkeypatch.setattr(importlib, "import_module", missing)
+    monkeypatch.setattr(importlib, "import_module", Mock(side_effect=ImportError("not here")))
     with pytest.raises(BackendUnavailable, match=rf'(?s)cannot be imported.*pip install "\.\[{store}\]"'):
         STORES[store](tmp_path)
 
