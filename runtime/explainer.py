@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Union, overload
 import numpy as np
 
 from runtime.anomaly.bank import Bank
-from runtime.anomaly.watch import FALSE_ALARMS, Watch, open_bank
+from runtime.anomaly.watch import FALSE_ALARMS, Watch
 from runtime.backends.base import Backend, DeviceBackend, PipelinedBackend, WarmBackend
 from runtime.backends.choice import choose, takes_targets
 from runtime.comparison import Comparison
@@ -180,7 +180,8 @@ class Explainer(OpenedPackage[Backend]):
         """
         self._turns.check()
         order = self._prepare.channel_order
-        return Watch(self._package, open_bank(bank), channel_order=order, false_alarms=false_alarms)
+        opened = bank if isinstance(bank, Bank) else Bank.load(bank)
+        return Watch(self._package, opened, channel_order=order, false_alarms=false_alarms)
 
     def stream(
         self, frames: Iterable[ImageLike], *, toward: TargetLike | None = None, fidelity: bool = False

@@ -20,14 +20,14 @@ import numpy as np
 
 from benchmarks.gpu.report import Report, parser
 from runtime.backends import cuda
-from runtime.backends.choice import choose
+from runtime.backends.choice import choose, takes_targets, toward_backend
 from runtime.backends.ep_rtx import RtxProviderBackend
 from runtime.backends.tensorrt.library import validity
 from runtime.backends.tensorrt.selection import TensorRTBackend, open_engine
 from runtime.errors import BackendUnavailable
-from runtime.package.folder import GRAPHS, Engine, Package
+from runtime.package.folder import GRAPHS, TOWARD_GRAPHS, Engine, Package
 from runtime.package.reference import Reference, limits_for, load_reference
-from runtime.verify import verify
+from runtime.verify import verify, verify_toward
 
 EP_RTX = RtxProviderBackend.name
 Found = dict[str, Any]
@@ -83,6 +83,9 @@ def try_provider(package: Package, precision: str, found: Found, report: Report)
             found["opened_seconds"].append(time.monotonic() - started)
             found["why"] = backend.why
             found["parity"] = verify(package, backend).to_json()
+            if takes_targets(package) and precision in TOWARD_GRAPHS:
+                with closing(toward_backend(package, backend)) as targeted:
+                    found["parity_toward"] = verify_toward(package, targeted).to_json()
     found |= {"stage": "done", "failures": []}
 
 

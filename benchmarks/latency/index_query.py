@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import tempfile
 import time
+from contextlib import closing
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -41,7 +42,7 @@ def measured(name: str, written: list[Row], *, k: int, queries: int) -> dict[str
         began = time.perf_counter()
         STORES[name].write(Path(folder), written)
         wrote = time.perf_counter()
-        with STORES[name](Path(folder)) as store:
+        with closing(STORES[name](Path(folder))) as store:
             store.nearest(written[0].embedding, k)
             opened = time.perf_counter()
             asked = random.standard_normal((queries, written[0].embedding.size), np.float32)

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,7 +17,7 @@ from runtime.media.decode import pillow
 from runtime.media.geometry import ImageLike, Placement
 from runtime.media.overlay import STYLES, overlay
 from runtime.package.folder import Package
-from runtime.prepare import Preparer
+from runtime.prepare import Prepared, Preparer
 from runtime.progress import progress
 
 FALSE_ALARMS = 0.01
@@ -106,18 +104,17 @@ class Watch:
     def __init__(
         self, package: Package, bank: Bank, *, channel_order: str = "rgb", false_alarms: float = FALSE_ALARMS
     ) -> None:
-        expected = cells_id(package)
-        if bank.embedding_id != expected:
+        self._eye = _Eye(package, channel_order=channel_order)
+        if bank.embedding_id != self._eye.embedding_id:
             raise InputError(
                 f"a bank of {bank.embedding_id}",
-                expected=f"one of {expected}, which this package computes",
+                expected=f"one of {self._eye.embedding_id}, which this package computes",
                 cure="make the bank again with this package: nemu bank",
             )
         self.bank = bank
         """The bank of normal images."""
         self.threshold = bank.threshold(false_alarms)
         """The score above which an image is called anomalous."""
-        self._eye = Eye(package, channel_order=channel_order)
 
     def __call__(self, image: ImageLike) -> Anomaly:
         """Judge one image: path, bytes, PIL image or uint8 array, as for `Explainer`.
@@ -126,11 +123,12 @@ class Watch:
             InputError: an image that cannot be used.
             BackendError: the run failed.
         """
-        seen = self._eye(image)
+        prepared, embedding, cells, run = self._eye(image)
         started = time.perf_counter()
-        distances = self.bank.distances(seen.cells)
+        distances = self.bank.distances(cells)
         score = float(distances.max())
-        nearest, similarity = self.bank.nearest(seen.embedding)
+        nearest, similarity = self.bank.nearest(embedding)
+        search = 1e3 * (time.perf_counter() - started)
         return Anomaly(
             score=score,
             threshold=self.threshold,
@@ -138,45 +136,28 @@ class Watch:
             nearest=nearest,
             similarity=similarity,
             distances=distances,
-            embedding=seen.embedding,
-            placement=seen.placement,
-            image=seen.image,
+            embedding=embedding,
+            placement=prepared.placement,
+            image=prepared.original,
             embedding_id=self.bank.embedding_id,
-            timing={**seen.timing, "search": 1e3 * (time.perf_counter() - started)},
+            timing={"preprocess": prepared.milliseconds, "run": run, "search": search},
         )
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Seen:
-    """One image and the outputs of the graph of local features."""
-
-    image: np.ndarray
-    placement: Placement
-    embedding: np.ndarray
-    cells: np.ndarray
-    timing: dict[str, float]
-
-
-class Eye:
-    """Runs a package's graph of local features on images: image → `Seen`."""
+class _Eye:
+    """Runs a package's graph of local features on images."""
 
     def __init__(self, package: Package, *, channel_order: str = "rgb") -> None:
+        self.embedding_id = f"{package.manifest.embedding_id}-{PRECISION}"
         self._prepare = Preparer(package.manifest.input, channel_order=channel_order)
         self._backend = CellsBackend(package)
 
-    def __call__(self, image: ImageLike) -> Seen:
-        """Run one image; raises as `Watch`."""
+    def __call__(self, image: ImageLike) -> tuple[Prepared, np.ndarray, np.ndarray, float]:
+        """The prepared image, embedding (D,), cells (C, h, w), milliseconds of the run; raises as `Watch`."""
         prepared = self._prepare(image)
         started = time.perf_counter()
         embedding, cells = self._backend.run(prepared.fitted)
-        timing = {"preprocess": prepared.milliseconds, "run": 1e3 * (time.perf_counter() - started)}
-        return Seen(
-            image=prepared.original,
-            placement=prepared.placement,
-            embedding=embedding,
-            cells=cells,
-            timing=timing,
-        )
+        return prepared, embedding, cells, 1e3 * (time.perf_counter() - started)
 
 
 def fit_bank(
@@ -200,29 +181,19 @@ def fit_bank(
         PackageError: a package without local features.
         InputError: too few images that can be read.
     """
-    eye = Eye(package)
+    eye = _Eye(package)
     names, embeddings, cells, skipped = list[str](), [], [], []
     with progress(total, quiet=quiet) as bar:
         for name, image in images:
             bar.update()
             try:
-                seen = eye(image)
+                _, embedding, features, _ = eye(image)
             except InputError as error:
                 skipped.append({"image": name, "error": f"{error.came}; {error.cure}"})
                 continue
             names.append(name)
-            embeddings.append(seen.embedding)
-            cells.append(seen.cells)
+            embeddings.append(embedding)
+            cells.append(features)
     stacked = np.stack(cells) if cells else np.empty((0, 0, 0, 0), np.float32)
-    bank = Bank.fit(np.array(embeddings), stacked, tuple(names), embedding_id=cells_id(package))
+    bank = Bank.fit(np.array(embeddings), stacked, tuple(names), embedding_id=eye.embedding_id)
     return bank, skipped
-
-
-def cells_id(package: Package) -> str:
-    """The embedding id of the outputs of `model.cells.onnx`."""
-    return f"{package.manifest.embedding_id}-{PRECISION}"
-
-
-def open_bank(bank: Bank | str | os.PathLike[str]) -> Bank:
-    """Return the bank, or load it from a file; raises as `Bank.load`."""
-    return bank if isinstance(bank, Bank) else Bank.load(Path(bank))

@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 
 from runtime.backends.choice import NAMES
-from runtime.bulk.images import Form, Outcome, begun, skipped, write_files
-from runtime.errors import BackendUnavailable, InputError
+from runtime.bulk.images import Form, Outcome, begun, library, skipped, write_files
+from runtime.errors import InputError
 from runtime.explainer import Explainer
 from runtime.media.sources import NamedImage
 from runtime.package.folder import Package
@@ -50,13 +50,18 @@ def explain_with_ray(
         InputError: the folder holds results of another embedding id.
         BackendUnavailable: Ray is not installed.
     """
-    ray = _ray()
+    library("ray.data", "ray with its data library", 'pip install "ray[data]"')
+    import ray
+
     outcome = Outcome([], 0, [])
-    options = {
+    how = {
         "package": str(package.path.resolve()),
         "backend": name if (name := explainer.backend.name) in NAMES else "tensorrt",
         "precision": explainer.backend.precision,
-        "folder": str(folder.resolve()),
+    }
+    options = {
+        "how": how,
+        "folder": folder.resolve(),
         "form": form,
         "ask": {"toward": toward, "fidelity": fidelity},
     }
@@ -84,11 +89,7 @@ def _rows(ray: Any, images: list[NamedImage], workers: int, options: dict[str, A
     items = [{"image": str(image.image.resolve()), "name": image.name} for image in images]
     blocks = max(workers, len(items) // _AT_ONCE)
     done = ray.data.from_items(items, override_num_blocks=min(blocks, len(items))).map_batches(
-        Worker,
-        fn_constructor_kwargs=options,
-        batch_size=_AT_ONCE,
-        concurrency=workers,
-        num_cpus=1,
+        Worker, fn_constructor_kwargs=options, batch_size=_AT_ONCE, concurrency=workers, num_cpus=1
     )  # Ray restarts dead workers and repeats their batches, as often as needed
     try:
         yield from done.iter_rows()
@@ -100,18 +101,9 @@ def _rows(ray: Any, images: list[NamedImage], workers: int, options: dict[str, A
 class Worker:
     """Explains batches: columns `image`, `name` → `name`, `image`, `line`, `embedding`, `error`."""
 
-    def __init__(
-        self,
-        *,
-        package: str,
-        backend: str,
-        precision: str,
-        folder: str,
-        form: Form,
-        ask: dict[str, Any],
-    ) -> None:
-        self._explainer = Explainer(package, backend=backend, precision=precision)
-        self._folder, self._form, self._ask = Path(folder), form, ask
+    def __init__(self, how: dict[str, Any], folder: Path, form: Form, ask: dict[str, Any]) -> None:
+        self._explainer = Explainer(**how)
+        self._folder, self._form, self._ask = folder, form, ask
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, Any]:
         """Explain one batch."""
@@ -126,16 +118,3 @@ class Worker:
         except InputError as error:
             return {**row, **skipped(image, error)}
         return {**row, "line": json.dumps(line), "embedding": explanation.embedding.tolist()}
-
-
-def _ray() -> Any:
-    try:
-        import ray
-        import ray.data
-    except ImportError as error:
-        raise BackendUnavailable(
-            f"Ray Data cannot be imported ({error})",
-            expected="ray with its data library",
-            cure='pip install "ray[data]"',
-        ) from error
-    return ray

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import closing, contextmanager
+from dataclasses import asdict, dataclass
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from runtime.atomic import atomic_file
-from runtime.bulk.journal import LINES, ROWS, Journal, RunRecord
-from runtime.errors import InputError
+from runtime.bulk.journal import LINES, ROWS, RUN, Journal, RunRecord, write_json
+from runtime.errors import BackendUnavailable, InputError
 from runtime.explainer import Explainer
 from runtime.explanation import Explanation
 from runtime.media.decode import pillow
@@ -142,11 +144,21 @@ def begun(
         _remove_earlier(folder, {image.name for image in images})
     dimension, id = explainer.manifest.encoder.dimension, explainer.embedding_id
     with (
-        Journal(folder, embedding_id=id, dimension=dimension, target=toward, force=force) as journal,
+        closing(Journal(folder, embedding_id=id, dimension=dimension, target=toward, force=force)) as journal,
         progress(len(images), quiet=quiet) as bar,
     ):
         if package is not None:
-            RunRecord.of(explainer, package, keep=form.keep, style=form.style).write(folder)
+            record = RunRecord(
+                package=str(package.path.resolve()),
+                package_hash=package.hash,
+                embedding_id=explainer.embedding_id,
+                backend=explainer.backend.name,
+                precision=explainer.backend.precision,
+                keep=form.keep,
+                style=form.style,
+                written=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            )
+            write_json(folder / RUN, asdict(record))
         todo = [image for image in images if image.name not in journal.done]
         bar.update(len(images) - len(todo))
         yield journal, bar, todo
@@ -170,15 +182,10 @@ def write_parquet(folder: Path) -> Path:
     """Write the journal's embeddings.npy as embeddings.parquet too: columns `name` and `embedding`.
 
     Raises:
-        InputError: pyarrow is not installed.
+        BackendUnavailable: pyarrow is not installed.
     """
-    try:
-        import pyarrow
-        from pyarrow import parquet
-    except ImportError as error:
-        raise InputError(
-            "pyarrow is not installed", expected="pyarrow, which writes Parquet", cure="pip install pyarrow"
-        ) from error
+    pyarrow = library("pyarrow", "pyarrow, which writes Parquet", "pip install pyarrow")
+    parquet = importlib.import_module("pyarrow.parquet")
     with (folder / LINES).open(encoding="utf-8") as file:
         names = [json.loads(line)["name"] for line in file]
     embeddings = np.load(folder / ROWS)
@@ -219,6 +226,16 @@ def _shrunk(overlay: np.ndarray, longest: int | None) -> np.ndarray:
     image = pillow().fromarray(overlay)
     image.thumbnail((longest, longest))
     return np.asarray(image)
+
+
+def library(module: str, expected: str, cure: str) -> Any:
+    """Import a library that only some installations have.  Raises `BackendUnavailable`."""
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise BackendUnavailable(
+            f"{module} cannot be imported ({error})", expected=expected, cure=cure
+        ) from error
 
 
 def skipped(image: Path | str, error: InputError) -> dict[str, str]:

@@ -11,24 +11,19 @@ one row or half a line too many, which the next run drops.
 
 from __future__ import annotations
 
-import dataclasses
-import datetime
 import json
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Any, BinaryIO
 
 import numpy as np
 
 from runtime.atomic import atomic_file
 from runtime.errors import InputError, SchemaError
-from runtime.explainer import Explainer
 from runtime.media.occlusion import cosine
-from runtime.package.folder import Package
-from runtime.package.typed_json import json_object, read
+from runtime.package.typed_json import Record, json_object, read
 
 LINES, ROWS, TARGET, RUN = "explanations.jsonl", "embeddings.npy", "toward.npy", "run.json"
 SAME_TARGET = 0.9999
@@ -54,38 +49,29 @@ class RunRecord:
     """Time in UTC, ISO 8601."""
 
     @classmethod
-    def of(cls, explainer: Explainer, package: Package, *, keep: float | None, style: str) -> RunRecord:
-        """The record of a run that begins now."""
-        return cls(
-            package=str(package.path.resolve()),
-            package_hash=package.hash,
-            embedding_id=explainer.embedding_id,
-            backend=explainer.backend.name,
-            precision=explainer.backend.precision,
-            keep=keep,
-            style=style,
-            written=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-        )
-
-    @classmethod
     def open(cls, folder: Path) -> RunRecord:
         """Read `run.json`.  Raises `InputError`: it is missing or cannot be read."""
-        path = folder / RUN
-        try:
-            return read(cls, json_object(path.read_text(errors="replace"), str(path)), str(path))
-        except (OSError, SchemaError) as error:
-            came = error.came if isinstance(error, SchemaError) else f"{folder} holds no {RUN}"
-            raise InputError(
-                came,
-                expected="a folder that nemu explain wrote",
-                cure="run the same nemu explain command again (it keeps what is done), or give a package and "
-                "images",
-            ) from error
+        return read_json(
+            cls,
+            folder / RUN,
+            expected="a folder that nemu explain wrote",
+            cure="run the same nemu explain again (it keeps what is done), or give a package and images",
+        )
 
-    def write(self, folder: Path) -> None:
-        """Write `run.json`, whole or not at all."""
-        with atomic_file(folder / RUN) as temporary:
-            temporary.write_text(json.dumps(dataclasses.asdict(self), indent=2) + "\n")
+
+def write_json(path: Path, fields: Mapping[str, Any]) -> None:
+    """Write a JSON object, whole or not at all."""
+    with atomic_file(path) as temporary:
+        temporary.write_text(json.dumps(fields, indent=2) + "\n")
+
+
+def read_json(kind: type[Record], path: Path, *, expected: str, cure: str) -> Record:
+    """Read a record that `write_json` wrote.  Raises `InputError`: it is missing or cannot be read."""
+    try:
+        return read(kind, json_object(path.read_text(errors="replace"), str(path)), str(path))
+    except (OSError, SchemaError) as error:
+        came = error.came if isinstance(error, SchemaError) else f"{path.parent} holds no {path.name}"
+        raise InputError(came, expected=expected, cure=cure) from error
 
 
 class Journal:
@@ -139,14 +125,6 @@ class Journal:
         """Close both files; may be called twice."""
         self._rows.close()
         self._lines.close()
-
-    def __enter__(self) -> Journal:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def _write_header(self) -> None:
         shape = f"{{'descr': '<f4', 'fortran_order': False, 'shape': ({self._count}, {self._dimension}), }}"

@@ -8,17 +8,17 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, nullcontext, suppress
+from itertools import islice
 from pathlib import Path
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from runtime.atomic import atomic_file
-from runtime.bulk.images import Form
+from runtime.bulk.images import Form, library
 from runtime.bulk.journal import Journal
-from runtime.errors import BackendUnavailable, InputError
+from runtime.errors import InputError
 from runtime.explainer import Explainer
 from runtime.media.decode import pillow
 from runtime.progress import progress
@@ -76,7 +76,7 @@ def explain_video(
         OutputExists: the overlay exists and `force` is not given.
         BackendUnavailable: PyAV is not installed.
     """
-    av = _pyav()
+    av = library("av", "PyAV, which decodes and encodes video", 'pip install "av>=12"')
     name = video_name(source)
     container = _open(av, source)
     with (
@@ -86,7 +86,7 @@ def explain_video(
     ):
         frames = _frames(av, container, source, most)
         with (
-            _camera_may_be_stopped(source),
+            suppress(KeyboardInterrupt) if is_camera(source) else nullcontext(),
             closing(explainer.stream(frames, toward=toward, fidelity=fidelity)) as explanations,
         ):
             for count, explanation in enumerate(explanations):
@@ -106,34 +106,24 @@ def _length(container: Any, most: int | None) -> int | None:
 
 @contextmanager
 def _outputs(
-    av: ModuleType, container: Any, explainer: Explainer, place: Path, *, force: bool
+    av: Any, container: Any, explainer: Explainer, place: Path, *, force: bool
 ) -> Iterator[tuple[Journal, _Writer]]:
     """The journal in the folder `place`, and the writer of PLACE.overlay.mp4."""
     place.parent.mkdir(parents=True, exist_ok=True)
     id, dimension = explainer.embedding_id, explainer.manifest.encoder.dimension
     with (
         atomic_file(place.with_name(f"{place.name}.overlay.mp4"), force=force) as path,
-        Journal(place, embedding_id=id, dimension=dimension, force=True) as journal,
+        closing(Journal(place, embedding_id=id, dimension=dimension, force=True)) as journal,
         av.open(str(path), "w", format="mp4") as out,
         closing(_Writer(av, out, container.streams.video[0].average_rate or _CAMERA_RATE)) as writer,
     ):
         yield journal, writer
 
 
-@contextmanager
-def _camera_may_be_stopped(source: str) -> Iterator[None]:
-    """Ctrl-C ends the block quietly if the source is a camera."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        if not is_camera(source):
-            raise
-
-
 class _Writer:
     """Writes frames uint8 (H, W, 3) into a video, each with the current frames per second drawn on it."""
 
-    def __init__(self, av: ModuleType, container: Any, rate: Fraction | int) -> None:
+    def __init__(self, av: Any, container: Any, rate: Fraction | int) -> None:
         self._av, self._container, self._rate = av, container, rate
         self._stream: Any = None
         self._times: deque[float] = deque(maxlen=30)
@@ -167,19 +157,15 @@ def _counted(image: np.ndarray, times: deque[float]) -> np.ndarray:
     return np.asarray(frame)
 
 
-def _frames(av: ModuleType, container: Any, source: str, most: int | None) -> Iterator[np.ndarray]:
-    count = 0
+def _frames(av: Any, container: Any, source: str, most: int | None) -> Iterator[np.ndarray]:
     try:
-        for frame in container.decode(video=0):
-            if most is not None and count >= most:
-                return
-            count += 1
+        for frame in islice(container.decode(video=0), most):
             yield frame.to_ndarray(format="rgb24")
     except av.FFmpegError as error:
         raise _unreadable(source, error) from error
 
 
-def _open(av: ModuleType, source: str) -> Any:
+def _open(av: Any, source: str) -> Any:
     try:
         camera = {"file": f"/dev/video{source}", "format": "v4l2"}
         container = av.open(**camera if is_camera(source) else {"file": source})
@@ -199,15 +185,3 @@ def _unreadable(source: str, error: Exception) -> InputError:
         expected="a video that FFmpeg decodes, or the number of a camera",
         cure="play it with another program; cameras: ls /dev/video*",
     )
-
-
-def _pyav() -> ModuleType:
-    try:
-        import av
-    except ImportError as error:
-        raise BackendUnavailable(
-            "PyAV is not installed",
-            expected="PyAV, which decodes and encodes video",
-            cure='pip install "av>=12"',
-        ) from error
-    return av

@@ -1,1 +1,1 @@
-"""The command line: the parser, and the options that several commands share."""
+"""The command line: the parser, the commands, and what they share."""

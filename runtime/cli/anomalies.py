@@ -7,11 +7,11 @@ import json
 from pathlib import Path
 from typing import Any
 
-from runtime.anomaly.watch import Anomaly, Watch, fit_bank, open_bank
+from runtime.anomaly.bank import Bank
+from runtime.anomaly.watch import Anomaly, Watch, fit_bank
 from runtime.atomic import atomic_file, refuse_existing
 from runtime.bulk.images import skipped as unreadable
-from runtime.cli.console import answer
-from runtime.cli.options import print_skipped
+from runtime.cli.console import answer, print_skipped
 from runtime.errors import InputError
 from runtime.media.encode import encode_jpeg
 from runtime.media.overlay import STYLES
@@ -25,15 +25,14 @@ OVERLAYS = ("anomalous", "all", "none")
 
 
 def bank(arguments: argparse.Namespace) -> int:
-    """Normal images → a bank."""
+    """Learn what is normal: images without defects → a file for nemu anomalies.
+
+    An image that cannot be read is skipped and listed.
+    """
     refuse_existing(arguments.out, force=arguments.force)
-    images = find_named_images(arguments.sources)
-    made, skipped = fit_bank(
-        Package.open(arguments.package),
-        ((image.name, image.image) for image in images),
-        total=len(images),
-        quiet=arguments.quiet,
-    )
+    images = [(found.name, found.image) for found in find_named_images(arguments.sources)]
+    package = Package.open(arguments.package)
+    made, skipped = fit_bank(package, images, total=len(images), quiet=arguments.quiet)
     print_skipped(skipped)
     made.save(arguments.out, force=arguments.force)
     low, middle, high = (float(made.normal_scores.min()), made.threshold(0.5), made.threshold(0.0))
@@ -49,14 +48,17 @@ def bank(arguments: argparse.Namespace) -> int:
         f"leave-one-out scores {low:.3f} to {high:.3f}, median {middle:.3f}",
         f"next: nemu anomalies {arguments.package} {arguments.out} PHOTO… --out found",
     ]
-    answer(arguments, facts, "\n".join(lines))
-    return 0
+    return answer(arguments, facts, "\n".join(lines))
 
 
 def anomalies(arguments: argparse.Namespace) -> int:
-    """Images and a bank → one line of JSON each, and overlays of the anomalous ones."""
+    """Find images that differ from the normal ones, how much, and where.
+
+    Writes one line each in anomalies.jsonl, NAME.overlay.jpg for each anomalous image. Runs on the CPU. An
+    image that cannot be read is skipped and listed.
+    """
     refuse_existing(arguments.out / LINES, force=arguments.force)
-    known = open_bank(arguments.bank)
+    known = Bank.load(arguments.bank)
     watch = Watch(Package.open(arguments.package), known, false_alarms=arguments.false_alarms)
     images = find_named_images(arguments.sources)
     found, skipped = _judge(watch, images, arguments)
@@ -65,11 +67,9 @@ def anomalies(arguments: argparse.Namespace) -> int:
     first = sorted(anomalous, key=lambda line: -line["score"])[:10]
     lines = [f"{line['image']}: {line['score']:.3f}, nearest {line['nearest']}" for line in first]
     lines += [f"… and {len(anomalous) - len(first)} more"] if len(anomalous) > len(first) else []
-    lines += [
-        f"{len(anomalous)} of {len(found)} anomalous, {len(skipped)} skipped; the threshold is "
-        f"{watch.threshold:.3f}",
-        f"next: look into {arguments.out}; {LINES} has one line per image",
-    ]
+    counts = f"{len(anomalous)} of {len(found)} anomalous, {len(skipped)} skipped"
+    lines.append(f"{counts}; the threshold is {watch.threshold:.3f}")
+    lines.append(f"next: look into {arguments.out}; {LINES} has one line per image")
     facts = {
         "pictures": len(found),
         "anomalous": [line["image"] for line in anomalous],
@@ -77,8 +77,7 @@ def anomalies(arguments: argparse.Namespace) -> int:
         "threshold": watch.threshold,
         "embedding_id": known.embedding_id,
     }
-    answer(arguments, facts, "\n".join(lines))
-    return 0
+    return answer(arguments, facts, "\n".join(lines))
 
 
 def _judge(

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 import io
-import shutil
-import subprocess
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -26,8 +22,7 @@ _FEWEST = 20
 _WARM_UP = 3
 
 
-@dataclass(frozen=True, kw_only=True)
-class Row:
+class Row(NamedTuple):
     """One line of the table."""
 
     what: str
@@ -41,8 +36,7 @@ class Row:
     """Number of timed runs."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Conditions:
+class Conditions(NamedTuple):
     """Settings of the machine that the times depend on."""
 
     power_mode: str | None
@@ -74,7 +68,8 @@ def bench(
         ways.append(("embedding alone", embedding_only.max_batch, embedding_only.embed))
     if targets is not None:
         toward = np.ones((targets.max_batch, dimension), np.float32)
-        ways.append(("toward targets", targets.max_batch, partial(_run_toward, targets, toward)))
+        run_toward = targets.run_toward
+        ways.append(("toward targets", targets.max_batch, lambda x: run_toward(x, toward[: len(x)])))
     for what, most, run in ways:
         for batch in (b for b in BATCHES if b <= most):
             images = rng.integers(0, 256, (batch, size.height, size.width, 3), dtype=np.uint8)
@@ -84,10 +79,6 @@ def bench(
     return rows
 
 
-def _run_toward(targets: TargetBackend, toward: np.ndarray, images: np.ndarray) -> Any:
-    return targets.run_toward(images, toward[: len(images)])
-
-
 def conditions(root: Path = Path("/")) -> Conditions:
     """Read the clocks and the power mode; changes nothing."""
     board = jetson.read(root)
@@ -95,10 +86,10 @@ def conditions(root: Path = Path("/")) -> Conditions:
         loose = [name for name, held in board.clocks.items() if not held]
         warnings = [f"the {name} clock is not locked: sudo jetson_clocks" for name in loose]
         said = ", ".join(f"{name} {'held' if held else 'free'}" for name, held in board.clocks.items())
-        return Conditions(power_mode=board.power_mode, clocks=said or "not known", warnings=tuple(warnings))
+        return Conditions(board.power_mode, said or "not known", tuple(warnings))
     if said := _nvidia_clocks():
         warning = "whether the GPU's clocks are locked is not known: sudo nvidia-smi -lgc MHZ,MHZ locks them"
-        return Conditions(power_mode=None, clocks=said, warnings=(warning,))
+        return Conditions(None, said, (warning,))
     return _cpu(root / "sys/devices/system/cpu/cpu0/cpufreq")
 
 
@@ -116,7 +107,7 @@ def table(rows: list[Row], found: Conditions) -> str:
 
 def to_json(rows: list[Row], found: Conditions) -> dict[str, Any]:
     """The rows and the conditions as plain values."""
-    return {"rows": [dataclasses.asdict(row) for row in rows], **dataclasses.asdict(found)}
+    return {"rows": [row._asdict() for row in rows], **found._asdict()}
 
 
 def _timed(call: Callable[[], Any], seconds: float) -> np.ndarray:
@@ -134,16 +125,7 @@ def _timed(call: Callable[[], Any], seconds: float) -> np.ndarray:
 
 def _row(what: str, batch: int, times: np.ndarray) -> Row:
     median, p95, p99 = (float(q) for q in 1e3 * np.percentile(times, (50, 95, 99)))
-    rate = 1e3 * batch / median
-    return Row(
-        what=what,
-        batch=batch,
-        median_ms=median,
-        p95_ms=p95,
-        p99_ms=p99,
-        images_per_second=rate,
-        n=len(times),
-    )
+    return Row(what, batch, median, p95, p99, 1e3 * batch / median, len(times))
 
 
 def _jpeg(rng: np.random.Generator) -> bytes:
@@ -157,32 +139,20 @@ def _jpeg(rng: np.random.Generator) -> bytes:
 
 def _nvidia_clocks() -> str:
     """The first GPU's clocks, as nvidia-smi prints them; empty if there is no GPU."""
-    tool = shutil.which("nvidia-smi")
-    if tool is None:
-        return ""
     query = "--query-gpu=name,clocks.sm,clocks.max.sm,power.draw,power.limit"
-    try:
-        answer = subprocess.run(
-            [tool, query, "--format=csv,noheader"], capture_output=True, text=True, timeout=20, check=True
-        )
-    except (OSError, subprocess.SubprocessError):
+    said = jetson.printed_by("nvidia-smi", query, "--format=csv,noheader")
+    if not said:
         return ""
-    name, now, most, power, limit = answer.stdout.splitlines()[0].split(", ")
+    name, now, most, power, limit = said.splitlines()[0].split(", ")
     return f"{name}: {now} of {most}, {power} of {limit}"
 
 
 def _cpu(folder: Path) -> Conditions:
-    try:
-        governor, low, high = (
-            (folder / name).read_text().strip()
-            for name in ("scaling_governor", "scaling_min_freq", "cpuinfo_max_freq")
-        )
-    except OSError:
-        return Conditions(power_mode=None, clocks="not known (cannot be read on this machine)", warnings=())
+    names = ("scaling_governor", "scaling_min_freq", "cpuinfo_max_freq")
+    governor, low, high = (jetson.system_text(folder / name) for name in names)
+    if not (governor and low and high):
+        return Conditions(None, "not known (cannot be read on this machine)", ())
     held = governor == "performance" or low == high
-    warning = (
-        f"the CPU's clock is not locked (governor {governor}): sudo cpupower frequency-set -g performance"
-    )
-    return Conditions(
-        power_mode=None, clocks=f"CPU, governor {governor}", warnings=() if held else (warning,)
-    )
+    cure = "sudo cpupower frequency-set -g performance"
+    warning = f"the CPU's clock is not locked (governor {governor}): {cure}"
+    return Conditions(None, f"CPU, governor {governor}", () if held else (warning,))

@@ -1,4 +1,7 @@
-"""The commands explain, compare and report: each prints its answer and returns its exit code."""
+"""The commands explain, compare and report.
+
+Each prints its answer and returns its exit code; its docstring is what --help says.
+"""
 
 from __future__ import annotations
 
@@ -15,15 +18,7 @@ from runtime.bulk.cluster import explain_with_ray
 from runtime.bulk.images import Form, Outcome, explain_images, write_parquet
 from runtime.bulk.journal import LINES, ROWS, RunRecord
 from runtime.bulk.video import explain_video, is_video, video_name
-from runtime.cli.console import answer
-from runtime.cli.options import (
-    draw_options,
-    open_explainer,
-    print_skipped,
-    recorded_package,
-    refuse_draw_options,
-    target,
-)
+from runtime.cli import console
 from runtime.cli.report import THUMBNAIL, Report, write_report
 from runtime.comparison import ComparisonPaths
 from runtime.errors import InputError
@@ -33,33 +28,35 @@ from runtime.package.folder import Package
 
 
 def explain(arguments: argparse.Namespace) -> int:
-    """Images, videos and cameras → overlays, masks, embeddings, a journal."""
+    """Explain images and videos.
+
+    Writes NAME.overlay.jpg and NAME.mask.npy for each image, NAME.overlay.mp4 for a video, one line per image
+    in explanations.jsonl and one row in embeddings.npy. An image that cannot be read is skipped and listed.
+    If the command was stopped, run it again: it does only what is missing.
+    """
     videos = [source for source in arguments.sources if is_video(source)]
     others = [source for source in arguments.sources if not is_video(source)]
     if arguments.overlays == "none" and not videos:
-        refuse_draw_options(arguments, "with --overlays none", "leave out --overlays none")
+        console.refuse_draw_options(arguments, "with --overlays none", "leave out --overlays none")
     images = find_named_images(others) if others else []
     package = Package.open(arguments.package)
-    with open_explainer(arguments, package) as explainer:
-        form = Form(masks=arguments.masks, overlays=arguments.overlays, **draw_options(arguments, explainer))
+    with console.open_explainer(arguments, package) as explainer:
+        draw = console.draw_options(arguments, explainer)
+        form = Form(masks=arguments.masks, overlays=arguments.overlays, **draw)
         common = {
-            "toward": target(arguments, explainer),
+            "toward": console.target(arguments, explainer),
             **{name: getattr(arguments, name) for name in ("fidelity", "force", "quiet")},
         }
-        outcome = Outcome([], 0, [])
+        outcome, frames = Outcome([], 0, []), {}
         if images:
             outcome = _explain_images(arguments, explainer, package, images, form, common)
-        frames = {
-            video_name(video): explain_video(
-                explainer, video, arguments.out, form, most=arguments.frames, **common
-            )
-            for video in videos
-        }
+        for video in videos:
+            count = explain_video(explainer, video, arguments.out, form, most=arguments.frames, **common)
+            frames[video_name(video)] = count
         backend = explainer.backend
     facts = {"embedding_id": explainer.embedding_id, "backend": backend.name, "why": backend.why}
     text = _explained(arguments.out, outcome, frames, f"on {backend.name}: {backend.why}")
-    answer(arguments, {**facts, **outcome._asdict(), "frames": frames}, text)
-    return 0
+    return console.answer(arguments, {**facts, **outcome._asdict(), "frames": frames}, text)
 
 
 def _explain_images(
@@ -76,7 +73,7 @@ def _explain_images(
         outcome = explain_with_ray(
             explainer, package, images, arguments.out, form, workers=arguments.ray, **common
         )
-    print_skipped(outcome.skipped, len(images))
+    console.print_skipped(outcome.skipped, len(images))
     if arguments.embeddings == "parquet":
         write_parquet(arguments.out)
     return outcome
@@ -97,12 +94,17 @@ def _explained(out: Path, outcome: Outcome, frames: dict[str, int], backend: str
 
 
 def compare(arguments: argparse.Namespace) -> int:
-    """Two images → their overlays, similarity, and what the masks keep of it."""
+    """Show why two images match.
+
+    Their overlays side by side, each showing what is like the other image; the cosine of their embeddings,
+    the cosine when only what the masks keep is left, and the cosine with the two masks exchanged. Writes
+    A-B.compare.png and A-B.compare.json.
+    """
     name = f"{arguments.a.stem}-{arguments.b.stem}"
     for path in ComparisonPaths.of(arguments.out, name):
         refuse_existing(path, force=arguments.force)
-    with open_explainer(arguments) as explainer:
-        draw = draw_options(arguments, explainer)
+    with console.open_explainer(arguments) as explainer:
+        draw = console.draw_options(arguments, explainer)
         comparison = explainer.compare(arguments.a, arguments.b, toward=arguments.toward)
         paths = comparison.save(arguments.out, name, force=arguments.force, **draw)
     pairs = ((arguments.a, comparison.a), (arguments.b, comparison.b))
@@ -118,16 +120,18 @@ def compare(arguments: argparse.Namespace) -> int:
         f"next: look at {paths.image}; the numbers are in {paths.record.name}",
     ]
     files = {kind: str(path) for kind, path in paths._asdict().items()}
-    answer(arguments, {**files, **comparison.to_json()}, "\n".join(lines))
-    return 0
+    return console.answer(arguments, {**files, **comparison.to_json()}, "\n".join(lines))
 
 
 def report(arguments: argparse.Namespace) -> int:
-    """A package and images, or a folder that `explain` wrote → one HTML file."""
+    """Write one HTML file with every image and its overlay, sortable by similarity, mask area and fidelity.
+
+    Masks that show nothing and low fidelity are flagged. The most similar images are compared in pairs. Takes
+    a package and images, or a folder that nemu explain wrote.
+    """
     refuse_existing(arguments.out, force=arguments.force)
     made = _report_of_images(arguments) if arguments.sources else _report_of_folder(arguments)
-    for one in made.failed_pairs:
-        print(f"not compared: {one['a']} beside {one['b']}: {one['error']}", file=sys.stderr)
+    console.print_skipped(made.skipped)
     if made.unpaired:
         print(f"pairs: {made.unpaired}", file=sys.stderr)
     lines = [f"flagged {name}" for name in made.flagged]
@@ -136,8 +140,7 @@ def report(arguments: argparse.Namespace) -> int:
         f"{len(made.skipped)} skipped",
         f"next: open {made.path} in a browser; it needs no network",
     ]
-    answer(arguments, {**made._asdict(), "path": str(made.path)}, "\n".join(lines))
-    return 0
+    return console.answer(arguments, {**made._asdict(), "path": str(made.path)}, "\n".join(lines))
 
 
 def _report_of_images(arguments: argparse.Namespace) -> Report:
@@ -145,15 +148,16 @@ def _report_of_images(arguments: argparse.Namespace) -> Report:
     images = find_named_images(arguments.sources)
     package = Package.open(arguments.source)
     with (
-        open_explainer(arguments, package) as explainer,
+        console.open_explainer(arguments, package) as explainer,
         tempfile.TemporaryDirectory(prefix="nemu-report-") as folder,
     ):
-        draw = draw_options(arguments, explainer)
+        draw = console.draw_options(arguments, explainer)
         form = Form(masks="none", overlays="png", longest=THUMBNAIL, **draw)
         outcome = explain_images(
             explainer, images, Path(folder), form, package=package, fidelity=True, quiet=arguments.quiet
         )
-        print_skipped(outcome.skipped, len(images))
+        if not outcome.written:
+            console.print_skipped(outcome.skipped, len(images))
         return write_report(
             Path(folder), arguments.out, explainer, unread=outcome.skipped, **_page(arguments)
         )
@@ -162,7 +166,7 @@ def _report_of_images(arguments: argparse.Namespace) -> Report:
 def _report_of_folder(arguments: argparse.Namespace) -> Report:
     """Report on a folder that `nemu explain` wrote; its package compares the pairs, if it is there."""
     record = RunRecord.open(arguments.source)
-    refuse_draw_options(arguments, "with a folder of overlays", "give the package and the images")
+    console.refuse_draw_options(arguments, "with a folder of overlays", "give the package and the images")
     with _recorded_explainer(arguments, record) as explainer:
         return write_report(arguments.source, arguments.out, explainer, **_page(arguments))
 
@@ -179,8 +183,8 @@ def _recorded_explainer(arguments: argparse.Namespace, record: RunRecord) -> Ite
         yield None
         return
     arguments.precision = arguments.precision or record.precision
-    package = recorded_package(arguments, recorded, record.embedding_id)
-    with open_explainer(arguments, package) as explainer:
+    package = console.recorded_package(arguments, recorded, record.embedding_id)
+    with console.open_explainer(arguments, package) as explainer:
         if explainer.embedding_id != record.embedding_id:
             raise InputError(
                 f"{package.path} gives embeddings {explainer.embedding_id}",

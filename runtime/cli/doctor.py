@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.metadata
-import importlib.util
 import platform
-import shutil
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -55,10 +51,7 @@ LIBRARIES = (
         "tensorrt_bindings",
     ),
     Library(
-        ep_rtx.MODULE,
-        ("onnxruntime-ep-nv-tensorrt-rtx",),
-        "RTX cards without an engine",
-        ep_rtx.INSTALL,
+        ep_rtx.MODULE, ("onnxruntime-ep-nv-tensorrt-rtx",), "RTX cards without an engine", ep_rtx.INSTALL
     ),
     Library("torch", ("torch",), "training", "pip install torch torchvision"),
     Library("timm", ("timm",), "training: the encoders", "pip install timm"),
@@ -86,7 +79,7 @@ def report(package: Package | None = None, *, root: Path = Path("/")) -> dict[st
         {
             **library._asdict(),
             "installed": any(map(installed, filter(None, (library.module, library.wheel)))),
-            "version": version(library),
+            "version": jetson.version(*library.distributions),
         }
         for library in LIBRARIES
     ]
@@ -176,28 +169,12 @@ def _weights(package: Package) -> int:
     return sum(path.stat().st_size for path in paths)
 
 
-def version(library: Library) -> str | None:
-    """Version of the distribution that provides a library, if known."""
-    for name in library.distributions:
-        try:
-            return importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return None
-
-
 def nvidia_driver() -> str | None:
     """GPU name, driver version and compute capability; or the driver's version; None without a driver."""
-    tool = shutil.which("nvidia-smi")
-    if tool:
-        query = [tool, "--query-gpu=name,driver_version,compute_cap", "--format=csv,noheader"]
-        try:
-            answer = subprocess.run(query, capture_output=True, text=True, timeout=20, check=False)
-        except (OSError, subprocess.TimeoutExpired) as error:
-            return f"nvidia-smi does not answer ({error})"
-        if answer.returncode == 0 and answer.stdout.strip():
-            return "; ".join(answer.stdout.strip().splitlines())
-    return _first_line(Path("/proc/driver/nvidia/version"))
+    query = ("--query-gpu=name,driver_version,compute_cap", "--format=csv,noheader")
+    cards = jetson.printed_by("nvidia-smi", *query).splitlines()
+    loaded = jetson.system_text(Path("/proc/driver/nvidia/version")) or ""
+    return "; ".join(cards) or loaded.partition("\n")[0] or None
 
 
 def _not_for_rtx(driver: str | None) -> str:
@@ -216,10 +193,3 @@ def _cards() -> str:
         return f"{len(ep_rtx.devices())} card(s) for --backend ep-rtx"
     except BackendUnavailable as error:
         return f"{error.came}; {error.cure}"
-
-
-def _first_line(path: Path) -> str | None:
-    try:
-        return path.read_text().partition("\n")[0] or None
-    except OSError:
-        return None

@@ -1,53 +1,39 @@
-"""The commands index, search and canary: their options, and functions that return the exit code."""
+"""The commands index, search and canary."""
 
 from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from runtime.cli import options
-from runtime.cli.console import answer
-from runtime.errors import ParityError
+from runtime.cli import console
 from runtime.index.build import index_images
 from runtime.index.canary import check
-from runtime.index.diff import LEAST_COSINE, LEAST_RECALL
-from runtime.index.opened import Index
-from runtime.index.search import RECORD
+from runtime.index.search import FOUND, Index
 from runtime.index.search import search as search_index
-from runtime.index.stores import STORES
 from runtime.media.sources import find_named_images
 from runtime.package.folder import Package
 
-Command = Callable[[Any, str, str], argparse.ArgumentParser]
-"""See `runtime.cli.parser`."""
-
 
 def index(arguments: argparse.Namespace) -> int:
-    """Images → an index."""
+    """Embed images into an index.
+
+    Each row holds, beside the vector, the mask in at most 1000 bytes and what it keeps. An image that cannot
+    be read is skipped and listed. If the command was stopped, run it again: it does only what is missing;
+    with more images, it adds them.
+    """
     images = find_named_images(arguments.sources)
     package = Package.open(arguments.package)
-    with options.open_explainer(arguments, package) as explainer:
-        done = index_images(
-            explainer,
-            package,
-            images,
-            arguments.out,
-            store=arguments.store,
-            fidelity=arguments.fidelity,
-            force=arguments.force,
-            quiet=arguments.quiet,
-        )
+    with console.open_explainer(arguments, package) as explainer:
+        options = {name: getattr(arguments, name) for name in ("store", "fidelity", "force", "quiet")}
+        done = index_images(explainer, package, images, arguments.out, **options)
         backend = explainer.backend
     outcome, record = done.outcome, done.record
-    options.print_skipped(outcome.skipped)
+    console.print_skipped(outcome.skipped)
     if done.sample < 2:
-        print(
-            f"warning: {done.sample} images fit into the canary's sample, and nemu canary needs two",
-            file=sys.stderr,
-        )
+        said = f"warning: {done.sample} images fit into the canary's sample, and nemu canary needs two"
+        print(said, file=sys.stderr)
     facts = {
         **{name: getattr(record, name) for name in ("embedding_id", "dimension", "rows", "store")},
         "backend": backend.name,
@@ -63,37 +49,30 @@ def index(arguments: argparse.Namespace) -> int:
         f"on {backend.name}: {backend.why}",
         f"next: nemu search {arguments.out} PHOTO --out found",
     ]
-    answer(arguments, facts, "\n".join(lines))
-    return 0
+    return console.answer(arguments, facts, "\n".join(lines))
 
 
 def search(arguments: argparse.Namespace) -> int:
-    """An image → the most similar ones in an index, and why."""
+    """Find the most similar images of an index, and show why.
+
+    Writes 01.png, 02.png, … with the two side by side, and search.json. Where an indexed image no longer
+    exists, its stored mask is drawn alone.
+    """
     with Index.open(arguments.index) as opened:
         package = _package(arguments, opened)
-        with options.open_explainer(arguments, package) as explainer:
-            found = search_index(
-                opened,
-                explainer,
-                package,
-                arguments.photo,
-                arguments.out,
-                k=arguments.k,
-                draw=options.draw_options(arguments, explainer),
-                force=arguments.force,
-            )
+        with console.open_explainer(arguments, package) as explainer:
+            options = {"k": arguments.k, "force": arguments.force}
+            options["draw"] = console.draw_options(arguments, explainer)
+            found = search_index(opened, explainer, package, arguments.photo, arguments.out, **options)
     if not found["same_package"]:
-        print(
-            f"warning: {package.path} did not make the index; embeddings have the same id, masks may differ",
-            file=sys.stderr,
-        )
+        same = "embeddings have the same id, masks may differ"
+        print(f"warning: {package.path} did not make the index; {same}", file=sys.stderr)
     lines = [
         *(_line(hit) for hit in found["hits"]),
         f"masks: {found['masks']}",
-        f"next: look at the images in {arguments.out}; the numbers are in {RECORD}",
+        f"next: look at the images in {arguments.out}; the numbers are in {FOUND}",
     ]
-    answer(arguments, found, "\n".join(lines))
-    return 0
+    return console.answer(arguments, found, "\n".join(lines))
 
 
 def _line(hit: dict[str, Any]) -> str:
@@ -102,10 +81,15 @@ def _line(hit: dict[str, Any]) -> str:
 
 
 def canary(arguments: argparse.Namespace) -> int:
-    """An index → whether it still gives the same answers; 3 if not."""
+    """Check an index after an upgrade of anything.
+
+    Embeds a sample of images, kept in the index, again. Every cosine must be at least 0.99 and recall 0.95,
+    the embedding id the same, the embeddings equal under one id, and the masks as stored; if not, exit
+    code 3.
+    """
     with (
         Index.open(arguments.index) as opened,
-        options.open_explainer(arguments, _package(arguments, opened)) as explainer,
+        console.open_explainer(arguments, _package(arguments, opened)) as explainer,
     ):
         found = check(opened, explainer, quiet=arguments.quiet)
     facts = found.difference
@@ -119,65 +103,8 @@ def canary(arguments: argparse.Namespace) -> int:
         if found.holds
         else "next: go back to what made it (package, precision, libraries), or index the images again"
     )
-    answer(arguments, found.to_json(), "\n".join(lines))
-    return 0 if found.holds else ParityError.exit_code
+    return console.answer(arguments, found.to_json(), "\n".join(lines), passed=found.holds)
 
 
 def _package(arguments: argparse.Namespace, opened: Index) -> Package:
-    return options.recorded_package(arguments, Path(opened.record.package), opened.record.embedding_id)
-
-
-def _index(command: Command) -> None:
-    sub = command(
-        index,
-        "Embed images into an index. Each row holds, beside the vector, the mask in at most 1000 bytes and "
-        "what it keeps. An image that cannot be read is skipped and listed. If the command was stopped, run "
-        "it again: it does only what is missing; with more images, it adds them.",
-        "demo.nemu photos/ --out index",
-    )
-    options.add_package(sub)
-    options.add_sources(sub)
-    options.add_out(sub, "INDEX", "folder of the index")
-    sub.add_argument("--store", choices=tuple(STORES), default="parquet", help="default: %(default)s")
-    sub.add_argument(
-        "--fidelity",
-        action=argparse.BooleanOptionalAction,
-        default=True,
-        help="measure what each mask keeps; doubles the time",
-    )
-    options.add_force(sub, "start anew: replace what an earlier run indexed")
-    options.add_backend(sub)
-
-
-def _search(command: Command) -> None:
-    sub = command(
-        search,
-        "Find the most similar images of an index, and show why: 01.png, 02.png, … with the two side by "
-        "side, and search.json. Where an indexed image no longer exists, its stored mask is drawn alone.",
-        "index query.jpg --out found",
-    )
-    sub.add_argument("index", type=Path, metavar="INDEX", help="folder that nemu index wrote")
-    sub.add_argument("photo", type=Path, metavar="PHOTO", help="the query")
-    options.add_out(sub)
-    sub.add_argument("--k", type=options.count, default=5, metavar="K", help="hits, default: %(default)s")
-    options.add_recorded_package(sub, "made the index")
-    options.add_overlay(sub)
-    options.add_force(sub, "replace files of an earlier search")
-    options.add_backend(sub)
-
-
-def _canary(command: Command) -> None:
-    sub = command(
-        canary,
-        "Check an index after an upgrade of anything: embeds a sample of images, kept in the index, again. "
-        f"Every cosine must be at least {LEAST_COSINE} and recall {LEAST_RECALL}, the embedding id the same, "
-        "the embeddings equal under one id, and the masks as stored; if not, exit code 3.",
-        "index",
-    )
-    sub.add_argument("index", type=Path, metavar="INDEX", help="folder that nemu index wrote")
-    options.add_recorded_package(sub, "made the index")
-    options.add_backend(sub)
-
-
-PARSERS = (_index, _search, _canary)
-"""Add the commands of this module to the parser."""
+    return console.recorded_package(arguments, Path(opened.record.package), opened.record.embedding_id)

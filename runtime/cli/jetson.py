@@ -6,10 +6,10 @@ pass a folder of their own.  Written from public documents and other tools' find
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import importlib.util
 import re
-import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -91,22 +91,24 @@ class Environment:
 
 def read(root: Path = Path("/")) -> Jetson | None:
     """The facts about this board; None if it is no Jetson."""
-    release = _text(root / "etc/nv_tegra_release")
+    release = system_text(root / "etc/nv_tegra_release")
     if release is None:
         return None
     found = re.search(r"R(\d+) \(release\), REVISION: ([\d.]+)", release)
     l4t = f"{found[1]}.{found[2]}" if found else "?"
     jetpack = RELEASES.get(l4t)
-    memory = dict(re.findall(r"(\w+): +(\d+) kB", _text(root / "proc/meminfo") or ""))
-    modes = re.findall(r"POWER_MODEL ID=(\d+) NAME=(\S+)", _text(root / "etc/nvpmodel.conf") or "")
+    meminfo = re.findall(r"(\w+): +(\d+) kB", system_text(root / "proc/meminfo") or "")
+    memory = {name: 1024 * int(kilobytes) for name, kilobytes in meminfo}
+    modes = re.findall(r"POWER_MODEL ID=(\d+) NAME=(\S+)", system_text(root / "etc/nvpmodel.conf") or "")
+    mode = re.search(r"NV Power Mode: *(\S+)", printed_by("nvpmodel", "-q", check=False))
     return Jetson(
-        model=_text(root / "proc/device-tree/model"),
+        model=system_text(root / "proc/device-tree/model"),
         l4t=l4t,
         jetpack=jetpack,
         carried=CARRIED[jetpack[:3]] if jetpack else None,
-        memory_total=_bytes(memory.get("MemTotal")),
-        memory_free=_bytes(memory.get("MemAvailable")),
-        power_mode=_power_mode(),
+        memory_total=memory.get("MemTotal"),
+        memory_free=memory.get("MemAvailable"),
+        power_mode=mode[1] if mode else None,
         power_modes={int(number): name for number, name in modes},
         clocks=_clocks(root / "sys"),
     )
@@ -114,14 +116,14 @@ def read(root: Path = Path("/")) -> Jetson | None:
 
 def environment() -> Environment:
     """The facts about the running Python."""
-    config = _text(Path(sys.prefix) / "pyvenv.cfg") or ""
+    config = system_text(Path(sys.prefix) / "pyvenv.cfg") or ""
     sees_system = re.search(r"include-system-site-packages *= *true", config)
     return Environment(
         python=f"{sys.version_info.major}.{sys.version_info.minor}",
         virtual=sys.prefix != sys.base_prefix and not sees_system,
-        tensorrt=_version("tensorrt") or ("?" if importlib.util.find_spec("tensorrt") else None),
-        cuda_bindings=_version("cuda-bindings"),
-        pycuda=_version("pycuda"),
+        tensorrt=version("tensorrt") or ("?" if importlib.util.find_spec("tensorrt") else None),
+        cuda_bindings=version("cuda-bindings"),
+        pycuda=version("pycuda"),
     )
 
 
@@ -148,26 +150,22 @@ def _clocks(sys_folder: Path) -> dict[str, bool]:
         if re.search(r"\.gpu$|\.ga10b$|\.gv11b$|gpu-gpc", device.name)
     ]
     for name, ends in (("CPU", cpus), ("GPU", gpus)):
-        read_ends = [(_text(low), _text(high)) for low, high in ends]
+        read_ends = [(system_text(low), system_text(high)) for low, high in ends]
         if read_ends and all(low and high for low, high in read_ends):
             held[name] = all(low == high for low, high in read_ends)
     return held
 
 
-def _power_mode() -> str | None:
-    """The mode that `nvpmodel -q` prints, which changes nothing."""
-    tool = shutil.which("nvpmodel")
-    if tool is None:
-        return None
+def printed_by(tool: str, *arguments: str, check: bool = True) -> str:
+    """What a tool prints; empty if it is not installed, does not answer or, with `check`, fails."""
     try:
-        answer = subprocess.run([tool, "-q"], capture_output=True, text=True, timeout=20, check=False)
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    found = re.search(r"NV Power Mode: *(\S+)", answer.stdout)
-    return found[1] if found else None
+        done = subprocess.run([tool, *arguments], capture_output=True, text=True, timeout=20, check=check)
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return done.stdout.strip()
 
 
-def _text(path: Path) -> str | None:
+def system_text(path: Path) -> str | None:
     """Text of a system file, without the zero byte that ends device-tree strings."""
     try:
         return path.read_text(errors="replace").rstrip("\0\n") or None
@@ -175,12 +173,9 @@ def _text(path: Path) -> str | None:
         return None
 
 
-def _bytes(kilobytes: str | None) -> int | None:
-    return None if kilobytes is None else int(kilobytes) * 1024
-
-
-def _version(distribution: str) -> str | None:
-    try:
-        return importlib.metadata.version(distribution)
-    except importlib.metadata.PackageNotFoundError:
-        return None
+def version(*distributions: str) -> str | None:
+    """Version of the first of these distributions that is installed."""
+    for name in distributions:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            return importlib.metadata.version(name)
+    return None

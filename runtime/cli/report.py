@@ -43,23 +43,11 @@ class Report(NamedTuple):
     flagged: list[str]
     """Names of the images whose mask shows nothing or keeps too little."""
     skipped: list[dict[str, str]]
-    """Images that could not be read: `image` and `error`."""
+    """Images that could not be read, or not be compared: `image` and `error`."""
     pairs: int
     """Number of pairs that were compared."""
-    failed_pairs: list[dict[str, str]]
-    """Pairs that could not be compared: `a`, `b` and `error`."""
     unpaired: str
     """Why no pair was compared although there are some; else empty."""
-
-
-class _Compared(NamedTuple):
-    """The pairs of the page."""
-
-    pairs: list[dict[str, Any]]
-    failed: list[dict[str, str]]
-    why_none: str
-    total: int
-    """Number of images with their nearest, each pair counted once."""
 
 
 def write_report(
@@ -100,14 +88,15 @@ def write_report(
         nearest = _nearest(unit)
         for card, (neighbour, similarity) in zip(cards, nearest, strict=True):
             card |= {"neighbour": neighbour, "nearest": similarity}
-        compared = _compare(explainer, record, files, _pairs(nearest), pairs, quiet=quiet)
-        facts = _facts(record, cards, lost, low_fidelity, compared)
-        facts["pairs"] = compared.why_none or _how_to_read(compared, explainer)
+        similar = _pairs(nearest)
+        compared, unpaired = _compare(explainer, record, files, similar[:pairs], lost, quiet=quiet)
+        facts = _facts(record, cards, lost, low_fidelity)
+        facts["pairs"] = unpaired or _how_to_read(len(compared), len(similar), explainer)
         if (folder / TARGET).is_file():
             facts["masks"] = "toward a target: each overlay shows what is like it"
-        page.write_text(_fill(record, facts, cards, compared.pairs, unit))
+        page.write_text(_fill(record, facts, cards, compared, unit))
     flagged = [card["name"] for card in cards if card["flags"]]
-    return Report(path, len(cards), flagged, lost, len(compared.pairs), compared.failed, compared.why_none)
+    return Report(path, len(cards), flagged, lost, len(compared), unpaired)
 
 
 def _explained(folder: Path) -> tuple[list[dict[str, Any]], np.ndarray]:
@@ -169,31 +158,26 @@ def _compare(
     explainer: Explainer | None,
     record: RunRecord,
     images: list[Path],
-    similar: list[tuple[int, int]],
-    most: int,
+    pairs: list[tuple[int, int]],
+    lost: list[dict[str, str]],
     *,
     quiet: bool,
-) -> _Compared:
-    """Compare pairs of images, at most `most`."""
-    compared: list[dict[str, Any]] = []
-    failed: list[dict[str, str]] = []
-    why_none = ""
-    similar, total = similar[: most if explainer else 0], len(similar)
-    with progress(len(similar), unit="pair", quiet=quiet) as bar:
-        for a, b in similar:
+) -> tuple[list[dict[str, Any]], str]:
+    """Compare pairs of images; also returns why none can be compared.  Adds images to `lost`."""
+    if explainer is None:
+        gone = f"none are compared: {record.package} does not exist; give its path with --package"
+        return [], gone if pairs else ""
+    compared = []
+    with progress(len(pairs), unit="pair", quiet=quiet) as bar:
+        for a, b in pairs:
             try:
-                comparison = explainer.compare(images[a], images[b])  # type: ignore[union-attr]
-                compared.append(_pair(a, b, comparison, record))
+                compared.append(_pair(a, b, explainer.compare(images[a], images[b]), record))
             except InputError as error:  # a file that was removed in the meantime
-                failed.append({"a": str(images[a]), "b": str(images[b]), "error": error.came})
+                lost.append(skipped(images[a], error))
             except EngineMismatch as error:
-                compared, why_none = [], f"none are compared: {error.came}; {error.cure}"
-                break
-            finally:
-                bar.update()
-    if explainer is None and most and total:
-        why_none = f"none are compared: {record.package} does not exist; give its path with --package"
-    return _Compared(compared, failed, why_none, total)
+                return [], f"none are compared: {error.came}; {error.cure}"
+            bar.update()
+    return compared, ""
 
 
 def _pair(a: int, b: int, comparison: Comparison, record: RunRecord) -> dict[str, Any]:
@@ -212,14 +196,13 @@ def _pair(a: int, b: int, comparison: Comparison, record: RunRecord) -> dict[str
     }
 
 
-def _how_to_read(compared: _Compared, explainer: Explainer | None) -> str:
-    """How many pairs there are, and how to read their overlays."""
-    if not compared.total:
+def _how_to_read(n: int, total: int, explainer: Explainer | None) -> str:
+    """How many pairs were compared, and how to read their overlays."""
+    if not total:
         return "none: there is one image"
-    n = len(compared.pairs)
     if not n or explainer is None:
-        return f"none of {compared.total}"
-    bound = f"{n} of {compared.total}, the most similar" if n < compared.total else f"{n}"
+        return f"none of {total}"
+    bound = f"{n} of {total}, the most similar" if n < total else f"{n}"
     if explainer.takes_target:
         return f"{bound}; each overlay shows what in an image is like the other one"
     return (
@@ -233,7 +216,6 @@ def _facts(
     cards: list[dict[str, Any]],
     lost: list[dict[str, str]],
     low_fidelity: float,
-    compared: _Compared,
 ) -> dict[str, str]:
     """What the head of the page says, by its label."""
     facts = {
@@ -247,9 +229,6 @@ def _facts(
     }
     if lost:
         facts["skipped"] = "; ".join(one["error"] for one in lost)
-    if compared.failed:
-        failed = ("{a} beside {b}: {error}".format(**one) for one in compared.failed)
-        facts["pairs that failed"] = "; ".join(failed)
     return facts
 
 

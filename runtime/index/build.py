@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import base64
+import json
 import shutil
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from runtime.atomic import atomic_folder, refuse_existing
 from runtime.bulk.images import Form, Outcome, explain_images
+from runtime.bulk.journal import LINES, ROWS, write_json
 from runtime.errors import InputError
 from runtime.explainer import Explainer
+from runtime.explanation import Explanation
 from runtime.index.canary import write_sample
-from runtime.index.opened import RECORD, SCHEMA, IndexRecord
-from runtime.index.row import Row, has_rows, journal_rows, noted, refuse_other
-from runtime.index.stores import STORES, library
+from runtime.index.code import encode_mask
+from runtime.index.search import RECORD, SCHEMA, IndexRecord
+from runtime.index.stores import LEVELS, STORES, Row, library_of
 from runtime.media.sources import NamedImage
 from runtime.package.folder import Package
 
@@ -59,9 +66,9 @@ def index_images(
         BackendUnavailable: the store's library is not installed.
     """
     earlier = _check(folder, store, force=force)  # before minutes of work
-    options: dict[str, Any] = {"fidelity": fidelity, "note": noted, "force": force, "quiet": quiet}
+    options: dict[str, Any] = {"fidelity": fidelity, "note": _noted, "force": force, "quiet": quiet}
     outcome = explain_images(explainer, images, folder, Form(masks="none", overlays="none"), **options)
-    rows = journal_rows(folder)
+    rows = _rows(folder)
     if not rows:
         raise InputError(
             f"none of {len(images)} images could be read ({outcome.skipped[0]['error']})",
@@ -86,12 +93,19 @@ def _check(folder: Path, store: str, *, force: bool) -> str | None:
 
     Raises as `index_images`.
     """
-    library(store)
-    earlier = _earlier_store(folder)
-    stopped = earlier is None and has_rows(folder)
-    refuse_existing(folder / store, force=force or earlier == store or stopped)
-    if not force:
-        refuse_other(folder)
+    library_of(store)
+    try:
+        earlier = IndexRecord.open(folder).store
+    except InputError:
+        earlier = None
+    first = b""
+    if (folder / LINES).is_file():
+        with (folder / LINES).open("rb") as file:
+            first = file.readline()
+    mine = b'"mask_code"' in first
+    refuse_existing(folder / store, force=force or earlier == store or (earlier is None and mine))
+    if first.endswith(b"\n") and not (mine or force):
+        raise _not_an_index(folder)
     return earlier
 
 
@@ -110,13 +124,34 @@ def _write(
         shutil.rmtree(folder / str(earlier), ignore_errors=True)
     (folder / RECORD).unlink(missing_ok=True)  # until it is written again, the parts may be of two runs
     written = write_sample(folder, rows, new=new)
-    record.write(folder)
+    write_json(folder / RECORD, asdict(record))
     return written
 
 
-def _earlier_store(folder: Path) -> str | None:
-    """Store of the existing index; None if there is no index or no readable record."""
-    try:
-        return IndexRecord.open(folder).store
-    except InputError:
-        return None
+def _noted(explanation: Explanation) -> dict[str, Any]:
+    """Fields of a journal line that a row needs beyond `Explanation.facts`."""
+    known = explanation.curve is not None
+    return {
+        "mask_code": base64.b64encode(encode_mask(explanation.graph_mask)).decode(),
+        "curve": [round(explanation.kept_at(level), 6) for level in LEVELS] if known else None,
+    }
+
+
+def _rows(folder: Path) -> list[Row]:
+    """Rows of an index's journal, in its order.  Raises `InputError`: a line has no mask code."""
+    embeddings = np.load(folder / ROWS, mmap_mode="r")
+    lines = [json.loads(line) for line in (folder / LINES).read_bytes().splitlines()]
+    if not all({"mask_code", "curve"} <= line.keys() for line in lines):
+        raise _not_an_index(folder)
+    for line, embedding in zip(lines, embeddings, strict=True):
+        code = base64.b64decode(line["mask_code"])
+        line |= {"embedding": embedding, "mask_code": code, "kept": line["fidelity"]}
+    return [Row.of(line) for line in lines]
+
+
+def _not_an_index(folder: Path) -> InputError:
+    return InputError(
+        f"{folder / LINES} has images without a mask code",
+        expected="the journal of an index",
+        cure="index into another folder, or add --force to start anew",
+    )

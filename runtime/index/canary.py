@@ -10,6 +10,7 @@ import dataclasses
 import sys
 from collections.abc import Sequence, Set
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,10 +21,9 @@ from runtime.errors import InputError, ParityError, UnusableOutput
 from runtime.explainer import Explainer
 from runtime.explanation import Explanation
 from runtime.index.code import decode_mask, encode_mask
-from runtime.index.diff import Difference, K, iou
-from runtime.index.opened import Index
-from runtime.index.row import Row
-from runtime.media.occlusion import cosine
+from runtime.index.diff import Difference, K, agreement, difference
+from runtime.index.search import Index
+from runtime.index.stores import Row
 from runtime.package.parity import LIMITS, median_distance
 from runtime.progress import progress
 
@@ -212,12 +212,28 @@ def check(index: Index, explainer: Explainer, *, quiet: bool = False) -> Canary:
         InputError: the index has no readable sample, or one whose embeddings are all alike.
     """
     sample = read_sample(index.folder)
-    unit = _unit(sample.embeddings)
+    try:
+        unit = median_distance(sample.embeddings)
+    except ParityError as error:  # a ParityError would be taken for a verdict
+        raise _unusable(error.came) from error
     found, unreadable, unusable = _again(explainer, sample, quiet=quiet)
-    difference, distance = _difference(index, explainer, sample, found)
+    old = sample.embeddings[list(found)]
+    new = np.array([one.embedding for one in found.values()], np.float32)
+    masks = [(decode_mask(sample.codes[i]), _coded(one.graph_mask)) for i, one in found.items()]
+    same_grid = all(a.shape == b.shape for a, b in masks)
+    k = min(K, index.record.rows - 1)
+    measured = difference(
+        (index.record.embedding_id, explainer.embedding_id),
+        old,
+        new,
+        k,
+        partial(_recalls, index, k, [sample.names[i] for i in found]),
+        [agreement(a, b) for a, b in masks] if same_grid else [],
+    )
+    comparable = measured.least_cosine is not None
     return Canary(
-        difference=difference,
-        embedding_error=None if distance is None else distance / unit,
+        difference=measured,
+        embedding_error=float(np.linalg.norm(new - old, axis=1).max()) / unit if comparable else None,
         sample=len(sample.names),
         unreadable=unreadable,
         unusable=unusable,
@@ -240,42 +256,9 @@ def _again(explainer: Explainer, sample: Sample, *, quiet: bool) -> tuple[dict[i
     return found, unreadable, unusable
 
 
-def _difference(
-    index: Index, explainer: Explainer, sample: Sample, explanations: dict[int, Explanation]
-) -> tuple[Difference, float | None]:
-    """Compare old and new results; also the largest distance between an image's two embeddings."""
-    new = np.array([one.embedding for one in explanations.values()], np.float32)
-    old = sample.embeddings[list(explanations)]
-    alike = len(explanations) > 0 and new.shape == old.shape
-    cosines = [cosine(a, b) for a, b in zip(old, new, strict=True)] if alike else []
-    k = min(K, index.record.rows - 1)
-    recalls = _recalls(index, k, [sample.names[i] for i in explanations], old, new) if alike else []
-    # The stored masks went through the mask code, so the new ones do too.
-    masks = [
-        (decode_mask(sample.codes[i]), decode_mask(encode_mask(one.graph_mask)))
-        for i, one in explanations.items()
-    ]
-    same_grid = bool(masks) and all(a.shape == b.shape for a, b in masks)
-    difference = Difference(
-        old_id=index.record.embedding_id,
-        new_id=explainer.embedding_id,
-        n=len(explanations),
-        k=k,
-        least_cosine=min(cosines) if alike else None,
-        median_cosine=float(np.median(cosines)) if alike else None,
-        recall=float(np.mean(recalls)) if alike else None,
-        recall_spread=float(np.std(recalls)) if alike else None,
-        mask_iou=float(np.mean([iou(a > 0.5, b > 0.5) for a, b in masks])) if same_grid else 0.0,
-        mask_difference=float(np.mean([np.abs(a - b).mean() for a, b in masks])) if same_grid else 1.0,
-    )
-    return difference, float(np.linalg.norm(new - old, axis=1).max()) if alike else None
-
-
-def _unit(embeddings: np.ndarray) -> float:
-    try:
-        return median_distance(embeddings)
-    except ParityError as error:  # a ParityError would be taken for a verdict
-        raise _unusable(error.came) from error
+def _coded(mask: np.ndarray) -> np.ndarray:
+    """The mask after the mask code, through which the stored masks went."""
+    return decode_mask(encode_mask(mask))
 
 
 def _recalls(index: Index, k: int, names: list[str], old: np.ndarray, new: np.ndarray) -> list[float]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -99,43 +101,58 @@ def compare_packages(
         raise InputError(
             f"{len(images)} image", expected="at least 2, better hundreds", cure="give more images"
         )
-    embeddings: tuple[list[np.ndarray], list[np.ndarray]] = ([], [])
-    ious, differences = [], []
+    before, after, masks = [], [], []
     with progress(len(images), quiet=quiet) as bar:
         for image in images:
             a, b = old(image), new(image)
-            embeddings[0].append(a.embedding)
-            embeddings[1].append(b.embedding)
-            ious.append(iou(a.mask > 0.5, b.mask > 0.5))
-            differences.append(float(np.abs(a.mask - b.mask).mean()))
+            before.append(a.embedding)
+            after.append(b.embedding)
+            masks.append(agreement(a.mask, b.mask))
             bar.update()
-    before, after = map(np.stack, embeddings)
     k = min(K, len(images) - 1)
-    alike = before.shape == after.shape
-    cosines = [cosine(x, y) for x, y in zip(before, after, strict=True)] if alike else []
-    recalls = recall_at(k, before, after) if alike else None
+    ids = (old.embedding_id, new.embedding_id)
+    return difference(ids, np.stack(before), np.stack(after), k, partial(recall_at, k), masks)
+
+
+def difference(
+    ids: tuple[str, str],
+    old: np.ndarray,
+    new: np.ndarray,
+    k: int,
+    recalls: Callable[[np.ndarray, np.ndarray], Sequence[float]],
+    masks: Sequence[tuple[float, float]],
+) -> Difference:
+    """Summarise what was measured on each image.
+
+    Args:
+        ids: embedding ids of `old` and `new`.
+        old, new: float32 (N, D), two embeddings of the same images.
+        recalls: gives each image's recall of k neighbours; called if the embeddings have one dimension.
+        masks: `agreement` of each image; empty if the masks cannot be compared.
+    """
+    alike = len(new) > 0 and old.shape == new.shape
+    cosines = [cosine(a, b) for a, b in zip(old, new, strict=True)] if alike else []
+    shares = recalls(old, new) if alike else []
+    mask_iou, apart = (float(np.mean(values)) for values in zip(*masks or [(0, 1)], strict=True))
     return Difference(
-        old_id=old.embedding_id,
-        new_id=new.embedding_id,
-        n=len(images),
+        old_id=ids[0],
+        new_id=ids[1],
+        n=len(new),
         k=k,
         least_cosine=min(cosines) if alike else None,
         median_cosine=float(np.median(cosines)) if alike else None,
-        recall=None if recalls is None else float(recalls.mean()),
-        recall_spread=None if recalls is None else float(recalls.std()),
-        mask_iou=float(np.mean(ious)),
-        mask_difference=float(np.mean(differences)),
+        recall=float(np.mean(shares)) if alike else None,
+        recall_spread=float(np.std(shares)) if alike else None,
+        mask_iou=mask_iou,
+        mask_difference=apart,
     )
 
 
-def recall_at(k: int, old: np.ndarray, new: np.ndarray) -> np.ndarray:
+def recall_at(k: int, old: np.ndarray, new: np.ndarray) -> list[float]:
     """Share of the k old embeddings nearest to old i, without i itself, that are also nearest to new i.
 
     Args:
         old, new: float32 (N, D), the same images in the same order; k < N.
-
-    Returns:
-        float64 (N,).
     """
     index, queries = (x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12) for x in (old, new))
     shares = []
@@ -145,7 +162,12 @@ def recall_at(k: int, old: np.ndarray, new: np.ndarray) -> np.ndarray:
             row[i] = -np.inf
         truth, found = (set(np.argsort(-row, kind="stable")[:k]) for row in cosines)
         shares.append(len(truth & found) / k)
-    return np.array(shares)
+    return shares
+
+
+def agreement(a: np.ndarray, b: np.ndarray) -> tuple[float, float]:
+    """IoU at 0.5, and mean |difference|, of two masks (h, w)."""
+    return iou(a > 0.5, b > 0.5), float(np.abs(a - b).mean())
 
 
 def iou(a: np.ndarray, b: np.ndarray) -> float:

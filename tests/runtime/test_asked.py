@@ -11,7 +11,7 @@ from PIL import Image
 
 from runtime import Explainer
 from runtime.__main__ import main
-from runtime.cli.info import describe
+from runtime.cli.checks import describe
 from runtime.errors import InputError
 from runtime.media.occlusion import cosine, occlude
 from runtime.package.records import LevelRecord, Spread, TargetMeasures, TargetRecord

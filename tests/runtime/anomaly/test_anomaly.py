@@ -6,11 +6,11 @@ import json
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from runtime import Bank, Explainer, Package, fit_bank
-from runtime.__main__ import main
 from runtime.errors import InputError, OutputExists, PackageError
+from runtime.media.encode import save_png
+from tests.runtime.run import run
 
 
 def part(seed: int, *, defect: bool = False) -> np.ndarray:
@@ -35,9 +35,8 @@ def bank(with_cells) -> Bank:
 def folder(tmp_path):
     """Two images, one with a defect, and a file that is no picture."""
     parts = tmp_path / "parts"
-    parts.mkdir()
-    Image.fromarray(part(100)).save(parts / "good.png")
-    Image.fromarray(part(101, defect=True)).save(parts / "bad.png")
+    save_png(parts / "good.png", part(100))
+    save_png(parts / "bad.png", part(101, defect=True))
     (parts / "broken.png").write_text("no picture")
     return parts
 
@@ -97,22 +96,21 @@ def test_unreadable_images_are_left_out_and_listed(with_cells, tmp_path):
 
 def test_commands_from_normal_images_to_a_list(with_cells, folder, tmp_path, capsys):
     normal = tmp_path / "normal"
-    normal.mkdir()
     for i in range(10):
-        Image.fromarray(part(i)).save(normal / f"{i}.png")
+        save_png(normal / f"{i}.png", part(i))
     bank, out = tmp_path / "line.bank", tmp_path / "found"
-    assert main(["bank", str(with_cells.path), str(normal), "--out", str(bank), "--quiet"]) == 0
-    judge = ["anomalies", str(with_cells.path), str(bank), str(folder), "--out", str(out)]
-    assert main([*judge, "--false-alarms", "0"]) == 0
+    assert run("bank", with_cells.path, normal, "--out", bank, "--quiet") == 0
+    judge = ("anomalies", with_cells.path, bank, folder, "--out", out)
+    assert run(*judge, "--false-alarms", "0") == 0
     said = capsys.readouterr()
     assert "1 of 2 anomalous, 1 skipped" in said.out
     assert "broken.png" in said.err
     lines = [json.loads(line) for line in (out / "anomalies.jsonl").read_text().splitlines()]
     assert {line["name"]: line["anomalous"] for line in lines} == {"bad": True, "good": False}
     assert sorted(p.name for p in out.iterdir()) == ["anomalies.jsonl", "bad.overlay.jpg"]
-    assert main(judge) == OutputExists.exit_code
-    assert main([*judge, "--force", "--overlays", "none", "--json"]) == 0
-    for path in folder.glob("*ood.png"), folder.glob("bad.png"):
-        next(path).unlink()
-    assert main([*judge, "--force"]) == 1
+    assert run(*judge) == OutputExists.exit_code
+    assert run(*judge, "--force", "--overlays", "none", "--json") == 0
+    for name in ("good.png", "bad.png"):
+        (folder / name).unlink()
+    assert run(*judge, "--force") == 1
     assert "none of 1 images" in capsys.readouterr().err

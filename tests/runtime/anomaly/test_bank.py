@@ -7,8 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from runtime.anomaly.bank import FEWEST, Bank
-from runtime.anomaly.coreset import Coreset
+from runtime.anomaly.bank import FEWEST, Bank, Coreset
 from runtime.errors import InputError, IntegrityError, OutputExists, SchemaError
 
 
@@ -109,23 +108,6 @@ def test_other_or_changed_files_are_refused(tmp_path):
             np.savez(file, **(arrays | change))
         with pytest.raises(error):
             Bank.load(tmp_path / "changed.bank")
-
-
-def test_an_array_is_refused_in_python_3_10(tmp_path, monkeypatch):
-    """There, `with` over what has no __enter__ is an AttributeError, not a TypeError."""
-    path = made()[0].save(tmp_path / "line.bank")
-
-    class OfPython310:
-        @property
-        def __enter__(self):
-            raise AttributeError("__enter__")
-
-        def __exit__(self, *_):
-            pass
-
-    monkeypatch.setattr(np, "load", lambda *_, **__: OfPython310())
-    with pytest.raises(SchemaError, match="is no bank"):
-        Bank.load(path)
 
 
 def test_wrong_cells_counts_and_shares_are_refused():

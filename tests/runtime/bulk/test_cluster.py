@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import signal
 import threading
@@ -17,10 +16,11 @@ from PIL import Image
 from runtime import Explainer
 from runtime.bulk.cluster import explain_with_ray
 from runtime.bulk.images import explain_images
-from runtime.bulk.journal import LINES, ROWS
+from runtime.bulk.journal import ROWS
 from runtime.errors import InputError
 from runtime.media.sources import find_named_images
 from runtime.package.folder import Package
+from tests.runtime.run import lines
 
 ray = pytest.importorskip("ray")
 IMAGES = 60
@@ -38,10 +38,9 @@ def images(tmp_path):
 
 
 def held(folder) -> dict[str, list[float]]:
-    lines = [json.loads(line) for line in (folder / LINES).read_text().splitlines()]
-    assert len(lines) == len({line["name"] for line in lines})
-    rows = np.load(folder / ROWS)
-    return {line["name"]: row.tolist() for line, row in zip(lines, rows, strict=True)}
+    names = [line["name"] for line in lines(folder)]
+    assert len(names) == len(set(names))
+    return {name: row.tolist() for name, row in zip(names, np.load(folder / ROWS), strict=True)}
 
 
 def workers() -> list[int]:
@@ -72,9 +71,7 @@ def test_killed_worker_loses_and_repeats_no_image(package_path, images, tmp_path
         killer = threading.Thread(target=kill_one)
         killer.start()
         with Explainer(package_path) as explainer:
-            outcome = explain_with_ray(
-                explainer, Package.open(package_path), images, out, workers=2, quiet=True
-            )
+            outcome = explain_with_ray(explainer, package, images, out, workers=2, quiet=True)
             whole = explain_images(explainer, images, tmp_path / "whole", package=package, quiet=True)
         killer.join()
     finally:
@@ -88,12 +85,10 @@ def test_killed_worker_loses_and_repeats_no_image(package_path, images, tmp_path
     assert ours == theirs
 
 
-def test_other_embedding_ids_start_no_cluster(package_path, images, tmp_path):
-    with Explainer(package_path) as explainer:
+def test_other_embedding_ids_start_no_cluster(tiny, images, tmp_path):
+    with Explainer(tiny) as explainer:
         explain_images(explainer, images[:2], tmp_path / "out", quiet=True)
         explainer._embedding_id = "another"
         with pytest.raises(InputError, match="holds embeddings"):
-            explain_with_ray(
-                explainer, Package.open(package_path), images, tmp_path / "out", workers=2, quiet=True
-            )
+            explain_with_ray(explainer, tiny, images, tmp_path / "out", workers=2, quiet=True)
     assert not ray.is_initialized()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+from contextlib import closing
 
 import numpy as np
 import pytest
@@ -11,10 +11,11 @@ from hypothesis import strategies as st
 
 from runtime.bulk.journal import LINES, ROWS, Journal
 from runtime.errors import InputError
+from tests.runtime.run import lines
 
 
 def journal(folder, *, id="here", force=False):
-    return Journal(folder, embedding_id=id, dimension=2, force=force)
+    return closing(Journal(folder, embedding_id=id, dimension=2, force=force))
 
 
 def note(journal, i):
@@ -22,7 +23,7 @@ def note(journal, i):
 
 
 def held(folder):
-    return [json.loads(line)["name"] for line in (folder / LINES).read_text().splitlines()]
+    return [line["name"] for line in lines(folder)]
 
 
 def test_journal_is_complete_after_every_image(tmp_path):
@@ -52,7 +53,7 @@ def test_journal_recovers_from_any_cut(tmp_path_factory, lines_cut, rows_cut):
     assert np.array_equal(np.load(folder / ROWS), [[i, -i] for i in range(4)])
 
 
-def test_other_embedding_ids_are_refused(tmp_path):
+def test_foreign_ids_and_files_are_refused(tmp_path):
     with journal(tmp_path) as first:
         note(first, 1)
     with pytest.raises(InputError, match="holds embeddings here"):
@@ -60,9 +61,6 @@ def test_other_embedding_ids_are_refused(tmp_path):
     with journal(tmp_path, id="there", force=True) as anew:
         assert anew.done == set()
     assert np.load(tmp_path / ROWS).shape == (0, 2)
-
-
-def test_foreign_file_is_refused_and_kept(tmp_path):
     (tmp_path / LINES).write_text("my notes\n")
     (tmp_path / ROWS).write_bytes(bytes(1000))
     with pytest.raises(InputError, match="is no journal"):

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
-
 import av
 import numpy as np
 import pytest
 
-from runtime.__main__ import main
-from runtime.bulk.journal import LINES, ROWS
+from runtime.bulk.journal import ROWS
 from runtime.bulk.video import is_video
+from tests.runtime.run import lines, run
 
 FRAMES = 12
 
@@ -36,10 +34,9 @@ def decoded(path) -> list[np.ndarray]:
 
 def test_every_frame_once_and_in_order(package_path, film, tmp_path, capsys):
     out = tmp_path / "out"
-    assert main(["explain", str(package_path), str(film), "--out", str(out)]) == 0
+    assert run("explain", package_path, film, "--out", out) == 0
     assert f"film: {FRAMES} frames" in capsys.readouterr().out
-    lines = [json.loads(line) for line in (out / "film" / LINES).read_text().splitlines()]
-    assert [line["name"] for line in lines] == [str(i) for i in range(FRAMES)]
+    assert [line["name"] for line in lines(out / "film")] == [str(i) for i in range(FRAMES)]
     brightness = np.load(out / "film" / ROWS)[:, 0]
     assert np.all(np.diff(brightness) > 0)
     overlays = decoded(out / "film.overlay.mp4")
@@ -48,32 +45,23 @@ def test_every_frame_once_and_in_order(package_path, film, tmp_path, capsys):
     assert overlays[5][:16, :60].max() > overlays[5][30:].max()  # the counter is lighter than the frame
 
 
-def test_frames_option_stops_the_video(package_path, film, tmp_path):
-    command = ["explain", str(package_path), str(film), "--out", str(tmp_path), "--frames", "5", "--quiet"]
-    assert main(command) == 0
+def test_frames_option_and_force(package_path, film, tmp_path, capsys):
+    command = ("explain", package_path, film, "--out", tmp_path, "--quiet")
+    assert run(*command, "--frames", "5") == 0
     assert len(decoded(tmp_path / "film.overlay.mp4")) == 5
-
-
-def test_overlay_is_not_replaced_without_force(package_path, film, tmp_path, capsys):
-    command = ["explain", str(package_path), str(film), "--out", str(tmp_path), "--quiet"]
-    assert main(command) == 0
-    assert main(command) == 1
+    assert run(*command) == 1
     assert "--force" in capsys.readouterr().err
-    assert main([*command, "--force"]) == 0
+    assert run(*command, "--force") == 0
 
 
-@pytest.mark.parametrize("content", [b"", b"no video" * 100])
-def test_broken_video_is_named_and_leaves_nothing(package_path, tmp_path, capsys, content):
-    (tmp_path / "film.mp4").write_bytes(content)
-    out = tmp_path / "out"
-    assert main(["explain", str(package_path), str(tmp_path / "film.mp4"), "--out", str(out)]) == 1
-    assert "film.mp4 cannot be read" in capsys.readouterr().err
-    assert not out.exists()
-
-
-def test_missing_camera_is_an_error(package_path, tmp_path, capsys):
-    assert main(["explain", str(package_path), "97", "--out", str(tmp_path / "out")]) == 1
-    assert "camera 97 (/dev/video97) cannot be read" in capsys.readouterr().err
+def test_broken_video_is_named_and_leaves_nothing(package_path, tmp_path, capsys):
+    empty, broken = tmp_path / "empty.mp4", tmp_path / "broken.mp4"
+    empty.touch()
+    broken.write_bytes(b"no video" * 100)
+    for source, name in ((empty, empty), (broken, broken), (97, "camera 97 (/dev/video97)")):
+        assert run("explain", package_path, source, "--out", tmp_path / "out") == 1
+        assert f"{name} cannot be read" in capsys.readouterr().err
+        assert not (tmp_path / "out").exists()
 
 
 def test_is_video(tmp_path, monkeypatch):

@@ -3,67 +3,56 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 
-from runtime.__main__ import main
 from runtime.cli import doctor
+from tests.runtime.run import run
 
 ROOT = Path(__file__).parents[3]
 
 
-def test_info_describes_the_package(package_path, capsys):
-    assert main(["info", str(package_path)]) == 0
+def test_info_describes_the_package(package_path, monkeypatch, capsys):
+    assert run("info", package_path) == 0
     printed = capsys.readouterr().out
     for word in ("tiny-mean", "24x32", "letterbox", "onnxruntime", "all 4 are unchanged"):
         assert word in printed
-    assert main(["info", str(package_path), "--json"]) == 0
+    assert run("info", package_path, "--json") == 0
     facts = json.loads(capsys.readouterr().out)
     assert facts["manifest"]["input"]["resize"] == "letterbox"
     assert facts["engines"] == []
-
-
-def test_info_works_without_a_backend(package_path, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    assert main(["info", str(package_path)]) == 0
+    assert run("info", package_path) == 0
     assert "pip install onnxruntime" in capsys.readouterr().out
 
 
-def test_verify_passes_on_a_good_package(package_path, capsys):
-    assert main(["verify", str(package_path)]) == 0
+def test_verify_refuses_changed_files_and_outputs(package_path, make_package, tmp_path, capsys):
+    assert run("verify", package_path) == 0
     assert "reference outputs" in capsys.readouterr().out
-    assert main(["verify", str(package_path), "--json", "--backend", "onnxruntime"]) == 0
+    assert run("verify", package_path, "--json", "--backend", "onnxruntime") == 0
     answer = json.loads(capsys.readouterr().out)
     assert answer["parity"]["n"] == 5
     assert answer["parity"]["control_failed"] is True
     assert answer["parity"]["embedding_error"] < 1e-5
-
-
-def test_verify_exits_3_if_outputs_differ(make_package, tmp_path, capsys):
-    package = make_package(tmp_path / "off.nemu", error=0.01)
-    assert main(["verify", str(package)]) == 3
+    assert run("verify", make_package(tmp_path / "off.nemu", error=0.01)) == 3
     assert "embedding error" in capsys.readouterr().err
-
-
-def test_verify_refuses_a_changed_file(package_path, capsys):
     with (package_path / "reference.npz").open("ab") as file:
         file.write(b"x")
-    assert main(["verify", str(package_path)]) == 1
+    assert run("verify", package_path) == 1
     assert "reference.npz" in capsys.readouterr().err
 
 
 def test_doctor_names_missing_libraries_and_install_commands(monkeypatch, capsys):
     for name in ("timm", "cuda", "cuda.bindings", "cuda.bindings.driver", "cuda.cuda"):
         monkeypatch.setitem(sys.modules, name, None)
-    assert main(["doctor"]) == 0
+    assert run("doctor") == 0
     printed = capsys.readouterr().out
     assert "pip install timm" in printed
     assert 'pip install "cuda-bindings>=12.6"' in printed
-    assert main(["doctor", "--json"]) == 0
+    assert run("doctor", "--json") == 0
     states = {x["module"]: x for x in json.loads(capsys.readouterr().out)["libraries"]}
     assert states["numpy"]["installed"] is True
     assert states["numpy"]["version"] == np.__version__
@@ -81,9 +70,6 @@ def test_doctor_imports_no_optional_library():
     assert answer.stdout.strip() == "[]"
 
 
-def test_doctor_reads_the_driver_from_nvidia_smi(tmp_path, monkeypatch):
-    tool = tmp_path / "nvidia-smi"
-    tool.write_text("#!/bin/sh\necho 'NVIDIA L4, 570.1, 8.9'\n")
-    tool.chmod(0o755)
-    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+def test_doctor_reads_the_driver_from_nvidia_smi(install):
+    install("nvidia-smi", "NVIDIA L4, 570.1, 8.9", "--query-gpu=name,driver_version,compute_cap")
     assert doctor.nvidia_driver() == "NVIDIA L4, 570.1, 8.9"

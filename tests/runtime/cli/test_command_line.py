@@ -8,7 +8,9 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -16,9 +18,9 @@ from PIL import Image
 from pyarrow import parquet
 
 from runtime import Explainer
-from runtime.__main__ import main
 from runtime.bulk.journal import LINES, ROWS, RUN
 from runtime.media.encode import encode_jpeg, encode_png
+from tests.runtime.run import lines, run
 
 ROOT = Path(__file__).parents[3]
 
@@ -27,8 +29,8 @@ ROOT = Path(__file__).parents[3]
 def photos(tmp_path) -> Path:
     """Two folders with equal names, and a file that is no image."""
     folder = tmp_path / "photos"
+    (folder / "sub").mkdir(parents=True)
     for i, name in enumerate(["a.png", "a.jpg", "b.png", "sub/a.png"]):
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
         colour = np.random.default_rng(i).integers(0, 256, (20 + i, 30, 3), dtype=np.uint8)
         Image.fromarray(colour).save(folder / name)
     (folder / "note.txt").write_text("hello")
@@ -39,17 +41,12 @@ def files(folder: Path) -> list[str]:
     return sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
 
 
-def lines(folder: Path) -> list[dict]:
-    return [json.loads(line) for line in (folder / LINES).read_text().splitlines()]
-
-
-def explain(package: Path, *words: object) -> int:
-    return main(["explain", str(package), *map(str, words)])
+explain = partial(run, "explain")
 
 
 def test_explain_writes_files_and_journal_of_a_folder(package_path, photos, tmp_path, capsys):
     out = tmp_path / "out"
-    assert explain(package_path, photos, "--out", out) == 0
+    assert explain(package_path, photos, "--out", out, "--fidelity") == 0
     expected = ["a.jpg", "a.png", "b", "sub/a"]
     kinds = [".mask.npy", ".overlay.jpg"]
     assert files(out) == sorted([*(name + kind for name in expected for kind in kinds), LINES, ROWS, RUN])
@@ -59,10 +56,12 @@ def test_explain_writes_files_and_journal_of_a_folder(package_path, photos, tmp_
     assert embeddings.shape == (4, 3)
     with Explainer(package_path) as explainer:
         for line, embedding in zip(noted, embeddings, strict=True):
-            explanation = explainer(line["image"])
+            explanation = explainer(line["image"], fidelity=True)
             assert np.array_equal(embedding, explanation.embedding)
+            assert (out / line["files"]["overlay"]).read_bytes() == encode_jpeg(explanation.overlay())
             assert np.array_equal(np.load(out / line["files"]["mask"]), explanation.mask)
             assert line["embedding_id"] == explanation.embedding_id
+            assert line["fidelity"] == pytest.approx(explanation.fidelity, abs=1e-6)
     printed = capsys.readouterr()
     assert "4 explained, 0 known already, 0 skipped" in printed.out
     assert printed.out.splitlines()[-1].startswith("next: ")
@@ -72,7 +71,11 @@ def test_explain_writes_files_and_journal_of_a_folder(package_path, photos, tmp_
 def test_explain_writes_the_formats_asked_for(package_path, photos, tmp_path, capsys):
     out = tmp_path / "out"
     options = ("--masks", "png", "--overlays", "none", "--embeddings", "parquet", "--quiet")
-    assert explain(package_path, photos / "b.png", "--out", out, *options) == 0
+    command = (package_path, photos / "b.png", "--out", out, *options)
+    assert explain(*command, "--style", "heat", "--keep", "0.9") == 1
+    assert "--keep and --style with --overlays none" in capsys.readouterr().err
+    assert not out.exists()
+    assert explain(*command) == 0
     assert files(out) == ["b.mask.png", ROWS, "embeddings.parquet", LINES, RUN]
     assert capsys.readouterr().err == ""
     with Explainer(package_path) as explainer:
@@ -85,13 +88,6 @@ def test_explain_writes_the_formats_asked_for(package_path, photos, tmp_path, ca
     assert np.array_equal(np.float32(table["embedding"]), np.load(out / ROWS))
 
 
-def test_style_without_overlays_is_refused(package_path, photos, tmp_path, capsys):
-    options = ("--overlays", "none", "--style", "heat", "--keep", "0.9")
-    assert explain(package_path, photos / "b.png", "--out", tmp_path / "out", *options) == 1
-    assert "--keep and --style with --overlays none" in capsys.readouterr().err
-    assert not (tmp_path / "out").exists()
-
-
 def test_explain_reads_stdin_and_patterns(package_path, photos, tmp_path, monkeypatch):
     monkeypatch.setattr("sys.stdin", io.StringIO(f"{photos / 'b.png'}\n\n{photos / 'a.jpg'}\n"))
     assert explain(package_path, "-", "--out", tmp_path / "list") == 0
@@ -100,25 +96,17 @@ def test_explain_reads_stdin_and_patterns(package_path, photos, tmp_path, monkey
     assert [line["name"] for line in lines(tmp_path / "pattern")] == ["a.png", "sub/a.png"]
 
 
-def test_explain_measures_fidelity(package_path, photos, tmp_path):
-    out = tmp_path / "out"
-    assert explain(package_path, photos / "b.png", "--out", out, "--fidelity") == 0
-    with Explainer(package_path) as explainer:
-        fidelity = explainer(photos / "b.png", fidelity=True).fidelity
-    assert lines(out)[0]["fidelity"] == pytest.approx(fidelity, abs=1e-6)
-
-
 def test_compare_writes_image_and_record(package_path, photos, tmp_path, capsys):
     out = tmp_path / "out"
-    command = ["compare", str(package_path), str(photos / "a.png"), str(photos / "b.png"), "--out", str(out)]
-    assert main([*command, "--json"]) == 0
+    command = ("compare", package_path, photos / "a.png", photos / "b.png", "--out", out)
+    assert run(*command, "--json") == 0
     assert files(out) == ["a-b.compare.json", "a-b.compare.png"]
     printed = json.loads(capsys.readouterr().out)
     written = json.loads((out / "a-b.compare.json").read_text())
     assert {k: printed[k] for k in written} == written
-    assert main(command) == 1
+    assert run(*command) == 1
     assert "--force" in capsys.readouterr().err
-    assert main([*command, "--force"]) == 0
+    assert run(*command, "--force") == 0
     said = capsys.readouterr().out
     assert f"similarity {written['similarity']:.3f}; of what the masks keep" in said
     assert said.splitlines()[-1].startswith("next: ")
@@ -140,15 +128,6 @@ def test_second_run_adds_and_force_replaces(package_path, photos, tmp_path, caps
     assert (out / "b.overlay.jpg").read_bytes().startswith(b"\xff\xd8")  # JPEG
 
 
-@pytest.mark.parametrize(("kind", "encode"), [("png", encode_png), ("jpg", encode_jpeg)])
-def test_overlay_files_hold_the_overlay(kind, encode, package_path, photos, tmp_path):
-    picture, out = photos / "b.png", tmp_path / "out"
-    assert explain(package_path, picture, "--out", out, "--overlays", kind) == 0
-    with Explainer(package_path) as explainer:
-        drawn = explainer(picture).overlay()
-    assert (out / f"b.overlay.{kind}").read_bytes() == encode(drawn)
-
-
 def test_image_too_large_for_jpeg_needs_png(package_path, tmp_path, capsys):
     strip, other = tmp_path / "in/strip.png", tmp_path / "in/other.png"
     strip.parent.mkdir()
@@ -160,28 +139,26 @@ def test_image_too_large_for_jpeg_needs_png(package_path, tmp_path, capsys):
     assert "--overlays png" in capsys.readouterr().err
     assert explain(package_path, strip.parent, "--out", out, "--overlays", "png") == 0
     assert [line["name"] for line in lines(out)] == ["other", "strip"]
+    with Explainer(package_path) as explainer:
+        assert (out / "strip.overlay.png").read_bytes() == encode_png(explainer(strip).overlay())
 
 
-def test_force_removes_files_of_earlier_formats(package_path, photos, tmp_path):
-    out = tmp_path / "out"
-    out.mkdir()
-    (out / "b.mask.png").write_text("of the user")
-    assert explain(package_path, photos / "b.png", "--out", out, "--overlays", "png") == 0
-    assert explain(package_path, photos / "b.png", "--out", out, "--force") == 0
-    assert files(out) == sorted([ROWS, LINES, RUN, "b.overlay.jpg", "b.mask.npy", "b.mask.png"])
-
-
-def test_overlays_are_not_explained_again(package_path, photos):
-    assert explain(package_path, photos, "--out", photos) == 0
+def test_force_removes_only_files_of_earlier_runs(package_path, photos, tmp_path):
+    (photos / "b.mask.png").write_text("of the user")
+    mine = files(photos)
+    assert explain(package_path, photos / "b.png", "--out", photos, "--overlays", "png") == 0
+    assert explain(package_path, photos / "b.png", "--out", photos, "--force") == 0
+    assert files(photos) == sorted([*mine, ROWS, LINES, RUN, "b.overlay.jpg", "b.mask.npy"])
+    assert explain(package_path, photos, "--out", photos, "--force", "--quiet") == 0
     before = files(photos)
-    assert explain(package_path, photos, "--out", photos, "--force") == 0
-    assert files(photos) == before
+    assert explain(package_path, photos, "--out", photos, "--force", "--quiet") == 0
+    assert files(photos) == before  # overlays are not explained again
 
 
 def test_unreadable_image_is_skipped_and_listed(package_path, photos, tmp_path, capsys):
     (photos / "broken.jpg").write_text("no picture")
     out = tmp_path / "out"
-    assert main(["explain", str(package_path), str(photos), "--out", str(out), "--json"]) == 0
+    assert explain(package_path, photos, "--out", out, "--json") == 0
     printed = capsys.readouterr()
     answer = json.loads(printed.out)
     assert len(answer["written"]) == 4
@@ -189,20 +166,13 @@ def test_unreadable_image_is_skipped_and_listed(package_path, photos, tmp_path, 
     assert "skipped" in printed.err
     assert "is not an image" in printed.err
     assert not [name for name in files(out) if "broken" in name]
-
-
-def test_explain_fails_if_no_image_is_readable(package_path, tmp_path, capsys):
-    (tmp_path / "broken.jpg").write_text("no picture")
-    assert explain(package_path, tmp_path / "broken.jpg", "--out", tmp_path / "out") == 1
+    assert explain(package_path, photos / "broken.jpg", "--out", tmp_path / "none") == 1
     assert "none of 1 images" in capsys.readouterr().err
 
 
 def test_full_disk_leaves_no_incomplete_file(package_path, photos, tmp_path, monkeypatch, capsys):
-    def full(*arguments):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(np, "save", full)
-    assert main(["explain", str(package_path), str(photos), "--out", str(tmp_path / "out")]) == 1
+    monkeypatch.setattr(np, "save", Mock(side_effect=OSError(28, "No space left on device")))
+    assert explain(package_path, photos, "--out", tmp_path / "out") == 1
     assert "No space left" in capsys.readouterr().err
     assert files(tmp_path / "out") == sorted([ROWS, LINES, RUN, "a.jpg.overlay.jpg"])
     assert np.load(tmp_path / "out" / ROWS).shape == (0, 3)

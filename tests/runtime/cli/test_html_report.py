@@ -8,16 +8,17 @@ import re
 import shutil
 import subprocess
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from runtime import Explainer
-from runtime.__main__ import main
 from runtime.bulk.journal import LINES, RUN
 from runtime.errors import EngineMismatch
+from runtime.media.encode import save_png
 from runtime.media.geometry import load_image
+from tests.runtime.run import run
 from tests.toward_graph import add_targets
 
 BROWSER = shutil.which("chromium") or shutil.which("google-chrome") or shutil.which("chromium-browser")
@@ -45,9 +46,8 @@ addEventListener("load", () => {
 def parts(tmp_path) -> Path:
     """Grey images of rising brightness and mask area; the first is black, one file is broken."""
     folder = tmp_path / "parts"
-    (folder / "sub").mkdir(parents=True)
     for name, value in (("a.png", 0), ("b.png", 60), ("sub/c.png", 180), ("<i>&.png", 120)):
-        Image.fromarray(np.full((400, 500, 3), value, np.uint8)).save(folder / name)
+        save_png(folder / name, np.full((400, 500, 3), value, np.uint8))
     (folder / "broken.png").write_text("no picture")
     return folder
 
@@ -55,8 +55,12 @@ def parts(tmp_path) -> Path:
 @pytest.fixture
 def page(package_path, parts, tmp_path) -> Path:
     out = tmp_path / "report.html"
-    assert main(["report", str(package_path), str(parts), "--out", str(out), "--low-fidelity", "0.5"]) == 0
+    assert run("report", package_path, parts, "--out", out, "--low-fidelity", "0.5") == 0
     return out
+
+
+def shown(url: str) -> np.ndarray:
+    return load_image(base64.b64decode(url.partition("base64,")[2]))
 
 
 def data(page: Path) -> dict:
@@ -75,37 +79,25 @@ def test_page_holds_every_image_with_its_numbers(page):
     assert held["facts"]["embedding"] == "tiny-mean-fp32"
     unit = np.frombuffer(base64.b64decode(held["embeddings"]), "<f4").reshape(4, held["dimension"])
     assert np.linalg.norm(unit, axis=1) == pytest.approx([1, 0, 1, 1], abs=1e-6)  # sorted: `<` before `a`
-
-
-def test_thumbnails_are_small_and_keep_proportions(page):
-    for picture in data(page)["images"]:
+    for picture in held["images"]:
         for kind in ("image", "overlay"):
-            content = base64.b64decode(picture[kind].partition("base64,")[2])
-            assert load_image(content).shape == (256, 320, 3)
-
-
-def test_page_has_no_external_link(page):
+            assert shown(picture[kind]).shape == (256, 320, 3)
     text = page.read_text()
     assert not re.findall(r"https?://|src=[\"']?(?!data:|\$)[a-z/.]", text)
     assert text.count("</script>") == 2  # no name ended one early
 
 
 def test_command_lists_flagged_images(package_path, parts, tmp_path, capsys):
-    command = ["report", str(package_path), str(parts), "--out", str(tmp_path / "r.html")]
-    assert main([*command, "--json"]) == 0
+    command = ("report", package_path, parts, "--out", tmp_path / "r.html")
+    assert run(*command, "--json") == 0
     answer = json.loads(capsys.readouterr().out)
     assert answer["written"] == 4
     assert "a.png" in answer["flagged"]
-    assert main(command) == 1
+    assert run(*command) == 1
     assert "--force" in capsys.readouterr().err
-
-
-def test_no_page_without_a_readable_image(package_path, tmp_path, capsys):
-    (tmp_path / "broken.png").write_text("no picture")
-    out = tmp_path / "r.html"
-    assert main(["report", str(package_path), str(tmp_path / "broken.png"), "--out", str(out)]) == 1
+    assert run("report", package_path, parts / "broken.png", "--out", tmp_path / "none.html") == 1
     assert "none of 1 images" in capsys.readouterr().err
-    assert not out.exists()
+    assert not (tmp_path / "none.html").exists()
 
 
 COLOURS = {"red": (250, 20, 0), "rose": (250, 40, 20), "green": (0, 250, 10), "grass": (0, 250, 60)}
@@ -114,16 +106,14 @@ COLOURS = {"red": (250, 20, 0), "rose": (250, 40, 20), "green": (0, 250, 10), "g
 @pytest.fixture
 def coloured(tmp_path) -> Path:
     """Two reddish and two greenish images: the nearest of each is the other of its colour."""
-    folder = tmp_path / "coloured"
-    folder.mkdir()
     for name, colour in COLOURS.items():
-        Image.fromarray(np.full((24, 32, 3), colour, np.uint8)).save(folder / f"{name}.png")
-    return folder
+        save_png(tmp_path / f"coloured/{name}.png", np.full((24, 32, 3), colour, np.uint8))
+    return tmp_path / "coloured"
 
 
 def pairs_of(package: Path, folder: Path, out: Path, *options: str) -> tuple[dict, list[tuple[str, str]]]:
     """The data of the page, and the names of its pairs."""
-    assert main(["report", str(package), str(folder), "--out", str(out), "--quiet", *options]) == 0
+    assert run("report", package, folder, "--out", out, "--quiet", *options) == 0
     held = data(out)
     names = [Path(p["name"]).stem for p in held["images"]]
     assert {names[i]: names[p["neighbour"]] for i, p in enumerate(held["images"])} == {
@@ -144,25 +134,20 @@ def test_pairs_are_explained_toward_each_other(package_path, coloured, tmp_path)
             expected = [found.similarity, found.kept_similarity, found.exchanged_similarity]
             assert said == pytest.approx(expected, abs=1e-5)
             for side, content in zip((found.a, found.b), pair["overlays"], strict=True):
-                drawn = load_image(base64.b64decode(content.partition("base64,")[2])).astype(int)
+                drawn = shown(content).astype(int)
                 assert np.abs(drawn - side.overlay()).mean() < 4
                 assert np.abs(drawn - explainer(side.image).overlay()).mean() > 8  # without a target
 
 
-def test_page_explains_pairs_without_targets(package_path, coloured, tmp_path):
+def test_page_explains_pairs_without_targets(package_path, coloured, tmp_path, monkeypatch, capsys):
     held, names = pairs_of(package_path, coloured, tmp_path / "plain.html", "--pairs", "1")
     assert names == [("red", "rose")]
     assert held["facts"]["pairs"].startswith("1 of 2, the most similar; ")
     assert "takes no target" in held["facts"]["pairs"]
-
-
-def test_no_pairs_without_a_target_engine(package_path, coloured, tmp_path, monkeypatch, capsys):
     add_targets(package_path)
 
-    def refuse(*_):
-        raise EngineMismatch("no engine for targets", expected="one", cure="build one")
-
-    monkeypatch.setattr("runtime.runs.toward_backend", refuse)
+    refused = EngineMismatch("no engine for targets", expected="one", cure="build one")
+    monkeypatch.setattr("runtime.runs.toward_backend", Mock(side_effect=refused))
     held, names = pairs_of(package_path, coloured, tmp_path / "none.html")
     assert (names, len(held["images"])) == ([], 4)
     assert held["facts"]["pairs"] == "none are compared: no engine for targets; build one"
@@ -178,28 +163,21 @@ def test_removed_file_fails_only_its_pair(package_path, coloured, tmp_path, monk
 
     monkeypatch.setattr(Explainer, "compare", vanish)
     out = tmp_path / "gone.html"
-    assert main(["report", str(package_path), str(coloured), "--out", str(out), "--json"]) == 0
+    assert run("report", package_path, coloured, "--out", out, "--json") == 0
     answer = json.loads(capsys.readouterr().out)
-    assert (answer["written"], answer["pairs"], answer["skipped"]) == (4, 1, [])
-    (failed,) = answer["failed_pairs"]
-    assert (Path(failed["a"]).name, Path(failed["b"]).name) == ("red.png", "rose.png")
-    facts = data(out)["facts"]
-    assert "red.png beside" in facts["pairs that failed"]
-    assert "skipped" not in facts
+    assert (answer["written"], answer["pairs"]) == (4, 1)
+    assert [Path(one["image"]).name for one in answer["skipped"]] == ["red.png"]
+    assert "red.png does not exist" in data(out)["facts"]["skipped"]
 
 
-def test_pairs_0_compares_none(package_path, coloured, tmp_path, monkeypatch):
+def test_pairs_0_or_one_image_compares_none(package_path, coloured, tmp_path, monkeypatch):
     monkeypatch.setattr(Explainer, "compare", lambda *_: pytest.fail("it compares"))
     held, names = pairs_of(package_path, coloured, tmp_path / "none.html", "--pairs", "0")
     assert (names, held["facts"]["pairs"]) == ([], "none of 2")
     with pytest.raises(SystemExit):
-        main(["report", str(package_path), str(coloured), "--out", str(tmp_path / "x.html"), "--pairs", "-1"])
-
-
-def test_single_image_has_no_pair(package_path, coloured, tmp_path):
-    out = tmp_path / "one.html"
-    assert main(["report", str(package_path), str(coloured / "red.png"), "--out", str(out), "--quiet"]) == 0
-    held = data(out)
+        run("report", package_path, coloured, "--out", tmp_path / "x.html", "--pairs", "-1")
+    assert run("report", package_path, coloured / "red.png", "--out", tmp_path / "one.html") == 0
+    held = data(tmp_path / "one.html")
     assert (held["pairs"], held["images"][0]["neighbour"]) == ([], None)
     assert held["facts"]["pairs"] == "none: there is one image"
 
@@ -209,43 +187,39 @@ def explained(package_path, coloured, tmp_path) -> Path:
     """What `nemu explain --fidelity` writes for the coloured images."""
     out = tmp_path / "explained"
     options = ("--overlays", "png", "--fidelity", "--quiet")
-    assert main(["explain", str(package_path), str(coloured), "--out", str(out), *options]) == 0
+    assert run("explain", package_path, coloured, "--out", out, *options) == 0
     return out
 
 
-def test_report_of_a_folder_equals_one_of_images(explained, package_path, coloured, tmp_path):
-    ours, theirs = tmp_path / "ours.html", tmp_path / "theirs.html"
-    assert main(["report", str(explained), "--out", str(ours), "--quiet"]) == 0
-    assert main(["report", str(package_path), str(coloured), "--out", str(theirs), "--quiet"]) == 0
+def test_report_of_a_folder_equals_one_of_images(explained, package_path, coloured, tmp_path, monkeypatch):
+    ours, theirs, none = (tmp_path / f"{name}.html" for name in ("ours", "theirs", "none"))
+    assert run("report", explained, "--out", ours, "--quiet") == 0
+    assert run("report", package_path, coloured, "--out", theirs, "--quiet") == 0
     one, other = data(ours), data(theirs)
     for held in (one, other):
         del held["facts"]["explained"]  # the time
     assert one == other
     assert len(one["pairs"]) == 2
-
-
-def test_report_of_a_folder_runs_no_image(explained, tmp_path, monkeypatch):
-    monkeypatch.setattr("runtime.cli.options.Explainer", lambda *_, **__: pytest.fail("it runs"))
-    out = tmp_path / "report.html"
-    assert main(["report", str(explained), "--out", str(out), "--pairs", "0", "--quiet"]) == 0
-    assert len(data(out)["images"]) == 4
+    monkeypatch.setattr("runtime.cli.console.Explainer", lambda *_, **__: pytest.fail("it runs"))
+    assert run("report", explained, "--out", none, "--pairs", "0", "--quiet") == 0
+    assert len(data(none)["images"]) == 4
 
 
 def test_missing_package_leaves_only_the_pairs_out(explained, package_path, tmp_path, capsys):
     moved = package_path.rename(tmp_path / "moved.nemu")
-    command = ["report", str(explained), "--out", str(tmp_path / "report.html"), "--quiet", "--force"]
-    assert main(command) == 0
+    command = ("report", explained, "--out", tmp_path / "report.html", "--quiet", "--force")
+    assert run(*command) == 0
     assert "--package" in capsys.readouterr().err
     held = data(tmp_path / "report.html")
     assert (len(held["images"]), held["pairs"]) == (4, [])
-    assert main([*command, "--package", str(moved)]) == 0
+    assert run(*command, "--package", moved) == 0
     assert len(data(tmp_path / "report.html")["pairs"]) == 2
 
 
 def test_removed_image_is_skipped_by_the_report(explained, coloured, tmp_path, capsys):
     (coloured / "red.png").unlink()
     out = tmp_path / "report.html"
-    assert main(["report", str(explained), "--out", str(out), "--json"]) == 0
+    assert run("report", explained, "--out", out, "--json") == 0
     answer = json.loads(capsys.readouterr().out)
     assert (answer["written"], [Path(one["image"]).name for one in answer["skipped"]]) == (3, ["red.png"])
     assert [image["name"] for image in data(out)["images"]] == ["grass.png", "green.png", "rose.png"]
@@ -256,22 +230,19 @@ def test_removed_image_is_skipped_by_the_report(explained, coloured, tmp_path, c
     [
         (RUN, [], "holds no run.json"),
         (LINES, [], "holds 0 explained images"),
+        ("id", [], "gives embeddings tiny-mean-fp32"),
         (None, ["--style", "heat"], "--style with a folder of overlays"),
     ],
 )
 def test_report_refuses_a_folder_it_cannot_show(explained, tmp_path, capsys, broken, options, said):
-    if broken:
+    if broken == "id":
+        record = json.loads((explained / RUN).read_text())
+        (explained / RUN).write_text(json.dumps({**record, "embedding_id": "other-fp32"}))
+    elif broken:
         (explained / broken).unlink()
-    assert main(["report", str(explained), "--out", str(tmp_path / "report.html"), *options]) == 1
+    assert run("report", explained, "--out", tmp_path / "report.html", *options) == 1
     assert said in capsys.readouterr().err
     assert not (tmp_path / "report.html").exists()
-
-
-def test_report_refuses_a_package_of_another_id(explained, package_path, tmp_path, capsys):
-    record = json.loads((explained / RUN).read_text())
-    (explained / RUN).write_text(json.dumps({**record, "embedding_id": "other-fp32"}))
-    assert main(["report", str(explained), "--out", str(tmp_path / "report.html")]) == 1
-    assert "gives embeddings tiny-mean-fp32" in capsys.readouterr().err
 
 
 @pytest.mark.skipif(BROWSER is None, reason="no Chromium here")

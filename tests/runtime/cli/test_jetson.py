@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
+import shutil
 from pathlib import Path
 
 import pytest
 
-from runtime.__main__ import main
-from runtime.cli import doctor, jetson
+from runtime.cli import bench, doctor, jetson
 from runtime.cli.jetson import CARRIED, RELEASES, Environment, highest_mode
 from runtime.cli.jetson_checks import FIX, NOTE, OK, findings, needed
 from runtime.package.folder import Package
@@ -26,51 +25,35 @@ ORIN_NANO = """
 GOOD = Environment(python="3.10", virtual=False, tensorrt="10.3.0", cuda_bindings="12.9.10", pycuda=None)
 
 
-def write(root: Path, files: dict[str, str]) -> Path:
+def board(root: Path, *, release: str = "R36 (release), REVISION: 4.3", free: int = 6_000_000) -> Path:
+    """An Orin Nano on JetPack 6.2: GPU clock held, CPU clock free."""
+    files = {
+        "etc/nv_tegra_release": f"# {release}, GCID: 38968081, BOARD: generic, EABI: aarch64\n",
+        "etc/nvpmodel.conf": ORIN_NANO,
+        "proc/device-tree/model": "NVIDIA Jetson Orin Nano Developer Kit\0",
+        "proc/meminfo": f"MemTotal:  7700000 kB\nMemFree: 100 kB\nMemAvailable:   {free} kB\n",
+        "sys/class/devfreq/17000000.gpu/min_freq": "1020000000\n",
+        "sys/class/devfreq/17000000.gpu/max_freq": "1020000000\n",
+        "sys/class/devfreq/15340000.vic/min_freq": "1\n",
+        "sys/class/devfreq/15340000.vic/max_freq": "2\n",
+        "sys/devices/system/cpu/cpu0/cpufreq/scaling_min_freq": "115200\n",
+        "sys/devices/system/cpu/cpu0/cpufreq/cpuinfo_max_freq": "1728000\n",
+        "usr/lib/python3.10/dist-packages/tensorrt/__init__.py": "",
+    }
     for name, content in files.items():
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_text(content)
     return root
 
 
-def board(root: Path, *, release: str = "R36 (release), REVISION: 4.3", free: int = 6_000_000) -> Path:
-    """An Orin Nano on JetPack 6.2: GPU clock held, CPU clock free."""
-    return write(
-        root,
-        {
-            "etc/nv_tegra_release": f"# {release}, GCID: 38968081, BOARD: generic, EABI: aarch64\n",
-            "etc/nvpmodel.conf": ORIN_NANO,
-            "proc/device-tree/model": "NVIDIA Jetson Orin Nano Developer Kit\0",
-            "proc/meminfo": f"MemTotal:  7700000 kB\nMemFree: 100 kB\nMemAvailable:   {free} kB\n",
-            "sys/class/devfreq/17000000.gpu/min_freq": "1020000000\n",
-            "sys/class/devfreq/17000000.gpu/max_freq": "1020000000\n",
-            "sys/class/devfreq/15340000.vic/min_freq": "1\n",
-            "sys/class/devfreq/15340000.vic/max_freq": "2\n",
-            "sys/devices/system/cpu/cpu0/cpufreq/scaling_min_freq": "115200\n",
-            "sys/devices/system/cpu/cpu0/cpufreq/cpuinfo_max_freq": "1728000\n",
-            "usr/lib/python3.10/dist-packages/tensorrt/__init__.py": "",
-        },
-    )
-
-
 @pytest.fixture
-def nvpmodel(tmp_path, monkeypatch):
-    """A tool in the path that answers as nvpmodel does."""
-
-    def make(mode: str) -> None:
-        tool = tmp_path / "bin/nvpmodel"
-        tool.parent.mkdir(exist_ok=True)
-        tool.write_text(f"#!/bin/sh\n[ \"$1\" = -q ] && printf 'NV Power Mode: {mode}\\n0\\n'\n")
-        tool.chmod(0o755)
-        monkeypatch.setenv("PATH", str(tool.parent), prepend=os.pathsep)
-
-    return make
+def nvpmodel(install):
+    """`nvpmodel(mode)`: the tool answers that this is the power mode."""
+    return lambda mode: install("nvpmodel", f"NV Power Mode: {mode}\n0", "-q")
 
 
 def asked(root: Path, here: Environment = GOOD, **options) -> list:
-    found = jetson.read(root)
-    assert found is not None
-    return findings(found, here, root=root, **options)
+    return findings(jetson.read(root), here, root=root, **options)
 
 
 def about(found: list, word: str):
@@ -80,6 +63,7 @@ def about(found: list, word: str):
 
 def test_board_is_read_from_its_files(tmp_path, nvpmodel):
     nvpmodel("15W")
+    assert jetson.read(tmp_path) is None  # another machine
     found = jetson.read(board(tmp_path))
     assert found == jetson.Jetson(
         model="NVIDIA Jetson Orin Nano Developer Kit",
@@ -94,41 +78,27 @@ def test_board_is_read_from_its_files(tmp_path, nvpmodel):
     )
 
 
-def test_other_machines_are_no_jetson(tmp_path):
-    assert jetson.read(tmp_path) is None
-
-
 @pytest.mark.parametrize(
-    ("release", "jetpack", "tensorrt"),
+    ("release", "jetpack", "tensorrt", "level", "said"),
     [
-        ("R35 (release), REVISION: 4.1", "5.1", "8.5.2"),
-        ("R36 (release), REVISION: 3.0", "6.0", "8.6.2"),
-        ("R36 (release), REVISION: 4.0", "6.1", "10.3.0.30"),
-        ("R36 (release), REVISION: 5.0", "6.2.2", "10.3.0.30"),
-        ("R38 (release), REVISION: 4.0", "7.1", "10.13.3.9"),
-        ("R39 (release), REVISION: 2.0", "7.2", "10.16.2.10"),
+        ("R35 (release), REVISION: 4.1", "5.1", "8.5.2", FIX, "upgrade to JetPack 6.1"),
+        ("R35 (release), REVISION: 6.4", "5.1", "8.5.2", FIX, "upgrade to JetPack 6.1"),
+        ("R36 (release), REVISION: 3.0", "6.0", "8.6.2", FIX, "upgrade to JetPack 6.1"),
+        ("R36 (release), REVISION: 4.0", "6.1", "10.3.0.30", OK, "CUDA 12.6"),
+        ("R36 (release), REVISION: 5.0", "6.2.2", "10.3.0.30", OK, "CUDA 12.6"),
+        ("R38 (release), REVISION: 4.0", "7.1", "10.13.3.9", OK, "CUDA 13.0"),
+        ("R39 (release), REVISION: 2.0", "7.2", "10.16.2.10", OK, "CUDA 13.2"),
+        ("R40 (release), REVISION: 1.0", None, None, NOTE, "not in this version's table"),
+        ("something else", None, None, NOTE, "not in this version's table"),
     ],
 )
-def test_release_gives_jetpack_and_tensorrt(tmp_path, release, jetpack, tensorrt):
-    found = jetson.read(board(tmp_path, release=release))
-    assert (found.jetpack, found.carried.tensorrt) == (jetpack, tensorrt)
-
-
-def test_every_jetpack_has_its_versions():
+def test_release_gives_jetpack_and_tensorrt(tmp_path, release, jetpack, tensorrt, level, said):
     assert {name[:3] for name in RELEASES.values()} == set(CARRIED)
-
-
-@pytest.mark.parametrize("release", ["R40 (release), REVISION: 1.0", "something else"])
-def test_unknown_release_is_reported(tmp_path, release):
-    first = asked(board(tmp_path, release=release))[0]
-    assert (first.level, "not in this version's table" in first.text) == (NOTE, True)
-
-
-@pytest.mark.parametrize("release", ["R35 (release), REVISION: 6.4", "R36 (release), REVISION: 3.0"])
-def test_tensorrt_8_needs_an_upgrade(tmp_path, release):
-    first = asked(board(tmp_path, release=release))[0]
-    assert first.level == FIX
-    assert "JetPack 6.1" in first.cure
+    root = board(tmp_path, release=release)
+    found, first = jetson.read(root), asked(root)[0]
+    assert (found.jetpack, found.carried and found.carried.tensorrt) == (jetpack, tensorrt)
+    assert first.level == level
+    assert said in f"{first.text} {first.cure}"
 
 
 def test_good_environment_needs_no_fix(tmp_path, nvpmodel):
@@ -138,6 +108,9 @@ def test_good_environment_needs_no_fix(tmp_path, nvpmodel):
     assert about(found, "clocks").cure == "to measure: sudo jetson_clocks"
     assert "CPU" in about(found, "clocks").text
     assert "GPU" not in about(found, "clocks").text
+    measured = bench.conditions(tmp_path)
+    assert (measured.power_mode, measured.clocks) == ("MAXN_SUPER", "CPU free, GPU held")
+    assert measured.warnings == ("the CPU clock is not locked: sudo jetson_clocks",)
 
 
 @pytest.mark.parametrize(
@@ -152,17 +125,13 @@ def test_good_environment_needs_no_fix(tmp_path, nvpmodel):
     ],
 )
 def test_wrong_environment_is_reported(tmp_path, change, level, word, cure):
-    finding = about(asked(board(tmp_path), dataclasses.replace(GOOD, **change)), word)
+    root, here = board(tmp_path), dataclasses.replace(GOOD, **change)
+    finding = about(asked(root, here), word)
     assert finding.level == level
     assert cure in finding.cure
-
-
-def test_missing_tensorrt_is_reported(tmp_path):
-    root = board(tmp_path)
-    (root / "usr/lib/python3.10/dist-packages/tensorrt/__init__.py").unlink()
-    (root / "usr/lib/python3.10/dist-packages/tensorrt").rmdir()
-    finding = about(asked(root, dataclasses.replace(GOOD, tensorrt=None, virtual=True)), "not installed")
-    assert "python3-libnvinfer" in finding.cure
+    shutil.rmtree(root / "usr")
+    if here.tensorrt is None:
+        assert "python3-libnvinfer" in about(asked(root, here), "tensorrt is not installed").cure
 
 
 @pytest.mark.parametrize(
@@ -175,33 +144,24 @@ def test_memory_is_compared_with_the_estimate(tmp_path, free, level):
     assert "1.4 GB to build" in finding.text
 
 
-def test_highest_power_mode_is_named(tmp_path, nvpmodel):
+def test_highest_power_mode_is_named(tmp_path, nvpmodel, monkeypatch):
     nvpmodel("25W")
     finding = about(asked(board(tmp_path)), "power mode")
     assert finding.level == NOTE
     assert finding.cure == "to measure: sudo nvpmodel -m 2 && sudo jetson_clocks"
+    monkeypatch.setenv("PATH", "")
+    assert about(asked(tmp_path), "power mode could not be read").level == NOTE
 
 
-@pytest.mark.parametrize(
-    ("modes", "highest"),
-    [
-        ({0: "MAXN", 1: "15W", 2: "30W"}, 0),
-        ({0: "15W", 1: "25W", 2: "MAXN_SUPER", 3: "7W"}, 2),
-        ({0: "MAXN", 4: "MAXN_SUPER"}, 4),
-        ({0: "7W", 1: "120W", 2: "40W"}, 1),
-        ({}, None),
-    ],
-)
-def test_highest_mode_by_name_and_watts(modes, highest):
-    assert highest_mode(modes) == highest
+def test_highest_mode_by_name_and_watts():
+    assert highest_mode({0: "MAXN", 1: "15W", 2: "30W"}) == 0
+    assert highest_mode({0: "15W", 1: "25W", 2: "MAXN_SUPER", 3: "7W"}) == 2
+    assert highest_mode({0: "MAXN", 4: "MAXN_SUPER"}) == 4
+    assert highest_mode({0: "7W", 1: "120W", 2: "40W"}) == 1
+    assert highest_mode({}) is None
 
 
-def test_unreadable_power_mode_is_reported(tmp_path, monkeypatch):
-    monkeypatch.setenv("PATH", str(tmp_path))
-    assert about(asked(board(tmp_path)), "power mode").level == NOTE
-
-
-def test_report_ends_with_the_first_fix(tmp_path, package_path, monkeypatch):
+def test_report_ends_with_first_fix_or_build(tmp_path, package_path, monkeypatch):
     root = board(tmp_path / "root")
     monkeypatch.setattr(jetson, "environment", lambda: dataclasses.replace(GOOD, cuda_bindings=None))
     facts = doctor.report(Package.open(package_path), root=root)
@@ -210,23 +170,16 @@ def test_report_ends_with_the_first_fix(tmp_path, package_path, monkeypatch):
     assert "NVIDIA Jetson Orin Nano Developer Kit" in said[1]
     assert any("ESTIMATE" in line for line in said)
     json.dumps(facts)
-
-
-def test_next_step_is_build_without_problems(tmp_path, package_path, monkeypatch):
-    root = board(tmp_path / "root")
     monkeypatch.setattr(jetson, "environment", lambda: GOOD)
     monkeypatch.setattr(doctor, "installed", lambda *modules: True)
     facts = doctor.report(Package.open(package_path), root=root)
     assert facts["next"] == f"nemu build --package {package_path}"
 
 
-def test_tensorrt_is_found_by_its_wheel(tmp_path, monkeypatch):
+def test_libraries_and_next_step_on_other_machines(tmp_path, monkeypatch):
     monkeypatch.setattr(doctor, "installed", lambda module: module == "tensorrt_rtx_bindings")
     found = doctor.report(root=tmp_path)["libraries"]
     assert [library["module"] for library in found if library["installed"]] == ["tensorrt_rtx"]
-
-
-def test_next_step_on_other_machines(tmp_path, monkeypatch):
     monkeypatch.setattr(doctor, "nvidia_driver", lambda: None)
     monkeypatch.setattr(doctor, "installed", lambda *modules: True)
     assert doctor.report(root=tmp_path)["next"].startswith("nemu explain")
@@ -240,9 +193,3 @@ def test_next_step_on_other_machines(tmp_path, monkeypatch):
     assert 'pip install "tensorrt>=' in report["next"]
     said = "TensorRT-RTX does not list NVIDIA H200 (9.0) among its GPUs: build its engines with tensorrt"
     assert said in doctor.text(report)
-
-
-def test_doctor_takes_a_package(package_path, capsys):
-    assert main(["doctor", str(package_path)]) == 0
-    assert capsys.readouterr().out.splitlines()[-1].startswith("next: ")
-    assert main(["doctor", "nowhere.nemu"]) == 1

@@ -7,85 +7,75 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from unittest.mock import Mock
 
-import numpy as np
 import pytest
 
 import nemu
 from runtime import Explainer
 from runtime.__main__ import main
-from runtime.media.encode import save_png
 
 ROOT = Path(__file__).parents[3]
 
 
+@pytest.fixture
+def places(package_path, photos, tmp_path):
+    """What the words in capitals of a command stand for."""
+    places = {"PACKAGE": package_path, "PHOTOS": photos, "PHOTO": photos / "00.png", "OUT": tmp_path / "out"}
+    return {**places, "CELLS": tmp_path / "cells.nemu", "BANK": tmp_path / "line.bank"}
+
+
+def words(command: str, places: dict[str, Path]) -> list[str]:
+    return re.sub("[A-Z]+", lambda word: str(places[word[0]]), command).split()
+
+
 @pytest.mark.parametrize(
-    ("arguments", "word"),
+    ("command", "word"),
     [
-        (["explain", "none.nemu", "PHOTO", "--out", "OUT"], "holds no manifest.json"),
-        (["explain", "PACKAGE", "nowhere", "--out", "OUT"], "nowhere does not exist"),
-        (["explain", "PACKAGE", "EMPTY", "--out", "OUT"], "holds no images"),
-        (["info", "none.nemu"], "holds no manifest.json"),
-        (["verify", "none.nemu"], "holds no manifest.json"),
+        ("explain none.nemu PHOTO --out OUT", "holds no manifest.json"),
+        ("explain PACKAGE nowhere --out OUT", "nowhere does not exist"),
+        ("explain PACKAGE PACKAGE --out OUT", "holds no images"),
+        ("info none.nemu", "holds no manifest.json"),
+        ("verify none.nemu", "holds no manifest.json"),
+        ("doctor none.nemu", "holds no manifest.json"),
     ],
 )
-def test_errors_have_came_expected_and_cure(package_path, photos, tmp_path, capsys, arguments, word):
-    (tmp_path / "empty").mkdir()
-    places = {"PACKAGE": package_path, "PHOTO": photos / "00.png"}
-    places |= {"OUT": tmp_path / "out", "EMPTY": tmp_path / "empty"}
-    assert main([str(places.get(a, a)) for a in arguments]) == 1
+def test_errors_have_came_expected_and_cure(places, capsys, command, word):
+    assert main(words(command, places)) == 1
     printed = capsys.readouterr().err
     for expected in (word, "expected:", "cure:"):
         assert expected in printed
 
 
-@pytest.mark.parametrize(
-    "command",
-    ["explain", "compare", "report", "bank", "anomalies", "diff", "bench", "info", "doctor", "verify"],
-)
-def test_help_shows_an_example(command, capsys):
-    with pytest.raises(SystemExit) as stopped:
-        main([command, "--help"])
-    assert stopped.value.code == 0
-    assert f"example: nemu {command}" in capsys.readouterr().out
+COMMANDS = [
+    "explain PACKAGE PHOTO --out OUT --force",
+    "compare PACKAGE PHOTO PHOTOS/01.png --out OUT --force",
+    "report PACKAGE PHOTOS --out OUT.html --force",
+    "bank CELLS PHOTOS --out OUT.bank --force",
+    "anomalies CELLS BANK PHOTOS --out OUT --force",
+    "diff PACKAGE PACKAGE --images PHOTOS",
+    "bench PACKAGE --seconds 0",
+    "info PACKAGE",
+    "doctor PACKAGE",
+    "verify PACKAGE",
+]
 
 
-@pytest.mark.parametrize(
-    "command",
-    [
-        ["explain", "PACKAGE", "PHOTO", "--out", "OUT", "--force"],
-        ["compare", "PACKAGE", "PHOTO", "PHOTOS/01.png", "--out", "OUT", "--force"],
-        ["report", "PACKAGE", "PHOTOS", "--out", "OUT.html", "--force"],
-        ["bank", "CELLS", "NORMAL", "--out", "OUT.bank", "--force"],
-        ["anomalies", "CELLS", "BANK", "PHOTOS", "--out", "OUT", "--force"],
-        ["diff", "PACKAGE", "PACKAGE", "--images", "PHOTOS"],
-        ["bench", "PACKAGE", "--seconds", "0"],
-        ["info", "PACKAGE"],
-        ["doctor", "PACKAGE"],
-        ["verify", "PACKAGE"],
-    ],
-    ids=lambda command: command[0],
-)
-def test_text_json_and_quiet_output(command, package_path, photos, tmp_path, capsys, make_package):
-    places = {"PACKAGE": package_path, "PHOTOS": photos, "PHOTO": photos / "00.png", "OUT": tmp_path / "out"}
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_text_json_and_quiet_output(command, places, capsys, make_package):
     if "CELLS" in command:
-        places["CELLS"] = make_package(tmp_path / "cells.nemu", cells=True)
-        places["NORMAL"], places["BANK"] = tmp_path / "normal", tmp_path / "line.bank"
-        for i in range(8):
-            image = np.random.default_rng(i).integers(0, 256, (24, 32, 3), dtype=np.uint8)
-            save_png(places["NORMAL"] / f"{i}.png", image)
-        assert (
-            main(["bank", *(str(places[w]) for w in ("CELLS", "NORMAL")), "--out", str(places["BANK"])]) == 0
-        )
-        capsys.readouterr()
-    words = [
-        re.sub("PACKAGE|CELLS|NORMAL|BANK|PHOTOS?|OUT", lambda m: str(places[m[0]]), word) for word in command
-    ]
-    assert main(words) == 0
+        make_package(places["CELLS"], cells=True)
+        assert main(words("bank CELLS PHOTOS --out BANK --quiet", places)) == 0
+    name, *rest = words(command, places)
+    with pytest.raises(SystemExit) as stopped:
+        main([name, "--help"])
+    assert stopped.value.code == 0
+    assert f"example: nemu {name}" in capsys.readouterr().out
+    assert main([name, *rest]) == 0
     assert capsys.readouterr().out.splitlines()[-1].startswith("next: ")
-    assert main([*words, "--json", "--quiet"]) == 0
+    assert main([name, *rest, "--json", "--quiet"]) == 0
     assert isinstance(json.loads(capsys.readouterr().out), dict)
-    assert main([*words, "--quiet"]) == 0
+    assert main([name, *rest, "--quiet"]) == 0
     assert capsys.readouterr() == ("", "")
 
 
@@ -113,10 +103,8 @@ def test_nemu_passes_arguments_and_exit_codes(package_path, capsys):
     ("command", "library", "extra"), [("train", "torch", "train"), ("build", "onnx", "export")]
 )
 def test_nemu_names_the_missing_extra(command, library, extra, capsys, monkeypatch):
-    def missing(*_):
-        raise ModuleNotFoundError(f"No module named {library!r}", name=library)
-
-    monkeypatch.setattr(nemu, "_run", missing)
+    missing = ModuleNotFoundError(f"No module named {library!r}", name=library)
+    monkeypatch.setattr(nemu, "_run", Mock(side_effect=missing))
     assert nemu.main([command]) == 1
     printed = capsys.readouterr().err
     assert library in printed

@@ -8,18 +8,13 @@ import shutil
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from runtime import Explainer
-from runtime.__main__ import main
 from runtime.backends.fake import FakeBackend
 from runtime.index import Index
 from runtime.index.canary import check, read_sample, write_sample
-from runtime.package.manifest import Manifest
-
-
-def run(*words: object) -> int:
-    return main([str(word) for word in words])
+from runtime.media.encode import save_png
+from tests.runtime.run import run
 
 
 def checked(made_index, package, *, backend="auto"):
@@ -27,13 +22,19 @@ def checked(made_index, package, *, backend="auto"):
         return check(index, explainer, quiet=True)
 
 
-def test_canary_holds_without_the_original_images(store, package_path, photos, tmp_path):
-    assert run("index", package_path, photos, "--out", tmp_path / "index", "--quiet", "--store", store) == 0
+def checked_with(change, made_index, tiny, *, precision="fp32"):
+    """Check with a backend whose outputs are `change(embedding, mask)`."""
+    with Explainer(tiny) as exact:
+        backend = FakeBackend(lambda images: change(*exact.backend.run(images)))
+        backend.precision, backend.max_batch = precision, 1
+        return checked(made_index, tiny, backend=backend)
+
+
+def test_canary_of_unchanged_index_is_exact(store, package_path, tiny, photos, tmp_path, capsys):
+    made_index = tmp_path / "index"
+    assert run("index", package_path, photos, "--out", made_index, "--quiet", "--store", store) == 0
     shutil.rmtree(photos)
-    assert run("canary", tmp_path / "index", "--quiet") == 0
-
-
-def test_canary_of_unchanged_index_is_exact(made_index, tiny, capsys):
+    capsys.readouterr()
     found = checked(made_index, tiny).difference
     assert found.least_cosine == pytest.approx(1, abs=1e-12)
     assert (found.recall, found.mask_iou, found.mask_difference) == (1, 1, 0)
@@ -51,12 +52,10 @@ def test_canary_detects_a_changed_resize(made_index, with_input, change):
 
 
 def test_canary_detects_a_changed_precision(made_index, tiny):
-    with Explainer(tiny) as exact:
-        backend = FakeBackend(
-            lambda images: tuple(np.float32(x.astype(np.float16)) for x in exact.backend.run(images))
-        )
-        backend.precision, backend.max_batch = "fp16", 1
-        found = checked(made_index, tiny, backend=backend)
+    def halved(*outputs):
+        return tuple(np.float32(output.astype(np.float16)) for output in outputs)
+
+    found = checked_with(halved, made_index, tiny, precision="fp16")
     assert found.objections() == ["the index holds tiny-mean-fp32, and this package gives tiny-mean-fp16"]
     assert 0.999 < found.difference.least_cosine < 1
     assert found.to_json()["holds"] is False
@@ -74,18 +73,13 @@ def test_canary_detects_a_changed_encoder(made_index, tiny):
 
 
 def test_canary_detects_a_changed_masker(made_index, tiny):
-    with Explainer(tiny) as exact:
-        backend = FakeBackend(lambda images: (exact.backend.run(images)[0], 1 - exact.backend.run(images)[1]))
-        found = checked(made_index, tiny, backend=backend)
-    assert len(found.objections()) == 1
-    assert "the masks have an IoU" in found.objections()[0]
+    (said,) = checked_with(lambda embedding, mask: (embedding, 1 - mask), made_index, tiny).objections()
+    assert "the masks have an IoU" in said
 
 
-def test_canary_exits_3_if_the_index_fails(made_index, package_path, tmp_path, capsys):
+def test_canary_exits_3_if_the_index_fails(made_index, package_path, rewrite, tmp_path, capsys):
     other = shutil.copytree(package_path, tmp_path / "other.nemu")
-    text = (other / "manifest.json").read_text()
-    manifest = dataclasses.replace(Manifest.from_json(text, source="here"), embedding_id="tiny-other")
-    (other / "manifest.json").write_text(manifest.to_json())
+    rewrite(other, embedding_id="tiny-other")
     assert run("canary", made_index, "--package", other, "--json") == 3
     facts = json.loads(capsys.readouterr().out)
     assert facts["objections"] == ["the index holds tiny-mean-fp32, and this package gives tiny-other-fp32"]
@@ -110,9 +104,8 @@ def test_sample_is_bounded_and_spread(package_path, photos, tmp_path, monkeypatc
 
 
 def test_canary_refuses_images_all_alike(package_path, tmp_path, capsys):
-    (tmp_path / "photos").mkdir()
     for i in range(3):
-        Image.new("RGB", (32, 24), (9, 9, 9)).save(tmp_path / f"photos/{i}.png")
+        save_png(tmp_path / f"photos/{i}.png", np.full((24, 32, 3), 9, np.uint8))
     assert run("index", package_path, tmp_path / "photos", "--out", tmp_path / "index", "--quiet") == 0
     assert run("canary", tmp_path / "index", "--quiet") == 1
     assert "all alike" in capsys.readouterr().err
@@ -135,15 +128,8 @@ def test_canary_objects_to_unreadable_stored_images(made_index, tiny, monkeypatc
 
 
 def test_canary_objects_to_values_not_finite(made_index, tiny):
-    calls = []
-
-    def broken(images):
-        calls.append(len(images))
-        embedding, mask = exact.backend.run(images)
-        return (np.full_like(embedding, np.nan), mask) if len(calls) == 2 else (embedding, mask)
-
-    with Explainer(tiny) as exact:
-        found = checked(made_index, tiny, backend=FakeBackend(broken))
+    factors = iter([1, np.nan, *[1] * 14])
+    found = checked_with(lambda embedding, mask: (embedding * next(factors), mask), made_index, tiny)
     assert found.objections() == ["1 of 16 stored images give values that are not usable"]
     assert json.loads(json.dumps(found.to_json()))["unusable"] == 1
 

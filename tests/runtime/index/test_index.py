@@ -6,13 +6,13 @@ import dataclasses
 import importlib
 import json
 import shutil
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from runtime import Explainer
-from runtime.__main__ import main
 from runtime.bulk.journal import LINES
 from runtime.errors import EngineMismatch, InputError, OutputExists
 from runtime.explanation import Explanation
@@ -23,10 +23,7 @@ from runtime.index.stores import STORES
 from runtime.media.geometry import load_image
 from runtime.media.sources import find_named_images
 from runtime.package.records import LevelRecord
-
-
-def run(*words: object) -> int:
-    return main([str(word) for word in words])
+from tests.runtime.run import lines, run
 
 
 def test_index_and_search_with_each_store(store, package_path, photos, tmp_path, capsys):
@@ -35,6 +32,10 @@ def test_index_and_search_with_each_store(store, package_path, photos, tmp_path,
     said = capsys.readouterr()
     assert "16 indexed, 0 known already, 1 skipped" in said.out
     assert "broken.png is not an image" in said.err
+    assert run("index", package_path, photos / "broken.png", "--out", tmp_path / "none") == 1
+    assert "none of 1 images could be read" in capsys.readouterr().err
+    with pytest.raises(InputError, match="holds no index.json"):
+        Index.open(tmp_path / "none")
     assert run("search", tmp_path / "index", photos / "03.png", "--out", tmp_path / "found", "--k", "3") == 0
     found = json.loads((tmp_path / "found/search.json").read_text())
     assert [hit["rank"] for hit in found["hits"]] == [1, 2, 3]
@@ -56,16 +57,13 @@ def test_row_equals_the_explanation(made_index, package_path, photos):
     assert hit.row.curve is None  # the tiny package has none
 
 
-def test_rows_hold_the_level_curve(tiny, photos, tmp_path):
+def test_rows_hold_the_level_curve(package_path, rewrite, photos, tmp_path):
     curve = LevelRecord(images="few", n=2, fills=("mean",), share=(0.0, 1.0), kept=(0.0, 1.0), checks=())
-    known = dataclasses.replace(tiny, manifest=dataclasses.replace(tiny.manifest, level=curve))
-    with Explainer(known) as explainer:
-        index_images(
-            explainer, known, find_named_images([photos]), tmp_path / "index", fidelity=False, quiet=True
-        )
+    rewrite(package_path, level=curve)
+    assert run("index", package_path, photos, "--out", tmp_path / "index", "--no-fidelity", "--quiet") == 0
+    with Explainer(package_path) as explainer, Index.open(tmp_path / "index") as index:
         explanation = explainer(photos / "00.png")
-        with Index.open(tmp_path / "index") as index:
-            (hit,) = index.nearest(explanation, 1)
+        (hit,) = index.nearest(explanation, 1)
     assert hit.row.kept is None
     assert hit.row.curve == pytest.approx([explanation.kept_at(i / 10) for i in range(1, 10)], abs=1e-6)
 
@@ -84,14 +82,6 @@ def test_index_refuses_a_folder_of_explain(package_path, photos, tmp_path, capsy
     assert run("index", package_path, photos, "--out", tmp_path / "index", "--quiet") == 1
     assert "images without a mask code" in capsys.readouterr().err
     assert run("index", package_path, photos, "--out", tmp_path / "index", "--quiet", "--force") == 0
-
-
-def test_no_index_without_a_readable_image(package_path, tmp_path, capsys):
-    (tmp_path / "a.png").write_bytes(b"no picture")
-    assert run("index", package_path, tmp_path / "a.png", "--out", tmp_path / "index", "--quiet") == 1
-    assert "none of 1 images could be read" in capsys.readouterr().err
-    with pytest.raises(InputError, match="holds no index.json"):
-        Index.open(tmp_path / "index")
 
 
 @pytest.mark.parametrize("change", [{"schema": 2}, {"store": "shoebox"}, {"rows": "many"}, {"odd": 1}])
@@ -135,27 +125,30 @@ def test_moved_package_must_be_named(made_index, package_path, photos, tmp_path,
     command = ("search", made_index, photos / "00.png", "--out", tmp_path / "found")
     assert run(*command) == 1
     assert "which does not exist" in capsys.readouterr().err
-    manifest = json.loads((moved / "manifest.json").read_text())
     assert run(*command, "--package", moved, "--json") == 0
     assert json.loads(capsys.readouterr().out)["same_package"] is True
-    assert manifest["embedding_id"] in (made_index / "index.json").read_text()
 
 
 class Asked(Explainer):
-    """An explainer that takes targets and records them."""
+    """An explainer that takes targets and records them; with `refuse`, no engine for them fits."""
 
     takes_target = True
+
+    def __init__(self, package, *, refuse=False):
+        super().__init__(package)
+        self.targets, self.refuse = [], refuse
 
     def __call__(self, image, *, toward=None, fidelity=False):
         if toward is not None:
             self.targets.append(toward)
+            if self.refuse:
+                raise EngineMismatch("no engine for targets", expected="one", cure="build one")
         return super().__call__(image, fidelity=fidelity)
 
 
 def test_search_explains_toward_each_other(made_index, tiny, photos, tmp_path):
     (photos / "01.png").unlink()
     with Index.open(made_index) as index, Asked(tiny) as explainer:
-        explainer.targets = []
         found = search(index, explainer, tiny, photos / "00.png", tmp_path / "found", k=16)
     assert found["masks"] == "toward each other"
     vectors = [target for target in explainer.targets if isinstance(target, np.ndarray)]
@@ -164,32 +157,21 @@ def test_search_explains_toward_each_other(made_index, tiny, photos, tmp_path):
     assert len(explained) == 2 * 15
 
 
-def test_killed_run_leaves_no_incomplete_index(made_index, package_path, photos, monkeypatch):
-    def killed(*_, **__):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr("runtime.index.build.write_sample", killed)
+def test_failed_or_killed_run_leaves_whole_indexes(made_index, package_path, photos, monkeypatch):
+    full, killed = Mock(side_effect=OSError("no space left")), Mock(side_effect=KeyboardInterrupt)
     shutil.copy(photos / "00.png", photos / "new.png")
+    monkeypatch.setattr(STORES["parquet"], "write", full)
+    assert run("index", package_path, photos, "--out", made_index, "--quiet") == 1
+    with Index.open(made_index) as index:
+        assert len(index.nearest(np.ones(3, np.float32), 99)) == 16
+    monkeypatch.undo()
+    monkeypatch.setattr("runtime.index.build.write_sample", killed)
     assert run("index", package_path, photos, "--out", made_index, "--quiet") == 130
     with pytest.raises(InputError, match="holds no index.json"):
         Index.open(made_index)
     monkeypatch.undo()
     assert run("index", package_path, photos, "--out", made_index, "--quiet") == 0
-    assert len((made_index / LINES).read_text().splitlines()) == 17
-
-
-def test_failing_store_keeps_the_earlier_index(made_index, package_path, photos, monkeypatch):
-    def full(*_):
-        raise OSError("no space left")
-
-    monkeypatch.setattr(STORES["parquet"], "write", staticmethod(full))
-    shutil.copy(photos / "00.png", photos / "new.png")
-    assert run("index", package_path, photos, "--out", made_index, "--quiet") == 1
-    with Index.open(made_index) as index:
-        assert len(index.nearest(np.ones(3, np.float32), 99)) == 16
-
-
-# Foreign folders
+    assert len(lines(made_index)) == 17
 
 
 @pytest.fixture
@@ -222,11 +204,9 @@ def test_foreign_folder_is_kept_without_force(shoebox, tiny, photos, tmp_path):
     assert not foreign.exists()
 
 
-def test_another_store_replaces_the_earlier_one(shoebox, made_index, package_path, photos):
-    with Explainer(package_path) as explainer:
-        index_images(
-            explainer, explainer._package, find_named_images([photos]), made_index, store=shoebox, quiet=True
-        )
+def test_another_store_replaces_the_earlier_one(shoebox, made_index, package_path, tiny, photos):
+    with Explainer(tiny) as explainer:
+        index_images(explainer, tiny, find_named_images([photos]), made_index, store=shoebox, quiet=True)
     assert not (made_index / "parquet").exists()
     with Index.open(made_index) as index:
         assert index.record.store == shoebox
@@ -235,30 +215,16 @@ def test_another_store_replaces_the_earlier_one(shoebox, made_index, package_pat
 
 
 def test_any_line_without_mask_code_is_refused(made_index, package_path, photos, capsys):
-    lines = [json.loads(line) for line in (made_index / LINES).read_text().splitlines()]
-    del lines[5]["mask_code"]
-    (made_index / LINES).write_text("".join(json.dumps(line) + "\n" for line in lines))
+    noted = lines(made_index)
+    del noted[5]["mask_code"]
+    (made_index / LINES).write_text("".join(json.dumps(line) + "\n" for line in noted))
     assert run("index", package_path, photos, "--out", made_index, "--quiet") == 1
     assert "images without a mask code" in capsys.readouterr().err
 
 
-# Search again, and without a target engine
-
-
-class Mismatched(Asked):
-    """Takes targets, but no engine for them fits."""
-
-    def __call__(self, image, *, toward=None, fidelity=False):
-        if toward is not None:
-            self.targets.append(toward)
-            raise EngineMismatch("no engine for targets", expected="one", cure="build one")
-        return super().__call__(image, fidelity=fidelity)
-
-
 def test_search_without_target_engine_uses_own_masks(made_index, tiny, photos, tmp_path):
     with Index.open(made_index) as index:
-        with Mismatched(tiny) as explainer:
-            explainer.targets = []
+        with Asked(tiny, refuse=True) as explainer:
             found = search(index, explainer, tiny, photos / "00.png", tmp_path / "found", k=3)
         with Explainer(tiny) as plain:
             search(index, plain, tiny, photos / "00.png", tmp_path / "plain", k=3)

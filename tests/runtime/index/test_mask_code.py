@@ -14,16 +14,11 @@ from runtime.index.code import LIMIT, decode_mask, encode_mask
 from runtime.index.diff import iou
 
 
-def as_a_masker(grid: np.ndarray, side: int) -> np.ndarray:
-    """The sigmoid of bilinearly enlarged logits: float32 (side, side)."""
-    logits = Image.fromarray(grid.astype(np.float32)).resize((side, side), Image.Resampling.BILINEAR)
-    return 1 / (1 + np.exp(-np.asarray(logits)))
-
-
 def smooth(seed: int, *, cells: int = 12, side: int = 224) -> np.ndarray:
+    """As a masker computes it: the sigmoid of bilinearly enlarged logits, float32 (side, side)."""
     coarse = 4 * np.random.default_rng(seed).standard_normal((cells, cells))
     half = Image.fromarray(coarse.astype(np.float32)).resize((side // 2,) * 2, Image.Resampling.BICUBIC)
-    return as_a_masker(np.asarray(half), side)
+    return 1 / (1 + np.exp(-np.asarray(half.resize((side, side), Image.Resampling.BILINEAR))))
 
 
 @given(

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import importlib
-import types
+from contextlib import closing
+from unittest.mock import MagicMock, Mock
 
 import numpy as np
 import pytest
@@ -31,7 +32,7 @@ def test_store_returns_rows_nearest_first(store, tmp_path):
     STORES[store].write(tmp_path, rows)
     query = vectors(1)[0]
     exact = [np.dot(query, r.embedding) / np.linalg.norm(query) / np.linalg.norm(r.embedding) for r in rows]
-    with STORES[store](tmp_path) as opened:
+    with closing(STORES[store](tmp_path)) as opened:
         found = opened.nearest(query, 4)
         every = opened.nearest(query, 99)
     assert [r.name for r, _ in found] == [rows[i].name for i in np.argsort(exact)[::-1][:4]]
@@ -61,41 +62,19 @@ def test_parquet_returns_k_rows_for_any_k(tmp_path_factory, n, k):
 def test_broken_or_missing_store_is_an_error(store, tmp_path, monkeypatch):
     with pytest.raises(InputError, match="cannot be read"):
         STORES[store](tmp_path / "nothing")
-
-    def missing(name):
-        raise ImportError(name)
-
-    monkeypatch.setattr(importlib, "import_module", missing)
-    with pytest.raises(BackendUnavailable, match=rf'(?s)is not installed.*pip install "\.\[{store}\]"'):
+    monkeypatch.setattr(importlib, "import_module", Mock(side_effect=ImportError("not here")))
+    with pytest.raises(BackendUnavailable, match=rf'(?s)cannot be imported.*pip install "\.\[{store}\]"'):
         STORES[store](tmp_path)
 
 
-class FakeQdrant:
-    """A Qdrant client that opens and fails."""
-
-    open = 0
-
-    def __init__(self, path):
-        type(self).open += 1
-
-    def create_collection(self, *_, **__):
-        raise RuntimeError("already accessed by another instance")
-
-    def collection_exists(self, _):
-        return False
-
-    def close(self):
-        type(self).open -= 1
-
-
 def test_failing_qdrant_client_is_closed(tmp_path, monkeypatch):
-    kinds = types.SimpleNamespace(
-        VectorParams=dict, PointStruct=dict, Distance=types.SimpleNamespace(DOT="dot")
-    )
-    fake = types.SimpleNamespace(QdrantClient=FakeQdrant, models=kinds)
-    monkeypatch.setattr("runtime.index.stores.library", lambda _: fake)
+    qdrant = MagicMock()
+    client = qdrant.QdrantClient.return_value
+    client.create_collection.side_effect = RuntimeError("already accessed by another instance")
+    client.collection_exists.return_value = False
+    monkeypatch.setattr("runtime.index.stores.library_of", lambda _: qdrant)
     with pytest.raises(RuntimeError, match="another instance"):
         STORES["qdrant"].write(tmp_path, [row(0, np.ones(3, np.float32))])
     with pytest.raises(InputError, match="close other programs that have the index open"):
         STORES["qdrant"](tmp_path)
-    assert FakeQdrant.open == 0
+    assert qdrant.QdrantClient.call_count == client.close.call_count == 2
