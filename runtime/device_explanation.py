@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -9,7 +10,6 @@ import numpy as np
 
 from runtime import dlpack
 from runtime.errors import BackendError, InputError
-from runtime.finite import not_finite
 
 
 class _Memory(Protocol):
@@ -144,3 +144,10 @@ class DeviceExplanation:
                 expected="finite values",
                 cure="build the engine in bf16: nemu build --package PACKAGE --precision bf16",
             )
+
+
+def not_finite(outputs: Mapping[str, np.ndarray]) -> str:
+    """Name the arrays with values that are not finite: `the mask (3 of 24 values)`; "" if all are finite."""
+    counts = {name: np.count_nonzero(~np.isfinite(array)) for name, array in outputs.items()}
+    wrong = [f"the {name} ({n} of {outputs[name].size} values)" for name, n in counts.items() if n]
+    return " and ".join(wrong)

@@ -13,9 +13,8 @@ from runtime.backends.choice import choose_embedding
 from runtime.backends.threads import thread_count
 from runtime.errors import InputError
 from runtime.media.geometry import ImageLike
-from runtime.opened_package import OpenedPackage
+from runtime.opened_package import OpenedPackage, is_several
 from runtime.package.folder import Package
-from runtime.prepare import is_several
 
 if TYPE_CHECKING:
     from concurrent.futures import Future

@@ -18,12 +18,10 @@ from runtime.device_explanation import DeviceExplanation
 from runtime.errors import BackendError, InputError
 from runtime.explanation import Explanation
 from runtime.media.geometry import ImageLike
-from runtime.opened_package import OpenedPackage
+from runtime.opened_package import OpenedPackage, is_several
 from runtime.package.folder import Package
-from runtime.prepare import is_several
-from runtime.runs import Runs
+from runtime.runs import Runs, TargetLike, target_vectors
 from runtime.stream import stream
-from runtime.targets import TargetLike, target_vectors
 
 if TYPE_CHECKING:
     import PIL.Image

@@ -23,9 +23,8 @@ from benchmarks.common.record import meta, write
 from benchmarks.gpu.steps import EP_RTX
 from runtime.backends import cuda
 from runtime.backends.choice import choose, takes_targets, toward_backend
-from runtime.backends.tensorrt import first_opening
 from runtime.backends.tensorrt.library import library, logger, validity
-from runtime.backends.tensorrt.selection import TensorRTBackend, open_engine
+from runtime.backends.tensorrt.selection import TensorRTBackend, check_first_opening, open_engine
 from runtime.cli.bench import bench
 from runtime.errors import BackendUnavailable, EngineMismatch
 from runtime.explainer import Explainer
@@ -181,7 +180,7 @@ def _try(
         save()
         _compare(backend, engine, task, report, save)
         report["stage"] = "first opening"
-        report["first_opening"] = first_opening.check(package, engine, backend, gpu)
+        report["first_opening"] = check_first_opening(package, engine, backend, gpu)
         report["stage"] = "done"
 
 

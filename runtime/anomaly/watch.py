@@ -13,13 +13,13 @@ from typing import Any
 import numpy as np
 
 from runtime.anomaly.bank import Bank
-from runtime.backends.cells import PRECISION, CellsBackend
+from runtime.backends.onnxruntime import CellsBackend
 from runtime.errors import InputError
 from runtime.media.decode import pillow
 from runtime.media.geometry import ImageLike, Placement
 from runtime.media.overlay import STYLES, overlay
+from runtime.opened_package import Preparer
 from runtime.package.folder import Package
-from runtime.prepare import Preparer
 from runtime.progress import progress
 
 FALSE_ALARMS = 0.01
@@ -220,7 +220,7 @@ def fit_bank(
 
 def cells_id(package: Package) -> str:
     """The embedding id of the outputs of `model.cells.onnx`."""
-    return f"{package.manifest.embedding_id}-{PRECISION}"
+    return f"{package.manifest.embedding_id}-{CellsBackend.precision}"
 
 
 def open_bank(bank: Bank | str | os.PathLike[str]) -> Bank:

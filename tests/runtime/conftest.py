@@ -21,8 +21,7 @@ from runtime.backends.tensorrt import selection
 from runtime.index.stores import STORES
 from runtime.package.folder import MANIFEST, REFERENCE, Package, files_in, sha256_file
 from runtime.package.manifest import SCHEMA, Manifest
-from runtime.package.parity_record import ParityRecord
-from runtime.package.records import EncoderRecord, InputRecord, MaskerRecord, OutputRecord
+from runtime.package.records import EncoderRecord, InputRecord, MaskerRecord, OutputRecord, ParityRecord
 from tests.engine_record import engine_record
 from tests.runtime.fake_cuda import FakeDriver
 from tests.runtime.fake_gpu import Gpu

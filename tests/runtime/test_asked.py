@@ -15,7 +15,7 @@ from runtime.cli.info import describe
 from runtime.errors import InputError
 from runtime.media.occlusion import cosine, occlude
 from runtime.package.records import LevelRecord, Spread, TargetMeasures, TargetRecord
-from runtime.targets import target_vectors
+from runtime.runs import target_vectors
 from tests.toward_graph import add_targets, strength
 
 CURVE = LevelRecord(images="toys", n=2, fills=("black",), share=(0.0, 0.5), kept=(0.0, 1.0), checks=())

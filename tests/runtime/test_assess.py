@@ -12,9 +12,8 @@ from PIL import Image
 from scipy.stats import spearmanr
 
 from runtime.__main__ import main
-from runtime.assess import INSIDE, assess, draw, fisher, partial_rank_correlation
+from runtime.assess import INSIDE, assess, draw, fisher, mix, partial_rank_correlation, regions, share_in
 from runtime.errors import InputError
-from runtime.media.mixtures import mix, regions, share_in
 from tests.toward_graph import add_targets
 
 COLOURS = np.random.default_rng(0).integers(30, 226, (24, 3)).astype(np.uint8)

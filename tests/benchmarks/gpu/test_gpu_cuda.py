@@ -21,7 +21,7 @@ from benchmarks.gpu import stand_in as gpu_stand_in
 from benchmarks.gpu.bench import Bench, Wrong
 from benchmarks.gpu.kernels import compiled, expected
 from benchmarks.gpu.report import Report
-from runtime.backends.cuda.buffer_pool import BufferPool
+from runtime.backends.cuda.memory import BufferPool
 from runtime.device_explanation import DeviceExplanation
 from runtime.errors import BackendError
 from tests.benchmarks.gpu.pretended_gpu import PretendedKernels, pretended_bench

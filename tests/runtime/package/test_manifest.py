@@ -11,8 +11,7 @@ import pytest
 from runtime.__main__ import main
 from runtime.errors import IntegrityError, SchemaError
 from runtime.package.folder import MANIFEST, Package
-from runtime.package.parity_record import ParityRecord, parity_record
-from runtime.package.records import MetricsRecord, Spread, TrainingRecord
+from runtime.package.records import MetricsRecord, ParityRecord, Spread, TrainingRecord, parity_record
 
 TRAINING = TrainingRecord(
     steps=300,
