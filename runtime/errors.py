@@ -1,19 +1,5 @@
 """The errors that this project raises on purpose.
 
-    NemuError
-    ├── InputError               an image, a folder or an option that cannot be used
-    ├── OutputExists             something is already where the result should go
-    ├── PackageError             a package that cannot be trusted or read
-    │   ├── IntegrityError           a file is missing or is not the one that was written
-    │   └── SchemaError              a manifest that is empty, malformed or from a newer version
-    ├── BackendError             the backend was there and failed while working
-    │   ├── BackendUnavailable       a library, driver or device is not here
-    │   ├── EngineMismatch           an engine built for another device or version
-    │   └── UnusableOutput           outputs that are no answer, such as values that are not finite
-    ├── MaskerMismatch           a masker trained for another encoder
-    ├── ExportError              a graph or an engine that could not be built
-    └── ParityError              two backends disagree by more than the gate allows
-
 Each error says what came, what was expected, and the cure.  The commands print that text and exit with the
 class's `exit_code`: 1, or 3 if the parity gate failed (2 is a usage error).
 """

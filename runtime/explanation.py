@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from runtime.atomic import atomic_file, refuse_existing
+from runtime.atomic import atomic_file
 from runtime.errors import InputError, UnusableOutput
 from runtime.level import curve_of, kept_by, level_for, share_above, share_for
 from runtime.media.encode import encode_png
@@ -32,11 +32,6 @@ class SavedPaths(NamedTuple):
     overlay: Path
     mask: Path
     record: Path
-
-    @classmethod
-    def of(cls, folder: Path, name: str) -> SavedPaths:
-        """The paths for an explanation of this name; nothing is written."""
-        return cls(folder / f"{name}.overlay.png", folder / f"{name}.mask.npy", folder / f"{name}.json")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -184,9 +179,7 @@ class Explanation:
             OutputExists: one of the files is there and `force` is not given.
         """
         check_name(name)
-        paths = SavedPaths.of(Path(folder), name)
-        for path in paths:
-            refuse_existing(path, force=force)
+        paths = SavedPaths(*(Path(folder, name + end) for end in (".overlay.png", ".mask.npy", ".json")))
         # Writing is all inside, renaming is all at the end.
         with (
             atomic_file(paths.record, force=force) as record,

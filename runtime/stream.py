@@ -4,32 +4,17 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
-from typing import Any, Generic, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
 Prepared = TypeVar("Prepared")
 Explained = TypeVar("Explained")
-_END: Any = object()
 
 
-class _Camera(Generic[Prepared]):
-    """Takes frames one by one and prepares them; None after the last one and after a failure."""
-
-    def __init__(self, frames: Iterator[Any], prepare: Callable[[Any], Prepared]) -> None:
-        self._frames = frames
-        self._prepare = prepare
-        self._ended = False
-
-    def take(self) -> Prepared | None:
-        if self._ended:
-            return None
-        self._ended = True  # unless this frame can be prepared
-        if (frame := next(self._frames, _END)) is _END:
-            return None
-        prepared = self._prepare(frame.copy() if isinstance(frame, np.ndarray) else frame)
-        self._ended = False
-        return prepared
+def _prepared(frames: Iterator[Any], prepare: Callable[[Any], Prepared]) -> Iterator[Prepared]:
+    for frame in frames:
+        yield prepare(frame.copy() if isinstance(frame, np.ndarray) else frame)
 
 
 def stream(
@@ -63,7 +48,11 @@ def stream(
             launched.append(launch(ahead))
         return finish()
 
-    take = _Camera(frames, prepare).take
+    coming = _prepared(frames, prepare)
+
+    def take() -> Prepared | None:
+        return next(coming, None)  # None after the last one, and after a failure
+
     camera, engine = (ThreadPoolExecutor(1, f"nemu-stream-{name}") for name in ("camera", "engine"))
     try:
         taken = deque(camera.submit(take) for _ in range(3 if launch else 2))

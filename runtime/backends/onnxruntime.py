@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from runtime.backends.base import check_images, check_targets
+from runtime.backends.base import check_form, check_images, check_targets
 from runtime.backends.threads import thread_count
 from runtime.errors import BackendError, BackendUnavailable, InputError, PackageError
 from runtime.package.folder import Package
@@ -82,7 +82,8 @@ class OnnxRuntimeBackend:
         embedding_only = not (mask or toward) and small in package.manifest.files
         self.outputs: tuple[str, ...] = OUTPUTS[:1] if embedding_only else OUTPUTS
         self._takes_target = toward
-        self._session: Any = self._open(package.file(small if embedding_only else models[self.precision]))
+        self._file = small if embedding_only else models[self.precision]
+        self._session: Any = self._open(package.file(self._file))
         self._input, self._dimension = package.manifest.input, package.manifest.encoder.dimension
         self.max_batch = _max_batch(self._session.get_inputs()[0].shape[0], self.most)
         self.why = f"{why}; {self._where()}"
@@ -90,12 +91,6 @@ class OnnxRuntimeBackend:
 
     def run(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """See `Backend.run`."""
-        if self.outputs != OUTPUTS:
-            raise BackendError(
-                "run was called on a graph that gives the embedding alone",
-                expected="a graph with embedding and mask",
-                cure="open the package with Explainer, or use Embedder",
-            )
         embedding, mask = self._run(images)
         return embedding, mask
 
@@ -106,7 +101,7 @@ class OnnxRuntimeBackend:
 
     def embed(self, images: np.ndarray) -> np.ndarray:
         """See `EmbeddingBackend.embed`."""
-        return self._run(images)[0]
+        return self._run(images, mask=False)[0]
 
     def close(self) -> None:
         """See `Backend.close`."""
@@ -134,17 +129,12 @@ class OnnxRuntimeBackend:
     def _where(self) -> str:
         return f"onnxruntime {ort().__version__} on the CPU, {thread_count()} threads"
 
-    def _run(self, images: np.ndarray, toward: np.ndarray | None = None) -> list[np.ndarray]:
+    def _run(
+        self, images: np.ndarray, toward: np.ndarray | None = None, *, mask: bool = True
+    ) -> list[np.ndarray]:
         if self._session is None:
             raise BackendError("this backend is closed", expected="an open one", cure="make a new Explainer")
-        if self._takes_target != (toward is not None):
-            raise BackendError(
-                "a graph that takes targets was run without one"
-                if self._takes_target
-                else "a target was given to a graph that takes none",
-                expected="run_toward on a graph that takes targets, run and embed on the others",
-                cure="use the Explainer, which opens the graph for each",
-            )
+        check_form(self._file, self.outputs, self._takes_target, mask=mask, toward=toward is not None)
         images = check_images(
             images, height=self._input.height, width=self._input.width, max_batch=self.max_batch
         )

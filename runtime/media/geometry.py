@@ -22,14 +22,7 @@ from runtime.errors import InputError
 from runtime.media.decode import ImageLike, check_channel_order, load_image, pillow
 from runtime.package.records import InputRecord
 
-__all__ = [
-    "Box",
-    "Geometry",
-    "ImageLike",
-    "Placement",
-    "check_channel_order",
-    "load_image",
-]
+__all__ = ["Box", "Geometry", "ImageLike", "Placement", "check_channel_order", "load_image"]
 
 RESIZES = ("crop", "squash", "letterbox")
 INTERPOLATIONS = ("bilinear", "bicubic")

@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 
 from runtime.backends import cuda
-from runtime.backends.base import check_images, check_targets
+from runtime.backends.base import check_form, check_images, check_targets
 from runtime.backends.cuda.base import DeviceInfo
 from runtime.backends.cuda.device_array import stream_handle
 from runtime.backends.cuda.memory import Stream
@@ -200,20 +200,7 @@ class TensorRTBackend:
     def _refuse_other_forms(self, *, mask: bool = True, toward: bool = False) -> None:
         """Raise if the engine lacks the output or input of a call, or if it is closed."""
         self._opened()
-        if mask and self.outputs != OUTPUTS:
-            raise BackendError(
-                f"an explanation was requested from {self._file}, which gives no mask",
-                expected="an engine with embedding and mask",
-                cure="open the package with Explainer, which chooses one; or use Embedder",
-            )
-        if toward != self._takes_target:
-            raise BackendError(
-                f"a target was given to {self._file}, which takes none"
-                if toward
-                else f"no target was given to {self._file}, which takes one for each image",
-                expected="run_toward on an engine that takes targets, other calls on other engines",
-                cure="open the package with Explainer, which chooses the engine for each",
-            )
+        check_form(self._file, self.outputs, self._takes_target, mask=mask, toward=toward)
 
     def _checked(self, images: np.ndarray) -> np.ndarray:
         height, width, _ = self._shape

@@ -116,7 +116,7 @@ def test_nemu_names_the_missing_extra(command, library, extra, capsys, monkeypat
     def missing(*_):
         raise ModuleNotFoundError(f"No module named {library!r}", name=library)
 
-    monkeypatch.setattr(nemu, "_run", missing)
+    monkeypatch.setattr(nemu.importlib, "import_module", missing)
     assert nemu.main([command]) == 1
     printed = capsys.readouterr().err
     assert library in printed
