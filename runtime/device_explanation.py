@@ -4,27 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
 from runtime import dlpack
 from runtime.errors import BackendError, InputError
-
-
-class _Memory(Protocol):
-    @property
-    def handle(self) -> int: ...
-
-
-class _Path(Protocol):
-    """The path that computed an array, see `runtime.backends.tensorrt.device_lane.DevicePath`."""
-
-    @property
-    def stream_handle(self) -> int | None: ...
-    def order(self, then: int) -> None: ...
-    def synchronize(self) -> None: ...
-    def to_host(self, array: DeviceArray) -> np.ndarray: ...
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -47,8 +32,10 @@ class DeviceArray:
 
     shape: tuple[int, ...]
     device: int
-    memory: _Memory
-    path: _Path
+    memory: Any
+    """The `Loan` of a `BufferPool`; its `handle` is the address."""
+    path: Any
+    """The `runtime.backends.tensorrt.device_lane.DevicePath` that computes it."""
 
     @property
     def pointer(self) -> int:

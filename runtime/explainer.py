@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Generator, Iterable
 from functools import partial
-from typing import TYPE_CHECKING, Any, Union, overload
+from typing import Any, overload
 
 import numpy as np
 
@@ -17,16 +17,11 @@ from runtime.comparison import Comparison
 from runtime.device_explanation import DeviceExplanation
 from runtime.errors import BackendError, InputError
 from runtime.explanation import Explanation
-from runtime.media.geometry import ImageLike
+from runtime.media.decode import ImageLike, OneImage
 from runtime.opened_package import OpenedPackage, is_several
 from runtime.package.folder import Package
 from runtime.runs import Runs, TargetLike, target_vectors
 from runtime.stream import stream
-
-if TYPE_CHECKING:
-    import PIL.Image
-
-_OneImage = Union[str, "os.PathLike[str]", bytes, "PIL.Image.Image"]
 
 
 class Explainer(OpenedPackage[Backend]):
@@ -83,7 +78,7 @@ class Explainer(OpenedPackage[Backend]):
 
     @overload
     def __call__(
-        self, image: _OneImage, *, toward: TargetLike | None = None, fidelity: bool = False
+        self, image: OneImage, *, toward: TargetLike | None = None, fidelity: bool = False
     ) -> Explanation: ...
     @overload  # an array is one image or several: its type does not tell
     def __call__(self, image: np.ndarray, *, toward: Any = None, fidelity: bool = False) -> Any: ...
@@ -117,7 +112,10 @@ class Explainer(OpenedPackage[Backend]):
         self._turns.check()
         given: Any = image
         if is_several(given):
-            return self._several(given, targets=self._targets(toward, len(given)), fidelity=fidelity)
+            targets = self._targets(toward, len(given))
+            prepared = (self._prepare.numbered(one, i) for i, one in enumerate(given))
+            size = self._runs.max_batch(targets=targets is not None)
+            return self._runs.explain_all(prepared, size=size, targets=targets, fidelity=fidelity)
         targets = self._targets(toward, None)
         return self._runs.explain([self._prepare(given)], targets=targets, fidelity=fidelity)[0]
 
@@ -273,19 +271,6 @@ class Explainer(OpenedPackage[Backend]):
             embedding_id=self._embedding_id,
             dimension=self.manifest.encoder.dimension,
         )
-
-    def _several(
-        self, images: Sequence[ImageLike] | np.ndarray, *, targets: np.ndarray | None, fidelity: bool
-    ) -> list[Explanation]:
-        if len(images) == 0:
-            raise InputError(
-                "no images (an empty list or array)",
-                expected="at least one",
-                cure="check where the list comes from",
-            )
-        prepared = (self._prepare.numbered(image, i) for i, image in enumerate(images))
-        size = self._runs.max_batch(targets=targets is not None)
-        return self._runs.explain_all(prepared, size=size, targets=targets, fidelity=fidelity)
 
     def _device_backend(self) -> DeviceBackend:
         backend: Any = self._backend

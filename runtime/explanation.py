@@ -192,15 +192,16 @@ class Explanation:
             record.write_text(json.dumps(self.to_json(), indent=2) + "\n")
         return paths
 
-    def _answer(self, target: np.ndarray) -> dict[str, Any]:
-        return {"similarity": round(cosine(self.embedding, target), 6), "absent": self.absent}
-
     def to_json(self) -> dict[str, Any]:
         """Content of NAME.json; the embedding's numbers read back to the same float32."""
         return {**self.facts(), "embedding": [float(f"{value:.9g}") for value in self.embedding]}
 
     def facts(self) -> dict[str, Any]:
         """What `to_json` gives, without the embedding, which takes longer to write than the rest."""
+        toward = {}
+        if self.target is not None:
+            similarity = round(cosine(self.embedding, self.target), 6)
+            toward = {"toward": {"similarity": similarity, "absent": self.absent}}
         return {
             "embedding_id": self.embedding_id,
             "image_size": list(self.placement.size),
@@ -211,7 +212,7 @@ class Explanation:
                 "degenerate": self.degenerate,
             },
             "fidelity": None if self.fidelity is None else round(self.fidelity, 6),
-            **({} if self.target is None else {"toward": self._answer(self.target)}),
+            **toward,
             "timing": {k: round(v, 3) if isinstance(v, float) else v for k, v in self.timing.items()},
         }
 

@@ -7,8 +7,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from types import TracebackType
-from typing import Generic, NamedTuple, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -77,9 +76,20 @@ def batch_of(prepared: Sequence[Prepared]) -> np.ndarray:
     return one[None] if len(prepared) == 1 else np.stack([each.fitted for each in prepared])
 
 
-def is_several(images: object) -> bool:
-    """Whether these are several images: a list, a tuple or an array with four axes."""
-    return isinstance(images, (list, tuple)) or (isinstance(images, np.ndarray) and images.ndim == 4)
+def is_several(images: Any) -> bool:
+    """Whether these are several images: a list, a tuple or an array with four axes.
+
+    Raises:
+        InputError: an empty one.
+    """
+    several = isinstance(images, (list, tuple)) or (isinstance(images, np.ndarray) and images.ndim == 4)
+    if several and len(images) == 0:
+        raise InputError(
+            "no images (an empty list or array)",
+            expected="at least one",
+            cure="check where the list comes from",
+        )
+    return several
 
 
 class Turns:
@@ -166,7 +176,5 @@ class OpenedPackage(Generic[AnyBackend]):
     def __enter__(self: Self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()

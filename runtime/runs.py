@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import islice
-from typing import TYPE_CHECKING, Any, Union
+from typing import Any
 
 import numpy as np
 
@@ -21,11 +20,7 @@ from runtime.media.occlusion import occlude
 from runtime.opened_package import Prepared, Turns, batch_of
 from runtime.package.folder import Package
 
-if TYPE_CHECKING:
-    import PIL.Image
-
-
-TargetLike = Union["np.ndarray", Explanation, str, "os.PathLike[str]", bytes, "PIL.Image.Image"]
+TargetLike = ImageLike | Explanation
 """A float array (D,) is an embedding, a uint8 array an image."""
 
 

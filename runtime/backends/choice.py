@@ -66,7 +66,7 @@ def embedding_only_backend(package: Package, beside: Backend, device: int = 0) -
     from runtime.backends import cuda
     from runtime.backends.tensorrt import selection
 
-    device = _device_of(beside, device)
+    device = int(getattr(beside, "device", device))
     capability = cuda.device(device).compute_capability
     try:
         engine = selection.select(package, capability, beside.precision, mask=False)
@@ -127,13 +127,8 @@ def toward_backend(package: Package, beside: Backend, device: int = 0) -> Target
             cure="open the package with backend='auto'",
         )
     return selection.open_backend(
-        package, device=_device_of(beside, device), precision=beside.precision, toward=True
+        package, device=int(getattr(beside, "device", device)), precision=beside.precision, toward=True
     )
-
-
-def _device_of(beside: Backend, device: int) -> int:
-    """Number of the GPU that a backend runs on; `device` if it has no such attribute."""
-    return int(getattr(beside, "device", device))
 
 
 def _choose(

@@ -158,11 +158,9 @@ class Geometry:
             interpolation=record.interpolation,
         )
 
+    @functools.lru_cache(maxsize=64)  # noqa: B019, equal geometries are one key
     def place(self, height: int, width: int) -> Placement:
         """Where the grid lies on an image of this size; the results for the last sizes are cached."""
-        return _place(self, height, width)
-
-    def _place(self, height: int, width: int) -> Placement:
         grid = (self.height, self.width)
         box: tuple[float, float, float, float] = (0.0, 0.0, float(width), float(height))
         content = (0, 0, self.width, self.height)
@@ -221,11 +219,6 @@ class Geometry:
             (left + self.width) * width / scaled[1],
             (top + self.height) * height / scaled[0],
         )
-
-
-@functools.lru_cache(maxsize=64)
-def _place(geometry: Geometry, height: int, width: int) -> Placement:
-    return geometry._place(height, width)
 
 
 def _resample(

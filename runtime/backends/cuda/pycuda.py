@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import ctypes
 import importlib
-from collections.abc import Callable
-from contextlib import AbstractContextManager
-from types import TracebackType
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from runtime.backends.cuda.base import Cuda, DeviceInfo, DriverInfo, dotted, no_driver, reads_in_place
@@ -76,10 +75,15 @@ class PyCuda(Cuda):
             ),
         )
 
-    def current(self, index: int) -> AbstractContextManager[None]:
+    @contextmanager
+    def current(self, index: int) -> Iterator[None]:
         if index not in self._contexts:
             self._contexts[index] = self._call(self._call(self._cuda.Device, index).retain_primary_context)
-        return _Current(self._contexts[index])
+        self._contexts[index].push()
+        try:
+            yield
+        finally:
+            self._contexts[index].pop()
 
     def malloc(self, nbytes: int) -> int:
         memory = self._call(self._cuda.mem_alloc, nbytes)
@@ -191,23 +195,6 @@ class PyCuda(Cuda):
                 expected="success",
                 cure="free GPU memory if it says so; else end this process, then nemu doctor",
             ) from error
-
-
-class _Current:
-    """A context manager that pushes a context and pops it."""
-
-    __slots__ = ("_context",)
-
-    def __init__(self, context: Any) -> None:
-        self._context = context
-
-    def __enter__(self) -> None:
-        self._context.push()
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._context.pop()
 
 
 def _buffer(pointer: int, nbytes: int) -> Any:

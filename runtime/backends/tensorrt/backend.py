@@ -241,7 +241,7 @@ class TensorRTBackend:
         reason = f"no CUDA graph for batches of {rows}: {lane.no_graph}"
         if lane.no_graph and reason not in self.degraded:
             self.degraded += "; " * bool(self.degraded) + reason
-        engine.save_cache()
+        engine.cache.save()
         return lane
 
     def _finished(self, run: Run) -> tuple[np.ndarray, np.ndarray]:

@@ -51,7 +51,7 @@ class LoadedEngine:
             self.cannot_record = " (its builder could not do with require_user_allocation)"
         self._trt, self._log = trt, logger(trt)
         self._log.lines.clear()
-        self._cache = cache
+        self.cache = cache
         self._runtime: Any = trt.Runtime(self._log)
         self._engine: Any = None
         self._config: Any = None
@@ -70,7 +70,7 @@ class LoadedEngine:
     @property
     def log(self) -> tuple[str, ...]:
         """TensorRT's warnings while it loaded the engine, and problems with its cache."""
-        return (*self._warnings, *self._cache.log)
+        return (*self._warnings, *self.cache.log)
 
     @property
     def dimension(self) -> int:
@@ -152,15 +152,11 @@ class LoadedEngine:
             )
         return result
 
-    def save_cache(self) -> None:
-        """Write to disk what TensorRT-RTX has compiled so far."""
-        self._cache.save()
-
     def close(self) -> None:
         """Release engine and runtime, in this order, after every context; a second call does nothing."""
-        self._cache.save()  # also what was compiled after the lanes were made
+        self.cache.save()  # also what was compiled after the lanes were made
         self._config = None
-        self._cache.release()
+        self.cache.release()
         self._engine = None
         self._runtime = None
 
@@ -187,7 +183,7 @@ class LoadedEngine:
         if hasattr(config, "dynamic_shapes_kernel_specialization_strategy"):
             eager = trt.DynamicShapesKernelSpecializationStrategy.EAGER
             config.dynamic_shapes_kernel_specialization_strategy = eager
-        self._cache.load(config)
+        self.cache.load(config)
         return config
 
 
@@ -230,7 +226,10 @@ class RtxCache:
         if not cache.deserialize(self._on_disk):
             self._on_disk = b""
             self.log.append(f"the compilation cache {self.path} is damaged or of another driver: deleted")
-            self._delete()
+            try:
+                self.path.unlink()
+            except OSError as error:
+                self.log.append(f"the compilation cache {self.path} cannot be deleted: {error}")
 
     def save(self) -> None:
         """Write the file if something has been compiled since it was written."""
@@ -253,12 +252,6 @@ class RtxCache:
     def release(self) -> None:
         """Drop TensorRT's cache object; call it before the engine is released."""
         self._cache = None
-
-    def _delete(self) -> None:
-        try:
-            self.path.unlink()
-        except OSError as error:
-            self.log.append(f"the compilation cache {self.path} cannot be deleted: {error}")
 
 
 def engine_here(record: EngineRecord, gpu: DeviceInfo) -> str:
