@@ -20,7 +20,7 @@ from runtime.explanation import Explanation
 from runtime.media.decode import ImageLike, OneImage
 from runtime.opened_package import OpenedPackage, is_several
 from runtime.package.folder import Package
-from runtime.runs import Runs, TargetLike, target_vectors
+from runtime.runs import Runs, TargetLike
 from runtime.stream import stream
 
 
@@ -127,8 +127,7 @@ class Explainer(OpenedPackage[Backend]):
             BackendError: a run failed, the explainer is closed, or no engine here takes targets.
         """
         self._turns.check()
-        self._runs.open_for_targets()
-        return self._vectors(toward, None)[0]
+        return self._runs.targets(toward, None, embed=self._embedding)[0]
 
     def compare(self, a: ImageLike, b: ImageLike, *, toward: bool = True) -> Comparison:
         """Explain two images, each toward the other, and measure how much of the match the masks keep.
@@ -257,20 +256,11 @@ class Explainer(OpenedPackage[Backend]):
         self._runs.close()
 
     def _targets(self, toward: Any, n: int | None) -> np.ndarray | None:
-        """float32 (n, D), see `target_vectors`; opens the backend that takes targets."""
-        if toward is None:
-            return None
-        self._runs.open_for_targets()
-        return self._vectors(toward, n)
+        """float32 (n, D), see `Runs.targets`; None without targets."""
+        return None if toward is None else self._runs.targets(toward, n, embed=self._embedding)
 
-    def _vectors(self, toward: Any, n: int | None) -> np.ndarray:
-        return target_vectors(
-            toward,
-            n,
-            embed=lambda image: self._runs.explain([self._prepare(image)])[0].embedding,
-            embedding_id=self._embedding_id,
-            dimension=self.manifest.encoder.dimension,
-        )
+    def _embedding(self, image: ImageLike) -> np.ndarray:
+        return self._runs.explain([self._prepare(image)])[0].embedding
 
     def _device_backend(self) -> DeviceBackend:
         backend: Any = self._backend

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
-from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -56,6 +55,53 @@ class Runs:
             if self.for_targets is None:
                 self.for_targets = toward_backend(self._package, self._backend, self._device)
             return self.for_targets
+
+    def targets(self, toward: Any, n: int | None, *, embed: Callable[[ImageLike], np.ndarray]) -> np.ndarray:
+        """Make target vectors, float32 (n, D), one for each of n images; opens the backend that takes them.
+
+        Args:
+            toward: a `TargetLike`, used for all n images; or a list or tuple of n, or a float array (n, D).
+            n: number of images; None for a call with a single image, which takes a single target.
+            embed: image → its embedding, (D,).
+
+        Raises:
+            InputError: another number, dtype, dimension or id, a value that is not finite, an image that
+                cannot be used, or any target if the package's masker takes none.
+            BackendError: as `open_for_targets`, or a run failed.
+        """
+        self.open_for_targets()
+        several = isinstance(toward, (list, tuple)) or (_is_float(toward) and toward.ndim == 2)
+        if not several:
+            return np.repeat(self._target(toward, embed)[None], n or 1, axis=0)
+        if n is None or len(toward) != n:
+            raise InputError(
+                f"{len(toward)} targets for {n or 1} image{'s' * (n not in (None, 1))}",
+                expected="one target for all of them"
+                + ", or one for each in the same order" * (n is not None),
+                cure="give a list of as many targets as images, or a single one",
+            )
+        return np.stack([self._target(one, embed) for one in toward])
+
+    def _target(self, toward: Any, embed: Callable[[ImageLike], np.ndarray]) -> np.ndarray:
+        if isinstance(toward, Explanation):
+            if toward.embedding_id != self._embedding_id:
+                raise InputError(
+                    f"a target of embedding id {toward.embedding_id}",
+                    expected=self._embedding_id,
+                    cure="explain it with the same package and precision",
+                )
+            return toward.embedding
+        if not _is_float(toward):
+            return embed(toward)
+        dimension = self._package.manifest.encoder.dimension
+        if toward.shape != (dimension,) or not np.isfinite(toward).all():
+            odd = "" if toward.shape != (dimension,) else ", with values that are not finite"
+            raise InputError(
+                f"a target {toward.dtype} {toward.shape}{odd}",
+                expected=f"float32 ({dimension},), finite: an embedding of this package",
+                cure="give an embedding that this package made; images are uint8 arrays, paths or bytes",
+            )
+        return toward.astype(np.float32)
 
     def max_batch(self, *, targets: bool) -> int:
         """The most images that one run takes, with or without targets."""
@@ -165,59 +211,6 @@ class Runs:
         if target is None or not target.any():
             return {"curve": manifest.level}
         return {"target": target, "curve": None if manifest.target is None else manifest.target.level}
-
-
-def target_vectors(
-    toward: Any, n: int | None, *, embed: Callable[[ImageLike], np.ndarray], embedding_id: str, dimension: int
-) -> np.ndarray:
-    """Make target vectors, float32 (n, D): one for each of n images.
-
-    Args:
-        toward: a `TargetLike`, used for all n images; or a list or tuple of n, or a float array (n, D).
-        n: number of images; None for a call with a single image, which takes a single target.
-        embed: image → its embedding, (D,).
-        embedding_id: embedding id that targets must have.
-        dimension: D.
-
-    Raises:
-        InputError: another number, dtype, dimension or id, a value that is not finite, or an image that
-            cannot be used.
-    """
-    vector = partial(_vector, embed=embed, embedding_id=embedding_id, dimension=dimension)
-    several = isinstance(toward, (list, tuple)) or (_is_float(toward) and toward.ndim == 2)
-    if not several:
-        return np.repeat(vector(toward)[None], n or 1, axis=0)
-    if n is None or len(toward) != n:
-        raise InputError(
-            f"{len(toward)} targets for {n or 1} image{'s' * (n not in (None, 1))}",
-            expected="one target for all of them" + ", or one for each in the same order" * (n is not None),
-            cure="give a list of as many targets as images, or a single one",
-        )
-    return np.stack([vector(one) for one in toward])
-
-
-def _vector(
-    toward: Any, *, embed: Callable[[ImageLike], np.ndarray], embedding_id: str, dimension: int
-) -> np.ndarray:
-    """Make one target vector, float32 (D,)."""
-    if isinstance(toward, Explanation):
-        if toward.embedding_id != embedding_id:
-            raise InputError(
-                f"a target of embedding id {toward.embedding_id}",
-                expected=embedding_id,
-                cure="explain it with the same package and precision",
-            )
-        return toward.embedding
-    if not _is_float(toward):
-        return embed(toward)
-    if toward.shape != (dimension,) or not np.isfinite(toward).all():
-        odd = "" if toward.shape != (dimension,) else ", with values that are not finite"
-        raise InputError(
-            f"a target {toward.dtype} {toward.shape}{odd}",
-            expected=f"float32 ({dimension},), finite: an embedding of this package",
-            cure="give an embedding that this package made; images are uint8 arrays, paths or bytes",
-        )
-    return toward.astype(np.float32)
 
 
 def _is_float(toward: Any) -> bool:

@@ -15,7 +15,6 @@ from runtime.cli.info import describe
 from runtime.errors import InputError
 from runtime.media.occlusion import cosine, occlude
 from runtime.package.records import LevelRecord, Spread, TargetMeasures, TargetRecord
-from runtime.runs import target_vectors
 from tests.toward_graph import add_targets, strength
 
 CURVE = LevelRecord(images="toys", n=2, fills=("black",), share=(0.0, 0.5), kept=(0.0, 1.0), checks=())
@@ -82,14 +81,11 @@ def test_invalid_target_is_refused(explainer, toward, said):
         explainer(picture(0), toward=toward)
 
 
-def test_wrong_number_or_id_of_targets_is_refused(explainer, asked):
+def test_wrong_number_or_id_of_targets_is_refused(explainer):
     with pytest.raises(InputError, match="3 targets for 2 images"):
         explainer([picture(0), picture(1)], toward=np.ones((3, 3), np.float32))
     with pytest.raises(InputError, match="another-id"):
-        target_vectors(
-            type(explainer(picture(0)))(**{**vars(explainer(picture(0))), "embedding_id": "another-id"}),
-            None, embed=lambda _: RED, embedding_id=explainer.embedding_id, dimension=3,
-        )  # fmt: skip
+        explainer(picture(0), toward=dataclasses.replace(explainer(picture(0)), embedding_id="another-id"))
 
 
 def test_package_without_targets_names_the_cure(tiny):
@@ -103,7 +99,7 @@ def test_empty_mask_toward_target_means_absent(explainer):
     black, never = np.zeros((24, 32, 3), np.uint8), np.float32([-30, -30, -30])
     assert explainer(black).degenerate == "empty"
     found = explainer(picture(0), toward=never)
-    found = type(found)(**{**vars(found), "curve": CURVE})
+    found = dataclasses.replace(found, curve=CURVE)
     assert (found.absent, found.degenerate) == (True, "")
     assert not found.region(0.9).any()
     assert found.facts()["toward"]["absent"] is True

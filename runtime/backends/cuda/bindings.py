@@ -14,7 +14,7 @@ from contextlib import AbstractContextManager
 from types import ModuleType
 from typing import Any
 
-from runtime.backends.cuda.base import Cuda, DeviceInfo, DriverInfo, dotted, no_driver, reads_in_place
+from runtime.backends.cuda.base import Cuda, DeviceInfo, DriverInfo, dotted, no_driver
 from runtime.errors import BackendError, BackendUnavailable, InputError
 
 _MODULES = ("cuda.bindings.driver", "cuda.cuda")
@@ -80,24 +80,23 @@ class CudaBindings(Cuda):
         """Read the attributes of an existing GPU.  Raises `BackendError` if the driver refuses."""
         device = self._call("cuDeviceGet", index)
         names = self._cuda.CUdevice_attribute
-
-        def attribute(which: Any) -> int:
-            return int(self._call("cuDeviceGetAttribute", which, device))
-
-        integrated = bool(attribute(names.CU_DEVICE_ATTRIBUTE_INTEGRATED))
-        major = attribute(names.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)
-        minor = attribute(names.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)
+        asked = (
+            *(
+                names.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR,
+                names.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR,
+            ),
+            *(names.CU_DEVICE_ATTRIBUTE_INTEGRATED, names.CU_DEVICE_ATTRIBUTE_CAN_MAP_HOST_MEMORY),
+            names.CU_DEVICE_ATTRIBUTE_PAGEABLE_MEMORY_ACCESS,
+        )
+        major, minor, *facts = (int(self._call("cuDeviceGetAttribute", which, device)) for which in asked)
+        integrated, can_map, pageable = map(bool, facts)
         return DeviceInfo(
             index=index,
             name=self._call("cuDeviceGetName", 256, device).split(b"\0")[0].decode(),
             compute_capability=f"{major}.{minor}",
             memory_bytes=int(self._call("cuDeviceTotalMem", device)),
             integrated=integrated,
-            mapped_input=reads_in_place(
-                integrated=integrated,
-                can_map=bool(attribute(names.CU_DEVICE_ATTRIBUTE_CAN_MAP_HOST_MEMORY)),
-                pageable_access=bool(attribute(names.CU_DEVICE_ATTRIBUTE_PAGEABLE_MEMORY_ACCESS)),
-            ),
+            mapped_input=integrated and can_map and not pageable,
         )
 
     def current(self, index: int) -> AbstractContextManager[None]:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from runtime.backends.cuda.base import Cuda, DeviceInfo, DriverInfo, dotted, no_driver, reads_in_place
+from runtime.backends.cuda.base import Cuda, DeviceInfo, DriverInfo, dotted, no_driver
 from runtime.errors import BackendError, BackendUnavailable, InputError
 
 _NON_BLOCKING = 1  # CU_STREAM_NON_BLOCKING; PyCUDA has no name for it
@@ -59,20 +59,19 @@ class PyCuda(Cuda):
     def device(self, index: int) -> DeviceInfo:
         """Read the attributes of an existing GPU.  Raises `BackendError` if the driver refuses."""
         device, attribute = self._call(self._cuda.Device, index), self._cuda.device_attribute
-        integrated = bool(device.get_attribute(attribute.INTEGRATED))
+        integrated, can_map = (
+            bool(device.get_attribute(which))
+            for which in (attribute.INTEGRATED, attribute.CAN_MAP_HOST_MEMORY)
+        )
         pageable = getattr(attribute, "PAGEABLE_MEMORY_ACCESS", None)  # PyCUDA 2021 lacks this name
-        major, minor = device.compute_capability()
+        copies = pageable is None or bool(device.get_attribute(pageable))
         return DeviceInfo(
             index=index,
             name=device.name(),
-            compute_capability=f"{major}.{minor}",
+            compute_capability="{}.{}".format(*device.compute_capability()),
             memory_bytes=int(device.total_memory()),
             integrated=integrated,
-            mapped_input=reads_in_place(
-                integrated=integrated,
-                can_map=bool(device.get_attribute(attribute.CAN_MAP_HOST_MEMORY)),
-                pageable_access=pageable is None or bool(device.get_attribute(pageable)),
-            ),
+            mapped_input=integrated and can_map and not copies,
         )
 
     @contextmanager

@@ -210,7 +210,7 @@ def misfit(record: EngineRecord, capability: str) -> str:
         return f"built for {record.flavour} {record.version}, this is {record.flavour} {here}"
     if record.compute_capability == "portable":
         # TensorRT-RTX compiles the rest of a portable plan on the GPU; Turing (7.5) needs a separate plan.
-        return "" if _number(capability) >= (8, 0) else f"built for 8.0 and newer GPUs, this is {capability}"
+        return "" if float(capability) >= 8 else f"built for 8.0 and newer GPUs, this is {capability}"
     if record.compute_capability != capability:
         return f"built for compute capability {record.compute_capability}, this is {capability}"
     return ""
@@ -260,7 +260,3 @@ def _preference(engine: Engine) -> tuple[bool, bool, bool, str]:
     record = engine.record
     portable = record.compute_capability == "portable"
     return record.precision != "fp16", not record.embedding_only, portable, engine.path.name
-
-
-def _number(capability: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in capability.split("."))
