@@ -91,13 +91,11 @@ class OnnxRuntimeBackend:
 
     def run(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """See `Backend.run`."""
-        embedding, mask = self._run(images)
-        return embedding, mask
+        return self._run(images)
 
     def run_toward(self, images: np.ndarray, toward: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """See `TargetBackend.run_toward`."""
-        embedding, mask = self._run(images, toward)
-        return embedding, mask
+        return self._run(images, toward)
 
     def embed(self, images: np.ndarray) -> np.ndarray:
         """See `EmbeddingBackend.embed`."""
@@ -129,9 +127,7 @@ class OnnxRuntimeBackend:
     def _where(self) -> str:
         return f"onnxruntime {ort().__version__} on the CPU, {thread_count()} threads"
 
-    def _run(
-        self, images: np.ndarray, toward: np.ndarray | None = None, *, mask: bool = True
-    ) -> list[np.ndarray]:
+    def _run(self, images: np.ndarray, toward: np.ndarray | None = None, *, mask: bool = True) -> Any:
         if self._session is None:
             raise BackendError("this backend is closed", expected="an open one", cure="make a new Explainer")
         check_form(self._file, self.outputs, self._takes_target, mask=mask, toward=toward is not None)
@@ -144,7 +140,7 @@ class OnnxRuntimeBackend:
         try:
             # `run` allocates the outputs.  To bind new ones for each run is slower (332 against 282
             # microseconds for a tiny graph), and the next run would overwrite outputs that are bound once.
-            return self._session.run(self.outputs, feed)
+            return tuple(self._session.run(self.outputs, feed))
         except Exception as error:  # its exceptions share no base but this
             raise BackendError(
                 f"onnxruntime failed on images {images.shape}: {first_line(error)}",

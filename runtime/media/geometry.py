@@ -13,7 +13,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import numpy as np
@@ -150,13 +150,7 @@ class Geometry:
     @classmethod
     def from_record(cls, record: InputRecord) -> Geometry:
         """Make the geometry that a package's manifest states."""
-        return cls(
-            height=record.height,
-            width=record.width,
-            resize=record.resize,
-            crop_pct=record.crop_pct,
-            interpolation=record.interpolation,
-        )
+        return cls(**{field.name: getattr(record, field.name) for field in fields(cls)})
 
     @functools.lru_cache(maxsize=64)  # noqa: B019, equal geometries are one key
     def place(self, height: int, width: int) -> Placement:

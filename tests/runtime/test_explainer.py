@@ -7,8 +7,8 @@ import pytest
 from PIL import Image
 
 from runtime import Explainer, Explanation
-from runtime.backends.fake import FakeBackend
 from runtime.errors import BackendError, InputError, PackageError
+from tests.runtime.fake_backend import FakeBackend
 
 IMAGES = [
     np.random.default_rng(i).integers(0, 256, shape, dtype=np.uint8)

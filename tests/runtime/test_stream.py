@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from runtime import Explainer
-from runtime.backends.fake import FakeBackend
 from runtime.errors import BackendError, InputError
+from tests.runtime.fake_backend import FakeBackend
 
 Outputs = tuple[np.ndarray, np.ndarray]
 

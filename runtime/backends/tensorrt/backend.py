@@ -57,7 +57,7 @@ class TensorRTBackend:
     def __init__(self, engine: Engine, *, plan: bytes, input: InputRecord, gpu: DeviceInfo) -> None:
         record = engine.record
         self._cuda = cuda.implementation()
-        self._gpu = gpu
+        self._gpu, self.device = gpu, gpu.index
         self.precision, self.outputs = record.precision, record.outputs
         self._takes_target, self._dimension = record.takes_target, 0
         self._least, self.max_batch = record.batch[0], record.batch[2]
@@ -85,42 +85,25 @@ class TensorRTBackend:
         self.why = f"{self._file} fits {where}; {self._cuda.name}, {1 + self._engine.streams} stream(s)"
 
     @property
-    def device(self) -> int:
-        """Number of the GPU that it runs on."""
-        return self._gpu.index
-
-    @property
     def load_log(self) -> tuple[str, ...]:
         """TensorRT's warnings while it loaded the engine, and problems with its cache."""
         return self._opened().log
 
     def run(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """See `Backend.run`."""
-        self._refuse_other_forms()
-        images = self._checked(images)
-        with self._current():
-            embedding, mask = self._start(images).result()
-        return embedding, mask
+        return self._answer(self._checked(images))
 
     def run_toward(self, images: np.ndarray, toward: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """See `TargetBackend.run_toward`."""
-        self._refuse_other_forms(toward=True)
-        images = self._checked(images)
-        toward = check_targets(toward, n=len(images), dimension=self._dimension)
-        with self._current():
-            embedding, mask = self._start(images, toward).result()
-        return embedding, mask
+        images = self._checked(images, toward=True)
+        return self._answer(images, check_targets(toward, n=len(images), dimension=self._dimension))
 
     def embed(self, images: np.ndarray) -> np.ndarray:
         """See `EmbeddingBackend.embed`."""
-        self._refuse_other_forms(mask=False)
-        images = self._checked(images)
-        with self._current():
-            return self._start(images).result()[0]
+        return self._answer(self._checked(images, mask=False))[0]
 
     def submit(self, images: np.ndarray) -> Callable[[], tuple[np.ndarray, np.ndarray]]:
         """See `PipelinedBackend.submit`."""
-        self._refuse_other_forms()
         images = self._checked(images)
         with self._current():
             if len(images) <= self._least:
@@ -202,9 +185,14 @@ class TensorRTBackend:
         self._opened()
         check_form(self._file, self.outputs, self._takes_target, mask=mask, toward=toward)
 
-    def _checked(self, images: np.ndarray) -> np.ndarray:
+    def _checked(self, images: np.ndarray, *, mask: bool = True, toward: bool = False) -> np.ndarray:
+        self._refuse_other_forms(mask=mask, toward=toward)
         height, width, _ = self._shape
         return check_images(images, height=height, width=width, max_batch=self.max_batch)
+
+    def _answer(self, *inputs: np.ndarray) -> Any:
+        with self._current():
+            return self._start(*inputs).result()
 
     def _start(self, *inputs: np.ndarray) -> Run:
         name, rows = self._lane_for(len(inputs[0]))
@@ -244,7 +232,6 @@ class TensorRTBackend:
         engine.cache.save()
         return lane
 
-    def _finished(self, run: Run) -> tuple[np.ndarray, np.ndarray]:
+    def _finished(self, run: Run) -> Any:
         with self._current():
-            embedding, mask = run.result()
-        return embedding, mask
+            return run.result()

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 
 from runtime.backends import choice
-from runtime.backends.fake import FakeBackend
 from runtime.backends.onnxruntime import OnnxRuntimeBackend
 from runtime.errors import (
     BackendError,
@@ -21,6 +20,7 @@ from runtime.errors import (
     PackageError,
 )
 from runtime.package.folder import Package
+from tests.runtime.fake_backend import FakeBackend
 
 RANDOM = np.random.default_rng(1).integers(0, 256, (3, 24, 32, 3), dtype=np.uint8)
 

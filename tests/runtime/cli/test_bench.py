@@ -8,8 +8,8 @@ import pytest
 
 from runtime import Explainer
 from runtime.__main__ import main
-from runtime.backends.fake import FakeBackend
 from runtime.cli import bench
+from tests.runtime.fake_backend import FakeBackend
 
 
 def test_bench_times_batches_and_a_jpeg(tiny, outputs):

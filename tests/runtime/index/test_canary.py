@@ -12,10 +12,10 @@ from PIL import Image
 
 from runtime import Explainer
 from runtime.__main__ import main
-from runtime.backends.fake import FakeBackend
 from runtime.index import Index
 from runtime.index.canary import check, read_sample, write_sample
 from runtime.package.manifest import Manifest
+from tests.runtime.fake_backend import FakeBackend
 
 
 def run(*words: object) -> int:

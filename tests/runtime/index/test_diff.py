@@ -12,10 +12,10 @@ from PIL import Image
 
 from runtime import Explainer
 from runtime.__main__ import main
-from runtime.backends.fake import FakeBackend
 from runtime.errors import InputError
 from runtime.index.diff import compare_packages, recall_at
 from runtime.package.folder import MANIFEST, Package
+from tests.runtime.fake_backend import FakeBackend
 
 
 @pytest.fixture

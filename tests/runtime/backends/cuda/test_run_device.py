@@ -15,10 +15,10 @@ import pytest
 
 from runtime import Explainer
 from runtime.backends.cuda.device_array import read, stream_handle
-from runtime.backends.fake import FakeBackend
 from runtime.device_explanation import tensor_of
 from runtime.errors import BackendError, InputError
 from runtime.package.folder import Package
+from tests.runtime.fake_backend import FakeBackend
 from tests.runtime.fake_gpu import GLOBAL, LEGACY, Gpu
 from tests.runtime.fake_tensorrt import OVERFLOWS, IExecutionContext
 

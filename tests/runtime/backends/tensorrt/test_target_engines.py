@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import shutil
 import sys
@@ -26,7 +25,6 @@ from runtime.backends.choice import (
     takes_targets,
     toward_backend,
 )
-from runtime.backends.fake import FakeBackend
 from runtime.backends.onnxruntime import OnnxRuntimeBackend
 from runtime.backends.tensorrt import selection
 from runtime.backends.tensorrt.backend import TensorRTBackend
@@ -37,6 +35,7 @@ from runtime.package.manifest import EngineRecord
 from runtime.package.reference import load_reference
 from runtime.verify import verify_toward
 from tests.runtime.engine_outputs import check_outputs, random_images
+from tests.runtime.fake_backend import FakeBackend
 from tests.runtime.fake_cuda import FakeDriver
 from tests.runtime.fake_gpu import Gpu
 from tests.runtime.fake_tensorrt import fake_tensorrt
@@ -166,7 +165,7 @@ def test_the_gpu_matches_the_plain_backend(
     with closing(choose(toy)) as plain:
         assert plain.device == 0
         with monkeypatch.context() as patch:
-            patch.setattr(plain, "_gpu", dataclasses.replace(plain._gpu, index=1))
+            patch.setattr(plain, "device", 1)
             patch.setattr(selection, "open_backend", lambda *_, device, **__: asked.append(device))
             patch.setattr(selection, "open_engine", lambda *_, device, **__: asked.append(device) or plain)
             patch.setattr(cuda, "device", lambda n: asked.append(n) or plain._gpu)

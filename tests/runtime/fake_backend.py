@@ -1,4 +1,4 @@
-"""A backend made from a Python function, for tests and demonstrations without a library or a GPU."""
+"""A backend made from a Python function, which needs no library and no GPU."""
 
 from __future__ import annotations
 
