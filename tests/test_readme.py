@@ -71,11 +71,11 @@ def test_readme_has_at_most_120_lines():
     assert len(README.splitlines()) <= 120
 
 
-@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md"])
+@pytest.mark.parametrize("page", [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")], ids=lambda p: p.stem)
 def test_links_and_paths_exist(page):
-    text = (ROOT / page).read_text()
+    text = page.read_text()
     for link in re.findall(r"\]\((?!https?:)([^)#]+)", text):
-        assert (ROOT / link).exists(), link
+        assert (page.parent / link).exists(), link
     for name in re.findall(r"`((?:demo|benchmarks|docs|tests|\.ci)/[\w./]+)`", text):
         assert (ROOT / name).exists() or name.startswith("demo/out"), name
 

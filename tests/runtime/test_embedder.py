@@ -17,6 +17,7 @@ from runtime.errors import BackendError, EngineMismatch, InputError, ParityError
 from runtime.package.folder import Package
 from runtime.package.manifest import OUTPUTS, EngineRecord
 from runtime.verify import verify_embedding
+from tests.runtime.engine_outputs import random_images
 
 EMBEDDING_ONLY = OUTPUTS[:1]
 
@@ -109,27 +110,23 @@ def test_an_embedding_only_graph_does_not_explain(indexing):
     assert choose(indexing).run(np.zeros((1, 24, 32, 3), np.uint8))[1].shape == (1, 24, 32)
 
 
-def photographs(n: int) -> np.ndarray:
-    return np.random.default_rng(n).integers(0, 256, (n, 4, 6, 3), np.uint8)
-
-
 def test_each_class_takes_its_own_engine(toy, add, gpu):
     add(toy, "a-embedding", outputs=EMBEDDING_ONLY)
     add(toy, "b-whole")
     with closing(choose(toy)) as explains:
         assert explains.why.startswith("b-whole.engine")
-        images = photographs(3)
+        images = random_images(3)
         np.testing.assert_allclose(explains.embed(images), images.mean((1, 2)), rtol=1e-6)
     with Embedder(toy) as embedder:
         backend = embedder.backend
         assert (backend.outputs, backend.degraded) == (EMBEDDING_ONLY, "")
         assert backend.why.startswith("a-embedding.engine")
         for n in (4, 1, 3, 9):
-            images = photographs(n)
+            images = random_images(n)
             np.testing.assert_allclose(embedder(images), images.mean((1, 2)), rtol=1e-6)
         for call in (backend.run, backend.submit, backend.run_device):
             with pytest.raises(BackendError, match=r"a-embedding\.engine, which gives no mask"):
-                call(photographs(1))
+                call(random_images(1))
     assert not gpu.live()
 
 

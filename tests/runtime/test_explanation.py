@@ -12,27 +12,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from runtime.errors import BackendError, InputError, OutputExists
-from runtime.explanation import Explanation
-from runtime.media.geometry import Geometry
 from runtime.media.overlay import STYLES, TABLE, colour_bar, grid, heat, overlay
 
 IMAGE = np.random.default_rng(0).integers(0, 256, (30, 60, 3), dtype=np.uint8)
-
-
-@pytest.fixture
-def explanation() -> Explanation:
-    """A crop of a wide image; the mask is 1 in the upper half of what was seen."""
-    placement = Geometry(height=10, width=10, resize="crop").place(30, 60)
-    mask = np.zeros((10, 10), np.float32)
-    mask[:5] = 1
-    return Explanation(
-        embedding=np.linspace(-1, 1, 7, dtype=np.float32),
-        graph_mask=mask,
-        placement=placement,
-        image=IMAGE,
-        embedding_id="tiny-fp32",
-        timing={"preprocess": 1.25, "run": 2.5, "batch": 1},
-    )
 
 
 def test_the_mask_lies_on_the_original_pixels(explanation):

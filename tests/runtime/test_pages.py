@@ -27,6 +27,16 @@ SHORT = "--image-size 64 --steps 5 --batch-size 4"
 """Options of a short training, for a page that takes the defaults."""
 
 
+@pytest.fixture(
+    params=[pytest.param(here, marks=pytest.mark.slow), pytest.param(fresh, marks=pytest.mark.install)]
+)
+def environment(request):
+    """`here` or `fresh`, for pages that install PyTorch."""
+    if request.param is fresh:
+        request.getfixturevalue("package_index")
+    return request.param
+
+
 @pytest.fixture
 def place(make_package, package, tmp_path) -> Path:
     """A folder with what the pages name: packages, a folder of photographs, two pictures, a film."""
@@ -74,15 +84,13 @@ def test_commands_of_the_page_run(page, place):
         check_retrieval_results(place)
 
 
-@pytest.mark.slow
-def test_commands_of_research_page_run(laboratory):
-    assert walk("research", laboratory, here(laboratory)) < LIMIT
+def test_commands_of_research_page_run(laboratory, environment):
+    assert walk("research", laboratory, environment(laboratory)) < LIMIT
     check_research_results(laboratory)
 
 
-@pytest.mark.slow
-def test_commands_of_training_page_run(beginning):
-    assert walk("training", beginning, here(beginning, short=SHORT)) < LIMIT
+def test_commands_of_training_page_run(beginning, environment):
+    assert walk("training", beginning, environment(beginning, short=SHORT)) < LIMIT
     check_training_results(beginning)
 
 
@@ -96,18 +104,6 @@ def test_page_works_in_a_fresh_environment(page, place, package_index):
     assert "torch" not in packages
     if page == "robotics":
         check_robotics_results(place)
-
-
-@pytest.mark.install
-def test_research_page_works_in_a_fresh_environment(laboratory, package_index):
-    assert walk("research", laboratory, fresh(laboratory)) < LIMIT
-    check_research_results(laboratory)
-
-
-@pytest.mark.install
-def test_training_page_works_in_a_fresh_environment(beginning, package_index):
-    assert walk("training", beginning, fresh(beginning, short=SHORT)) < LIMIT
-    check_training_results(beginning)
 
 
 def check_training_results(place: Path) -> None:
@@ -152,9 +148,3 @@ def check_research_results(laboratory: Path) -> None:
     assert "saliency" in (laboratory / "tables/quality.md").read_text()
     assert Package.open(laboratory / "mine.nemu").manifest.encoder.id == "my_encoder:load"
     assert (laboratory / "explained/explanations.jsonl").is_file()
-
-
-def test_links_of_the_pages_exist():
-    for page in (ROOT / "docs").glob("*.md"):
-        for link in re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text()):
-            assert (page.parent / link).exists(), f"{page.name}: {link}"
