@@ -34,11 +34,6 @@ def copied(dockerfile: Path) -> list[tuple[str, str]]:
     return found
 
 
-def extras(dockerfile: Path) -> str:
-    (given,) = re.findall(r'"\.\[([\w,]+)\]"', dockerfile.read_text())
-    return given
-
-
 def ignored(path: str) -> bool:
     """Whether .dockerignore excludes `path`: the last line that matches decides."""
     verdict = False
@@ -73,7 +68,8 @@ def test_image_runs_nemu_without_root(dockerfile):
 def test_jetson_images_install_from_wheels(target):
     """As .ci/conformance recorded, which fails when a requirement has no wheel."""
     found = json.loads((ROOT / "tests/conformance/aarch64.json").read_text())[PYTHONS[target]]
-    resolved = found[f"nemu[{extras(ROOT / f'docker/{target}.Dockerfile')}]"]
+    (extras,) = re.findall(r'"\.\[([\w,]+)\]"', (ROOT / f"docker/{target}.Dockerfile").read_text())
+    resolved = found[f"nemu[{extras}]"]
     assert {"numpy", "onnxruntime", "onnx", "av", "cuda-bindings"} <= set(resolved)
 
 

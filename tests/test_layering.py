@@ -1,4 +1,4 @@
-"""The direction of imports: tests, benchmarks, demo → export → train → runtime → numpy."""
+"""What the runtime imports: numpy, and optional libraries inside functions."""
 
 from __future__ import annotations
 
@@ -8,9 +8,8 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
-
 ROOT = Path(__file__).parents[1]
+RUNTIME = sorted((ROOT / "runtime").rglob("*.py"))
 HEAVY = (
     "torch torchvision timm lightning safetensors onnx onnxsim onnxscript onnxruntime "
     "onnxruntime_ep_nv_tensorrt_rtx tensorrt tensorrt_rtx tensorrt_lean tensorrt_dispatch cuda pycuda PIL "
@@ -21,11 +20,6 @@ HEAVY = (
 OPTIONAL = (
     "onnxruntime onnxruntime_ep_nv_tensorrt_rtx PIL tqdm av pyarrow ray tensorrt tensorrt_rtx cuda pycuda"
 )
-FORBIDDEN = {
-    "runtime": "train export demo benchmarks tests",
-    "train": "export demo benchmarks tests",
-    "export": "demo benchmarks tests",
-}
 
 
 def imports(path: Path, *, top: bool = False) -> Iterator[str]:
@@ -46,12 +40,6 @@ def at_import(node: ast.AST) -> Iterator[ast.AST]:
             yield from at_import(child)
 
 
-def files(package: str) -> list[Path]:
-    found = sorted((ROOT / package).rglob("*.py"))
-    assert found, package
-    return found
-
-
 def test_runtime_modules_import_with_numpy_alone():
     code = (
         f"import sys, pkgutil, importlib\n"
@@ -65,22 +53,15 @@ def test_runtime_modules_import_with_numpy_alone():
     assert answer.returncode == 0, answer.stderr
 
 
-@pytest.mark.parametrize("package", FORBIDDEN)
-def test_no_folder_imports_one_above_it(package):
-    for path in files(package):
-        upward = set(imports(path)) & set(FORBIDDEN[package].split())
-        assert not upward, f"{path.relative_to(ROOT)} imports {', '.join(upward)}"
-
-
 def test_runtime_imports_only_numpy_at_the_top():
-    for path in files("runtime"):
+    for path in RUNTIME:
         other = set(imports(path, top=True)) - sys.stdlib_module_names - {"numpy", "runtime"}
         assert not other, f"{path.relative_to(ROOT)} imports {', '.join(other)} at the top"
 
 
 def test_runtime_imports_no_training_package_anywhere():
     allowed = sys.stdlib_module_names | {"numpy", "runtime"} | set(OPTIONAL.split())
-    for path in files("runtime"):
+    for path in RUNTIME:
         other = set(imports(path)) - allowed
         assert not other, f"{path.relative_to(ROOT)} imports {', '.join(other)}"
 

@@ -15,6 +15,8 @@ ROOT = Path(__file__).parents[1]
 PACKAGES = ("runtime", "train", "export", "demo", "benchmarks")
 # In each line a folder may import those before it, and none after it.
 ORDERS = (
+    "runtime train export demo tests",
+    "runtime train export benchmarks tests",
     "runtime.package runtime.media runtime.backends runtime.anomaly runtime.bulk runtime.index runtime.cli",
     "runtime.backends.cuda runtime.backends.tensorrt",
     "export.graph export.int8 export.engine export.package export.deploy",
@@ -35,14 +37,13 @@ def dotted(path: Path) -> str:
 
 @cache
 def arrows() -> Mapping[str, set[str]]:
-    """Each module of the project, and the modules that it imports anywhere in its text."""
-    modules = {dotted(path): path for path in sources(*PACKAGES)}
-    return {name: outside(name, imported(path.read_text(), modules)) for name, path in modules.items()}
-
-
-def outside(name: str, found: set[str]) -> set[str]:
-    """Without the module itself and the packages that it is in."""
-    return {other for other in found if not f"{name}.".startswith(f"{other}.")}
+    """Each module of the project, and the modules that it imports anywhere, without the packages it is in."""
+    modules = {dotted(path): path for path in sources(*PACKAGES, "tests")}
+    found = {name: imported(path.read_text(), modules) for name, path in modules.items()}
+    within = {
+        name: {other for other in to if f"{name}.".startswith(f"{other}.")} for name, to in found.items()
+    }
+    return {name: to - within[name] for name, to in found.items()}
 
 
 def imported(text: str, modules: Mapping[str, Path]) -> set[str]:

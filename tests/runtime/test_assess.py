@@ -52,6 +52,7 @@ def test_only_masks_that_follow_targets_are_believed():
     assert found.targets.nothing == 1
     assert found.targets.present.mean == pytest.approx(found.region.mean, abs=0.01)
     assert np.array_equal(mixed.masks[INSIDE] > 0.5, mixed.region)
+    assert draw(mixed).shape == (6 * 20 + 5 * 4, 6 * 30 + 5 * 4, 3)  # a row for each of six mixtures
     assert found.follows_target
     asked, _ = assess(largest, ignoring, IMAGES)
     assert asked.targets.difference.mean == 0
@@ -93,11 +94,6 @@ def test_partial_correlation_removes_the_common_cause():
     assert partial_rank_correlation(given, b, given) == 0
 
 
-def test_identical_images_are_refused():
-    with pytest.raises(InputError, match="does not tell apart"):
-        assess(blind, None, np.repeat(IMAGES[:1], 9, axis=0))
-
-
 def test_moved_is_the_regions_effect_on_the_embedding():
     """Images of one colour: the mean moves by the region's area times the distance of the colours."""
     found, mixed = assess(blind, None, IMAGES)
@@ -109,9 +105,13 @@ def test_moved_is_the_regions_effect_on_the_embedding():
     assert found.moved.mean == pytest.approx(float((area * apart).mean() / unit), rel=1e-3)
 
 
-def test_too_few_images_are_refused():
-    with pytest.raises(InputError, match="at least 8"):
-        assess(blind, None, IMAGES[:7])
+@pytest.mark.parametrize(
+    ("images", "said"),
+    [(IMAGES[:7], "at least 8"), (np.repeat(IMAGES[:1], 9, axis=0), "does not tell apart")],
+)
+def test_few_or_identical_images_are_refused(images, said):
+    with pytest.raises(InputError, match=said):
+        assess(blind, None, images)
 
 
 @given(st.integers(0, 10_000), st.integers(12, 60), st.integers(12, 60))
@@ -160,9 +160,3 @@ def test_the_command_exits_3_if_not_believed(tiny, tmp_path, capsys):
     with Image.open(out) as image:
         assert image.height > 24 * 5
     assert main(run) == 1  # the image is there
-
-
-def test_the_drawing_has_one_row_per_mixture():
-    _, mixed = assess(largest, right, IMAGES)
-    drawn = draw(mixed)
-    assert drawn.shape == (6 * 20 + 5 * 4, 6 * 30 + 5 * 4, 3)

@@ -111,11 +111,6 @@ def test_keep_out_of_range_is_refused(falling, keep):
         share_for(CURVE, keep)
 
 
-def test_a_level_outside_the_masks_is_refused(falling):
-    with pytest.raises(InputError, match=r"level=1\.5"):
-        falling.kept_at(1.5)
-
-
 def test_regions_need_a_curve(package_path):
     with Explainer(package_path) as explainer:
         found = explainer(IMAGE)
@@ -142,13 +137,8 @@ def test_the_packages_curve_reaches_the_explanation(with_curve):
         assert explainer(IMAGE).curve == CURVE
 
 
-def test_explain_draws_the_region(with_curve, photo, tmp_path):
-    command = ["explain", str(with_curve), str(photo), "--overlays", "png", "--quiet", "--keep", "0.8"]
-    assert main([*command, "--out", str(tmp_path / "out")]) == 0
-    drawn = load_image(tmp_path / "out" / "photo.overlay.png")
-    with Explainer(with_curve) as explainer:
-        found = explainer(IMAGE)
-    region = found.region(keep=0.8)
+def test_the_region_keeps_its_colours(falling):
+    drawn, region = falling.overlay(keep=0.8), falling.region(keep=0.8)
     assert 0 < region.mean() < 1
     assert (drawn[region] == IMAGE[region]).all()
     line = (drawn == (0, 255, 255)).all(axis=-1)
@@ -208,6 +198,8 @@ def test_heat_colours_only_the_region(falling):
     assert grey.max() <= 1
 
 
-def test_another_style_is_refused(falling):
+def test_other_levels_and_styles_are_refused(falling):
+    with pytest.raises(InputError, match=r"level=1\.5"):
+        falling.kept_at(1.5)
     with pytest.raises(InputError, match="spotlight or heat"):
         falling.overlay(style="rainbow")
