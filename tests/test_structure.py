@@ -40,10 +40,7 @@ def arrows() -> Mapping[str, set[str]]:
     """Each module of the project, and the modules that it imports anywhere, without the packages it is in."""
     modules = {dotted(path): path for path in sources(*PACKAGES, "tests")}
     found = {name: imported(path.read_text(), modules) for name, path in modules.items()}
-    within = {
-        name: {other for other in to if f"{name}.".startswith(f"{other}.")} for name, to in found.items()
-    }
-    return {name: to - within[name] for name, to in found.items()}
+    return {name: {m for m in to if not f"{name}.".startswith(f"{m}.")} for name, to in found.items()}
 
 
 def imported(text: str, modules: Mapping[str, Path]) -> set[str]:
