@@ -46,6 +46,8 @@ def test_embeddings_equal_those_of_the_explainer(indexing, images):
         assert len(np.unique(found[:, 0])) == 19
         same = np.stack([image[:20] for image in images])
         np.testing.assert_allclose(embedder(same), embedder(list(same)), rtol=1e-6)
+    with pytest.raises(BackendError, match="closed"):
+        embedder(images)
 
 
 def test_without_an_embedding_graph_the_mask_is_computed(tiny):
@@ -84,14 +86,6 @@ def test_channel_order(indexing):
 )
 def test_what_cannot_be_embedded_is_refused(indexing, images, words):
     with Embedder(indexing) as embedder, pytest.raises(InputError, match=words):
-        embedder(images)
-
-
-def test_a_closed_embedder_refuses(indexing, images):
-    embedder = Embedder(indexing)
-    embedder.close()
-    embedder.close()
-    with pytest.raises(BackendError, match="closed"):
         embedder(images)
 
 
@@ -152,12 +146,6 @@ def test_explaining_skips_embedding_only_engines(tiny, add, gpu):
     assert backend.name == "onnxruntime"
     assert "it gives the embedding alone" in backend.why
     assert embedding_only_backend(tiny, backend) is None
-
-
-def test_a_plan_must_match_its_sidecar(toy, add, gpu):
-    add(toy, "wrong", outputs=("embedding", "mask"))
-    with pytest.raises(BackendError, match=r"wrong\.engine has the tensors"):
-        choose(toy)
 
 
 def test_sidecars_name_outputs_only_without_a_mask(toy, add):

@@ -18,7 +18,6 @@ from runtime.cli.report import write_report
 from runtime.errors import InputError
 from runtime.explainer import Explainer
 from runtime.level import level_for, share_above, share_for
-from runtime.media.decode import pillow
 from runtime.media.encode import encode_jpeg, save_png
 from runtime.media.geometry import load_image
 from runtime.media.overlay import overlay
@@ -48,8 +47,7 @@ def falling(explanation):
 @pytest.fixture
 def photo(tmp_path):
     """IMAGE as a file."""
-    pillow().fromarray(IMAGE).save(tmp_path / "photo.png")
-    return tmp_path / "photo.png"
+    return save_png(tmp_path / "photo.png", IMAGE)
 
 
 @pytest.fixture
