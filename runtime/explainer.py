@@ -20,8 +20,7 @@ from runtime.explanation import Explanation
 from runtime.media.decode import ImageLike, OneImage
 from runtime.opened_package import OpenedPackage, is_several
 from runtime.package.folder import Package
-from runtime.runs import Runs, TargetLike
-from runtime.stream import stream
+from runtime.runs import Runs, TargetLike, stream
 
 
 class Explainer(OpenedPackage[Backend]):

@@ -1,9 +1,10 @@
-"""Runs of a package's backends: prepared images and targets in, explanations out."""
+"""Runs of a package's backends: prepared images and targets in, explanations out; also as a stream."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import islice
 from typing import Any
@@ -16,7 +17,7 @@ from runtime.errors import BackendError, InputError
 from runtime.explanation import Explanation
 from runtime.media.geometry import ImageLike
 from runtime.media.occlusion import occlude
-from runtime.opened_package import Prepared, Turns, batch_of
+from runtime.opened_package import Prepared, Preparer, Turns, batch_of
 from runtime.package.folder import Package
 
 TargetLike = ImageLike | Explanation
@@ -215,3 +216,49 @@ class Runs:
 
 def _is_float(toward: Any) -> bool:
     return isinstance(toward, np.ndarray) and np.issubdtype(toward.dtype, np.floating)
+
+
+def stream(
+    frames: Iterator[Any],
+    *,
+    prepare: Preparer,
+    explain: Callable[[Prepared], Explanation],
+    launch: Callable[[Prepared], Callable[[], Explanation]] | None,
+) -> Generator[Explanation, None, None]:
+    """Explain frames in order, see `runtime.explainer.Explainer.stream`.
+
+    Args:
+        frames: read and prepared in a thread of their own.
+        prepare: prepares one frame.
+        explain: explains one prepared frame, in a second thread.
+        launch: starts that and returns a function that waits for the result; None if the backend can have
+            one run at a time only.
+    """
+    from concurrent.futures import Future, ThreadPoolExecutor  # 10 ms that other callers need not spend
+
+    launched: list[Callable[[], Explanation]] = []
+
+    def run(taken: Future[Prepared | None], following: Future[Prepared | None]) -> Explanation | None:
+        if (prepared := taken.result()) is None:
+            return None
+        if launch is None:
+            return explain(prepared)
+        finish = launched.pop() if launched else launch(prepared)
+        # Only a frame that has arrived: a slow camera must not delay the explanation before it.
+        if following.done() and not following.exception() and (ahead := following.result()) is not None:
+            launched.append(launch(ahead))
+        return finish()
+
+    coming = (prepare(frame.copy() if isinstance(frame, np.ndarray) else frame) for frame in frames)
+    camera, engine = (ThreadPoolExecutor(1, f"nemu-stream-{name}") for name in ("camera", "engine"))
+    try:
+        # `next` gives None after the last frame, and after a failure.
+        taken = deque(camera.submit(next, coming, None) for _ in range(3 if launch else 2))
+        running = engine.submit(run, taken.popleft(), taken[0])
+        while (explanation := running.result()) is not None:
+            taken.append(camera.submit(next, coming, None))
+            running = engine.submit(run, taken.popleft(), taken[0])
+            yield explanation
+    finally:
+        camera.shutdown(cancel_futures=True)
+        engine.shutdown(cancel_futures=True)

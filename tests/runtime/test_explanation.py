@@ -59,11 +59,7 @@ def test_it_is_frozen(explanation):
 
 def test_save_writes_three_files_that_read_back(explanation, tmp_path):
     paths = explanation.save(tmp_path / "new" / "folder", "photo")
-    assert {p.name for p in paths[0].parent.iterdir()} == {
-        "photo.json",
-        "photo.mask.npy",
-        "photo.overlay.png",
-    }
+    assert {p.name for p in paths[0].parent.iterdir()} == {path.name for path in paths}
     assert np.array_equal(np.load(paths.mask, allow_pickle=False), explanation.mask)
     assert np.array_equal(np.asarray(Image.open(paths.overlay)), explanation.overlay())
     record = json.loads(paths.record.read_text())

@@ -74,12 +74,6 @@ def test_level_for_gives_the_smallest_region(seed, share):
     assert not higher.size or share_above(mask, higher.min()) < share + 1e-9
 
 
-def test_tied_pixels_stay_together():
-    saturated = np.ones((4, 4), np.float32)
-    saturated[2:] = 0
-    assert (saturated >= level_for(saturated, 0.1)).sum() == 8
-
-
 def test_a_region_is_where_the_curve_says(falling):
     region = falling.region(keep=0.8)
     assert (region.dtype, region.shape) == (np.bool_, (30, 60))
