@@ -31,14 +31,11 @@ def sources(*folders: str) -> list[Path]:
     return sorted(path for folder in folders for path in (ROOT / folder).rglob("*.py"))
 
 
-def dotted(path: Path) -> str:
-    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
-
-
 @cache
 def arrows() -> Mapping[str, set[str]]:
     """Each module of the project, and the modules that it imports anywhere, without the packages it is in."""
-    modules = {dotted(path): path for path in sources(*PACKAGES, "tests")}
+    paths = {path.relative_to(ROOT).with_suffix(""): path for path in sources(*PACKAGES, "tests")}
+    modules = {".".join(short.parts).removesuffix(".__init__"): path for short, path in paths.items()}
     found = {name: imported(path.read_text(), modules) for name, path in modules.items()}
     return {name: {m for m in to if not f"{name}.".startswith(f"{m}.")} for name, to in found.items()}
 

@@ -57,11 +57,18 @@ def test_only_masks_that_follow_targets_are_believed():
     assert "NOT" in asked.verdict()
 
 
-def test_a_blind_mask_has_the_regions_area():
-    found, _ = assess(blind, None, IMAGES)
+def test_a_blind_mask_and_what_moved():
+    found, mixed = assess(blind, None, IMAGES)
     assert found.plain.mean == pytest.approx(found.region.mean, abs=1e-6)
     assert found.targets is None
     assert not found.believed  # although its share is as large as the region, and so is the embedding's
+    # Of one colour: the mean moves by the region's area times the distance of the colours.
+    area = mixed.region.mean((1, 2))
+    apart = np.linalg.norm(IMAGES[:, 0, 0].astype(float) - np.roll(IMAGES[:, 0, 0], -1, 0), axis=1)
+    unit = np.median(
+        [np.linalg.norm(a.astype(float) - b) for i, a in enumerate(COLOURS) for b in COLOURS[:i]]
+    )
+    assert found.moved.mean == pytest.approx(float((area * apart).mean() / unit), rel=1e-3)
 
 
 def test_masks_on_the_embeddings_origin_are_believed():
@@ -88,17 +95,6 @@ def test_partial_correlation_removes_the_common_cause():
     assert abs(partial_rank_correlation(a, b, given)) < 0.12
     assert partial_rank_correlation(a + noise, b + noise, given) > 0.8
     assert partial_rank_correlation(given, b, given) == 0
-
-
-def test_moved_is_the_regions_effect_on_the_embedding():
-    """Images of one colour: the mean moves by the region's area times the distance of the colours."""
-    found, mixed = assess(blind, None, IMAGES)
-    area = mixed.region.mean((1, 2))
-    apart = np.linalg.norm(IMAGES[:, 0, 0].astype(float) - np.roll(IMAGES[:, 0, 0], -1, 0), axis=1)
-    unit = np.median(
-        [np.linalg.norm(a.astype(float) - b) for i, a in enumerate(COLOURS) for b in COLOURS[:i]]
-    )
-    assert found.moved.mean == pytest.approx(float((area * apart).mean() / unit), rel=1e-3)
 
 
 @pytest.mark.parametrize(
