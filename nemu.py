@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
 from typing import Any
 
@@ -24,7 +25,12 @@ _COMMANDS = {
     "doctor": "say what is installed and missing",
     "verify": "check a package's files and outputs",
 }
-_EXTRAS = {"train": "train", "build": "export", "convert": "export"}
+_TRAINING = {
+    "train": ("train.__main__", "train"),
+    "build": ("export.build_engine", "export"),
+    "convert": ("export.convert", "export"),
+}
+"""Command → its module and the extra that it needs; all others are commands of `runtime.__main__`."""
 _TRAIN = ("torch", "torchvision", "timm", "lightning", "safetensors", "onnxscript")
 _MISSING = """error: nemu {command} needs {name}, which is not installed
   expected: the packages of the extra `{extra}`
@@ -63,34 +69,19 @@ def main(argv: list[str] | None = None) -> int:
     if arguments[0] not in _COMMANDS:
         print(f"nemu: there is no command {arguments[0]!r}\n{_USAGE}", file=sys.stderr)
         return 2
+    module, extra = _TRAINING.get(arguments[0], (None, None))
     try:
-        return _run(arguments[0], arguments[1:])
+        if module:
+            return importlib.import_module(module).main(arguments[1:])
+        return importlib.import_module("runtime.__main__").main(arguments)
     except KeyboardInterrupt:
         return 130
     except ModuleNotFoundError as error:
-        extra = "train" if error.name in _TRAIN else _EXTRAS.get(arguments[0])
+        extra = "train" if error.name in _TRAIN else extra
         if extra is None or (error.name or "").partition(".")[0] in ("runtime", "train", "export"):
             raise
         print(_MISSING.format(command=arguments[0], name=error.name, extra=extra), file=sys.stderr)
         return 1
-
-
-def _run(command: str, arguments: list[str]) -> int:
-    if command == "train":
-        from train.__main__ import main as train
-
-        return train(arguments)
-    if command == "build":
-        from export.build_engine import main as build
-
-        return build(arguments)
-    if command == "convert":
-        from export.convert import main as convert
-
-        return convert(arguments)
-    from runtime.__main__ import main as run
-
-    return run([command, *arguments])
 
 
 if __name__ == "__main__":

@@ -17,13 +17,14 @@ import numpy as np
 
 from runtime.errors import InputError, ParityError
 from runtime.explanation import what_is_degenerate
-from runtime.media.mixtures import mix, regions, share_in
 from runtime.media.overlay import grid, overlay
 from runtime.package.parity import median_distance, ranks
 from runtime.package.records import Spread, TargetMeasures
 
 FEWEST, MOST = 8, 64
 """Least and greatest number of images."""
+SIDE = (0.35, 0.75)
+"""Range of the regions' sides, as shares of the image's sides."""
 LEAST_FOLLOWED = 0.1
 """Masks follow their targets if `TargetMeasures.difference` is above this."""
 ROWS = 6
@@ -235,3 +236,31 @@ def _median_distance(embedding: np.ndarray) -> float:
             expected="different images",
             cure="name a folder of images that differ",
         ) from error
+
+
+def regions(n: int, size: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
+    """Draw n random regions, bool (n, h, w): boxes and ellipses with about a quarter of the area.
+
+    Args:
+        size: (h, w) in pixels.
+    """
+    y, x = ((np.arange(side) + 0.5) / side for side in size)
+    found = np.zeros((n, *size), bool)
+    for one in found:
+        sides = rng.uniform(*SIDE, 2)
+        top, left = rng.uniform(0, 1 - sides)
+        down = np.abs((y[:, None] - top) / sides[0] - 0.5)
+        across = np.abs((x[None] - left) / sides[1] - 0.5)
+        one[:] = (down < 0.5) & (across < 0.5) if rng.random() < 0.5 else down**2 + across**2 < 0.25
+    return found
+
+
+def mix(inside: np.ndarray, around: np.ndarray, region: np.ndarray) -> np.ndarray:
+    """Show `inside` in the region and `around` elsewhere: uint8 (…, h, w, 3), region bool (…, h, w)."""
+    return np.where(region[..., None], inside, around)
+
+
+def share_in(mask: np.ndarray, region: np.ndarray) -> float:
+    """Share of a mask's sum in the region, 0 to 1; the region's share of the area if the mask is all 0."""
+    whole = float(mask.sum(dtype=np.float64))
+    return float(mask[region].sum(dtype=np.float64)) / whole if whole > 0 else float(region.mean())

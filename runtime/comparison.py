@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from runtime.atomic import atomic_file, refuse_existing
+from runtime.atomic import atomic_file
 from runtime.errors import InputError
 from runtime.explanation import Explanation, check_name
 from runtime.media.encode import encode_png
@@ -107,8 +107,6 @@ class Comparison:
         """
         check_name(name)
         paths = ComparisonPaths.of(Path(folder), name)
-        for path in paths:
-            refuse_existing(path, force=force)
         with (
             atomic_file(paths.record, force=force) as record,
             atomic_file(paths.image, force=force) as image,

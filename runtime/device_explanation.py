@@ -2,29 +2,39 @@
 
 from __future__ import annotations
 
+import ctypes
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
-from runtime import dlpack
 from runtime.errors import BackendError, InputError
-from runtime.finite import not_finite
+
+CUDA = 2
+"""`kDLCUDA` of DLPack's DLDeviceType."""
 
 
-class _Memory(Protocol):
-    @property
-    def handle(self) -> int: ...
+class Tensor(ctypes.Structure):
+    """DLTensor, as in a capsule of DLPack without a version."""
+
+    _fields_ = (
+        ("data", ctypes.c_void_p),
+        ("device_type", ctypes.c_int32),
+        ("device_id", ctypes.c_int32),
+        ("ndim", ctypes.c_int32),
+        ("code", ctypes.c_uint8),
+        ("bits", ctypes.c_uint8),
+        ("lanes", ctypes.c_uint16),
+        ("shape", ctypes.POINTER(ctypes.c_int64)),
+        ("strides", ctypes.POINTER(ctypes.c_int64)),
+        ("byte_offset", ctypes.c_uint64),
+    )
 
 
-class _Path(Protocol):
-    """The path that computed an array, see `runtime.backends.tensorrt.device_lane.DevicePath`."""
-
-    @property
-    def stream_handle(self) -> int | None: ...
-    def order(self, then: int) -> None: ...
-    def synchronize(self) -> None: ...
-    def to_host(self, array: DeviceArray) -> np.ndarray: ...
+_pointer_of = ctypes.PYFUNCTYPE(ctypes.c_void_p, ctypes.py_object, ctypes.c_char_p)(
+    ("PyCapsule_GetPointer", ctypes.pythonapi)
+)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -47,8 +57,10 @@ class DeviceArray:
 
     shape: tuple[int, ...]
     device: int
-    memory: _Memory
-    path: _Path
+    memory: Any
+    """The `Loan` of a `BufferPool`; its `handle` is the address."""
+    path: Any
+    """The `runtime.backends.tensorrt.device_lane.DevicePath` that computes it."""
 
     @property
     def pointer(self) -> int:
@@ -74,7 +86,7 @@ class DeviceArray:
 
     def __dlpack_device__(self) -> tuple[int, int]:
         """Kind of device (2 is CUDA) and its number."""
-        return dlpack.CUDA, self.device
+        return CUDA, self.device
 
     def __dlpack__(
         self,
@@ -104,7 +116,7 @@ class DeviceArray:
             )
         if stream != -1:
             self.path.order(1 if stream is None else stream)
-        return dlpack.capsule_of(self.pointer, self.shape, device=self.device, owner=self)
+        return capsule_of(self.pointer, self.shape, device=self.device, owner=self)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -144,3 +156,34 @@ class DeviceExplanation:
                 expected="finite values",
                 cure="build the engine in bf16: nemu build --package PACKAGE --precision bf16",
             )
+
+
+def not_finite(outputs: Mapping[str, np.ndarray]) -> str:
+    """Name the arrays with values that are not finite: `the mask (3 of 24 values)`; "" if all are finite."""
+    counts = {name: np.count_nonzero(~np.isfinite(array)) for name, array in outputs.items()}
+    wrong = [f"the {name} ({n} of {outputs[name].size} values)" for name, n in counts.items() if n]
+    return " and ".join(wrong)
+
+
+def tensor_of(capsule: Any) -> Tensor:
+    """The tensor in a DLPack capsule that nobody has taken yet; valid while the capsule lives."""
+    return Tensor.from_address(_pointer_of(capsule, b"dltensor"))
+
+
+def capsule_of(pointer: int, shape: tuple[int, ...], *, device: int, owner: object) -> Any:
+    """Make a DLPack capsule of C-contiguous float32 memory on a GPU.
+
+    NumPy makes the capsule from an array that it takes for host memory and never reads.  So the code that
+    releases it is C, which may run in any thread and while an exception is raised; a Python callback may not.
+
+    Args:
+        pointer, shape: address and shape of the memory.
+        device: number of the GPU.
+        owner: kept alive until the reader releases the memory, or until an untaken capsule is deleted.
+    """
+    memory: Any = (ctypes.c_float * int(np.prod(shape))).from_address(pointer)
+    memory.owner = owner
+    capsule = np.ndarray(shape, np.float32, buffer=memory).__dlpack__()
+    tensor = tensor_of(capsule)
+    tensor.device_type, tensor.device_id = CUDA, device
+    return capsule

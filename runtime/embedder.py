@@ -13,9 +13,8 @@ from runtime.backends.choice import choose_embedding
 from runtime.backends.threads import thread_count
 from runtime.errors import InputError
 from runtime.media.geometry import ImageLike
-from runtime.opened_package import OpenedPackage
+from runtime.opened_package import OpenedPackage, is_several
 from runtime.package.folder import Package
-from runtime.prepare import is_several
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
@@ -70,11 +69,10 @@ class Embedder(OpenedPackage[EmbeddingBackend]):
             InputError: an image that cannot be used (its position is named), or no images.
             BackendError: a run failed, or the embedder is closed.
         """
-        several = is_several(images)
-        if not several or len(images) == 0:
+        if not is_several(images):
             raise InputError(
-                "no images (an empty list or array)" if several else f"images: {type(images).__name__}",
-                expected="a list or tuple of images, or a uint8 array (N, H, W, 3), of at least one",
+                f"images: {type(images).__name__}",
+                expected="a list or tuple of images, or a uint8 array (N, H, W, 3)",
                 cure="put a single image into a list",
             )
         from concurrent.futures import ThreadPoolExecutor  # 10 ms that other callers need not spend

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Generator, Iterable
 from functools import partial
-from typing import TYPE_CHECKING, Any, Union, overload
+from typing import Any, overload
 
 import numpy as np
 
@@ -17,18 +17,10 @@ from runtime.comparison import Comparison
 from runtime.device_explanation import DeviceExplanation
 from runtime.errors import BackendError, InputError
 from runtime.explanation import Explanation
-from runtime.media.geometry import ImageLike
-from runtime.opened_package import OpenedPackage
+from runtime.media.decode import ImageLike, OneImage
+from runtime.opened_package import OpenedPackage, is_several
 from runtime.package.folder import Package
-from runtime.prepare import is_several
-from runtime.runs import Runs
-from runtime.stream import stream
-from runtime.targets import TargetLike, target_vectors
-
-if TYPE_CHECKING:
-    import PIL.Image
-
-_OneImage = Union[str, "os.PathLike[str]", bytes, "PIL.Image.Image"]
+from runtime.runs import Runs, TargetLike, stream
 
 
 class Explainer(OpenedPackage[Backend]):
@@ -85,7 +77,7 @@ class Explainer(OpenedPackage[Backend]):
 
     @overload
     def __call__(
-        self, image: _OneImage, *, toward: TargetLike | None = None, fidelity: bool = False
+        self, image: OneImage, *, toward: TargetLike | None = None, fidelity: bool = False
     ) -> Explanation: ...
     @overload  # an array is one image or several: its type does not tell
     def __call__(self, image: np.ndarray, *, toward: Any = None, fidelity: bool = False) -> Any: ...
@@ -119,7 +111,10 @@ class Explainer(OpenedPackage[Backend]):
         self._turns.check()
         given: Any = image
         if is_several(given):
-            return self._several(given, targets=self._targets(toward, len(given)), fidelity=fidelity)
+            targets = self._targets(toward, len(given))
+            prepared = (self._prepare.numbered(one, i) for i, one in enumerate(given))
+            size = self._runs.max_batch(targets=targets is not None)
+            return self._runs.explain_all(prepared, size=size, targets=targets, fidelity=fidelity)
         targets = self._targets(toward, None)
         return self._runs.explain([self._prepare(given)], targets=targets, fidelity=fidelity)[0]
 
@@ -131,8 +126,7 @@ class Explainer(OpenedPackage[Backend]):
             BackendError: a run failed, the explainer is closed, or no engine here takes targets.
         """
         self._turns.check()
-        self._runs.open_for_targets()
-        return self._vectors(toward, None)[0]
+        return self._runs.targets(toward, None, embed=self._embedding)[0]
 
     def compare(self, a: ImageLike, b: ImageLike, *, toward: bool = True) -> Comparison:
         """Explain two images, each toward the other, and measure how much of the match the masks keep.
@@ -262,33 +256,11 @@ class Explainer(OpenedPackage[Backend]):
         self._runs.close()
 
     def _targets(self, toward: Any, n: int | None) -> np.ndarray | None:
-        """float32 (n, D), see `target_vectors`; opens the backend that takes targets."""
-        if toward is None:
-            return None
-        self._runs.open_for_targets()
-        return self._vectors(toward, n)
+        """float32 (n, D), see `Runs.targets`; None without targets."""
+        return None if toward is None else self._runs.targets(toward, n, embed=self._embedding)
 
-    def _vectors(self, toward: Any, n: int | None) -> np.ndarray:
-        return target_vectors(
-            toward,
-            n,
-            embed=lambda image: self._runs.explain([self._prepare(image)])[0].embedding,
-            embedding_id=self._embedding_id,
-            dimension=self.manifest.encoder.dimension,
-        )
-
-    def _several(
-        self, images: Sequence[ImageLike] | np.ndarray, *, targets: np.ndarray | None, fidelity: bool
-    ) -> list[Explanation]:
-        if len(images) == 0:
-            raise InputError(
-                "no images (an empty list or array)",
-                expected="at least one",
-                cure="check where the list comes from",
-            )
-        prepared = (self._prepare.numbered(image, i) for i, image in enumerate(images))
-        size = self._runs.max_batch(targets=targets is not None)
-        return self._runs.explain_all(prepared, size=size, targets=targets, fidelity=fidelity)
+    def _embedding(self, image: ImageLike) -> np.ndarray:
+        return self._runs.explain([self._prepare(image)])[0].embedding
 
     def _device_backend(self) -> DeviceBackend:
         backend: Any = self._backend

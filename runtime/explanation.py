@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from runtime.atomic import atomic_file, refuse_existing
+from runtime.atomic import atomic_file
 from runtime.errors import InputError, UnusableOutput
 from runtime.level import curve_of, kept_by, level_for, share_above, share_for
 from runtime.media.encode import encode_png
@@ -32,11 +32,6 @@ class SavedPaths(NamedTuple):
     overlay: Path
     mask: Path
     record: Path
-
-    @classmethod
-    def of(cls, folder: Path, name: str) -> SavedPaths:
-        """The paths for an explanation of this name; nothing is written."""
-        return cls(folder / f"{name}.overlay.png", folder / f"{name}.mask.npy", folder / f"{name}.json")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -184,9 +179,7 @@ class Explanation:
             OutputExists: one of the files is there and `force` is not given.
         """
         check_name(name)
-        paths = SavedPaths.of(Path(folder), name)
-        for path in paths:
-            refuse_existing(path, force=force)
+        paths = SavedPaths(*(Path(folder, name + end) for end in (".overlay.png", ".mask.npy", ".json")))
         # Writing is all inside, renaming is all at the end.
         with (
             atomic_file(paths.record, force=force) as record,
@@ -199,15 +192,16 @@ class Explanation:
             record.write_text(json.dumps(self.to_json(), indent=2) + "\n")
         return paths
 
-    def _answer(self, target: np.ndarray) -> dict[str, Any]:
-        return {"similarity": round(cosine(self.embedding, target), 6), "absent": self.absent}
-
     def to_json(self) -> dict[str, Any]:
         """Content of NAME.json; the embedding's numbers read back to the same float32."""
         return {**self.facts(), "embedding": [float(f"{value:.9g}") for value in self.embedding]}
 
     def facts(self) -> dict[str, Any]:
         """What `to_json` gives, without the embedding, which takes longer to write than the rest."""
+        toward = {}
+        if self.target is not None:
+            similarity = round(cosine(self.embedding, self.target), 6)
+            toward = {"toward": {"similarity": similarity, "absent": self.absent}}
         return {
             "embedding_id": self.embedding_id,
             "image_size": list(self.placement.size),
@@ -218,7 +212,7 @@ class Explanation:
                 "degenerate": self.degenerate,
             },
             "fidelity": None if self.fidelity is None else round(self.fidelity, 6),
-            **({} if self.target is None else {"toward": self._answer(self.target)}),
+            **toward,
             "timing": {k: round(v, 3) if isinstance(v, float) else v for k, v in self.timing.items()},
         }
 

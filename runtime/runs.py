@@ -1,9 +1,10 @@
-"""Runs of a package's backends: prepared images in, explanations out."""
+"""Runs of a package's backends: prepared images and targets in, explanations out; also as a stream."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import islice
 from typing import Any
@@ -12,12 +13,15 @@ import numpy as np
 
 from runtime.backends.base import Backend, PipelinedBackend, TargetBackend
 from runtime.backends.choice import toward_backend
-from runtime.errors import BackendError
+from runtime.errors import BackendError, InputError
 from runtime.explanation import Explanation
+from runtime.media.geometry import ImageLike
 from runtime.media.occlusion import occlude
-from runtime.opened_package import Turns
+from runtime.opened_package import Prepared, Preparer, Turns, batch_of
 from runtime.package.folder import Package
-from runtime.prepare import Prepared, batch_of
+
+TargetLike = ImageLike | Explanation
+"""A float array (D,) is an embedding, a uint8 array an image."""
 
 
 class Runs:
@@ -52,6 +56,53 @@ class Runs:
             if self.for_targets is None:
                 self.for_targets = toward_backend(self._package, self._backend, self._device)
             return self.for_targets
+
+    def targets(self, toward: Any, n: int | None, *, embed: Callable[[ImageLike], np.ndarray]) -> np.ndarray:
+        """Make target vectors, float32 (n, D), one for each of n images; opens the backend that takes them.
+
+        Args:
+            toward: a `TargetLike`, used for all n images; or a list or tuple of n, or a float array (n, D).
+            n: number of images; None for a call with a single image, which takes a single target.
+            embed: image → its embedding, (D,).
+
+        Raises:
+            InputError: another number, dtype, dimension or id, a value that is not finite, an image that
+                cannot be used, or any target if the package's masker takes none.
+            BackendError: as `open_for_targets`, or a run failed.
+        """
+        self.open_for_targets()
+        several = isinstance(toward, (list, tuple)) or (_is_float(toward) and toward.ndim == 2)
+        if not several:
+            return np.repeat(self._target(toward, embed)[None], n or 1, axis=0)
+        if n is None or len(toward) != n:
+            raise InputError(
+                f"{len(toward)} targets for {n or 1} image{'s' * (n not in (None, 1))}",
+                expected="one target for all of them"
+                + ", or one for each in the same order" * (n is not None),
+                cure="give a list of as many targets as images, or a single one",
+            )
+        return np.stack([self._target(one, embed) for one in toward])
+
+    def _target(self, toward: Any, embed: Callable[[ImageLike], np.ndarray]) -> np.ndarray:
+        if isinstance(toward, Explanation):
+            if toward.embedding_id != self._embedding_id:
+                raise InputError(
+                    f"a target of embedding id {toward.embedding_id}",
+                    expected=self._embedding_id,
+                    cure="explain it with the same package and precision",
+                )
+            return toward.embedding
+        if not _is_float(toward):
+            return embed(toward)
+        dimension = self._package.manifest.encoder.dimension
+        if toward.shape != (dimension,) or not np.isfinite(toward).all():
+            odd = "" if toward.shape != (dimension,) else ", with values that are not finite"
+            raise InputError(
+                f"a target {toward.dtype} {toward.shape}{odd}",
+                expected=f"float32 ({dimension},), finite: an embedding of this package",
+                cure="give an embedding that this package made; images are uint8 arrays, paths or bytes",
+            )
+        return toward.astype(np.float32)
 
     def max_batch(self, *, targets: bool) -> int:
         """The most images that one run takes, with or without targets."""
@@ -161,3 +212,53 @@ class Runs:
         if target is None or not target.any():
             return {"curve": manifest.level}
         return {"target": target, "curve": None if manifest.target is None else manifest.target.level}
+
+
+def _is_float(toward: Any) -> bool:
+    return isinstance(toward, np.ndarray) and np.issubdtype(toward.dtype, np.floating)
+
+
+def stream(
+    frames: Iterator[Any],
+    *,
+    prepare: Preparer,
+    explain: Callable[[Prepared], Explanation],
+    launch: Callable[[Prepared], Callable[[], Explanation]] | None,
+) -> Generator[Explanation, None, None]:
+    """Explain frames in order, see `runtime.explainer.Explainer.stream`.
+
+    Args:
+        frames: read and prepared in a thread of their own.
+        prepare: prepares one frame.
+        explain: explains one prepared frame, in a second thread.
+        launch: starts that and returns a function that waits for the result; None if the backend can have
+            one run at a time only.
+    """
+    from concurrent.futures import Future, ThreadPoolExecutor  # 10 ms that other callers need not spend
+
+    launched: list[Callable[[], Explanation]] = []
+
+    def run(taken: Future[Prepared | None], following: Future[Prepared | None]) -> Explanation | None:
+        if (prepared := taken.result()) is None:
+            return None
+        if launch is None:
+            return explain(prepared)
+        finish = launched.pop() if launched else launch(prepared)
+        # Only a frame that has arrived: a slow camera must not delay the explanation before it.
+        if following.done() and not following.exception() and (ahead := following.result()) is not None:
+            launched.append(launch(ahead))
+        return finish()
+
+    coming = (prepare(frame.copy() if isinstance(frame, np.ndarray) else frame) for frame in frames)
+    camera, engine = (ThreadPoolExecutor(1, f"nemu-stream-{name}") for name in ("camera", "engine"))
+    try:
+        # `next` gives None after the last frame, and after a failure.
+        taken = deque(camera.submit(next, coming, None) for _ in range(3 if launch else 2))
+        running = engine.submit(run, taken.popleft(), taken[0])
+        while (explanation := running.result()) is not None:
+            taken.append(camera.submit(next, coming, None))
+            running = engine.submit(run, taken.popleft(), taken[0])
+            yield explanation
+    finally:
+        camera.shutdown(cancel_futures=True)
+        engine.shutdown(cancel_futures=True)

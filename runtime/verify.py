@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 
-from runtime.backends.base import Backend, EmbeddingBackend, TargetBackend
+from runtime.backends.base import Backend, EmbeddingBackend, OpenBackend, TargetBackend
 from runtime.errors import ParityError
 from runtime.package.folder import REFERENCE, Package
 from runtime.package.parity import Parity
@@ -13,25 +16,21 @@ from runtime.package.reference import Reference, limits_for, load_reference
 
 def run_all(backend: Backend, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Run any number of images: embedding float32 (N, D), mask float32 (N, height, width)."""
-    pieces = [
-        backend.run(images[start : start + backend.max_batch])
-        for start in range(0, len(images), backend.max_batch)
-    ]
-    embeddings, masks = zip(*pieces, strict=True)
-    return np.concatenate(embeddings), np.concatenate(masks)
+    return _in_batches(backend.run, backend.max_batch, images)
 
 
 def run_all_toward(
     backend: TargetBackend, images: np.ndarray, toward: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Run any number of images with a target for each, float32 (N, D); returns as `run_all`."""
-    most = backend.max_batch
-    pieces = [
-        backend.run_toward(images[start : start + most], toward[start : start + most])
-        for start in range(0, len(images), most)
-    ]
-    embeddings, masks = zip(*pieces, strict=True)
-    return np.concatenate(embeddings), np.concatenate(masks)
+    return _in_batches(backend.run_toward, backend.max_batch, images, toward)
+
+
+def _in_batches(run: Callable[..., Any], most: int, *arrays: np.ndarray) -> Any:
+    """The outputs of `run`, which gets at most `most` rows of each array at once."""
+    starts = range(0, len(arrays[0]), most)
+    pieces = [run(*(array[start : start + most] for array in arrays)) for start in starts]
+    return tuple(map(np.concatenate, zip(*pieces, strict=True)))
 
 
 def embed_all(backend: EmbeddingBackend, images: np.ndarray) -> np.ndarray:
@@ -66,7 +65,7 @@ def verify_toward(package: Package, backend: TargetBackend) -> Parity:
 
 def _checked(
     package: Package,
-    backend: Backend | EmbeddingBackend | TargetBackend,
+    backend: OpenBackend,
     reference: Reference,
     embedding: np.ndarray,
     mask: np.ndarray,

@@ -7,7 +7,7 @@ from typing import Any
 
 from runtime.package.folder import Package
 from runtime.package.manifest import EngineRecord
-from runtime.package.parity_record import ParityRecord
+from runtime.package.records import ParityRecord
 
 
 def engine_record(package: Package, plan: bytes, /, **changes: Any) -> EngineRecord:

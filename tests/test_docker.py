@@ -34,11 +34,6 @@ def copied(dockerfile: Path) -> list[tuple[str, str]]:
     return found
 
 
-def extras(dockerfile: Path) -> str:
-    (given,) = re.findall(r'"\.\[([\w,]+)\]"', dockerfile.read_text())
-    return given
-
-
 def ignored(path: str) -> bool:
     """Whether .dockerignore excludes `path`: the last line that matches decides."""
     verdict = False
@@ -51,29 +46,26 @@ def ignored(path: str) -> bool:
 
 
 @pytest.mark.parametrize("dockerfile", DOCKERFILES, ids=lambda p: p.stem)
-def test_copied_files_exist_and_are_not_ignored(dockerfile):
+def test_image_copies_files_and_runs_without_root(dockerfile):
     sources = [source for source, _ in copied(dockerfile)]
     assert {"pyproject.toml", "runtime"} <= set(sources)
     for source in sources:
         assert (ROOT / source).exists(), source
         assert not ignored(source), source
-    assert all(ignored(name) for name in (".git", ".venv", "tests", "demo", "benchmarks", "docs"))
-
-
-@pytest.mark.parametrize("dockerfile", DOCKERFILES, ids=lambda p: p.stem)
-def test_image_runs_nemu_without_root(dockerfile):
     given = dict(steps(dockerfile))
     assert int(given["USER"]) > 0
     assert json.loads(given["ENTRYPOINT"]) == ["nemu"]
     assert "/data" in json.loads(given["VOLUME"])
     assert given["WORKDIR"] == "/data"
+    assert all(ignored(name) for name in (".git", ".venv", "tests", "demo", "benchmarks", "docs"))
 
 
 @pytest.mark.parametrize("target", PYTHONS)
 def test_jetson_images_install_from_wheels(target):
     """As .ci/conformance recorded, which fails when a requirement has no wheel."""
     found = json.loads((ROOT / "tests/conformance/aarch64.json").read_text())[PYTHONS[target]]
-    resolved = found[f"nemu[{extras(ROOT / f'docker/{target}.Dockerfile')}]"]
+    (extras,) = re.findall(r'"\.\[([\w,]+)\]"', (ROOT / f"docker/{target}.Dockerfile").read_text())
+    resolved = found[f"nemu[{extras}]"]
     assert {"numpy", "onnxruntime", "onnx", "av", "cuda-bindings"} <= set(resolved)
 
 

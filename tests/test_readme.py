@@ -71,19 +71,15 @@ def test_readme_has_at_most_120_lines():
     assert len(README.splitlines()) <= 120
 
 
-@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md"])
-def test_links_and_paths_exist(page):
-    text = (ROOT / page).read_text()
+@pytest.mark.parametrize("page", [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")], ids=lambda p: p.stem)
+def test_links_paths_and_make_targets_exist(page):
+    text = page.read_text()
     for link in re.findall(r"\]\((?!https?:)([^)#]+)", text):
-        assert (ROOT / link).exists(), link
+        assert (page.parent / link).exists(), link
     for name in re.findall(r"`((?:demo|benchmarks|docs|tests|\.ci)/[\w./]+)`", text):
         assert (ROOT / name).exists() or name.startswith("demo/out"), name
-
-
-@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md"])
-def test_make_targets_exist(page):
     targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
-    assert set(re.findall(r"\bmake ([a-z-]+)(?=`|    #)", (ROOT / page).read_text())) <= set(targets)
+    assert set(re.findall(r"\bmake ([a-z-]+)(?=`|    #)", text)) <= set(targets)
 
 
 def test_options_exist():

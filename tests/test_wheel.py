@@ -35,11 +35,8 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return built
 
 
-def test_wheel_has_the_version_of_the_runtime(wheel):
-    assert wheel.name == f"nemu_vision-{__version__}-py3-none-any.whl"
-
-
 def test_wheel_holds_every_module_and_data_file(wheel):
+    assert wheel.name == f"nemu_vision-{__version__}-py3-none-any.whl"
     packed = set(zipfile.ZipFile(wheel).namelist())
     modules = {path.relative_to(ROOT).as_posix() for name in PACKAGES for path in (ROOT / name).rglob("*.py")}
     images = {path.relative_to(ROOT).as_posix() for path in (ROOT / "export/photographs").glob("*.jpg")}

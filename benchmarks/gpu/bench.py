@@ -21,8 +21,7 @@ from runtime.backends.cuda.memory import DeviceBuffer, PinnedArray, Stream
 from runtime.backends.tensorrt.selection import TensorRTBackend
 from runtime.package.folder import Engine
 from runtime.package.manifest import EngineRecord
-from runtime.package.parity_record import ParityRecord
-from runtime.package.records import InputRecord
+from runtime.package.records import InputRecord, ParityRecord
 
 Outputs = Sequence[np.ndarray]
 """embedding, mask."""

@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 from export.engine.layers import Layer, check_precision, check_turing, weighted_layers
 from export.targets import TURING
 from runtime.backends import cuda
-from runtime.backends.tensorrt.library import Log
 from runtime.errors import ExportError
 from runtime.package.manifest import TOWARD
 
@@ -27,7 +26,8 @@ class Library(NamedTuple):
     trt: ModuleType
     flavour: str
     """One of `runtime.backends.tensorrt.library.FLAVOURS`."""
-    log: Log
+    log: Any
+    """A logger of `runtime.backends.tensorrt.library.logger`."""
     builder: Any
     gpu: cuda.DeviceInfo | None
     """The GPU that is built on and for; None for TensorRT-RTX, which needs none."""

@@ -35,8 +35,8 @@ from runtime.errors import (
 )
 from runtime.package.folder import GRAPHS, TOWARD_GRAPHS, Engine, Package
 from runtime.package.manifest import OUTPUTS, EngineRecord
-from runtime.package.parity_record import ParityRecord, parity_record
 from runtime.package.reasons import sentence
+from runtime.package.records import ParityRecord, parity_record
 from runtime.package.reference import load_reference
 from runtime.verify import embed_all, run_all, run_all_toward
 

@@ -21,8 +21,7 @@ from export.package.source import Source, Trained, load_images, load_trained
 from export.package.write_graphs import Job, Written, write_graphs
 from runtime.package.folder import MANIFEST, REFERENCE, Package, files_in, sha256_file
 from runtime.package.manifest import SCHEMA, Manifest
-from runtime.package.parity_record import parity_record
-from runtime.package.records import MaskerRecord, OutputRecord
+from runtime.package.records import MaskerRecord, OutputRecord, parity_record
 from train.config import TrainConfig
 from train.encoder.frozen import FrozenEncoder
 

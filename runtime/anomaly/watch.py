@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 
 from runtime.anomaly.bank import Bank
-from runtime.backends.cells import PRECISION, CellsBackend
+from runtime.backends.onnxruntime import CellsBackend
 from runtime.errors import InputError
 from runtime.media.decode import pillow
 from runtime.media.geometry import ImageLike, Placement
 from runtime.media.overlay import STYLES, overlay
+from runtime.opened_package import Prepared, Preparer
 from runtime.package.folder import Package
-from runtime.prepare import Prepared, Preparer
 from runtime.progress import progress
 
 FALSE_ALARMS = 0.01
@@ -148,7 +148,7 @@ class _Eye:
     """Runs a package's graph of local features on images."""
 
     def __init__(self, package: Package, *, channel_order: str = "rgb") -> None:
-        self.embedding_id = f"{package.manifest.embedding_id}-{PRECISION}"
+        self.embedding_id = f"{package.manifest.embedding_id}-{CellsBackend.precision}"
         self._prepare = Preparer(package.manifest.input, channel_order=channel_order)
         self._backend = CellsBackend(package)
 

@@ -8,11 +8,12 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 
 from runtime.device_explanation import DeviceArray
-from runtime.errors import InputError
+from runtime.errors import BackendError, InputError
+from runtime.package.manifest import OUTPUTS
 
 
-class Backend(Protocol):
-    """Runs the graph of one package.  Use it from one thread at a time."""
+class OpenBackend(Protocol):
+    """What all backends of a package have.  Use one from one thread at a time."""
 
     name: str
     """`onnxruntime`, `tensorrt`, ..."""
@@ -21,9 +22,17 @@ class Backend(Protocol):
     precision: str
     """Precision of the graph: a key of `runtime.package.parity.LIMITS`, and the end of the embedding id."""
     max_batch: int
-    """Largest number of images for one `run`."""
+    """Largest number of images for one run."""
     degraded: str
     """What makes it slower than it could be, e.g. `no CUDA graph: ...`; empty if nothing does."""
+
+    def close(self) -> None:
+        """Free memory and handles; a second call does nothing."""
+        ...
+
+
+class Backend(OpenBackend, Protocol):
+    """Computes embeddings and masks."""
 
     def run(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Compute embeddings and masks.
@@ -41,20 +50,10 @@ class Backend(Protocol):
         """
         ...
 
-    def close(self) -> None:
-        """Free memory and handles; a second call does nothing."""
-        ...
 
+class EmbeddingBackend(OpenBackend, Protocol):
+    """Computes embeddings."""
 
-class EmbeddingBackend(Protocol):
-    """Computes embeddings with one package.  Use it from one thread at a time."""
-
-    name: str
-    why: str
-    precision: str
-    max_batch: int
-    degraded: str
-    """All these as in `Backend`."""
     outputs: tuple[str, ...]
     """Outputs that it computes: `("embedding",)`, or the mask too, which it drops."""
 
@@ -62,23 +61,12 @@ class EmbeddingBackend(Protocol):
         """Images as for `Backend.run` → embedding float32 (N, D); raises the same errors."""
         ...
 
-    def close(self) -> None:
-        """Free memory and handles; a second call does nothing."""
-        ...
 
-
-class TargetBackend(Protocol):
-    """Runs the graph with targets of one package.  Use it from one thread at a time."""
-
-    name: str
-    why: str
-    precision: str
-    max_batch: int
-    degraded: str
-    """All these as in `Backend`."""
+class TargetBackend(OpenBackend, Protocol):
+    """Computes embeddings, and masks of what looks like a target in each image."""
 
     def run_toward(self, images: np.ndarray, toward: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Compute embeddings, and masks of what looks like a target in each image.
+        """Compute embeddings, and masks for a target of each image.
 
         Args:
             images: as for `Backend.run`.
@@ -93,10 +81,6 @@ class TargetBackend(Protocol):
             InputError: images or targets of another dtype or shape, or targets that are not finite.
             BackendError: the run failed, or the backend is closed.
         """
-        ...
-
-    def close(self) -> None:
-        """Free memory and handles; a second call does nothing."""
         ...
 
 
@@ -166,3 +150,30 @@ def check_targets(toward: np.ndarray, *, n: int, dimension: int) -> np.ndarray:
             cure="give embeddings from this package; a row of zeros means the image itself",
         )
     return np.ascontiguousarray(toward)
+
+
+def check_form(file: str, outputs: tuple[str, ...], takes_target: bool, *, mask: bool, toward: bool) -> None:
+    """Check that a graph or engine has the output and the input of a call.
+
+    Args:
+        file: its name, for the error.
+        outputs, takes_target: what it has.
+        mask, toward: whether the call wants a mask, and gives targets.
+
+    Raises:
+        BackendError: it gives no mask, it takes no targets, or it takes targets and got none.
+    """
+    if mask and outputs != OUTPUTS:
+        raise BackendError(
+            f"an explanation was requested from {file}, which gives no mask",
+            expected="a graph or engine with embedding and mask",
+            cure="open the package with Explainer, which chooses one; or use Embedder",
+        )
+    if toward != takes_target:
+        raise BackendError(
+            f"a target was given to {file}, which takes none"
+            if toward
+            else f"no target was given to {file}, which takes one for each image",
+            expected="run_toward on what takes targets, other calls on the others",
+            cure="open the package with Explainer, which chooses the right one for each",
+        )

@@ -4,26 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from runtime.backends.base import Backend, EmbeddingBackend, TargetBackend, check_images
+from runtime.backends.base import Backend, EmbeddingBackend, TargetBackend
 from runtime.errors import BackendUnavailable, EngineMismatch, InputError, ParityError
 from runtime.package.folder import Package
 
 if TYPE_CHECKING:
     from runtime.backends.onnxruntime import OnnxRuntimeBackend
     from runtime.backends.tensorrt.selection import TensorRTBackend
-
-__all__ = [
-    "NAMES",
-    "Backend",
-    "EmbeddingBackend",
-    "TargetBackend",
-    "check_images",
-    "choose",
-    "choose_embedding",
-    "embedding_only_backend",
-    "takes_targets",
-    "toward_backend",
-]
 
 NAMES = ("auto", "onnxruntime", "tensorrt", "ep-rtx")
 
@@ -79,7 +66,7 @@ def embedding_only_backend(package: Package, beside: Backend, device: int = 0) -
     from runtime.backends import cuda
     from runtime.backends.tensorrt import selection
 
-    device = _device_of(beside, device)
+    device = int(getattr(beside, "device", device))
     capability = cuda.device(device).compute_capability
     try:
         engine = selection.select(package, capability, beside.precision, mask=False)
@@ -140,13 +127,8 @@ def toward_backend(package: Package, beside: Backend, device: int = 0) -> Target
             cure="open the package with backend='auto'",
         )
     return selection.open_backend(
-        package, device=_device_of(beside, device), precision=beside.precision, toward=True
+        package, device=int(getattr(beside, "device", device)), precision=beside.precision, toward=True
     )
-
-
-def _device_of(beside: Backend, device: int) -> int:
-    """Number of the GPU that a backend runs on; `device` if it has no such attribute."""
-    return int(getattr(beside, "device", device))
 
 
 def _choose(
@@ -156,42 +138,28 @@ def _choose(
         raise InputError(
             f"backend={backend!r}", expected=" or ".join(NAMES), cure="use 'auto' if you have no preference"
         )
-    if backend == "onnxruntime":
-        return _onnxruntime(package, "it was asked for", precision, mask)
-    if backend == "tensorrt":
-        return _tensorrt(package, device, precision, mask)
-    if backend == "ep-rtx":
-        return _ep_rtx(package, "it was asked for", precision, mask, device)
-    why = "the package holds no engine"
-    if package.engines():
-        for needed in dict.fromkeys((mask, True)):  # an engine with a mask can embed too
-            try:
-                return _tensorrt(package, device, precision, needed)
-            except (BackendUnavailable, EngineMismatch) as error:
-                why = f"no engine of the package can run here: {error.came}"
-    from runtime.backends import ep_rtx
-
-    if ep_rtx.runs(package, precision):
-        try:
-            return _ep_rtx(package, why, precision, mask, device)
-        except (BackendUnavailable, EngineMismatch, ParityError) as error:
-            why += f"; ep-rtx: {error.came}"
-    return _onnxruntime(package, why, precision, mask)
-
-
-def _onnxruntime(package: Package, why: str, precision: str | None, mask: bool) -> OnnxRuntimeBackend:
     from runtime.backends.onnxruntime import OnnxRuntimeBackend
 
+    if backend == "onnxruntime":
+        return OnnxRuntimeBackend(package, precision=precision, mask=mask)
+    from runtime.backends import ep_rtx
+
+    if backend == "ep-rtx":
+        return ep_rtx.RtxProviderBackend(package, precision=precision, mask=mask, device=device)
+    why = "the package holds no engine"
+    if backend == "tensorrt" or package.engines():
+        from runtime.backends.tensorrt.selection import open_backend
+
+        if backend == "tensorrt":
+            return open_backend(package, device=device, precision=precision, mask=mask)
+        for needed in dict.fromkeys((mask, True)):  # an engine with a mask can embed too
+            try:
+                return open_backend(package, device=device, precision=precision, mask=needed)
+            except (BackendUnavailable, EngineMismatch) as error:
+                why = f"no engine of the package can run here: {error.came}"
+    if ep_rtx.runs(package, precision):
+        try:
+            return ep_rtx.RtxProviderBackend(package, why=why, precision=precision, mask=mask, device=device)
+        except (BackendUnavailable, EngineMismatch, ParityError) as error:
+            why += f"; ep-rtx: {error.came}"
     return OnnxRuntimeBackend(package, why=why, precision=precision, mask=mask)
-
-
-def _ep_rtx(package: Package, why: str, precision: str | None, mask: bool, device: int) -> OnnxRuntimeBackend:
-    from runtime.backends.ep_rtx import RtxProviderBackend
-
-    return RtxProviderBackend(package, why=why, precision=precision, mask=mask, device=device)
-
-
-def _tensorrt(package: Package, device: int, precision: str | None, mask: bool) -> TensorRTBackend:
-    from runtime.backends.tensorrt.selection import open_backend
-
-    return open_backend(package, device=device, precision=precision, mask=mask)

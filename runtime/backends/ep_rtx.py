@@ -108,9 +108,8 @@ class RtxProviderBackend(OnnxRuntimeBackend):
             shapes[TOWARD] = (manifest.encoder.dimension,)
         for which, batch in (("min", 1), ("opt", 1), ("max", self.most)):
             each = (f"{name}:{'x'.join(map(str, (batch, *shape)))}" for name, shape in shapes.items())
-            options[f"nv_profile_{which}_shapes"] = ",".join(
-                each
-            )  # a comma: it does not read the header's semicolon
+            # Commas: it does not read the header's semicolons.
+            options[f"nv_profile_{which}_shapes"] = ",".join(each)
         return options
 
     def _where(self) -> str:

@@ -1,4 +1,4 @@
-"""onnxruntime on the CPU: the default on embedded devices, and the reference for engines."""
+"""onnxruntime on the CPU: the default on embedded devices, the reference for engines, and local features."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from runtime.backends.base import check_images, check_targets
+from runtime.backends.base import check_form, check_images, check_targets
 from runtime.backends.threads import thread_count
-from runtime.errors import BackendError, BackendUnavailable, InputError
+from runtime.errors import BackendError, BackendUnavailable, InputError, PackageError
 from runtime.package.folder import Package
 from runtime.package.manifest import OUTPUTS, TOWARD
+from runtime.package.reasons import sentence
 
 MODELS = {"fp32": "model.onnx", "int8": "model.int8.cpu.onnx"}
 """The graph that runs on a CPU, by precision; a CPU would compute half-precision graphs in float32."""
@@ -81,7 +82,8 @@ class OnnxRuntimeBackend:
         embedding_only = not (mask or toward) and small in package.manifest.files
         self.outputs: tuple[str, ...] = OUTPUTS[:1] if embedding_only else OUTPUTS
         self._takes_target = toward
-        self._session: Any = self._open(package.file(small if embedding_only else models[self.precision]))
+        self._file = small if embedding_only else models[self.precision]
+        self._session: Any = self._open(package.file(self._file))
         self._input, self._dimension = package.manifest.input, package.manifest.encoder.dimension
         self.max_batch = _max_batch(self._session.get_inputs()[0].shape[0], self.most)
         self.why = f"{why}; {self._where()}"
@@ -89,23 +91,15 @@ class OnnxRuntimeBackend:
 
     def run(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """See `Backend.run`."""
-        if self.outputs != OUTPUTS:
-            raise BackendError(
-                "run was called on a graph that gives the embedding alone",
-                expected="a graph with embedding and mask",
-                cure="open the package with Explainer, or use Embedder",
-            )
-        embedding, mask = self._run(images)
-        return embedding, mask
+        return self._run(images)
 
     def run_toward(self, images: np.ndarray, toward: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """See `TargetBackend.run_toward`."""
-        embedding, mask = self._run(images, toward)
-        return embedding, mask
+        return self._run(images, toward)
 
     def embed(self, images: np.ndarray) -> np.ndarray:
         """See `EmbeddingBackend.embed`."""
-        return self._run(images)[0]
+        return self._run(images, mask=False)[0]
 
     def close(self) -> None:
         """See `Backend.close`."""
@@ -133,17 +127,10 @@ class OnnxRuntimeBackend:
     def _where(self) -> str:
         return f"onnxruntime {ort().__version__} on the CPU, {thread_count()} threads"
 
-    def _run(self, images: np.ndarray, toward: np.ndarray | None = None) -> list[np.ndarray]:
+    def _run(self, images: np.ndarray, toward: np.ndarray | None = None, *, mask: bool = True) -> Any:
         if self._session is None:
             raise BackendError("this backend is closed", expected="an open one", cure="make a new Explainer")
-        if self._takes_target != (toward is not None):
-            raise BackendError(
-                "a graph that takes targets was run without one"
-                if self._takes_target
-                else "a target was given to a graph that takes none",
-                expected="run_toward on a graph that takes targets, run and embed on the others",
-                cure="use the Explainer, which opens the graph for each",
-            )
+        check_form(self._file, self.outputs, self._takes_target, mask=mask, toward=toward is not None)
         images = check_images(
             images, height=self._input.height, width=self._input.width, max_batch=self.max_batch
         )
@@ -153,13 +140,53 @@ class OnnxRuntimeBackend:
         try:
             # `run` allocates the outputs.  To bind new ones for each run is slower (332 against 282
             # microseconds for a tiny graph), and the next run would overwrite outputs that are bound once.
-            return self._session.run(self.outputs, feed)
+            return tuple(self._session.run(self.outputs, feed))
         except Exception as error:  # its exceptions share no base but this
             raise BackendError(
                 f"onnxruntime failed on images {images.shape}: {first_line(error)}",
                 expected=f"the outputs {', '.join(self.outputs)}",
                 cure="free memory if it says so; otherwise: nemu verify PACKAGE",
             ) from error
+
+
+class CellsBackend:
+    """Runs one image at a time, on the CPU, in float32.  No engine computes local features.
+
+    Raises:
+        PackageError: the package was built without `model.cells.onnx`.
+        BackendUnavailable, BackendError: as for `OnnxRuntimeBackend`.
+    """
+
+    precision = "fp32"
+
+    def __init__(self, package: Package) -> None:
+        if CELLS_MODEL not in package.manifest.files:
+            why = package.manifest.refused.get("cells", "it was built by an older version")
+            raise PackageError(
+                f"{package.path} has no {CELLS_MODEL}: {sentence(why)}",
+                expected="a package with local features, which a bank of normal images needs",
+                cure="build the package again: nemu build --masker … --out NAME.nemu",
+            )
+        self._input = package.manifest.input
+        self._session = open_session(package.file(CELLS_MODEL))
+
+    def run(self, image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """uint8 (height, width, 3) → embedding float32 (D,), cells float32 (C, h, w).
+
+        Raises:
+            InputError: an image of another dtype or shape.
+            BackendError: the run failed.
+        """
+        batch = check_images(image[None], height=self._input.height, width=self._input.width, max_batch=1)
+        try:
+            embedding, cells = self._session.run([OUTPUTS[0], CELLS], {self._input.name: batch})
+        except Exception as error:  # its exceptions share no base but this
+            raise BackendError(
+                f"onnxruntime failed on {CELLS_MODEL}: {error}",
+                expected=f"the outputs {OUTPUTS[0]} and {CELLS}",
+                cure="free memory if it says so; otherwise: nemu verify PACKAGE",
+            ) from error
+        return embedding[0], cells[0]
 
 
 def session_options(*, threads: int | None = None) -> Any:

@@ -39,13 +39,10 @@ def thread_count(root: Path = Path("/")) -> int:
                 f"{VARIABLE}={chosen!r}", expected="a whole number, 1 or more", cure=f"unset {VARIABLE}"
             )
         return int(chosen)
-    quota = math.ceil(min(_quotas(root), default=MOST))
-    return max(1, min(_cores(root, _usable_cpus()), quota, MOST))
-
-
-def _usable_cpus() -> Iterable[int]:
     affinity = getattr(os, "sched_getaffinity", None)  # Linux only
-    return affinity(0) if affinity else range(os.cpu_count() or 1)
+    usable = affinity(0) if affinity else range(os.cpu_count() or 1)
+    quota = math.ceil(min(_quotas(root), default=MOST))
+    return max(1, min(_cores(root, usable), quota, MOST))
 
 
 def _cores(root: Path, cpus: Iterable[int]) -> int:

@@ -16,19 +16,22 @@ import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, TypeVar, BinaryIO
 
 import numpy as np
 
 from runtime.atomic import atomic_file
 from runtime.errors import InputError, SchemaError
 from runtime.media.occlusion import cosine
-from runtime.package.typed_json import Record, json_object, read
+from runtime.package.typed_json import json_object, read
 
 LINES, ROWS, TARGET, RUN = "explanations.jsonl", "embeddings.npy", "toward.npy", "run.json"
 SAME_TARGET = 0.9999
 """Least cosine of two embeddings of one target."""
 _HEADER = 128  # bytes of the .npy header, rewritten in place as rows are added
+
+
+Record = TypeVar("Record")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,7 +15,8 @@ from runtime.errors import BackendUnavailable, InputError
 if TYPE_CHECKING:
     import PIL.Image
 
-ImageLike = Union[str, "os.PathLike[str]", bytes, "PIL.Image.Image", np.ndarray]
+OneImage = Union[str, "os.PathLike[str]", bytes, "PIL.Image.Image"]
+ImageLike = OneImage | np.ndarray
 """A path, the bytes of an image file, a PIL image, or a uint8 array of a shape in `load_image`."""
 
 CHANNEL_ORDERS = ("rgb", "bgr")

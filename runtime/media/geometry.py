@@ -13,7 +13,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import numpy as np
@@ -22,14 +22,7 @@ from runtime.errors import InputError
 from runtime.media.decode import ImageLike, check_channel_order, load_image, pillow
 from runtime.package.records import InputRecord
 
-__all__ = [
-    "Box",
-    "Geometry",
-    "ImageLike",
-    "Placement",
-    "check_channel_order",
-    "load_image",
-]
+__all__ = ["Box", "Geometry", "ImageLike", "Placement", "check_channel_order", "load_image"]
 
 RESIZES = ("crop", "squash", "letterbox")
 INTERPOLATIONS = ("bilinear", "bicubic")
@@ -157,19 +150,11 @@ class Geometry:
     @classmethod
     def from_record(cls, record: InputRecord) -> Geometry:
         """Make the geometry that a package's manifest states."""
-        return cls(
-            height=record.height,
-            width=record.width,
-            resize=record.resize,
-            crop_pct=record.crop_pct,
-            interpolation=record.interpolation,
-        )
+        return cls(**{field.name: getattr(record, field.name) for field in fields(cls)})
 
+    @functools.lru_cache(maxsize=64)  # noqa: B019, equal geometries are one key
     def place(self, height: int, width: int) -> Placement:
         """Where the grid lies on an image of this size; the results for the last sizes are cached."""
-        return _place(self, height, width)
-
-    def _place(self, height: int, width: int) -> Placement:
         grid = (self.height, self.width)
         box: tuple[float, float, float, float] = (0.0, 0.0, float(width), float(height))
         content = (0, 0, self.width, self.height)
@@ -228,11 +213,6 @@ class Geometry:
             (left + self.width) * width / scaled[1],
             (top + self.height) * height / scaled[0],
         )
-
-
-@functools.lru_cache(maxsize=64)
-def _place(geometry: Geometry, height: int, width: int) -> Placement:
-    return geometry._place(height, width)
 
 
 def _resample(

@@ -1,23 +1,7 @@
 """The package on disk: the files of `NAME.nemu/`, and the checks of their hashes.
 
-    manifest.json           Manifest: immutable, carries its own digest and the sha256 of every file below
-    model.onnx  (+ .data)   fp32, runs anywhere, the parity reference
-    model.fp16.onnx (+ .data)   typed half precision, from which a device builds its engine
-    model.bf16.onnx, model.int8.trt.onnx (+ .data)   in bfloat16, and in int8 for TensorRT
-    model.int8.cpu.onnx (+ .data)   int8 for onnxruntime
-    model.embedding.onnx, model.int8.cpu.embedding.onnx   fp32 and int8 for onnxruntime without the mask;
-                            their weights are in the .data of the whole graphs
-    model.toward.onnx, model.fp16.toward.onnx, model.bf16.toward.onnx   with a target for each image as second
-                            input, if the masker takes targets
-    model.cells.onnx        fp32 for onnxruntime: embedding and local features, for a bank of normal images
-    reference.npz           images and their expected outputs; and targets with their masks, if it takes any
-    README.md               the model card
-    level.svg               figure of the card: what a level of the mask keeps, if the manifest has `level`
-    engines/NAME.engine     a plain TensorRT plan without a header, which other tools can load
-    engines/NAME.engine.json    EngineRecord, its sidecar
-
-Engines may be added later without touching the manifest.  A read-only package keeps added engines in
-the user's cache directory, under the package's hash.  Nothing is pickled.
+docs/package.md lists the files.  Engines may be added later without touching the manifest.  A read-only
+package keeps added engines in the user's cache directory, under the package's hash.  Nothing is pickled.
 """
 
 from __future__ import annotations

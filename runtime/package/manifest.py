@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from runtime.errors import IntegrityError, SchemaError
-from runtime.package.parity_record import ParityRecord, known_figures
 from runtime.package.records import (
     EncoderRecord,
     InputRecord,
@@ -21,8 +20,10 @@ from runtime.package.records import (
     MaskerRecord,
     MetricsRecord,
     OutputRecord,
+    ParityRecord,
     TargetRecord,
     TrainingRecord,
+    known_figures,
 )
 from runtime.package.typed_json import json_object, read
 

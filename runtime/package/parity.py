@@ -126,12 +126,13 @@ def measure(
     """
     _check(embedding, mask, reference_embedding, reference_mask)
     unit = median_distance(reference_embedding)
-    control = _worst_distance(embedding, np.roll(reference_embedding, 1, axis=0)) / unit
-    finite = bool(np.isfinite(mask).all())
+    known, finite = bool(np.isfinite(embedding).all()), bool(np.isfinite(mask).all())
+    others = np.roll(reference_embedding, 1, axis=0)
+    control = _worst_distance(embedding, others) / unit if known else math.inf
     return Parity(
-        embedding_error=_worst_distance(embedding, reference_embedding) / unit,
-        centred_cosine=_centred_cosine(embedding, reference_embedding),
-        neighbours=_neighbours(embedding, reference_embedding),
+        embedding_error=_worst_distance(embedding, reference_embedding) / unit if known else math.inf,
+        centred_cosine=_centred_cosine(embedding, reference_embedding) if known else -1.0,
+        neighbours=_neighbours(embedding, reference_embedding) if known else 0.0,
         mask_error=float(np.mean(np.abs(mask - reference_mask), dtype=np.float64)) if finite else math.inf,
         mask_iou=_iou(mask > 0.5, reference_mask > 0.5) if finite else 0.0,
         mask_rank_correlation=_rank_correlation(mask, reference_mask) if finite else None,
@@ -182,14 +183,10 @@ def median_distance(embedding: np.ndarray) -> float:
 
 
 def _worst_distance(embedding: np.ndarray, reference: np.ndarray) -> float:
-    if not np.isfinite(embedding).all():
-        return math.inf
     return float(np.linalg.norm(embedding.astype(np.float64) - reference, axis=1).max())
 
 
 def _centred_cosine(embedding: np.ndarray, reference: np.ndarray) -> float:
-    if not np.isfinite(embedding).all():
-        return -1.0
     centre = reference.mean(axis=0, dtype=np.float64)
     a, b = embedding - centre, reference - centre
     lengths = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
@@ -197,8 +194,6 @@ def _centred_cosine(embedding: np.ndarray, reference: np.ndarray) -> float:
 
 
 def _neighbours(embedding: np.ndarray, reference: np.ndarray) -> float:
-    if not np.isfinite(embedding).all():
-        return 0.0
     return float((distances(embedding).argmin(axis=1) == distances(reference).argmin(axis=1)).mean())
 
 

@@ -6,11 +6,9 @@ import dataclasses
 import json
 import types
 import typing
-from typing import Any, TypeVar
+from typing import Any
 
 from runtime.errors import SchemaError
-
-Record = TypeVar("Record")
 
 
 def json_object(text: str, source: str) -> dict[str, Any]:
@@ -24,11 +22,6 @@ def json_object(text: str, source: str) -> dict[str, Any]:
     return value
 
 
-def read(kind: type[Record], fields: dict[str, Any], source: str) -> Record:
-    """Make the dataclass `kind` of JSON fields, nested records included.  Raises `SchemaError`."""
-    return typing.cast(Record, _read(kind, fields, source))
-
-
 def _malformed(source: str, what: str) -> SchemaError:
     return SchemaError(
         f"{source} {what}",
@@ -37,22 +30,30 @@ def _malformed(source: str, what: str) -> SchemaError:
     )
 
 
-def _read(kind: Any, value: Any, where: str) -> Any:
-    """Read `value` (from JSON) as `kind` (the type annotation of a field), or raise `SchemaError`."""
+def read(kind: Any, value: Any, where: str) -> Any:
+    """Read a value from JSON as a dataclass or another type, nested ones included.
+
+    Args:
+        kind: the type, also as the annotation of a field.
+        where: names it in errors.
+
+    Raises:
+        SchemaError: it is of another type, or a field is missing or unknown.
+    """
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if origin is types.UnionType:
         for arm in arguments:
             if _may_be(arm, value):
-                return _read(arm, value, where)
+                return read(arm, value, where)
     elif dataclasses.is_dataclass(kind):
         return _read_record(kind, value, where)
     elif origin is tuple and isinstance(value, list):
         many = arguments[-1] is Ellipsis
         if many or len(value) == len(arguments):
             kinds = [arguments[0]] * len(value) if many else arguments
-            return tuple(_read(k, v, where) for k, v in zip(kinds, value, strict=True))
+            return tuple(read(k, v, where) for k, v in zip(kinds, value, strict=True))
     elif origin is dict and isinstance(value, dict):
-        return {k: _read(arguments[1], v, f"{where}: {k}") for k, v in value.items()}
+        return {k: read(arguments[1], v, f"{where}: {k}") for k, v in value.items()}
     elif _may_be(kind, value):
         return value
     raise _malformed(where, f"is {value!r}, not {kind}")
@@ -74,4 +75,4 @@ def _read_record(kind: Any, value: Any, where: str) -> Any:
     needed = {f.name for f in dataclasses.fields(kind) if (f.default, f.default_factory) == missing}
     if odd := (needed - set(value)) | (set(value) - set(hints)):
         raise _malformed(where, "has missing or unknown fields: " + ", ".join(sorted(odd)))
-    return kind(**{k: _read(hints[k], v, f"{where}: {k}") for k, v in value.items()})
+    return kind(**{k: read(hints[k], v, f"{where}: {k}") for k, v in value.items()})

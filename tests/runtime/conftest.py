@@ -17,12 +17,14 @@ from PIL import Image
 
 from runtime.__main__ import main
 from runtime.backends import cuda
+from runtime.backends.fake import colour_and_brightness
 from runtime.backends.tensorrt import selection
+from runtime.explanation import Explanation
 from runtime.index.stores import STORES
+from runtime.media.geometry import Geometry
 from runtime.package.folder import MANIFEST, REFERENCE, Package, files_in, sha256_file
 from runtime.package.manifest import SCHEMA, Manifest
-from runtime.package.parity_record import ParityRecord
-from runtime.package.records import EncoderRecord, InputRecord, MaskerRecord, OutputRecord
+from runtime.package.records import EncoderRecord, InputRecord, MaskerRecord, OutputRecord, ParityRecord
 from tests.engine_record import engine_record
 from tests.runtime.fake_cuda import FakeDriver
 from tests.runtime.fake_gpu import Gpu
@@ -31,37 +33,22 @@ from tests.runtime.fake_tensorrt import EMBEDDING, TARGETS, fake_tensorrt
 HEIGHT, WIDTH = 24, 32
 
 
-def expected_outputs(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """What the tiny graph computes: mean colour in 0..1 (N, 3), and brightness in 0..1 (N, H, W)."""
-    scaled = images.astype(np.float32) / 255
-    return scaled.mean((1, 2)), scaled.mean(3)
-
-
 def write_graph(path: Path) -> None:
     """uint8 (N, H, W, 3) → embedding (N, 3), mask (N, H, W); weights in an external file."""
-    nodes = [
-        helper.make_node("Cast", ["image"], ["float"], to=TensorProto.FLOAT),
-        helper.make_node("Transpose", ["float"], ["nchw"], perm=[0, 3, 1, 2]),
-        helper.make_node("Mul", ["nchw", "scale"], ["scaled"]),
-        helper.make_node("ReduceMean", ["scaled", "area"], ["embedding"], keepdims=0),
-        helper.make_node("ReduceMean", ["scaled", "channel"], ["mask"], keepdims=0),
-    ]
-    constants = {
-        "scale": np.full((1, 3, HEIGHT, WIDTH), 1 / 255, np.float32),  # the weights
-        "area": np.array([2, 3]),
-        "channel": np.array([1]),
-    }
-    graph = helper.make_graph(
-        nodes,
-        "tiny",
-        [helper.make_tensor_value_info("image", TensorProto.UINT8, ["N", HEIGHT, WIDTH, 3])],
-        [
-            helper.make_tensor_value_info("embedding", TensorProto.FLOAT, ["N", 3]),
-            helper.make_tensor_value_info("mask", TensorProto.FLOAT, ["N", HEIGHT, WIDTH]),
-        ],
-        [numpy_helper.from_array(value, name) for name, value in constants.items()],
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    model = onnx.parser.parse_model(f"""
+        <ir_version: 10, opset_import: ["": 20]>
+        tiny (uint8[N, {HEIGHT}, {WIDTH}, 3] image)
+            => (float[N, 3] embedding, float[N, {HEIGHT}, {WIDTH}] mask)
+            <int64[2] area = {{2, 3}}, int64[1] channel = {{1}}>
+        {{
+            wide = Cast <to: int = {TensorProto.FLOAT}> (image)
+            nchw = Transpose <perm = [0, 3, 1, 2]> (wide)
+            scaled = Mul (nchw, scale)
+            embedding = ReduceMean <keepdims: int = 0> (scaled, area)
+            mask = ReduceMean <keepdims: int = 0> (scaled, channel)
+        }}""")
+    weights = np.full((1, 3, HEIGHT, WIDTH), 1 / 255, np.float32)
+    model.graph.initializer.append(numpy_helper.from_array(weights, "scale"))
     onnx.save(model, path, save_as_external_data=True, location=f"{path.name}.data", size_threshold=1024)
 
 
@@ -74,10 +61,10 @@ def manifest_for(root: Path) -> Manifest:
         embedding_id="tiny-mean",
         encoder=EncoderRecord(
             id="tiny",
-            fingerprint="0" * 64,
             embedding="pooled",
-            l2_normalized=False,
             dimension=3,
+            fingerprint="0" * 64,
+            l2_normalized=False,
             license="none",
         ),
         masker=MaskerRecord(architecture="tiny", sha256="0" * 64, objective="none", config={}),
@@ -114,7 +101,7 @@ def write_package(
     write_graph(root / "model.onnx")
     images = np.random.default_rng(0).integers(0, 256, (5, 1, 1, 3), dtype=np.uint8)
     images = np.tile(images, (1, HEIGHT, WIDTH, 1)) // np.arange(1, WIDTH + 1, dtype=np.uint8)[:, None]
-    embedding, mask = expected_outputs(images)
+    embedding, mask = colour_and_brightness(images)
     np.savez(root / REFERENCE, images=images, embedding=embedding + np.float32(error), mask=mask)
     model = onnx.load(root / "model.onnx", load_external_data=False)
     model.graph.output.pop()  # the mask
@@ -161,8 +148,8 @@ def with_input(tiny):
 
 @pytest.fixture
 def outputs():
-    """`expected_outputs`, for tests that cannot import this file."""
-    return expected_outputs
+    """`colour_and_brightness`, for tests that cannot import this file."""
+    return colour_and_brightness
 
 
 @pytest.fixture
@@ -197,17 +184,24 @@ def rtx(gpu, monkeypatch) -> dict[str, str]:
 @pytest.fixture
 def toy(tmp_path) -> Package:
     """A package without files, whose graph takes images of 4 x 6 pixels; `add` gives it engines."""
-    how = {
-        "mean": (0, 0, 0),
-        "std": (1, 1, 1),
-        "resize": "squash",
-        "crop_pct": 1,
-        "interpolation": "bilinear",
-    }
-    record = InputRecord(name="image", height=4, width=6, **how)
+    how = {"mean": (0, 0, 0), "std": (1, 1, 1), "resize": "squash", "crop_pct": 1}
+    record = InputRecord(name="image", height=4, width=6, interpolation="bilinear", **how)
     manifest = SimpleNamespace(input=record, embedding_id="toy", files={}, level=None)
     (tmp_path / "toy.nemu").mkdir()
     return Package(tmp_path / "toy.nemu", manifest, "0" * 64)
+
+
+@pytest.fixture
+def explanation() -> Explanation:
+    """A crop of a wide image; the mask is 1 in the upper half of what was seen."""
+    return Explanation(
+        embedding=np.linspace(-1, 1, 7, dtype=np.float32),
+        graph_mask=np.repeat(np.float32([1, 0]), 50).reshape(10, 10),
+        placement=Geometry(height=10, width=10, resize="crop").place(30, 60),
+        image=np.random.default_rng(0).integers(0, 256, (30, 60, 3), dtype=np.uint8),
+        embedding_id="tiny-fp32",
+        timing={"preprocess": 1.25, "run": 2.5, "batch": 1},
+    )
 
 
 @pytest.fixture
@@ -252,9 +246,7 @@ def open_toy(toy, add, gpu):
 @pytest.fixture(params=STORES)
 def store(request) -> str:
     """Name of each store whose library is installed."""
-    pytest.importorskip(
-        {"parquet": "pyarrow", "lancedb": "lancedb", "qdrant": "qdrant_client"}[request.param]
-    )
+    pytest.importorskip({"parquet": "pyarrow", "qdrant": "qdrant_client"}.get(request.param, request.param))
     return request.param
 
 

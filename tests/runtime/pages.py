@@ -22,8 +22,8 @@ NOT_COPIED = shutil.ignore_patterns(
 )
 
 
-def walk(page: str, place: Path, environment: dict[str, str]) -> float:
-    """Run the blocks of docs/PAGE.md in `place`; the seconds that took.
+def walk(page: str, place: Path, environment: dict[str, str]) -> None:
+    """Run the blocks of docs/PAGE.md in `place`.
 
     Raises:
         AssertionError: a block failed; with all that it said.
@@ -45,9 +45,7 @@ def walk(page: str, place: Path, environment: dict[str, str]) -> float:
             timeout=LIMIT - (time.monotonic() - began),
         )
         assert done.returncode == 0, f"{text}\n{done.stdout}\n{done.stderr}"
-    seconds = time.monotonic() - began
-    print(f"{page}: {seconds:.0f} s")
-    return seconds
+    print(f"{page}: {time.monotonic() - began:.0f} s")
 
 
 def furnish(place: Path) -> None:

@@ -14,8 +14,8 @@ from runtime.__main__ import main
 from runtime.cli.checks import describe
 from runtime.errors import InputError
 from runtime.media.occlusion import cosine, occlude
+from runtime.package.folder import Package
 from runtime.package.records import LevelRecord, Spread, TargetMeasures, TargetRecord
-from runtime.targets import target_vectors
 from tests.toward_graph import add_targets, strength
 
 CURVE = LevelRecord(images="toys", n=2, fills=("black",), share=(0.0, 0.5), kept=(0.0, 1.0), checks=())
@@ -82,14 +82,11 @@ def test_invalid_target_is_refused(explainer, toward, said):
         explainer(picture(0), toward=toward)
 
 
-def test_wrong_number_or_id_of_targets_is_refused(explainer, asked):
+def test_wrong_number_or_id_of_targets_is_refused(explainer):
     with pytest.raises(InputError, match="3 targets for 2 images"):
         explainer([picture(0), picture(1)], toward=np.ones((3, 3), np.float32))
     with pytest.raises(InputError, match="another-id"):
-        target_vectors(
-            type(explainer(picture(0)))(**{**vars(explainer(picture(0))), "embedding_id": "another-id"}),
-            None, embed=lambda _: RED, embedding_id=explainer.embedding_id, dimension=3,
-        )  # fmt: skip
+        explainer(picture(0), toward=dataclasses.replace(explainer(picture(0)), embedding_id="another-id"))
 
 
 def test_package_without_targets_names_the_cure(tiny):
@@ -103,7 +100,7 @@ def test_empty_mask_toward_target_means_absent(explainer):
     black, never = np.zeros((24, 32, 3), np.uint8), np.float32([-30, -30, -30])
     assert explainer(black).degenerate == "empty"
     found = explainer(picture(0), toward=never)
-    found = type(found)(**{**vars(found), "curve": CURVE})
+    found = dataclasses.replace(found, curve=CURVE)
     assert (found.absent, found.degenerate) == (True, "")
     assert not found.region(0.9).any()
     assert found.facts()["toward"]["absent"] is True
@@ -139,40 +136,45 @@ def test_compare_explains_toward_each_other(explainer):
     assert found.to_json()["exchanged_similarity"] == found.exchanged_similarity
 
 
-def test_explain_toward_does_not_mix_targets(asked, tmp_path, capsys):
+@pytest.fixture
+def explain(asked, tmp_path):
+    """`explain(*options, package=…)` runs the command on one image; its results are in `tmp_path / "out"`."""
     for i in range(2):
         Image.fromarray(picture(i)).save(tmp_path / f"{i}.png")
-    np.save(tmp_path / "target.npy", TARGET)
-    out = tmp_path / "out"
-    run = ["explain", str(asked.path), str(tmp_path / "0.png"), "--out", str(out), "--quiet"]
-    assert main([*run, "--toward", str(tmp_path / "target.npy")]) == 0
+
+    def run(*options, package=asked) -> int:
+        words = (package.path, tmp_path / "0.png", "--out", tmp_path / "out", "--quiet", *options)
+        return main(["explain", *map(str, words)])
+
+    return run
+
+
+def test_explain_toward_does_not_mix_targets(explain, tmp_path, capsys):
+    target, out = tmp_path / "target.npy", tmp_path / "out"
+    np.save(target, TARGET)
+    assert explain("--toward", target) == 0
     line = json.loads((out / "explanations.jsonl").read_text())
-    assert line["toward"]["similarity"] == pytest.approx(
-        cosine(TARGET, np.load(out / "embeddings.npy")[0]), abs=1e-5
-    )
-    np.save(tmp_path / "target.npy", TARGET * np.float32(1 + 1e-6))  # the same up to rounding
-    assert main([*run, "--toward", str(tmp_path / "target.npy")]) == 0  # already explained
-    assert main([*run, "--toward", str(tmp_path / "1.png")]) == 1
-    assert main(run) == 1
+    similarity = cosine(TARGET, np.load(out / "embeddings.npy")[0])
+    assert line["toward"]["similarity"] == pytest.approx(similarity, abs=1e-5)
+    np.save(target, TARGET * np.float32(1 + 1e-6))  # equal up to rounding
+    assert explain("--toward", target) == 0  # already explained
+    assert explain("--toward", tmp_path / "1.png") == 1
+    assert explain() == 1
     assert "another target" in capsys.readouterr().err
 
 
-def test_zero_target_file_equals_no_target(asked, tmp_path):
-    Image.fromarray(picture(0)).save(tmp_path / "0.png")
+def test_zero_target_file_equals_no_target(explain, tmp_path):
     np.save(tmp_path / "zeros.npy", np.zeros(3, np.float32))
-    run = ["explain", str(asked.path), str(tmp_path / "0.png"), "--out", str(tmp_path / "out"), "--quiet"]
-    assert main([*run, "--toward", str(tmp_path / "zeros.npy")]) == 0
-    assert main(run) == 0
+    assert explain("--toward", tmp_path / "zeros.npy") == 0
+    assert explain() == 0
 
 
-def test_impossible_target_is_refused_before_replacing(tiny, tmp_path):
-    Image.fromarray(picture(0)).save(tmp_path / "0.png")
-    out = tmp_path / "out"
-    run = ["explain", str(tiny.path), str(tmp_path / "0.png"), "--out", str(out), "--quiet"]
-    assert main(run) == 0
-    before = (out / "explanations.jsonl").read_bytes()
-    assert main([*run, "--force", "--toward", str(tmp_path / "0.png")]) == 1
-    assert (out / "explanations.jsonl").read_bytes() == before
+def test_impossible_target_is_refused_before_replacing(explain, make_package, tmp_path):
+    without = Package.open(make_package(tmp_path / "without.nemu"))
+    assert explain(package=without) == 0
+    before = (tmp_path / "out/explanations.jsonl").read_bytes()
+    assert explain("--force", "--toward", tmp_path / "0.png", package=without) == 1
+    assert (tmp_path / "out/explanations.jsonl").read_bytes() == before
 
 
 def test_compare_without_targets(explainer):
@@ -190,12 +192,10 @@ def test_warm_up_of_the_target_backend(explainer):
 
 
 @pytest.mark.parametrize("content", [b"", b"no array", np.zeros(5, np.float32)])
-def test_invalid_target_file_is_refused(asked, tmp_path, capsys, content):
-    Image.fromarray(picture(0)).save(tmp_path / "0.png")
+def test_invalid_target_file_is_refused(explain, tmp_path, capsys, content):
     file = tmp_path / "target.npy"
     np.save(file, content) if isinstance(content, np.ndarray) else file.write_bytes(content)
-    run = ["explain", str(asked.path), str(tmp_path / "0.png"), "--out", str(tmp_path / "out")]
-    assert main([*run, "--toward", str(file)]) == 1
+    assert explain("--toward", file) == 1
     assert "target" in capsys.readouterr().err
 
 

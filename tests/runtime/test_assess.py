@@ -12,9 +12,8 @@ from PIL import Image
 from scipy.stats import spearmanr
 
 from runtime.__main__ import main
-from runtime.assess import INSIDE, assess, draw, fisher, partial_rank_correlation
+from runtime.assess import INSIDE, assess, draw, fisher, mix, partial_rank_correlation, regions, share_in
 from runtime.errors import InputError
-from runtime.media.mixtures import mix, regions, share_in
 from tests.toward_graph import add_targets
 
 COLOURS = np.random.default_rng(0).integers(30, 226, (24, 3)).astype(np.uint8)
@@ -42,10 +41,6 @@ def right(images, toward):
     return colours(images), (np.abs(images - toward[:, None, None]).max(3) < 1).astype(np.float32)
 
 
-def ignoring(images, toward):
-    return blind(images)
-
-
 def test_only_masks_that_follow_targets_are_believed():
     found, mixed = assess(largest, right, IMAGES)
     assert found.n == 24
@@ -53,19 +48,27 @@ def test_only_masks_that_follow_targets_are_believed():
     assert found.targets.nothing == 1
     assert found.targets.present.mean == pytest.approx(found.region.mean, abs=0.01)
     assert np.array_equal(mixed.masks[INSIDE] > 0.5, mixed.region)
+    assert draw(mixed).shape == (6 * 20 + 5 * 4, 6 * 30 + 5 * 4, 3)  # a row for each of six mixtures
     assert found.follows_target
-    asked, _ = assess(largest, ignoring, IMAGES)
+    asked, _ = assess(largest, lambda images, _: blind(images), IMAGES)
     assert asked.targets.difference.mean == 0
     assert not asked.follows_target
     assert not asked.believed
     assert "NOT" in asked.verdict()
 
 
-def test_a_blind_mask_has_the_regions_area():
-    found, _ = assess(blind, None, IMAGES)
+def test_a_blind_mask_and_what_moved():
+    found, mixed = assess(blind, None, IMAGES)
     assert found.plain.mean == pytest.approx(found.region.mean, abs=1e-6)
     assert found.targets is None
     assert not found.believed  # although its share is as large as the region, and so is the embedding's
+    # Of one colour: the mean moves by the region's area times the distance of the colours.
+    area = mixed.region.mean((1, 2))
+    apart = np.linalg.norm(IMAGES[:, 0, 0].astype(float) - np.roll(IMAGES[:, 0, 0], -1, 0), axis=1)
+    unit = np.median(
+        [np.linalg.norm(a.astype(float) - b) for i, a in enumerate(COLOURS) for b in COLOURS[:i]]
+    )
+    assert found.moved.mean == pytest.approx(float((area * apart).mean() / unit), rel=1e-3)
 
 
 def test_masks_on_the_embeddings_origin_are_believed():
@@ -94,25 +97,12 @@ def test_partial_correlation_removes_the_common_cause():
     assert partial_rank_correlation(given, b, given) == 0
 
 
-def test_identical_images_are_refused():
-    with pytest.raises(InputError, match="does not tell apart"):
-        assess(blind, None, np.repeat(IMAGES[:1], 9, axis=0))
-
-
-def test_moved_is_the_regions_effect_on_the_embedding():
-    """Images of one colour: the mean moves by the region's area times the distance of the colours."""
-    found, mixed = assess(blind, None, IMAGES)
-    area = mixed.region.mean((1, 2))
-    apart = np.linalg.norm(IMAGES[:, 0, 0].astype(float) - np.roll(IMAGES[:, 0, 0], -1, 0), axis=1)
-    unit = np.median(
-        [np.linalg.norm(a.astype(float) - b) for i, a in enumerate(COLOURS) for b in COLOURS[:i]]
-    )
-    assert found.moved.mean == pytest.approx(float((area * apart).mean() / unit), rel=1e-3)
-
-
-def test_too_few_images_are_refused():
-    with pytest.raises(InputError, match="at least 8"):
-        assess(blind, None, IMAGES[:7])
+@pytest.mark.parametrize(
+    ("images", "said"), [(IMAGES[:7], "at least 8"), (IMAGES[[0] * 9], "does not tell apart")]
+)
+def test_few_or_identical_images_are_refused(images, said):
+    with pytest.raises(InputError, match=said):
+        assess(blind, None, images)
 
 
 @given(st.integers(0, 10_000), st.integers(12, 60), st.integers(12, 60))
@@ -161,9 +151,3 @@ def test_the_command_exits_3_if_not_believed(tiny, tmp_path, capsys):
     with Image.open(out) as image:
         assert image.height > 24 * 5
     assert main(run) == 1  # the image is there
-
-
-def test_the_drawing_has_one_row_per_mixture():
-    _, mixed = assess(largest, right, IMAGES)
-    drawn = draw(mixed)
-    assert drawn.shape == (6 * 20 + 5 * 4, 6 * 30 + 5 * 4, 3)

@@ -25,17 +25,15 @@ def test_file_appears_whole_with_the_users_permissions(tmp_path):
 @pytest.mark.parametrize("error", [KeyboardInterrupt, OSError, SystemExit])
 @pytest.mark.parametrize("kind", [atomic_file, atomic_folder])
 def test_an_interruption_keeps_the_old_one(tmp_path, kind, error):
-    path = tmp_path / "old"
-    inside = path
-    if kind is atomic_folder:
-        path.mkdir()
-        inside = path / "kept"
+    path, folder = tmp_path / "old", kind is atomic_folder
+    inside = path / "kept" if folder else path
+    inside.parent.mkdir(exist_ok=True)
     inside.write_text("kept")
     before = sorted(tmp_path.rglob("*"))
 
     def write():
         with kind(path, force=True) as temporary:
-            (temporary / "half" if kind is atomic_folder else temporary).write_text("half")
+            (temporary / "half" if folder else temporary).write_text("half")
             raise error
 
     with pytest.raises(error):

@@ -8,7 +8,7 @@ from PIL import Image
 
 from runtime import Explainer, Explanation
 from runtime.backends.fake import FakeBackend
-from runtime.errors import BackendError, InputError, PackageError
+from runtime.errors import BackendError, InputError
 
 IMAGES = [
     np.random.default_rng(i).integers(0, 256, shape, dtype=np.uint8)
@@ -16,23 +16,9 @@ IMAGES = [
 ]
 
 
-class Recorder(FakeBackend):
-    """Answers with mean colour and brightness; remembers what it saw."""
-
-    def __init__(self, max_batch: int = 4) -> None:
-        self.batches: list[int] = []
-
-        def function(images):
-            self.batches.append(len(images))
-            scaled = images.astype(np.float32) / 255
-            return scaled.mean((1, 2)), scaled.mean(3)
-
-        super().__init__(function, max_batch=max_batch)
-
-
 @pytest.fixture
-def backend() -> Recorder:
-    return Recorder()
+def backend() -> FakeBackend:
+    return FakeBackend()
 
 
 @pytest.fixture
@@ -118,7 +104,8 @@ def test_a_closed_explainer_refuses_and_closes_again(tiny, backend):
     explainer.close()
     explainer.close()
     assert backend.closed
-    for use in (lambda: explainer(IMAGES[0]), lambda: explainer(IMAGES), lambda: explainer.stream([])):
+    uses = (lambda: explainer(IMAGES[0]), lambda: explainer(IMAGES), lambda: explainer.stream([]))
+    for use in (*uses, explainer.warm_up):
         with pytest.raises(BackendError, match="closed"):
             use()
 
@@ -129,14 +116,6 @@ def test_too_few_outputs_are_an_error(tiny):
         Explainer(tiny, backend=short)([IMAGES[0], IMAGES[1]])
 
 
-def test_a_missing_package_is_refused(tmp_path):
-    with pytest.raises(PackageError, match="holds no"):
-        Explainer(tmp_path / "none.nemu")
-
-
 def test_warm_up_of_a_plain_backend_runs_once(explainer, backend):
     explainer.warm_up()
     assert backend.batches == [1]
-    explainer.close()
-    with pytest.raises(BackendError, match="closed"):
-        explainer.warm_up()

@@ -12,27 +12,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from runtime.errors import BackendError, InputError, OutputExists
-from runtime.explanation import Explanation
-from runtime.media.geometry import Geometry
 from runtime.media.overlay import STYLES, TABLE, colour_bar, grid, heat, overlay
 
 IMAGE = np.random.default_rng(0).integers(0, 256, (30, 60, 3), dtype=np.uint8)
-
-
-@pytest.fixture
-def explanation() -> Explanation:
-    """A crop of a wide image; the mask is 1 in the upper half of what was seen."""
-    placement = Geometry(height=10, width=10, resize="crop").place(30, 60)
-    mask = np.zeros((10, 10), np.float32)
-    mask[:5] = 1
-    return Explanation(
-        embedding=np.linspace(-1, 1, 7, dtype=np.float32),
-        graph_mask=mask,
-        placement=placement,
-        image=IMAGE,
-        embedding_id="tiny-fp32",
-        timing={"preprocess": 1.25, "run": 2.5, "batch": 1},
-    )
 
 
 def test_the_mask_lies_on_the_original_pixels(explanation):
@@ -57,16 +39,12 @@ def test_the_mask_lies_on_the_original_pixels(explanation):
         ("graph_mask", np.full((10, 10), np.inf, np.float32), "not finite"),
         ("graph_mask", np.zeros((9, 10), np.float32), r"\(9, 10\)"),
         ("graph_mask", np.zeros((1, 10, 10), np.float32), "2 axes"),
+        ("image", IMAGE[1:], "an image uint8"),
     ],
 )
 def test_unusable_outputs_are_refused(explanation, field, value, word):
-    with pytest.raises(BackendError, match=word):
+    with pytest.raises(InputError if field == "image" else BackendError, match=word):
         dataclasses.replace(explanation, **{field: value})
-
-
-def test_an_image_of_another_size_is_refused(explanation):
-    with pytest.raises(InputError, match="an image uint8"):
-        dataclasses.replace(explanation, image=IMAGE[1:])
 
 
 def test_a_mask_slightly_above_one_is_clipped(explanation):
@@ -81,11 +59,7 @@ def test_it_is_frozen(explanation):
 
 def test_save_writes_three_files_that_read_back(explanation, tmp_path):
     paths = explanation.save(tmp_path / "new" / "folder", "photo")
-    assert sorted(p.name for p in paths[0].parent.iterdir()) == [
-        "photo.json",
-        "photo.mask.npy",
-        "photo.overlay.png",
-    ]
+    assert {p.name for p in paths[0].parent.iterdir()} == {path.name for path in paths}
     assert np.array_equal(np.load(paths.mask, allow_pickle=False), explanation.mask)
     assert np.array_equal(np.asarray(Image.open(paths.overlay)), explanation.overlay())
     record = json.loads(paths.record.read_text())

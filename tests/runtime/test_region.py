@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import itertools
 import math
 
@@ -16,11 +17,9 @@ from runtime.bulk.images import Form, explain_images
 from runtime.cli.report import write_report
 from runtime.errors import InputError
 from runtime.explainer import Explainer
-from runtime.explanation import Explanation
 from runtime.level import level_for, share_above, share_for
-from runtime.media.decode import pillow
 from runtime.media.encode import encode_jpeg, save_png
-from runtime.media.geometry import Geometry, load_image
+from runtime.media.geometry import load_image
 from runtime.media.overlay import overlay
 from runtime.media.sources import find_named_images
 from runtime.package.folder import MANIFEST, Package
@@ -39,25 +38,16 @@ IMAGE = np.random.default_rng(0).integers(0, 256, (30, 60, 3), dtype=np.uint8)
 
 
 @pytest.fixture
-def explanation() -> Explanation:
-    """A crop of a wide image; the mask falls from the top row to the last."""
+def falling(explanation):
+    """An explanation whose mask falls from the top row to the last, with a curve."""
     mask = np.repeat(np.linspace(0.95, 0.05, 10, dtype=np.float32)[:, None], 10, axis=1)
-    return Explanation(
-        embedding=np.ones(3, np.float32),
-        graph_mask=mask,
-        placement=Geometry(height=10, width=10, resize="crop").place(30, 60),
-        image=IMAGE,
-        embedding_id="tiny-fp32",
-        timing={},
-        curve=CURVE,
-    )
+    return dataclasses.replace(explanation, graph_mask=mask, curve=CURVE)
 
 
 @pytest.fixture
 def photo(tmp_path):
     """IMAGE as a file."""
-    pillow().fromarray(IMAGE).save(tmp_path / "photo.png")
-    return tmp_path / "photo.png"
+    return save_png(tmp_path / "photo.png", IMAGE)
 
 
 @pytest.fixture
@@ -84,44 +74,33 @@ def test_level_for_gives_the_smallest_region(seed, share):
     assert not higher.size or share_above(mask, higher.min()) < share + 1e-9
 
 
-def test_tied_pixels_stay_together():
-    saturated = np.ones((4, 4), np.float32)
-    saturated[2:] = 0
-    assert (saturated >= level_for(saturated, 0.1)).sum() == 8
-
-
-def test_a_region_is_where_the_curve_says(explanation):
-    region = explanation.region(keep=0.8)
+def test_a_region_is_where_the_curve_says(falling):
+    region = falling.region(keep=0.8)
     assert (region.dtype, region.shape) == (np.bool_, (30, 60))
     assert not region[:, :15].any(), "what the encoder did not see keeps nothing"
     rows = region[:, 15:45].mean(axis=1)
-    above = level_for(explanation.graph_mask, 0.5)
-    assert rows.sum() == pytest.approx(3 * (explanation.graph_mask[:, 0] >= above).sum(), abs=1)
-    assert explanation.kept_at(above) == pytest.approx(0.8, abs=0.06)
-    assert explanation.kept_at(above) >= 0.8
-    assert explanation.region(keep=1)[:, 15:45].all()
-    assert not explanation.region(keep=0.1).any(), "an image of the fill alone keeps more"
+    above = level_for(falling.graph_mask, 0.5)
+    assert rows.sum() == pytest.approx(3 * (falling.graph_mask[:, 0] >= above).sum(), abs=1)
+    assert falling.kept_at(above) == pytest.approx(0.8, abs=0.06)
+    assert falling.kept_at(above) >= 0.8
+    assert falling.region(keep=1)[:, 15:45].all()
+    assert not falling.region(keep=0.1).any(), "an image of the fill alone keeps more"
 
 
-def test_larger_regions_keep_more(explanation):
-    regions = [explanation.region(keep=keep) for keep in (0.3, 0.5, 0.7, 0.9)]
+def test_larger_regions_keep_more(falling):
+    regions = [falling.region(keep=keep) for keep in (0.3, 0.5, 0.7, 0.9)]
     assert all((a <= b).all() and a.sum() < b.sum() for a, b in itertools.pairwise(regions))
-    levels = [explanation.kept_at(level) for level in (1, 0.7, 0.5, 0.3, 0)]
+    levels = [falling.kept_at(level) for level in (1, 0.7, 0.5, 0.3, 0)]
     assert levels == sorted(levels)
     assert (levels[0], levels[-1]) == (0.2, 1)
 
 
 @pytest.mark.parametrize("keep", [0, -0.1, 1.1, math.nan])
-def test_keep_out_of_range_is_refused(explanation, keep):
+def test_keep_out_of_range_is_refused(falling, keep):
     with pytest.raises(InputError, match="keep="):
-        explanation.region(keep=keep)
+        falling.region(keep=keep)
     with pytest.raises(InputError, match="keep="):
         share_for(CURVE, keep)
-
-
-def test_a_level_outside_the_masks_is_refused(explanation):
-    with pytest.raises(InputError, match=r"level=1\.5"):
-        explanation.kept_at(1.5)
 
 
 def test_regions_need_a_curve(package_path):
@@ -150,13 +129,8 @@ def test_the_packages_curve_reaches_the_explanation(with_curve):
         assert explainer(IMAGE).curve == CURVE
 
 
-def test_explain_draws_the_region(with_curve, photo, tmp_path):
-    command = ["explain", str(with_curve), str(photo), "--overlays", "png", "--quiet", "--keep", "0.8"]
-    assert main([*command, "--out", str(tmp_path / "out")]) == 0
-    drawn = load_image(tmp_path / "out" / "photo.overlay.png")
-    with Explainer(with_curve) as explainer:
-        found = explainer(IMAGE)
-    region = found.region(keep=0.8)
+def test_the_region_keeps_its_colours(falling):
+    drawn, region = falling.overlay(keep=0.8), falling.region(keep=0.8)
     assert 0 < region.mean() < 1
     assert (drawn[region] == IMAGE[region]).all()
     line = (drawn == (0, 255, 255)).all(axis=-1)
@@ -208,14 +182,16 @@ def test_every_function_draws_the_spotlight_unless_told(with_curve, tmp_path):
     assert base64.b64encode(encode_jpeg(expected)).decode() in (tmp_path / "p").read_text()
 
 
-def test_heat_colours_only_the_region(explanation):
-    region, plain = explanation.region(keep=0.8), explanation.overlay(style="heat")
-    drawn = explanation.overlay(keep=0.8, style="heat")
+def test_heat_colours_only_the_region(falling):
+    region, plain = falling.region(keep=0.8), falling.overlay(style="heat")
+    drawn = falling.overlay(keep=0.8, style="heat")
     assert (drawn[region] == plain[region]).all()
     grey = np.ptp(drawn[~region].astype(int), axis=-1)
     assert grey.max() <= 1
 
 
-def test_another_style_is_refused(explanation):
+def test_other_levels_and_styles_are_refused(falling):
+    with pytest.raises(InputError, match=r"level=1\.5"):
+        falling.kept_at(1.5)
     with pytest.raises(InputError, match="spotlight or heat"):
-        explanation.overlay(style="rainbow")
+        falling.overlay(style="rainbow")

@@ -27,8 +27,7 @@ from benchmarks.common.markdown import table
 from benchmarks.common.record import command, device_name, exits, meta, write_compact
 from benchmarks.quality.defects.scores import GOOD, Pictures, products, row
 from runtime import Embedder, Explainer, fit_bank
-from runtime.backends.cells import CellsBackend
-from runtime.backends.onnxruntime import OnnxRuntimeBackend
+from runtime.backends.onnxruntime import CellsBackend, OnnxRuntimeBackend
 from runtime.backends.threads import thread_count
 from runtime.package.folder import Package
 

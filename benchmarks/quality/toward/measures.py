@@ -15,7 +15,7 @@ from benchmarks.quality.metrics import localisation
 from benchmarks.quality.natural.jobs import rounded
 from benchmarks.quality.scoring import number
 from benchmarks.quality.toward.subject import NULL, Asked
-from runtime.media.mixtures import share_in
+from runtime.assess import share_in
 from train.config import TrainConfig
 from train.lightning_module import LEAST_COST, MaskerTraining
 from train.mixtures import worth

@@ -14,8 +14,8 @@ from torch import Tensor
 from benchmarks.quality.natural.subject import SWAPS, TEST, TRAIN, Source, embeddings, encoder_of, subject
 from benchmarks.quality.scoring import CHUNK, Subject
 from export.pictures import fitted
+from runtime.assess import mix, regions
 from runtime.errors import InputError
-from runtime.media.mixtures import mix, regions
 from runtime.media.sources import find_images
 from train.encoder.folding import folded
 from train.encoder.frozen import FrozenEncoder

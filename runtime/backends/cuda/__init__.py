@@ -18,17 +18,7 @@ from runtime.backends.cuda.bindings import CudaBindings
 from runtime.backends.cuda.pycuda import PyCuda
 from runtime.errors import BackendUnavailable, InputError
 
-__all__ = [
-    "NAMES",
-    "VARIABLE",
-    "Cuda",
-    "DeviceInfo",
-    "DriverInfo",
-    "device",
-    "driver",
-    "implementation",
-    "installed",
-]
+__all__ = ["Cuda", "DeviceInfo", "DriverInfo", "device", "driver", "implementation", "installed"]
 
 VARIABLE = "NEMU_CUDA"
 NAMES = ("cuda-bindings", "pycuda")

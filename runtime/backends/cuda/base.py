@@ -30,7 +30,13 @@ class DeviceInfo:
     integrated: bool
     """True if the GPU shares memory with the CPU, as on a Jetson."""
     mapped_input: bool = False
-    """True if the GPU should read inputs directly from page-locked host memory, see `reads_in_place`."""
+    """True if the GPU should read an input directly from page-locked host memory instead of from a copy.
+
+    On a Jetson Orin, yes: GPU and CPU share the memory.  The GPU does not cache page-locked memory, but it
+    reads each frame only once.  Where the GPU can also read pageable memory (Thor: coherent both ways), it
+    caches every kind of memory except page-locked memory, so a copy is faster.  On other machines a read of
+    host memory crosses a bus.
+    """
 
 
 class Cuda(Protocol):
@@ -135,17 +141,6 @@ class Cuda(Protocol):
 
     def graph_destroy(self, graph: int) -> None:
         """Destroy a graph from `end_capture`."""
-
-
-def reads_in_place(*, integrated: bool, can_map: bool, pageable_access: bool) -> bool:
-    """Whether the GPU should read an input directly from page-locked host memory instead of from a copy.
-
-    On a Jetson Orin, yes: GPU and CPU share the memory.  The GPU does not cache page-locked memory, but it
-    reads each frame only once.  Where the GPU can also read pageable memory (Thor: coherent both ways), it
-    caches every kind of memory except page-locked memory, so a copy is faster.  On other machines a read of
-    host memory crosses a bus.
-    """
-    return integrated and can_map and not pageable_access
 
 
 def no_driver(*, version: str, why: str) -> BackendUnavailable:

@@ -11,14 +11,23 @@ from __future__ import annotations
 
 import importlib
 from contextlib import AbstractContextManager
-from types import ModuleType, TracebackType
+from types import ModuleType
 from typing import Any
 
-from runtime.backends.cuda.base import Cuda, DeviceInfo, DriverInfo, dotted, no_driver, reads_in_place
+from runtime.backends.cuda.base import Cuda, DeviceInfo, DriverInfo, dotted, no_driver
 from runtime.errors import BackendError, BackendUnavailable, InputError
 
 _MODULES = ("cuda.bindings.driver", "cuda.cuda")
 """The present name, and the name in cuda-python 12.0 to 12.5."""
+
+
+def _driver(function: str) -> Any:
+    """A method that calls this function of the driver with the arguments that it gets."""
+
+    def method(self: CudaBindings, *arguments: int) -> None:
+        self._call(function, *arguments)
+
+    return method
 
 
 class CudaBindings(Cuda):
@@ -29,6 +38,19 @@ class CudaBindings(Cuda):
     """
 
     no_graphs = ""
+    free = _driver("cuMemFree")
+    host_free = _driver("cuMemFreeHost")
+    stream_destroy = _driver("cuStreamDestroy")
+    synchronize = _driver("cuStreamSynchronize")
+    copy_in = _driver("cuMemcpyHtoDAsync")
+    copy_out = _driver("cuMemcpyDtoHAsync")
+    copy = _driver("cuMemcpyDtoDAsync")
+    fill = _driver("cuMemsetD8Async")
+    event_record = _driver("cuEventRecord")
+    event_synchronize = _driver("cuEventSynchronize")
+    event_destroy = _driver("cuEventDestroy")
+    graph_launch = _driver("cuGraphLaunch")
+    graph_destroy = _driver("cuGraphExecDestroy")
 
     def __init__(self) -> None:
         self._cuda = cuda = _module()
@@ -58,24 +80,23 @@ class CudaBindings(Cuda):
         """Read the attributes of an existing GPU.  Raises `BackendError` if the driver refuses."""
         device = self._call("cuDeviceGet", index)
         names = self._cuda.CUdevice_attribute
-
-        def attribute(which: Any) -> int:
-            return int(self._call("cuDeviceGetAttribute", which, device))
-
-        integrated = bool(attribute(names.CU_DEVICE_ATTRIBUTE_INTEGRATED))
-        major = attribute(names.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)
-        minor = attribute(names.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)
+        asked = (
+            *(
+                names.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR,
+                names.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR,
+            ),
+            *(names.CU_DEVICE_ATTRIBUTE_INTEGRATED, names.CU_DEVICE_ATTRIBUTE_CAN_MAP_HOST_MEMORY),
+            names.CU_DEVICE_ATTRIBUTE_PAGEABLE_MEMORY_ACCESS,
+        )
+        major, minor, *facts = (int(self._call("cuDeviceGetAttribute", which, device)) for which in asked)
+        integrated, can_map, pageable = map(bool, facts)
         return DeviceInfo(
             index=index,
             name=self._call("cuDeviceGetName", 256, device).split(b"\0")[0].decode(),
             compute_capability=f"{major}.{minor}",
             memory_bytes=int(self._call("cuDeviceTotalMem", device)),
             integrated=integrated,
-            mapped_input=reads_in_place(
-                integrated=integrated,
-                can_map=bool(attribute(names.CU_DEVICE_ATTRIBUTE_CAN_MAP_HOST_MEMORY)),
-                pageable_access=bool(attribute(names.CU_DEVICE_ATTRIBUTE_PAGEABLE_MEMORY_ACCESS)),
-            ),
+            mapped_input=integrated and can_map and not pageable,
         )
 
     def current(self, index: int) -> AbstractContextManager[None]:
@@ -85,16 +106,10 @@ class CudaBindings(Cuda):
     def malloc(self, nbytes: int) -> int:
         return int(self._call("cuMemAlloc", nbytes))
 
-    def free(self, pointer: int) -> None:
-        self._call("cuMemFree", pointer)
-
     def host_alloc(self, nbytes: int, *, mapped: bool) -> int:
         return int(
             self._call("cuMemHostAlloc", nbytes, self._cuda.CU_MEMHOSTALLOC_DEVICEMAP if mapped else 0)
         )
-
-    def host_free(self, pointer: int) -> None:
-        self._call("cuMemFreeHost", pointer)
 
     def mapped_pointer(self, pointer: int) -> int:
         return int(self._call("cuMemHostGetDevicePointer", pointer, 0))
@@ -102,41 +117,14 @@ class CudaBindings(Cuda):
     def stream_create(self) -> int:
         return int(self._call("cuStreamCreate", int(self._cuda.CUstream_flags.CU_STREAM_NON_BLOCKING)))
 
-    def stream_destroy(self, stream: int) -> None:
-        self._call("cuStreamDestroy", stream)
-
-    def synchronize(self, stream: int) -> None:
-        self._call("cuStreamSynchronize", stream)
-
-    def copy_in(self, target: int, source: int, nbytes: int, stream: int) -> None:
-        self._call("cuMemcpyHtoDAsync", target, source, nbytes, stream)
-
-    def copy_out(self, target: int, source: int, nbytes: int, stream: int) -> None:
-        self._call("cuMemcpyDtoHAsync", target, source, nbytes, stream)
-
-    def copy(self, target: int, source: int, nbytes: int, stream: int) -> None:
-        self._call("cuMemcpyDtoDAsync", target, source, nbytes, stream)
-
-    def fill(self, pointer: int, byte: int, nbytes: int, stream: int) -> None:
-        self._call("cuMemsetD8Async", pointer, byte, nbytes, stream)
-
     def event_create(self) -> int:
         return int(self._call("cuEventCreate", int(self._cuda.CUevent_flags.CU_EVENT_DISABLE_TIMING)))
-
-    def event_record(self, event: int, stream: int) -> None:
-        self._call("cuEventRecord", event, stream)
 
     def event_done(self, event: int) -> bool:
         (error,) = self._cuda.cuEventQuery(event)
         if error and error != self._cuda.CUresult.CUDA_ERROR_NOT_READY:
             raise self._failed("cuEventQuery", error)
         return not error
-
-    def event_synchronize(self, event: int) -> None:
-        self._call("cuEventSynchronize", event)
-
-    def event_destroy(self, event: int) -> None:
-        self._call("cuEventDestroy", event)
 
     def order(self, first: int, then: int, event: int) -> None:
         self._call("cuEventRecord", event, first)
@@ -185,12 +173,6 @@ class CudaBindings(Cuda):
         finally:
             self._call("cuGraphDestroy", graph)
 
-    def graph_launch(self, graph: int, stream: int) -> None:
-        self._call("cuGraphLaunch", graph, stream)
-
-    def graph_destroy(self, graph: int) -> None:
-        self._call("cuGraphExecDestroy", graph)
-
     def _primary(self, index: int) -> Any:
         """The primary context of a device, retained from its first use to the end of the process."""
         if index not in self._contexts:
@@ -233,9 +215,7 @@ class _Current:
         self._call("cuCtxPushCurrent", self._cuda._primary(self._index))
         self._before = self._call("cuThreadExchangeStreamCaptureMode", self._cuda._own)
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         try:
             self._call("cuThreadExchangeStreamCaptureMode", self._before)
         finally:

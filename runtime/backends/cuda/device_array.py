@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from runtime.dlpack import CUDA, tensor_of
+from runtime.device_explanation import CUDA, tensor_of
 from runtime.errors import InputError
 
 LEGACY_DEFAULT_STREAM = 1

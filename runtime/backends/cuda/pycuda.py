@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import ctypes
 import importlib
-from collections.abc import Callable
-from contextlib import AbstractContextManager
-from types import TracebackType
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
-from runtime.backends.cuda.base import Cuda, DeviceInfo, DriverInfo, dotted, no_driver, reads_in_place
+from runtime.backends.cuda.base import Cuda, DeviceInfo, DriverInfo, dotted, no_driver
 from runtime.errors import BackendError, BackendUnavailable, InputError
 
 _NON_BLOCKING = 1  # CU_STREAM_NON_BLOCKING; PyCUDA has no name for it
@@ -60,26 +59,30 @@ class PyCuda(Cuda):
     def device(self, index: int) -> DeviceInfo:
         """Read the attributes of an existing GPU.  Raises `BackendError` if the driver refuses."""
         device, attribute = self._call(self._cuda.Device, index), self._cuda.device_attribute
-        integrated = bool(device.get_attribute(attribute.INTEGRATED))
+        integrated, can_map = (
+            bool(device.get_attribute(which))
+            for which in (attribute.INTEGRATED, attribute.CAN_MAP_HOST_MEMORY)
+        )
         pageable = getattr(attribute, "PAGEABLE_MEMORY_ACCESS", None)  # PyCUDA 2021 lacks this name
-        major, minor = device.compute_capability()
+        copies = pageable is None or bool(device.get_attribute(pageable))
         return DeviceInfo(
             index=index,
             name=device.name(),
-            compute_capability=f"{major}.{minor}",
+            compute_capability="{}.{}".format(*device.compute_capability()),
             memory_bytes=int(device.total_memory()),
             integrated=integrated,
-            mapped_input=reads_in_place(
-                integrated=integrated,
-                can_map=bool(device.get_attribute(attribute.CAN_MAP_HOST_MEMORY)),
-                pageable_access=pageable is None or bool(device.get_attribute(pageable)),
-            ),
+            mapped_input=integrated and can_map and not copies,
         )
 
-    def current(self, index: int) -> AbstractContextManager[None]:
+    @contextmanager
+    def current(self, index: int) -> Iterator[None]:
         if index not in self._contexts:
             self._contexts[index] = self._call(self._call(self._cuda.Device, index).retain_primary_context)
-        return _Current(self._contexts[index])
+        self._contexts[index].push()
+        try:
+            yield
+        finally:
+            self._contexts[index].pop()
 
     def malloc(self, nbytes: int) -> int:
         memory = self._call(self._cuda.mem_alloc, nbytes)
@@ -191,23 +194,6 @@ class PyCuda(Cuda):
                 expected="success",
                 cure="free GPU memory if it says so; else end this process, then nemu doctor",
             ) from error
-
-
-class _Current:
-    """A context manager that pushes a context and pops it."""
-
-    __slots__ = ("_context",)
-
-    def __init__(self, context: Any) -> None:
-        self._context = context
-
-    def __enter__(self) -> None:
-        self._context.push()
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._context.pop()
 
 
 def _buffer(pointer: int, nbytes: int) -> Any:

@@ -25,16 +25,15 @@ from typing import Any
 import numpy as np
 
 from runtime.backends import cuda
-from runtime.backends.base import check_images, check_targets
+from runtime.backends.base import check_form, check_images, check_targets
 from runtime.backends.cuda.base import DeviceInfo
 from runtime.backends.cuda.device_array import stream_handle
 from runtime.backends.cuda.memory import Stream
 from runtime.backends.tensorrt.device_lane import DevicePath
-from runtime.backends.tensorrt.engine import INPUT, LoadedEngine, Shapes
+from runtime.backends.tensorrt.engine import INPUT, LoadedEngine, RtxCache, Shapes
 from runtime.backends.tensorrt.graph_lane import GraphLane
 from runtime.backends.tensorrt.lane import Lane, Run
 from runtime.backends.tensorrt.library import library
-from runtime.backends.tensorrt.rtx_cache import RtxCache
 from runtime.device_explanation import DeviceArray
 from runtime.errors import BackendError
 from runtime.package.folder import Engine
@@ -58,7 +57,7 @@ class TensorRTBackend:
     def __init__(self, engine: Engine, *, plan: bytes, input: InputRecord, gpu: DeviceInfo) -> None:
         record = engine.record
         self._cuda = cuda.implementation()
-        self._gpu = gpu
+        self._gpu, self.device = gpu, gpu.index
         self.precision, self.outputs = record.precision, record.outputs
         self._takes_target, self._dimension = record.takes_target, 0
         self._least, self.max_batch = record.batch[0], record.batch[2]
@@ -86,42 +85,25 @@ class TensorRTBackend:
         self.why = f"{self._file} fits {where}; {self._cuda.name}, {1 + self._engine.streams} stream(s)"
 
     @property
-    def device(self) -> int:
-        """Number of the GPU that it runs on."""
-        return self._gpu.index
-
-    @property
     def load_log(self) -> tuple[str, ...]:
         """TensorRT's warnings while it loaded the engine, and problems with its cache."""
         return self._opened().log
 
     def run(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """See `Backend.run`."""
-        self._refuse_other_forms()
-        images = self._checked(images)
-        with self._current():
-            embedding, mask = self._start(images).result()
-        return embedding, mask
+        return self._answer(self._checked(images))
 
     def run_toward(self, images: np.ndarray, toward: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """See `TargetBackend.run_toward`."""
-        self._refuse_other_forms(toward=True)
-        images = self._checked(images)
-        toward = check_targets(toward, n=len(images), dimension=self._dimension)
-        with self._current():
-            embedding, mask = self._start(images, toward).result()
-        return embedding, mask
+        images = self._checked(images, toward=True)
+        return self._answer(images, check_targets(toward, n=len(images), dimension=self._dimension))
 
     def embed(self, images: np.ndarray) -> np.ndarray:
         """See `EmbeddingBackend.embed`."""
-        self._refuse_other_forms(mask=False)
-        images = self._checked(images)
-        with self._current():
-            return self._start(images).result()[0]
+        return self._answer(self._checked(images, mask=False))[0]
 
     def submit(self, images: np.ndarray) -> Callable[[], tuple[np.ndarray, np.ndarray]]:
         """See `PipelinedBackend.submit`."""
-        self._refuse_other_forms()
         images = self._checked(images)
         with self._current():
             if len(images) <= self._least:
@@ -201,24 +183,16 @@ class TensorRTBackend:
     def _refuse_other_forms(self, *, mask: bool = True, toward: bool = False) -> None:
         """Raise if the engine lacks the output or input of a call, or if it is closed."""
         self._opened()
-        if mask and self.outputs != OUTPUTS:
-            raise BackendError(
-                f"an explanation was requested from {self._file}, which gives no mask",
-                expected="an engine with embedding and mask",
-                cure="open the package with Explainer, which chooses one; or use Embedder",
-            )
-        if toward != self._takes_target:
-            raise BackendError(
-                f"a target was given to {self._file}, which takes none"
-                if toward
-                else f"no target was given to {self._file}, which takes one for each image",
-                expected="run_toward on an engine that takes targets, other calls on other engines",
-                cure="open the package with Explainer, which chooses the engine for each",
-            )
+        check_form(self._file, self.outputs, self._takes_target, mask=mask, toward=toward)
 
-    def _checked(self, images: np.ndarray) -> np.ndarray:
+    def _checked(self, images: np.ndarray, *, mask: bool = True, toward: bool = False) -> np.ndarray:
+        self._refuse_other_forms(mask=mask, toward=toward)
         height, width, _ = self._shape
         return check_images(images, height=height, width=width, max_batch=self.max_batch)
+
+    def _answer(self, *inputs: np.ndarray) -> Any:
+        with self._current():
+            return self._start(*inputs).result()
 
     def _start(self, *inputs: np.ndarray) -> Run:
         name, rows = self._lane_for(len(inputs[0]))
@@ -255,10 +229,9 @@ class TensorRTBackend:
         reason = f"no CUDA graph for batches of {rows}: {lane.no_graph}"
         if lane.no_graph and reason not in self.degraded:
             self.degraded += "; " * bool(self.degraded) + reason
-        engine.save_cache()
+        engine.cache.save()
         return lane
 
-    def _finished(self, run: Run) -> tuple[np.ndarray, np.ndarray]:
+    def _finished(self, run: Run) -> Any:
         with self._current():
-            embedding, mask = run.result()
-        return embedding, mask
+            return run.result()

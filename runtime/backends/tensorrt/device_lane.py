@@ -15,9 +15,8 @@ from typing import Any
 import numpy as np
 
 from runtime.backends.cuda.base import Cuda
-from runtime.backends.cuda.buffer_pool import BufferPool
 from runtime.backends.cuda.device_array import Source, read
-from runtime.backends.cuda.memory import PinnedArray, Stream
+from runtime.backends.cuda.memory import BufferPool, PinnedArray, Stream
 from runtime.backends.tensorrt.lane import Lane
 from runtime.device_explanation import DeviceArray
 from runtime.errors import BackendError, InputError

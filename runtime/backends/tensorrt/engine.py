@@ -1,17 +1,20 @@
-"""A loaded plan: TensorRT's runtime and engine, and the execution contexts that they make."""
+"""A loaded plan: TensorRT's runtime and engine, their execution contexts, and what TensorRT-RTX compiled."""
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from runtime.atomic import atomic_file
+from runtime.backends.cuda.base import DeviceInfo
 from runtime.backends.tensorrt.library import logger
-from runtime.backends.tensorrt.rtx_cache import RtxCache
 from runtime.errors import BackendError
-from runtime.package.folder import Engine
-from runtime.package.manifest import TOWARD
+from runtime.package.folder import Engine, cache_folder
+from runtime.package.manifest import TOWARD, EngineRecord
 
 INPUT = "image"
 DTYPES: dict[str, type[np.generic]] = {INPUT: np.uint8, TOWARD: np.float32}
@@ -48,7 +51,7 @@ class LoadedEngine:
             self.cannot_record = " (its builder could not do with require_user_allocation)"
         self._trt, self._log = trt, logger(trt)
         self._log.lines.clear()
-        self._cache = cache
+        self.cache = cache
         self._runtime: Any = trt.Runtime(self._log)
         self._engine: Any = None
         self._config: Any = None
@@ -67,7 +70,7 @@ class LoadedEngine:
     @property
     def log(self) -> tuple[str, ...]:
         """TensorRT's warnings while it loaded the engine, and problems with its cache."""
-        return (*self._warnings, *self._cache.log)
+        return (*self._warnings, *self.cache.log)
 
     @property
     def dimension(self) -> int:
@@ -149,15 +152,11 @@ class LoadedEngine:
             )
         return result
 
-    def save_cache(self) -> None:
-        """Write to disk what TensorRT-RTX has compiled so far."""
-        self._cache.save()
-
     def close(self) -> None:
         """Release engine and runtime, in this order, after every context; a second call does nothing."""
-        self._cache.save()  # also what was compiled after the lanes were made
+        self.cache.save()  # also what was compiled after the lanes were made
         self._config = None
-        self._cache.release()
+        self.cache.release()
         self._engine = None
         self._runtime = None
 
@@ -184,5 +183,78 @@ class LoadedEngine:
         if hasattr(config, "dynamic_shapes_kernel_specialization_strategy"):
             eager = trt.DynamicShapesKernelSpecializationStrategy.EAGER
             config.dynamic_shapes_kernel_specialization_strategy = eager
-        self._cache.load(config)
+        self.cache.load(config)
         return config
+
+
+class RtxCache:
+    """One file in the user's cache directory for each plan, library version and GPU.
+
+    TensorRT-RTX itself checks the driver and refuses a file that it cannot use; that file is deleted.
+    An error here never fails a run: without a cache an engine starts more slowly, and `log` says why.
+
+    Args:
+        record: the engine's record.
+        gpu: the GPU that it runs on.
+    """
+
+    def __init__(self, record: EngineRecord, gpu: DeviceInfo) -> None:
+        self.path: Path = cache_folder(record.package) / "compiled" / f"{engine_here(record, gpu)}.rtx"
+        self.log: list[str] = []
+        """Problems with the cache, one line each."""
+        self._cache: Any = None
+        self._on_disk = b""
+
+    def load(self, config: Any) -> None:
+        """Give a runtime configuration a cache, filled from the file if that is usable."""
+        cache = config.create_runtime_cache()
+        if cache is not None:
+            self._fill(cache)
+            if config.set_runtime_cache(cache):
+                self._cache = cache
+                return
+        self.log.append("no compilation cache: TensorRT-RTX does not accept one")
+
+    def _fill(self, cache: Any) -> None:
+        try:
+            self._on_disk = self.path.read_bytes()
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            self.log.append(f"the compilation cache {self.path} cannot be read: {error}")
+            return
+        if not cache.deserialize(self._on_disk):
+            self._on_disk = b""
+            self.log.append(f"the compilation cache {self.path} is damaged or of another driver: deleted")
+            try:
+                self.path.unlink()
+            except OSError as error:
+                self.log.append(f"the compilation cache {self.path} cannot be deleted: {error}")
+
+    def save(self) -> None:
+        """Write the file if something has been compiled since it was written."""
+        if self._cache is None:
+            return
+        memory = self._cache.serialize()
+        if memory is None:
+            self.log.append("the compilation cache was not saved: TensorRT-RTX gave nothing to save")
+            return
+        if (content := bytes(memory)) == self._on_disk:
+            return
+        try:
+            with atomic_file(self.path) as file:
+                file.write_bytes(content)
+        except OSError as error:
+            self.log.append(f"the compilation cache {self.path} was not saved: {error}")
+        else:
+            self._on_disk = content
+
+    def release(self) -> None:
+        """Drop TensorRT's cache object; call it before the engine is released."""
+        self._cache = None
+
+
+def engine_here(record: EngineRecord, gpu: DeviceInfo) -> str:
+    """Stem of a file name for one plan, one version of its library and one kind of GPU."""
+    key = f"{record.sha256} {record.version} {gpu.name} {gpu.compute_capability}"
+    return hashlib.sha256(key.encode()).hexdigest()[:32]

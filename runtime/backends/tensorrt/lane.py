@@ -96,10 +96,7 @@ class Lane:
         cuda, stream = self._cuda, self._stream.handle
         for buffer, source, row in zip(self._inputs, sources, self._input_rows, strict=True):
             cuda.copy(buffer.handle, source, n * row, stream)
-        if self._graph is None:
-            self._compute(rows)
-        else:
-            cuda.graph_launch(self._graph.handle, stream)
+        self.launch(rows)
         for target, buffer, row in zip(targets, self._outputs, self._output_rows, strict=True):
             cuda.copy(target, buffer.handle, n * row, stream)
 

@@ -12,7 +12,7 @@ import importlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from types import ModuleType
-from typing import Any, Protocol
+from typing import Any
 
 from runtime.errors import BackendUnavailable, InputError
 
@@ -28,16 +28,6 @@ _INSTALL = {
         " NVIDIA's own package index"
     ),
 }
-
-
-class Log(Protocol):
-    """A logger for TensorRT that keeps the last warnings and errors."""
-
-    lines: collections.deque[str]
-
-    def text(self) -> str:
-        """The lines since `lines.clear()`, or a sentence that there are none."""
-        ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,8 +107,8 @@ def version(flavour: str) -> str:
 
 
 @functools.cache
-def logger(trt: ModuleType) -> Log:
-    """The logger of this process for `trt`; TensorRT ignores a second logger."""
+def logger(trt: ModuleType) -> Any:
+    """The logger of this process for `trt`, which keeps the last warnings; TensorRT ignores a second one."""
 
     class KeepWarnings(trt.ILogger):  # type: ignore[name-defined]
         def __init__(self) -> None:

@@ -2,18 +2,28 @@
 
 The driver is probed before any TensorRT object exists, because some versions crash without a driver.  The
 engine's sidecar is compared with this machine before the plan is deserialised.
+
+An engine in half precision may overflow on another GPU than the one that built and checked it, so the first
+opening on a device checks that.
 """
 
 from __future__ import annotations
 
+import hashlib
+
+import numpy as np
+
+from runtime.atomic import atomic_file
 from runtime.backends import cuda
 from runtime.backends.cuda.base import DeviceInfo
-from runtime.backends.tensorrt import first_opening
 from runtime.backends.tensorrt.backend import TensorRTBackend
+from runtime.backends.tensorrt.engine import engine_here
 from runtime.backends.tensorrt.library import FLAVOURS, validity, version
+from runtime.device_explanation import not_finite
 from runtime.errors import BackendError, BackendUnavailable, EngineMismatch
-from runtime.package.folder import Engine, Package
-from runtime.package.manifest import EngineRecord
+from runtime.package.folder import REFERENCE, Engine, Package
+from runtime.package.manifest import OUTPUTS, EngineRecord
+from runtime.package.reference import Reference, load_reference
 
 RTX_CAPABILITIES = ("7.5", "8.0", "8.6", "8.9", "12.0", "12.1")
 """Build targets of TensorRT-RTX 1.7: without Hopper, data-centre Blackwell and Jetson.
@@ -21,16 +31,7 @@ RTX_CAPABILITIES = ("7.5", "8.0", "8.6", "8.9", "12.0", "12.1")
 On another GPU the library itself is asked (`refused`); on an H200 (9.0) version 1.7.1 refuses.
 """
 
-__all__ = [
-    "RTX_CAPABILITIES",
-    "TensorRTBackend",
-    "misfit",
-    "not_listed",
-    "open_backend",
-    "open_engine",
-    "refused",
-    "select",
-]
+__all__ = ["TensorRTBackend"]  # imported from here by those who open one
 
 
 def open_backend(
@@ -57,7 +58,7 @@ def open_backend(
     engine = select(package, gpu.compute_capability, precision, mask=mask, toward=toward)
     backend = open_engine(package, engine, device=device, unlisted=True)
     try:
-        if said := first_opening.check(package, engine, backend, gpu):
+        if said := check_first_opening(package, engine, backend, gpu):
             backend.why += f"; {said}"
     except BaseException:
         backend.close()
@@ -94,6 +95,62 @@ def open_engine(
         raise _mismatch(package, f"{engine.path.name}: {reason}", gpu.compute_capability) from error
     backend.why += f"; {outside}" * bool(outside)
     return backend
+
+
+def check_first_opening(package: Package, engine: Engine, backend: TensorRTBackend, gpu: DeviceInfo) -> str:
+    """Run the reference images through the engine, unless the check succeeded here before.
+
+    Success is recorded as a file in the user's cache directory; a failure raises at every opening.
+
+    Returns:
+        A note for the user if the check could not be done or recorded; otherwise an empty string.
+
+    Raises:
+        BackendError: a value is not finite, or a run failed.
+        PackageError: the reference cannot be read.
+    """
+    if REFERENCE not in package.manifest.files:
+        return f"its outputs were not checked: the package has no {REFERENCE}"
+    # The driver has kernels too.
+    here = hashlib.sha256(f"{backend.name} {cuda.driver().cuda}".encode()).hexdigest()[:8]
+    path = package.cache() / "finite" / f"{engine_here(engine.record, gpu)}-{here}.txt"
+    if path.exists():
+        return ""
+    reference = load_reference(package)
+    every = np.arange(len(reference.images))
+    batches = {f"reference image {i}": every[i : i + 1] for i in every}
+    if engine.record.flavour == "rtx" and backend.max_batch > 1:  # RTX compiles the largest batch separately
+        batches[f"a batch of {backend.max_batch}"] = np.resize(every, backend.max_batch)
+    for name, which in batches.items():
+        values = _run(backend, engine.record, reference, which)
+        if wrong := not_finite(dict(zip(OUTPUTS, values, strict=False))):
+            raise BackendError(
+                f"{engine.path.name} ({engine.record.precision}) on {gpu.name}: "
+                f"{wrong} of {name} is not finite",
+                expected="finite values",
+                cure=f"build it in bf16: {package.build_command()}{' --toward' * engine.record.takes_target} "
+                "--precision bf16; or run on the CPU: backend='onnxruntime'",
+            )
+    try:
+        with atomic_file(path) as file:
+            file.write_text(f"{engine.path.name} on {gpu.name} with {backend.name}: {len(every)} images\n")
+    except OSError as error:
+        return f"its outputs are finite, and will be checked again: {error}"
+    return ""
+
+
+def _run(
+    backend: TensorRTBackend, record: EngineRecord, reference: Reference, which: np.ndarray
+) -> tuple[np.ndarray, ...]:
+    """The engine's outputs for some reference images.
+
+    An engine with targets gets the reference's targets, or if there are none the reference embeddings.
+    """
+    images = reference.images[which]
+    if record.takes_target:
+        toward = reference.embedding if reference.toward is None else reference.toward
+        return backend.run_toward(images, toward[which])
+    return (backend.embed(images),) if record.embedding_only else backend.run(images)
 
 
 def select(
@@ -153,7 +210,7 @@ def misfit(record: EngineRecord, capability: str) -> str:
         return f"built for {record.flavour} {record.version}, this is {record.flavour} {here}"
     if record.compute_capability == "portable":
         # TensorRT-RTX compiles the rest of a portable plan on the GPU; Turing (7.5) needs a separate plan.
-        return "" if _number(capability) >= (8, 0) else f"built for 8.0 and newer GPUs, this is {capability}"
+        return "" if float(capability) >= 8 else f"built for 8.0 and newer GPUs, this is {capability}"
     if record.compute_capability != capability:
         return f"built for compute capability {record.compute_capability}, this is {capability}"
     return ""
@@ -203,7 +260,3 @@ def _preference(engine: Engine) -> tuple[bool, bool, bool, str]:
     record = engine.record
     portable = record.compute_capability == "portable"
     return record.precision != "fp16", not record.embedding_only, portable, engine.path.name
-
-
-def _number(capability: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in capability.split("."))

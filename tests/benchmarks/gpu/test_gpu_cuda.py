@@ -15,7 +15,7 @@ from benchmarks.gpu import device_checks as gpu_device_checks
 from benchmarks.gpu import stand_in as gpu_stand_in
 from benchmarks.gpu.bench import Bench
 from benchmarks.gpu.kernels import compiled, expected
-from runtime.backends.cuda.buffer_pool import BufferPool
+from runtime.backends.cuda.memory import BufferPool
 from runtime.device_explanation import DeviceExplanation
 from tests.benchmarks.gpu.pretended_gpu import PretendedKernels, pretended_bench
 from tests.runtime import fake_tensorrt as fakes

@@ -19,7 +19,7 @@ from export.request import Request
 from runtime.__main__ import main as runtime
 from runtime.errors import ExportError, InputError
 from runtime.package.folder import GRAPHS, TOWARD_GRAPHS, Package
-from runtime.package.parity_record import ParityRecord
+from runtime.package.records import ParityRecord
 from tests.export.built_engine import built_engine
 from tests.export.deploy.test_triton import add, read
 from tests.toward_graph import add_targets

@@ -14,7 +14,7 @@ from export.graph.ranges import Ranges
 from export.package import attach
 from runtime.errors import BackendError, BackendUnavailable, ExportError, OutputExists, ParityError
 from runtime.package.folder import Package
-from runtime.package.parity_record import ParityRecord
+from runtime.package.records import ParityRecord
 from tests.export.built_engine import built_engine
 
 pytest.importorskip("tensorrt_rtx")

@@ -167,16 +167,6 @@ def test_auto_hides_no_other_failure(with_engine, kind):
         choice.choose(with_engine(kind("broke", expected="x", cure="y")))
 
 
-def test_the_fake_backend_checks_its_inputs():
-    fake = FakeBackend(lambda images: (images.mean((1, 2)), images.mean(3)), max_batch=2)
-    assert fake.run(RANDOM[:2])[0].shape == (2, 3)
-    with pytest.raises(InputError, match="N from 1 to 2"):
-        fake.run(RANDOM)
-    fake.close()
-    with pytest.raises(BackendError, match="closed"):
-        fake.run(RANDOM[:2])
-
-
 def test_a_missing_precision_is_refused_with_a_cure(tiny):
     assert choice.choose(tiny, "onnxruntime", precision="fp32").precision == "fp32"
     with pytest.raises(PackageError, match=r"model\.int8\.cpu\.onnx(.|\n)*--precision"):

@@ -104,7 +104,7 @@ def test_nemu_passes_arguments_and_exit_codes(package_path, capsys):
 )
 def test_nemu_names_the_missing_extra(command, library, extra, capsys, monkeypatch):
     missing = ModuleNotFoundError(f"No module named {library!r}", name=library)
-    monkeypatch.setattr(nemu, "_run", Mock(side_effect=missing))
+    monkeypatch.setattr(nemu.importlib, "import_module", Mock(side_effect=missing))
     assert nemu.main([command]) == 1
     printed = capsys.readouterr().err
     assert library in printed

@@ -16,7 +16,7 @@ import pytest
 from runtime import Explainer
 from runtime.backends.cuda.device_array import read, stream_handle
 from runtime.backends.fake import FakeBackend
-from runtime.dlpack import tensor_of
+from runtime.device_explanation import tensor_of
 from runtime.errors import BackendError, InputError
 from runtime.package.folder import Package
 from tests.runtime.fake_gpu import GLOBAL, LEGACY, Gpu

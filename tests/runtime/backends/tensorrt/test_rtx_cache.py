@@ -71,7 +71,7 @@ def test_other_batches_are_padded_to_the_largest(opened: Open, toy: Package, gpu
 
 def test_close_saves_what_was_compiled_later(opened: Open, toy: Package) -> None:
     backend = opened()
-    backend._engine._cache._cache.compiled.append(2)
+    backend._engine.cache._cache.compiled.append(2)
     backend.close()
     assert [path.read_bytes() for path in caches(toy)] == [COMPILED + bytes([1, 2])]
 

@@ -16,7 +16,7 @@ from runtime.backends.tensorrt import library as tensorrt_library
 from runtime.backends.tensorrt import selection as tensorrt
 from runtime.errors import BackendError, BackendUnavailable, EngineMismatch, IntegrityError
 from runtime.package.folder import Package
-from runtime.package.parity_record import ParityRecord
+from runtime.package.records import ParityRecord
 from tests.runtime.fake_gpu import Gpu
 from tests.runtime.fake_tensorrt import fake_tensorrt
 

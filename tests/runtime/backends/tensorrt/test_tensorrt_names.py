@@ -172,7 +172,7 @@ def names_in(text: str) -> set[str]:
 def test_every_name_in_the_sources_is_reached(walk: Callable[[str], set]) -> None:
     reached = {member for label in VERSIONS for _, member in walk(label)}
     files = [path for room in ("runtime", "export", "benchmarks") for path in (ROOT / room).rglob("*.py")]
-    found = {path.name: names_in(path.read_text()) for path in files}
+    found = {str(path): names_in(path.read_text()) for path in files}
     assert len(reached & set().union(*found.values())) > 60
     assert {name: left for name, own in found.items() if (left := own - reached)} == {}
 
