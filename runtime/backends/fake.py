@@ -35,6 +35,7 @@ class FakeBackend:
         self.closed = False
 
     def run(self, images: np.ndarray) -> Outputs:
+        """See `Backend.run`."""
         if self.closed:
             raise BackendError("this backend is closed", expected="an open one", cure="make a new one")
         height, width = images.shape[1:3]
@@ -42,4 +43,5 @@ class FakeBackend:
         return self.function(check_images(images, height=height, width=width, max_batch=self.max_batch))
 
     def close(self) -> None:
+        """See `Backend.close`."""
         self.closed = True

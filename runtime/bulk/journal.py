@@ -16,7 +16,7 @@ import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar, BinaryIO
+from typing import Any, BinaryIO, TypeVar
 
 import numpy as np
 
@@ -29,7 +29,6 @@ LINES, ROWS, TARGET, RUN = "explanations.jsonl", "embeddings.npy", "toward.npy",
 SAME_TARGET = 0.9999
 """Least cosine of two embeddings of one target."""
 _HEADER = 128  # bytes of the .npy header, rewritten in place as rows are added
-
 
 Record = TypeVar("Record")
 
