@@ -13,7 +13,7 @@ import pytest
 from runtime.backends import cuda
 from tests.runtime import fake_pycuda as fake_pycuda_module
 from tests.runtime import fake_tensorrt as stand_in
-from tests.runtime.fake_cuda import FakeDriver
+from tests.runtime.fake_cuda import CALLS, ENUMS, FakeDriver
 from tests.runtime.fake_gpu import GLOBAL, RULES, BrokenRule, Gpu
 from tests.runtime.fake_pycuda import NAMES, fake_pycuda
 from tests.runtime.fake_tensorrt import TARGETS, fake_tensorrt
@@ -211,12 +211,10 @@ def public(kind: object) -> list[str]:
 def test_cuda_bindings_have_every_name() -> None:
     from cuda.bindings import driver
 
-    names = public(FakeDriver)
-    assert [name for name in names if not hasattr(driver, name)] == []
-    for enumeration in (name for name in names if hasattr(getattr(FakeDriver, name), "__members__")):
-        real = getattr(driver, enumeration)
-        for name, member in getattr(FakeDriver, enumeration).__members__.items():
-            assert int(member) == int(getattr(real, name)), name
+    assert [name for name in (*public(FakeDriver), *CALLS) if not hasattr(driver, name)] == []
+    for enumeration, ours in ENUMS.items():
+        for name, member in ours.__members__.items():
+            assert int(member) == int(getattr(getattr(driver, enumeration), name)), name
 
 
 @pytest.mark.skipif(not find_spec("tensorrt_rtx"), reason="tensorrt_rtx is not installed")

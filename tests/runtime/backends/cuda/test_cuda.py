@@ -18,7 +18,7 @@ from runtime.backends.cuda.memory import DeviceBuffer, Graph, PinnedArray, Strea
 from runtime.backends.tensorrt.backend import TensorRTBackend
 from runtime.errors import BackendError, BackendUnavailable, InputError
 from tests.runtime.engine_outputs import check_outputs, random_images
-from tests.runtime.fake_cuda import FakeDriver
+from tests.runtime.fake_cuda import CALLS, FakeDriver
 from tests.runtime.fake_gpu import LEGACY, Gpu
 from tests.runtime.fake_pycuda import fake_pycuda
 
@@ -278,7 +278,8 @@ def test_check_pointer_accepts_own_device_memory_only(
 ) -> None:
     """Attributes: type of memory, whether managed, device, context; None if CUDA returns an error."""
     answer = (0, attributes) if attributes else (1, None)
-    monkeypatch.setattr(FakeDriver, "cuPointerGetAttributes", lambda *arguments: answer)
+    signature = CALLS["cuPointerGetAttributes"][0]
+    monkeypatch.setitem(CALLS, "cuPointerGetAttributes", (signature, lambda *arguments: answer))
     with pytest.raises(InputError, match=message) if message else nullcontext():
         cuda.implementation().check_pointer(64, 8, 0)
 

@@ -14,6 +14,7 @@ from runtime.backends.tensorrt import selection
 from runtime.backends.tensorrt.backend import TensorRTBackend
 from runtime.package.folder import Package
 from tests.runtime.engine_outputs import check_outputs, random_images
+from tests.runtime.fake_cuda import CALLS
 from tests.runtime.fake_gpu import Gpu
 from tests.runtime.fake_tensorrt import COMPILED, RECORDABLE
 
@@ -80,8 +81,7 @@ def test_another_gpu_or_plan_has_another_file(
     opened: Open, toy: Package, add: Callable, gpu: Gpu, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     opened().close()
-    fake = type(sys.modules["cuda.bindings.driver"])
-    monkeypatch.setattr(fake, "cuDeviceGetName", lambda self, length, device: (0, b"Another GPU"))
+    monkeypatch.setitem(CALLS, "cuDeviceGetName", ("*c i i", lambda *arguments: b"Another GPU"))
     opened().close()
     assert len(caches(toy)) == 2
 
