@@ -176,7 +176,7 @@ def rule_of(breach: Callable[[Bench], None]) -> str:
         *(thread_local, global_, one_context, pinned, release, waited, rows, one_thread),
     ],
 )
-def test_every_rule_is_enforced(breach: Callable[[Bench], None]) -> None:
+def test_every_rule_is_enforced(breach):
     bench = Bench()
     name = rule_of(breach)
     with pytest.raises(BrokenRule, match=RULES[name]):
@@ -185,12 +185,12 @@ def test_every_rule_is_enforced(breach: Callable[[Bench], None]) -> None:
     bench.close()
 
 
-def test_no_rule_is_untested() -> None:
+def test_no_rule_is_untested():
     (mark,) = test_every_rule_is_enforced.pytestmark  # type: ignore[attr-defined]
     assert set(map(rule_of, mark.args[1])) == set(RULES)
 
 
-def test_a_run_that_keeps_the_rules_breaks_none() -> None:
+def test_a_run_that_keeps_the_rules_breaks_none():
     bench = Bench()
     graph = bench.recorded()
     bench.cuda.cuGraphLaunch(graph, bench.stream)
@@ -208,7 +208,7 @@ def public(kind: object) -> list[str]:
 
 
 @pytest.mark.skipif(not cuda.installed("cuda.bindings"), reason="cuda-bindings is not installed")
-def test_cuda_bindings_have_every_name() -> None:
+def test_cuda_bindings_have_every_name():
     from cuda.bindings import driver
 
     assert [name for name in (*public(FakeDriver), *CALLS) if not hasattr(driver, name)] == []
@@ -218,7 +218,7 @@ def test_cuda_bindings_have_every_name() -> None:
 
 
 @pytest.mark.skipif(not find_spec("tensorrt_rtx"), reason="tensorrt_rtx is not installed")
-def test_tensorrt_has_every_name() -> None:
+def test_tensorrt_has_every_name():
     import tensorrt_rtx
 
     for name, kinds in stand_in.CLASSES.items():
@@ -233,7 +233,7 @@ def test_tensorrt_has_every_name() -> None:
     assert not hasattr(modules[0], "IRuntimeConfig")
 
 
-def test_pycuda_has_every_name() -> None:
+def test_pycuda_has_every_name():
     """According to its sources; they cannot be compiled here."""
     driver = fake_pycuda(Gpu())[1]
     assert set(public(driver)) == set(NAMES["driver"].split())

@@ -5,7 +5,6 @@ from __future__ import annotations
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -13,9 +12,7 @@ import numpy as np
 import pytest
 
 from runtime.backends import cuda
-from runtime.backends.cuda.base import Cuda
 from runtime.backends.cuda.memory import DeviceBuffer, Graph, PinnedArray, Stream
-from runtime.backends.tensorrt.backend import TensorRTBackend
 from runtime.errors import BackendError, BackendUnavailable, InputError
 from tests.runtime.engine_outputs import check_outputs, random_images
 from tests.runtime.fake_cuda import CALLS, FakeDriver
@@ -23,7 +20,6 @@ from tests.runtime.fake_gpu import LEGACY, Gpu
 from tests.runtime.fake_pycuda import fake_pycuda
 
 ROOT = Path(__file__).parents[4]
-Open = Callable[..., TensorRTBackend]
 LIBRARIES = pytest.mark.parametrize("library", ["cuda-bindings", "pycuda"], indirect=True)
 
 
@@ -36,7 +32,7 @@ def install_pycuda(gpu: Gpu, monkeypatch: pytest.MonkeyPatch, **attributes: int)
 
 
 @pytest.fixture
-def library(request: pytest.FixtureRequest, gpu: Gpu, monkeypatch: pytest.MonkeyPatch) -> Cuda:
+def library(request, gpu, monkeypatch):
     install_pycuda(gpu, monkeypatch)
     monkeypatch.setenv(cuda.VARIABLE, request.param)
     return cuda.implementation()
@@ -46,7 +42,7 @@ def library(request: pytest.FixtureRequest, gpu: Gpu, monkeypatch: pytest.Monkey
 
 
 @pytest.mark.skipif(not cuda.installed("cuda.bindings"), reason="cuda-bindings is not installed")
-def test_a_machine_without_a_driver_says_so() -> None:
+def test_a_machine_without_a_driver_says_so():
     """Runs in a new process, without the fakes."""
     code = (
         "from runtime.backends import cuda\n"
@@ -68,7 +64,7 @@ def test_a_machine_without_a_driver_says_so() -> None:
 # Which library.
 
 
-def test_pycuda_is_chosen_without_cuda_bindings(gpu: Gpu, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pycuda_is_chosen_without_cuda_bindings(gpu, monkeypatch):
     install_pycuda(gpu, monkeypatch)
     monkeypatch.delenv(cuda.VARIABLE)
     monkeypatch.setattr(cuda, "installed", lambda *modules: True)
@@ -79,7 +75,7 @@ def test_pycuda_is_chosen_without_cuda_bindings(gpu: Gpu, monkeypatch: pytest.Mo
     assert cuda.implementation() is cuda.implementation()
 
 
-def test_a_requested_library_is_not_replaced(gpu: Gpu, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_requested_library_is_not_replaced(gpu, monkeypatch):
     monkeypatch.setenv(cuda.VARIABLE, "pycuda")
     monkeypatch.setitem(sys.modules, "pycuda", None)
     monkeypatch.setitem(sys.modules, "pycuda.driver", None)
@@ -90,7 +86,7 @@ def test_a_requested_library_is_not_replaced(gpu: Gpu, monkeypatch: pytest.Monke
         cuda.implementation()
 
 
-def test_missing_bindings_say_how_to_get_them(gpu: Gpu, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_bindings_say_how_to_get_them(gpu, monkeypatch):
     for module in ("cuda", "cuda.bindings", "cuda.bindings.driver", "cuda.cuda"):
         monkeypatch.setitem(sys.modules, module, None)
     monkeypatch.setenv(cuda.VARIABLE, "cuda-bindings")
@@ -102,7 +98,7 @@ def test_missing_bindings_say_how_to_get_them(gpu: Gpu, monkeypatch: pytest.Monk
 
 
 @LIBRARIES
-def test_driver_and_device(library: Cuda) -> None:
+def test_driver_and_device(library):
     assert cuda.driver().devices == 1
     assert cuda.driver().cuda == ("12.6" if library.no_graphs else "13.2")
     info = cuda.device(0)
@@ -113,7 +109,7 @@ def test_driver_and_device(library: Cuda) -> None:
             cuda.device(index)
 
 
-def test_a_broken_driver_is_not_called_missing(gpu: Gpu, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_broken_driver_is_not_called_missing(gpu, monkeypatch):
     gpu.fail.update(cuInit=803, init=803)
     with pytest.raises(BackendUnavailable, match=r"driver is for CUDA 13\.2 \(CUDA_ERROR_803"):
         cuda.driver()
@@ -123,7 +119,7 @@ def test_a_broken_driver_is_not_called_missing(gpu: Gpu, monkeypatch: pytest.Mon
 
 
 @LIBRARIES
-def test_copies_are_done_after_synchronize(library: Cuda, gpu: Gpu) -> None:
+def test_copies_are_done_after_synchronize(library, gpu):
     values = np.arange(12, dtype=np.float32).reshape(3, 4)
     with (
         library.current(0),
@@ -147,7 +143,7 @@ def test_copies_are_done_after_synchronize(library: Cuda, gpu: Gpu) -> None:
 
 
 @LIBRARIES
-def test_copies_within_the_device_keep_their_order(library: Cuda, gpu: Gpu) -> None:
+def test_copies_within_the_device_keep_their_order(library, gpu):
     with (
         library.current(0),
         Stream(library) as stream,
@@ -166,7 +162,7 @@ def test_copies_within_the_device_keep_their_order(library: Cuda, gpu: Gpu) -> N
 
 
 @LIBRARIES
-def test_an_event_is_done_after_earlier_work(library: Cuda, gpu: Gpu) -> None:
+def test_an_event_is_done_after_earlier_work(library, gpu):
     with library.current(0), Stream(library) as stream:
         event = library.event_create()
         assert library.event_done(event)
@@ -197,7 +193,7 @@ def test_an_event_is_done_after_earlier_work(library: Cuda, gpu: Gpu) -> None:
 
 
 @LIBRARIES
-def test_close_twice_and_use_after_close(library: Cuda, gpu: Gpu) -> None:
+def test_close_twice_and_use_after_close(library, gpu):
     with library.current(0):
         buffer, pinned = DeviceBuffer(library, 8), PinnedArray(library, (2,), np.uint8)
         for resource in (buffer, pinned, buffer, pinned):
@@ -210,7 +206,7 @@ def test_close_twice_and_use_after_close(library: Cuda, gpu: Gpu) -> None:
 
 
 @LIBRARIES
-def test_failures_carry_cudas_own_name(library: Cuda, gpu: Gpu) -> None:
+def test_failures_carry_cudas_own_name(library, gpu):
     gpu.fail.update(cuMemAlloc=2, mem_alloc=2, cuStreamSynchronize=700)
     gpu.fail["Stream.synchronize"] = 700
     with library.current(0), Stream(library) as stream:
@@ -221,7 +217,7 @@ def test_failures_carry_cudas_own_name(library: Cuda, gpu: Gpu) -> None:
 
 
 @LIBRARIES
-def test_current_restores_the_context_before(library: Cuda, gpu: Gpu) -> None:
+def test_current_restores_the_context_before(library, gpu):
     gpu.stack().append(0xAB)  # the context of a PyCUDA host, say
     with library.current(0):
         assert gpu.stack() == [0xAB, 0xC0]
@@ -237,7 +233,7 @@ def test_current_restores_the_context_before(library: Cuda, gpu: Gpu) -> None:
 
 
 @LIBRARIES
-def test_order_makes_one_stream_wait_for_the_other(library: Cuda, gpu: Gpu) -> None:
+def test_order_makes_one_stream_wait_for_the_other(library, gpu):
     done: list[str] = []
     with library.current(0), Stream(library) as one, Stream(library) as two:
         event = library.event_create()
@@ -273,9 +269,7 @@ def test_order_makes_one_stream_wait_for_the_other(library: Cuda, gpu: Gpu) -> N
         (None, "0x40 is not memory of a GPU"),
     ],
 )
-def test_check_pointer_accepts_own_device_memory_only(
-    gpu: Gpu, monkeypatch: pytest.MonkeyPatch, attributes: tuple | None, message: str
-) -> None:
+def test_check_pointer_accepts_own_device_memory_only(gpu, monkeypatch, attributes, message):
     """Attributes: type of memory, whether managed, device, context; None if CUDA returns an error."""
     answer = (0, attributes) if attributes else (1, None)
     signature = CALLS["cuPointerGetAttributes"][0]
@@ -287,7 +281,7 @@ def test_check_pointer_accepts_own_device_memory_only(
 # Graphs.
 
 
-def test_a_graph_repeats_what_was_captured(gpu: Gpu) -> None:
+def test_a_graph_repeats_what_was_captured(gpu):
     library = cuda.implementation()
     done: list[int] = []
     with library.current(0), Stream(library) as stream:
@@ -300,7 +294,7 @@ def test_a_graph_repeats_what_was_captured(gpu: Gpu) -> None:
     assert not gpu.live()
 
 
-def test_is_capturing_tells_a_captured_stream(gpu: Gpu) -> None:
+def test_is_capturing_tells_a_captured_stream(gpu):
     library = cuda.implementation()
     with library.current(0), Stream(library) as stream:
         assert not library.is_capturing(stream.handle)
@@ -315,7 +309,7 @@ def test_is_capturing_tells_a_captured_stream(gpu: Gpu) -> None:
 
 
 @pytest.mark.parametrize("fault", ["", "cuStreamEndCapture"])
-def test_a_failed_capture_leaves_the_stream_usable(gpu: Gpu, fault: str) -> None:
+def test_a_failed_capture_leaves_the_stream_usable(gpu, fault):
     library = cuda.implementation()
 
     def work() -> None:
@@ -330,9 +324,7 @@ def test_a_failed_capture_leaves_the_stream_usable(gpu: Gpu, fault: str) -> None
     assert not gpu.live()
 
 
-def test_pycuda_runs_without_graphs_and_says_so(
-    open_toy: Open, gpu: Gpu, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_pycuda_runs_without_graphs_and_says_so(open_toy, gpu, monkeypatch):
     install_pycuda(gpu, monkeypatch)
     backend = open_toy()
     assert "PyCUDA 2026.1" in backend.why
@@ -362,9 +354,7 @@ def test_pycuda_runs_without_graphs_and_says_so(
         ("one that cannot map", {"INTEGRATED": 1, "CAN_MAP_HOST_MEMORY": 0}, False),
     ],
 )
-def test_integrated_gpus_read_the_input_in_place(
-    open_toy: Open, gpu: Gpu, monkeypatch: pytest.MonkeyPatch, machine: str, attributes, mapped: bool
-) -> None:
+def test_integrated_gpus_read_the_input_in_place(open_toy, gpu, monkeypatch, machine, attributes, mapped):
     monkeypatch.setitem(sys.modules, "cuda.bindings.driver", FakeDriver(gpu, **attributes))
     assert cuda.device(0).mapped_input is mapped
     backend = open_toy()
@@ -376,7 +366,7 @@ def test_integrated_gpus_read_the_input_in_place(
     assert cuda.device(0).mapped_input is mapped
 
 
-def test_pycuda_reads_a_mapped_input(open_toy: Open, gpu: Gpu, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pycuda_reads_a_mapped_input(open_toy, gpu, monkeypatch):
     install_pycuda(gpu, monkeypatch, INTEGRATED=1)
     backend = open_toy()
     assert sum(block.kind == "device" for block in gpu.blocks.values()) == 3

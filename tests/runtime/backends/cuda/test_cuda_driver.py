@@ -114,7 +114,7 @@ def main() -> int:
 @pytest.mark.skipif(not cuda.installed("cuda.bindings"), reason="cuda-bindings is not installed")
 @pytest.mark.skipif(sys.platform != "linux", reason="the stand-in is libcuda.so.1")
 @pytest.mark.skipif(COMPILER is None, reason="no C compiler: neither cc, gcc nor clang")
-def test_every_call_over_the_real_bindings(tmp_path: Path) -> None:
+def test_every_call_over_the_real_bindings(tmp_path):
     (tmp_path / "libcuda.c").write_text(LIBCUDA)
     compile_ = [COMPILER, "-shared", "-fPIC", "-o", "libcuda.so.1", "libcuda.c"]
     subprocess.run(compile_, cwd=tmp_path, check=True)

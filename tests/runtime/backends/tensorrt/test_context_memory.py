@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import pytest
 
-from runtime.backends.tensorrt.backend import TensorRTBackend
 from tests.runtime import fake_tensorrt
 from tests.runtime.engine_outputs import check_outputs, random_images
 
@@ -22,9 +19,7 @@ def refuse(context: fake_tensorrt.IExecutionContext, memory: int, size: int) -> 
 @pytest.mark.parametrize(
     ("call", "instead"), [("update_device_memory_size_for_shapes", no_size), ("set_device_memory", refuse)]
 )
-def test_refused_memory_is_replaced_by_the_librarys(
-    open_toy: Callable[..., TensorRTBackend], monkeypatch: pytest.MonkeyPatch, call: str, instead: Callable
-) -> None:
+def test_refused_memory_is_replaced_by_the_librarys(open_toy, monkeypatch, call, instead):
     monkeypatch.setattr(fake_tensorrt.IExecutionContext, call, instead)
     backend = open_toy()
     assert backend._lanes["least"]._context.memory is None
