@@ -15,7 +15,7 @@ from runtime.backends.tensorrt import selection
 from runtime.errors import BackendError, InputError
 from tests.runtime.engine_outputs import check_outputs, random_images
 from tests.runtime.fake_gpu import Gpu
-from tests.runtime.fake_tensorrt import fake_tensorrt
+from tests.runtime.fake_tensorrt import IExecutionContext, Severity, fake_tensorrt
 
 CALLS = (
     *("deserialize_cuda_engine", "create_execution_context", "set_input_shape", "set_tensor_address"),
@@ -103,6 +103,21 @@ def test_without_a_memory_query_the_library_allocates(open_toy, monkeypatch, nam
     monkeypatch.setattr(sys.modules["tensorrt"], "IExecutionContext", type("Older", (), {name: None}))
     backend = open_toy()
     assert backend._lanes["least"]._context.memory is None
+    check_outputs(random_images(1), backend.run(random_images(1)))
+
+
+@pytest.mark.parametrize(
+    ("call", "instead"),
+    [
+        ("update_device_memory_size_for_shapes", lambda context: 0),
+        ("set_device_memory", lambda context, *_: context._log.log(Severity.ERROR, "invalid device memory")),
+    ],
+)
+def test_refused_memory_is_replaced_by_the_librarys(open_toy, monkeypatch, call, instead):
+    monkeypatch.setattr(IExecutionContext, call, instead)
+    backend = open_toy()
+    assert backend._lanes["least"]._context.memory is None
+    assert any("memory of the largest batch for 1 image(s)" in line for line in backend.load_log)
     check_outputs(random_images(1), backend.run(random_images(1)))
 
 

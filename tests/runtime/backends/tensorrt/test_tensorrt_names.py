@@ -23,7 +23,6 @@ from runtime.backends.tensorrt import selection as tensorrt
 from runtime.errors import ExportError
 from runtime.package.folder import Package
 from tests.runtime.backends.tensorrt.named_tensorrt import (
-    MODULE,
     VERSIONS,
     Library,
     Member,
@@ -217,15 +216,3 @@ def test_reasons_for_invalid_plans_are_real_names():
     assert tensorrt_library._REASONS.keys() == {
         name for name in owners()["EngineInvalidityDiagnostics"] if name.isupper()
     }
-
-
-def test_fakes_have_only_names_of_the_real_library():
-    checked = 0
-    for path in sorted((ROOT / "tests").rglob("fake*.py")):
-        for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.ClassDef) and node.name in owners().keys() - {MODULE}:
-                checked += 1
-                own = {item.name for item in node.body if isinstance(item, ast.FunctionDef)}
-                extra = {name for name in own if not name.startswith("_")} - owners()[node.name].keys()
-                assert not extra, f"{path.name}: {node.name} has {', '.join(sorted(extra))}"
-    assert checked >= 3
