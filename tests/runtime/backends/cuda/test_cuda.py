@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import threading
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -224,11 +224,8 @@ def test_current_restores_the_context_before(library, gpu):
         with pytest.raises(ZeroDivisionError), library.current(0):
             _ = 1 / 0
     assert gpu.stack() == [0xAB]
-    stacks = []
-    thread = threading.Thread(target=lambda: stacks.append(list(gpu.stack())))
-    thread.start()
-    thread.join()
-    assert stacks == [[]]
+    with ThreadPoolExecutor(1) as thread:
+        assert thread.submit(gpu.stack).result() == []
     gpu.stack().clear()
 
 
@@ -332,11 +329,8 @@ def test_pycuda_runs_without_graphs_and_says_so(open_toy, gpu, monkeypatch):
     images = random_images(1)
     for _ in range(3):
         check_outputs(images, backend.run(images))
-    outputs = []
-    thread = threading.Thread(target=lambda: outputs.append((backend.run(images), list(gpu.stack()))))
-    thread.start()
-    thread.join()
-    ((found, stack),) = outputs
+    with ThreadPoolExecutor(1) as thread:
+        found, stack = thread.submit(lambda: (backend.run(images), gpu.stack())).result()
     check_outputs(images, found)
     assert stack == [], "PyCUDA aborts the process if a thread ends with a context pushed"
 

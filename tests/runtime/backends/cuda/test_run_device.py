@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import ctypes
 import gc
-import struct
 import sys
 import threading
 import weakref
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from types import SimpleNamespace
 
@@ -46,7 +46,7 @@ class HostArray:
 
 
 class Capsules(HostArray):
-    """A `HostArray` with DLPack, by a capsule made by hand; `code`, `device` and `strides` may be wrong."""
+    """A `HostArray` with DLPack, by a capsule of NumPy; `code`, `device` and `strides` may be wrong."""
 
     code, device, strides = 1, (2, 0), None
 
@@ -55,17 +55,12 @@ class Capsules(HostArray):
 
     def __dlpack__(self, *, stream: int) -> object:
         self.asked = stream
-        shape = self.facts["shape"]
-        lengths = (ctypes.c_int64 * len(shape))(*shape)
-        strides = (ctypes.c_int64 * 4)(*self.strides) if self.strides else None
-        places = [ctypes.addressof(memory) if memory else 0 for memory in (lengths, strides)]
-        dtype = self.code, 8, 1
-        fields = struct.pack("=Q3i2BH3Q", self.pointer, *self.device, len(shape), *dtype, *places, 0)
-        memory = ctypes.create_string_buffer(fields)
-        self.kept = lengths, strides, memory
-        new = ctypes.pythonapi.PyCapsule_New
-        new.restype, new.argtypes = ctypes.py_object, (ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p)
-        return new(ctypes.addressof(memory), b"dltensor", None)
+        capsule = on_device(self.pointer, self.facts["shape"], np.uint8).__dlpack__()
+        tensor = tensor_of(capsule)
+        tensor.code, (tensor.device_type, tensor.device_id) = self.code, self.device
+        self.kept = (ctypes.c_int64 * 4)(*self.strides) if self.strides else None
+        tensor.strides = self.kept
+        return capsule
 
 
 def on_device(pointer: int, shape: tuple[int, ...], dtype: type) -> np.ndarray:
@@ -206,10 +201,9 @@ def test_only_memory_of_dropped_outputs_is_reused(explainer, gpu):
     np.testing.assert_allclose(values(first.embedding).shape, (1, 3))
     assert mask.__cuda_array_interface__["stream"] is None, "the values are there, and nobody need wait"
     first.synchronize()
-    thread = threading.Thread(target=lambda: gc.collect())
     del mask, first, third
-    thread.start()
-    thread.join()
+    with ThreadPoolExecutor(1) as thread:
+        thread.submit(gc.collect).result()
     assert sum(block.kind == "device" for block in gpu.blocks.values()) == 3, "only the host's own"
 
 
@@ -218,19 +212,11 @@ def test_a_reader_during_capture_is_not_captured(explainer, gpu, monkeypatch):
     explanation.synchronize()
     computes, failures = IExecutionContext.execute_async_v3, []
 
-    def read() -> None:
-        try:
-            explanation.embedding.__dlpack__(stream=1)
-        except AssertionError as error:
-            failures.append(error)
-
     def compute(context: IExecutionContext, stream: int) -> bool:
         if gpu.stream(stream).recording is not None:
             assert stream != explanation.embedding.stream
-            thread = threading.Thread(target=read)
-            thread.start()
-            thread.join()
-            failures.append(None)
+            with ThreadPoolExecutor(1) as thread:
+                failures.append(thread.submit(explanation.embedding.__dlpack__, stream=1).exception())
         return computes(context, stream)
 
     monkeypatch.setattr(IExecutionContext, "execute_async_v3", compute)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import re
 import sys
-import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -166,10 +166,10 @@ def test_release_is_in_order_and_happens_once(backend, gpu):
     ("fault", "reason"),
     [
         ("recorded execute_async_v3", "it could not be recorded: .*execute_async_v3 failed"),
-        ("cuStreamBeginCapture", "it could not be recorded: cuStreamBeginCapture failed: CUDA_ERROR_900"),
-        ("cuStreamEndCapture", "it could not be recorded: cuStreamEndCapture failed: CUDA_ERROR_900"),
-        ("cuGraphInstantiate", "it could not be recorded: cuGraphInstantiate failed: CUDA_ERROR_900"),
-        ("cuGraphLaunch", "it could not be recorded: cuGraphLaunch failed: CUDA_ERROR_900"),
+        *(
+            (call, f"it could not be recorded: {call} failed: CUDA_ERROR_900")
+            for call in ("cuStreamBeginCapture", "cuStreamEndCapture", "cuGraphInstantiate", "cuGraphLaunch")
+        ),
         ("empty graph", "its replay did not give what a plain run gives"),
     ],
 )
@@ -189,19 +189,21 @@ def test_runs_without_a_graph_say_why(toy, add, gpu, fault, reason):
     assert not gpu.live()
 
 
-def test_a_replay_with_stale_outputs_is_refused(open_toy, monkeypatch):
-    """A graph that copies, but computes nothing: the device still holds the outputs of the plain run."""
+@pytest.mark.parametrize("toward", [None, np.float32([[0.1, 0.2, 0.3]])], ids=["computation", "target"])
+def test_a_replay_with_stale_outputs_is_refused(open_toy, monkeypatch, toward):
+    """A graph that lacks a step: the device still holds the outputs, or the target, of the plain run."""
     end = Gpu.end
 
-    def end_without_kernels(self: Gpu, handle: int) -> int:
+    def end_without_a_step(self: Gpu, handle: int) -> int:
         graph = end(self, handle)
         del self.graphs[graph][1]
         return graph
 
-    monkeypatch.setattr(Gpu, "end", end_without_kernels)
-    backend = open_toy()
+    monkeypatch.setattr(Gpu, "end", end_without_a_step)
+    backend, images = open_toy(**{} if toward is None else {"inputs": ("image", "toward")}), random_images(1)
     assert "its replay did not give what a plain run gives" in backend.degraded
-    check_outputs(random_images(1), backend.run(random_images(1)))
+    outputs = backend.run(images) if toward is None else backend.run_toward(images, toward)
+    check_outputs(images, outputs, toward)
 
 
 # Faults.
@@ -281,21 +283,12 @@ def test_explainer_stream_overlaps_two_runs(toy, add, gpu):
 
 def test_threads_take_turns(toy, add, gpu):
     add(toy, "toy")
-    wrong: list[BaseException] = []
-    with Explainer(toy, backend="tensorrt") as explainer:
 
-        def work(seed: int) -> None:
-            try:
-                for i in range(10):
-                    image = random_images(1, 100 * seed + i)[0]
-                    np.testing.assert_allclose(explainer(image).embedding, image.mean((0, 1)), rtol=1e-6)
-                assert not gpu.stack(), "the thread's context is what it was before"
-            except BaseException as error:  # noqa: BLE001
-                wrong.append(error)
+    def work(seed: int) -> None:
+        for i in range(10):
+            image = random_images(1, 100 * seed + i)[0]
+            np.testing.assert_allclose(explainer(image).embedding, image.mean((0, 1)), rtol=1e-6)
+        assert not gpu.stack(), "the thread's context is what it was before"
 
-        threads = [threading.Thread(target=work, args=(seed,)) for seed in range(4)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-    assert wrong == []
+    with Explainer(toy, backend="tensorrt") as explainer, ThreadPoolExecutor(4) as threads:
+        list(threads.map(work, range(4)))  # raises what a thread raised
