@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import builtins
 import sys
-import types
 
 import numpy as np
 import pytest
@@ -12,6 +11,7 @@ import pytest
 from runtime.backends import choice
 from runtime.backends.fake import FakeBackend
 from runtime.backends.onnxruntime import OnnxRuntimeBackend
+from runtime.backends.tensorrt import selection
 from runtime.errors import (
     BackendError,
     BackendUnavailable,
@@ -27,7 +27,7 @@ RANDOM = np.random.default_rng(1).integers(0, 256, (3, 24, 32, 3), dtype=np.uint
 
 @pytest.fixture
 def with_engine(tiny, monkeypatch):
-    """A package that says it has an engine, and a tensorrt module that answers as told."""
+    """A package that says it has an engine, which opens as told."""
 
     def arrange(answer):
         def open_backend(package, *, device, precision, mask):
@@ -35,10 +35,7 @@ def with_engine(tiny, monkeypatch):
                 raise answer
             return answer
 
-        module = types.ModuleType("runtime.backends.tensorrt.selection")
-        module.open_backend = open_backend
-        monkeypatch.setitem(sys.modules, "runtime.backends.tensorrt.selection", module)
-        monkeypatch.setattr(choice, "tensorrt", module, raising=False)
+        monkeypatch.setattr(selection, "open_backend", open_backend)
         monkeypatch.setattr(Package, "engines", lambda self: ["an engine"])
         return tiny
 

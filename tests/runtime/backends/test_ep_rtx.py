@@ -119,15 +119,17 @@ def test_fp16_is_the_default_where_available(package, card):
     assert RtxProviderBackend(Package.open(package)).precision == "fp16"
 
 
-def test_an_unknown_precision_is_refused(tiny, card):
-    with pytest.raises(InputError, match="int4"):
-        choice.choose(tiny, "ep-rtx", precision="int4")
-
-
-@pytest.mark.parametrize("device", [-1, 1])
-def test_a_card_that_is_not_there_is_refused(tiny, card, device):
-    with pytest.raises(BackendUnavailable, match=f"device {device}"):
-        choice.choose(tiny, "ep-rtx", device)
+@pytest.mark.parametrize(
+    ("options", "error", "words"),
+    [
+        ({"precision": "int4"}, InputError, "int4"),
+        ({"device": -1}, BackendUnavailable, "device -1"),
+        ({"device": 1}, BackendUnavailable, "device 1"),
+    ],
+)
+def test_what_is_not_there_is_refused(tiny, card, options, error, words):
+    with pytest.raises(error, match=words):
+        choice.choose(tiny, "ep-rtx", **options)
 
 
 def test_a_graph_the_provider_refuses_raises(tiny, card, monkeypatch):

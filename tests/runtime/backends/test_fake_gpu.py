@@ -218,11 +218,13 @@ def test_cuda_bindings_have_every_name():
 
 
 def test_tensorrt_has_every_name():
-    for name, kinds in stand_in.CLASSES.items():
-        for kind in kinds:
-            names = set(public(kind)) - stand_in.OWN
-            assert names
-            assert names <= owners()[name].keys()
+    checked = set()
+    for kind in (kind for kind in vars(stand_in).values() if isinstance(kind, type)):
+        for real in (base.__name__ for base in kind.__mro__ if base.__name__ in {*owners()} - {MODULE}):
+            assert set(public(kind)) - stand_in.OWN <= owners()[real].keys()
+            checked.add(real)
+    names = "ILogger Runtime ICudaEngine IExecutionContext IRuntimeConfig IRuntimeCache"
+    assert checked == {*names.split()}
     modules = fake_tensorrt(Gpu()), fake_tensorrt(Gpu(), rtx=True)
     for module in modules:
         assert set(public(module)) <= owners()[MODULE].keys()

@@ -20,7 +20,6 @@ from tests.runtime.fake_gpu import LEGACY, Gpu
 from tests.runtime.fake_pycuda import fake_pycuda
 
 ROOT = Path(__file__).parents[4]
-LIBRARIES = pytest.mark.parametrize("library", ["cuda-bindings", "pycuda"], indirect=True)
 
 
 def install_pycuda(gpu: Gpu, monkeypatch: pytest.MonkeyPatch, **attributes: int) -> None:
@@ -31,11 +30,18 @@ def install_pycuda(gpu: Gpu, monkeypatch: pytest.MonkeyPatch, **attributes: int)
     monkeypatch.setitem(sys.modules, "pycuda.driver", driver)
 
 
-@pytest.fixture
+@pytest.fixture(params=cuda.NAMES)
 def library(request, gpu, monkeypatch):
     install_pycuda(gpu, monkeypatch)
     monkeypatch.setenv(cuda.VARIABLE, request.param)
     return cuda.implementation()
+
+
+@pytest.fixture
+def stream(library, gpu):
+    with library.current(0), Stream(library) as made:
+        yield made
+    assert not gpu.live()
 
 
 # Really without a driver.
@@ -97,7 +103,6 @@ def test_missing_bindings_say_how_to_get_them(gpu, monkeypatch):
 # Both of them.
 
 
-@LIBRARIES
 def test_driver_and_device(library):
     assert cuda.driver().devices == 1
     assert cuda.driver().cuda == ("12.6" if library.no_graphs else "13.2")
@@ -118,7 +123,6 @@ def test_a_broken_driver_is_not_called_missing(gpu, monkeypatch):
         cuda.driver()
 
 
-@LIBRARIES
 def test_copies_are_done_after_synchronize(library, gpu):
     values = np.arange(12, dtype=np.float32).reshape(3, 4)
     with (
@@ -142,11 +146,8 @@ def test_copies_are_done_after_synchronize(library, gpu):
     assert gpu.events == ["memory", "host memory", "host memory", "stream"]
 
 
-@LIBRARIES
-def test_copies_within_the_device_keep_their_order(library, gpu):
+def test_copies_within_the_device_keep_their_order(library, stream):
     with (
-        library.current(0),
-        Stream(library) as stream,
         PinnedArray(library, (4,), np.uint8) as back,
         DeviceBuffer(library, 4) as one,
         DeviceBuffer(library, 4) as two,
@@ -158,41 +159,36 @@ def test_copies_within_the_device_keep_their_order(library, gpu):
         library.copy_out(back.handle, two.handle, 4, stream.handle)
         library.synchronize(stream.handle)
         assert back.array.tolist() == [7, 7, 7, 9]
-    assert not gpu.live()
 
 
-@LIBRARIES
-def test_an_event_is_done_after_earlier_work(library, gpu):
-    with library.current(0), Stream(library) as stream:
-        event = library.event_create()
+def test_an_event_is_done_after_earlier_work(library, stream, gpu):
+    event = library.event_create()
+    assert library.event_done(event)
+    library.event_record(event, stream.handle)
+    assert not library.event_done(event)
+    library.synchronize(stream.handle)
+    assert library.event_done(event)
+    foreign = gpu.stream_create()
+    for handle in (0, LEGACY, foreign):
+        library.event_record(event, handle)
+        gpu.synchronize(handle)
+        gpu.synchronize(LEGACY)
         assert library.event_done(event)
-        library.event_record(event, stream.handle)
-        assert not library.event_done(event)
-        library.synchronize(stream.handle)
-        assert library.event_done(event)
-        foreign = gpu.stream_create()
-        for handle in (0, LEGACY, foreign):
-            library.event_record(event, handle)
-            gpu.synchronize(handle)
-            gpu.synchronize(LEGACY)
-            assert library.event_done(event)
-        gpu.stream_destroy(foreign)
-        done: list[str] = []
-        gpu.enqueue(stream.handle, lambda: done.append("before"))
-        library.event_record(event, stream.handle)
-        gpu.enqueue(stream.handle, lambda: done.append("after"))
-        library.event_synchronize(event)
-        assert done == ["before"]
-        gpu.fail.update(dict.fromkeys(("cuEventQuery", "Event.query"), 700))
-        with pytest.raises(BackendError, match="Query failed|query failed"):
-            library.event_done(event)
-        library.event_record(event, stream.handle)
-        library.event_destroy(event)  # not done yet
-        library.synchronize(stream.handle)
-    assert not gpu.live()
+    gpu.stream_destroy(foreign)
+    done: list[str] = []
+    gpu.enqueue(stream.handle, lambda: done.append("before"))
+    library.event_record(event, stream.handle)
+    gpu.enqueue(stream.handle, lambda: done.append("after"))
+    library.event_synchronize(event)
+    assert done == ["before"]
+    gpu.fail.update(dict.fromkeys(("cuEventQuery", "Event.query"), 700))
+    with pytest.raises(BackendError, match="Query failed|query failed"):
+        library.event_done(event)
+    library.event_record(event, stream.handle)
+    library.event_destroy(event)  # not done yet
+    library.synchronize(stream.handle)
 
 
-@LIBRARIES
 def test_close_twice_and_use_after_close(library, gpu):
     with library.current(0):
         buffer, pinned = DeviceBuffer(library, 8), PinnedArray(library, (2,), np.uint8)
@@ -205,18 +201,15 @@ def test_close_twice_and_use_after_close(library, gpu):
         _ = pinned.array
 
 
-@LIBRARIES
-def test_failures_carry_cudas_own_name(library, gpu):
+def test_failures_carry_cudas_own_name(library, stream, gpu):
     gpu.fail.update(cuMemAlloc=2, mem_alloc=2, cuStreamSynchronize=700)
     gpu.fail["Stream.synchronize"] = 700
-    with library.current(0), Stream(library) as stream:
-        with pytest.raises(BackendError, match="(cuMemAlloc|mem_alloc) failed.* as the test wanted"):
-            DeviceBuffer(library, 8)
-        with pytest.raises(BackendError, match="ynchronize failed.*as the test wanted"):
-            library.synchronize(stream.handle)
+    with pytest.raises(BackendError, match="(cuMemAlloc|mem_alloc) failed.* as the test wanted"):
+        DeviceBuffer(library, 8)
+    with pytest.raises(BackendError, match="ynchronize failed.*as the test wanted"):
+        library.synchronize(stream.handle)
 
 
-@LIBRARIES
 def test_current_restores_the_context_before(library, gpu):
     gpu.stack().append(0xAB)  # the context of a PyCUDA host, say
     with library.current(0):
@@ -229,7 +222,6 @@ def test_current_restores_the_context_before(library, gpu):
     gpu.stack().clear()
 
 
-@LIBRARIES
 def test_order_makes_one_stream_wait_for_the_other(library, gpu):
     done: list[str] = []
     with library.current(0), Stream(library) as one, Stream(library) as two:

@@ -24,9 +24,7 @@ PORTABLE = {"flavour": "rtx", "version": HERE["rtx"], "compute_capability": "por
 @pytest.fixture
 def versions(monkeypatch):
     """Both libraries are installed, in these versions."""
-    here = dict(HERE)
-    monkeypatch.setattr(tensorrt, "version", here.__getitem__)
-    return here
+    monkeypatch.setattr(tensorrt, "version", HERE.__getitem__)
 
 
 def test_fp16_comes_first_then_the_exact_gpu(toy, add, versions):
