@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import dataclasses
 import sys
 
 import numpy as np
@@ -113,9 +114,7 @@ def test_an_unloadable_graph_is_a_backend_error(tiny):
 
 def test_a_failed_run_is_a_backend_error(tiny, monkeypatch):
     backend = choice.choose(tiny)
-    monkeypatch.setattr(
-        backend, "_input", backend._input.__class__(**{**vars(backend._input), "name": "other"})
-    )
+    monkeypatch.setattr(backend, "_input", dataclasses.replace(backend._input, name="other"))
     with pytest.raises(BackendError, match="onnxruntime failed") as caught:
         backend.run(RANDOM)
     assert caught.value.__cause__ is not None
