@@ -76,41 +76,53 @@ class FakeDriver:
         return call
 
 
-def device_attribute(driver, attribute, device):
-    name = ENUMS["CUdevice_attribute"](attribute).name
+def device_attribute(driver, attrib, dev):
+    name = ENUMS["CUdevice_attribute"](attrib).name
     return driver._attributes.get(name.removeprefix("CU_DEVICE_ATTRIBUTE_"), 0)
 
 
-def host_alloc(driver, nbytes, flags):
-    assert flags in (0, driver.CU_MEMHOSTALLOC_DEVICEMAP)
-    return driver._gpu.allocate(nbytes, "host")
+def host_alloc(driver, bytesize, Flags):
+    assert Flags in (0, driver.CU_MEMHOSTALLOC_DEVICEMAP)
+    return driver._gpu.allocate(bytesize, "host")
 
 
-def mapped_pointer(driver, pointer, flags):
-    assert driver._gpu.find(pointer).kind == "host"
-    return pointer
+def mapped_pointer(driver, p, Flags):
+    assert driver._gpu.find(p).kind == "host"
+    return p
 
 
-def pointer_attributes(driver, count, attributes, pointer):
-    block = driver._gpu.find(pointer)
+def pointer_attributes(driver, numAttributes, attributes, ptr):
+    block = driver._gpu.find(ptr)
     values = {
         "MEMORY_TYPE": ENUMS["CUmemorytype"][f"CU_MEMORYTYPE_{block.kind.upper()}"] if block else 0,
         "IS_MANAGED": False,
         "DEVICE_ORDINAL": driver._gpu.fail.get("device", 0) if block else -2,
         "CONTEXT": block.context if block else 0,
     }
-    assert count == len(attributes)
+    assert numAttributes == len(attributes)
     names = [ENUMS["CUpointer_attribute"](attribute).name for attribute in attributes]
     return [values[name.removeprefix("CU_POINTER_ATTRIBUTE_")] for name in names]
 
 
-def stream_create(driver, flags):
-    assert flags == ENUMS["CUstream_flags"].CU_STREAM_NON_BLOCKING
+def copy_in(driver, dstDevice, srcHost, ByteCount, hStream):
+    driver._gpu.copy(dstDevice, srcHost, ByteCount, srcHost, dstDevice, hStream)
+
+
+def copy_out(driver, dstHost, srcDevice, ByteCount, hStream):
+    driver._gpu.copy(dstHost, srcDevice, ByteCount, dstHost, srcDevice, hStream)
+
+
+def copy(driver, dstDevice, srcDevice, ByteCount, hStream):
+    driver._gpu.copy_within(dstDevice, srcDevice, ByteCount, hStream)
+
+
+def stream_create(driver, Flags):
+    assert Flags == ENUMS["CUstream_flags"].CU_STREAM_NON_BLOCKING
     return driver._gpu.stream_create()
 
 
-def event_create(driver, flags):
-    assert flags == ENUMS["CUevent_flags"].CU_EVENT_DISABLE_TIMING
+def event_create(driver, Flags):
+    assert Flags == ENUMS["CUevent_flags"].CU_EVENT_DISABLE_TIMING
     return driver._gpu.mark_create()
 
 
@@ -119,70 +131,73 @@ def exchange_mode(driver, mode):
     return modes[driver._gpu.exchange_mode(modes(mode).name)]
 
 
-def begin_capture(driver, stream, mode):
+def begin_capture(driver, hStream, mode):
     name = ENUMS["CUstreamCaptureMode"](mode).name
     driver._gpu.rule("thread local", "THREAD_LOCAL" in name)
-    driver._gpu.begin(stream, name)
+    driver._gpu.begin(hStream, name)
 
 
-def end_capture(driver, stream):
-    driver._templates[graph := driver._gpu.end(stream)] = False
+def end_capture(driver, hStream):
+    driver._templates[graph := driver._gpu.end(hStream)] = False
     return graph
 
 
-def instantiate(driver, graph, flags):
-    assert driver._templates[graph] is False
-    driver._templates[graph] = True
-    return graph
+def instantiate(driver, hGraph, flags):
+    assert driver._templates[hGraph] is False
+    driver._templates[hGraph] = True
+    return hGraph
 
 
-def destroy_template(driver, graph):
-    if not driver._templates.pop(graph):
-        driver._gpu.graph_destroy(graph)
+def destroy_template(driver, hGraph):
+    if not driver._templates.pop(hGraph):
+        driver._gpu.graph_destroy(hGraph)
 
 
 CALLS: dict[str, tuple[str, Callable]] = {
-    "cuInit": ("u", lambda d, flags: None),
+    "cuInit": ("u", lambda d, Flags: None),
     "cuDriverGetVersion": ("*i", lambda d: 13020),
     "cuGetErrorName": ("i *s", lambda d, error: f"CUDA_ERROR_{int(error)}".encode()),
     "cuGetErrorString": ("i *s", lambda d, error: b"as the test wanted"),
     "cuDeviceGetCount": ("*i", lambda d: 1),
     "cuDeviceGet": ("*i i", lambda d, ordinal: ordinal),
-    "cuDeviceGetName": ("*c i i", lambda d, length, device: b"Fake GPU".ljust(length, b"\0")),
+    "cuDeviceGetName": ("*c i i", lambda d, length, dev: b"Fake GPU".ljust(length, b"\0")),
     "cuDeviceGetAttribute": ("*i i i", device_attribute),
-    "cuDeviceTotalMem": ("*l i", lambda d, device: 1 << 34),
-    "cuDevicePrimaryCtxRetain": ("*l i", lambda d, device: 0xC0 + device),
-    "cuCtxPushCurrent": ("l", lambda d, context: d._gpu.stack().append(context)),
+    "cuDeviceTotalMem": ("*l i", lambda d, dev: 1 << 34),
+    "cuDevicePrimaryCtxRetain": ("*l i", lambda d, dev: 0xC0 + dev),
+    "cuCtxPushCurrent": ("l", lambda d, ctx: d._gpu.stack().append(ctx)),
     "cuCtxPopCurrent": ("*l", lambda d: d._gpu.pop()),
-    "cuMemAlloc": ("*l l", lambda d, nbytes: d._gpu.allocate(nbytes, "device")),
-    "cuMemFree": ("l", lambda d, pointer: d._gpu.release(pointer, "memory")),
+    "cuMemAlloc": ("*l l", lambda d, bytesize: d._gpu.allocate(bytesize, "device")),
+    "cuMemFree": ("l", lambda d, dptr: d._gpu.release(dptr, "memory")),
     "cuMemHostAlloc": ("*l l u", host_alloc),
-    "cuMemFreeHost": ("l", lambda d, pointer: d._gpu.release(pointer, "host memory")),
+    "cuMemFreeHost": ("l", lambda d, p: d._gpu.release(p, "host memory")),
     "cuMemHostGetDevicePointer": ("*l l u", mapped_pointer),
     "cuPointerGetAttributes": ("u p *p l", pointer_attributes),
     "cuStreamCreate": ("*l u", stream_create),
-    "cuStreamDestroy": ("l", lambda d, stream: d._gpu.stream_destroy(stream)),
-    "cuStreamSynchronize": ("l", lambda d, stream: d._gpu.synchronize(stream)),
-    "cuMemsetD8Async": ("l b l l", lambda d, *memory: d._gpu.fill(*memory)),
-    "cuMemcpyHtoDAsync": ("l l l l", lambda d, to, by, n, stream: d._gpu.copy(to, by, n, by, to, stream)),
-    "cuMemcpyDtoHAsync": ("l l l l", lambda d, to, by, n, stream: d._gpu.copy(to, by, n, to, by, stream)),
-    "cuMemcpyDtoDAsync": ("l l l l", lambda d, *memory: d._gpu.copy_within(*memory)),
+    "cuStreamDestroy": ("l", lambda d, hStream: d._gpu.stream_destroy(hStream)),
+    "cuStreamSynchronize": ("l", lambda d, hStream: d._gpu.synchronize(hStream)),
+    "cuMemsetD8Async": (
+        "l b l l",
+        lambda d, dstDevice, uc, N, hStream: d._gpu.fill(dstDevice, uc, N, hStream),
+    ),
+    "cuMemcpyHtoDAsync": ("l l l l", copy_in),
+    "cuMemcpyDtoHAsync": ("l l l l", copy_out),
+    "cuMemcpyDtoDAsync": ("l l l l", copy),
     "cuEventCreate": ("*l u", event_create),
-    "cuEventRecord": ("l l", lambda d, event, stream: d._gpu.mark(event, stream)),
-    "cuEventQuery": ("l", lambda d, event: (0 if d._gpu.mark_done(event) else d.CUresult(600),)),
-    "cuEventSynchronize": ("l", lambda d, event: d._gpu.mark_wait(event)),
-    "cuStreamWaitEvent": ("l l u", lambda d, stream, event, flags: d._gpu.wait(stream, event)),
-    "cuEventDestroy": ("l", lambda d, event: d._gpu.marks.pop(event)),
-    "cuStreamIsCapturing": ("l *i", lambda d, stream: d.CUstreamCaptureStatus(d._gpu.is_recording(stream))),
+    "cuEventRecord": ("l l", lambda d, hEvent, hStream: d._gpu.mark(hEvent, hStream)),
+    "cuEventQuery": ("l", lambda d, hEvent: (0 if d._gpu.mark_done(hEvent) else d.CUresult(600),)),
+    "cuEventSynchronize": ("l", lambda d, hEvent: d._gpu.mark_wait(hEvent)),
+    "cuStreamWaitEvent": ("l l u", lambda d, hStream, hEvent, Flags: d._gpu.wait(hStream, hEvent)),
+    "cuEventDestroy": ("l", lambda d, hEvent: d._gpu.marks.pop(hEvent)),
+    "cuStreamIsCapturing": ("l *i", lambda d, hStream: d.CUstreamCaptureStatus(d._gpu.is_recording(hStream))),
     "cuThreadExchangeStreamCaptureMode": ("&i", exchange_mode),
     "cuStreamBeginCapture": ("l i", begin_capture),
     "cuStreamEndCapture": ("l *l", end_capture),
     "cuGraphInstantiate": ("*l l l", instantiate),
     "cuGraphDestroy": ("l", destroy_template),
-    "cuGraphLaunch": ("l l", lambda d, graph, stream: d._gpu.launch(graph, stream)),
-    "cuGraphExecDestroy": ("l", lambda d, graph: d._gpu.graph_destroy(graph)),
+    "cuGraphLaunch": ("l l", lambda d, hGraphExec, hStream: d._gpu.launch(hGraphExec, hStream)),
+    "cuGraphExecDestroy": ("l", lambda d, hGraphExec: d._gpu.graph_destroy(hGraphExec)),
 }
-"""The types of a call's arguments in C, and what it does.
+"""The types of a call's arguments in C, and what it does, with the names of arguments in cuda-bindings.
 
 They are b: unsigned char, c: characters, i: int, l: eight bytes, p: an address, s: a text, u: unsigned int.
 `*`: what the call gives; `&`: what it takes and gives.

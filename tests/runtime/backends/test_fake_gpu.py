@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import sys
 from types import SimpleNamespace
 
@@ -177,7 +178,10 @@ def public(kind: object) -> list[str]:
 def test_cuda_bindings_have_every_name():
     from cuda.bindings import driver
 
-    assert [name for name in (*public(FakeDriver), *CALLS) if not hasattr(driver, name)] == []
+    assert [name for name in public(FakeDriver) if not hasattr(driver, name)] == []
+    for name, (_, does) in CALLS.items():
+        taken = [*inspect.signature(does).parameters][1:]
+        assert taken == [*inspect.signature(getattr(driver, name)).parameters], name
     for enumeration, ours in ENUMS.items():
         for name, member in ours.__members__.items():
             assert int(member) == int(getattr(getattr(driver, enumeration), name)), name
