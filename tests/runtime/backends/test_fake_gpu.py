@@ -44,11 +44,6 @@ class Bench:
     def run(self) -> None:
         assert self.context.execute_async_v3(self.stream)
 
-    def warm(self) -> None:
-        self.ready()
-        self.run()
-        self.cuda.cuStreamSynchronize(self.stream)
-
     def begin(self) -> None:
         self.cuda.cuStreamBeginCapture(self.stream, self.mode)
 
@@ -58,12 +53,12 @@ class Bench:
             stream.users.clear()
         self.gpu.recorded.clear()
         self.context.graph = 0
-        self.context = None
-        self.engine = None
-        self.runtime = None
+        self.context = self.engine = self.runtime = None  # in this order
 
     def recorded(self) -> int:
-        self.warm()
+        self.ready()
+        self.run()
+        self.cuda.cuStreamSynchronize(self.stream)
         self.begin()
         self.run()
         return self.cuda.cuStreamEndCapture(self.stream)[1]

@@ -40,6 +40,8 @@ TYPES = {
 ATTRIBUTES = {1: ctypes.c_uint64, 2: ctypes.c_uint, 8: ctypes.c_bool, 9: ctypes.c_int}
 """The types of `CUpointer_attribute` in C."""
 NOT_FOUND, UNKNOWN = 500, 999
+OLDEST = 12000
+"""The CUDA whose functions the driver has, none newer."""
 
 
 class Libcuda:
@@ -56,7 +58,8 @@ class Libcuda:
         library.fake(self.found)
 
     def find(self, name: bytes, found, version: int, flags: int, status: int | None) -> int:
-        function = self.functions.get(name.decode().removesuffix("WithFlags"))
+        known = self.functions if version <= OLDEST else {}
+        function = known.get(name.decode().removesuffix("WithFlags"))
         found[0] = ctypes.cast(function, ctypes.c_void_p) if function else None
         return 0 if function else NOT_FOUND
 

@@ -617,13 +617,15 @@ def test_synchronize_may_finish_after_close(explainer, gpu, monkeypatch):
 
 def test_a_real_capsule_of_torch_is_read(torch):
     """On the CPU, where the same structure describes the tensor; the wrapper claims another device type."""
+
+    def wrapped(tensor: object) -> SimpleNamespace:
+        return SimpleNamespace(
+            __dlpack_device__=lambda: (2, 0), __dlpack__=lambda stream: tensor.__dlpack__()
+        )
+
     tensor = torch.arange(72, dtype=torch.uint8).reshape(SHAPE)
-    wrapper = SimpleNamespace(__dlpack_device__=lambda: (2, 0), __dlpack__=lambda stream: tensor.__dlpack__())
-    source = read(wrapper, 7, 0)
+    source = read(wrapped(tensor), 7, 0)
     assert (source.pointer, source.shape, source.stream) == (tensor.data_ptr(), SHAPE, None)
     assert np.array_equal(on_device(source.pointer, SHAPE, np.uint8), tensor.numpy())
-    transposed = SimpleNamespace(
-        __dlpack_device__=lambda: (2, 0), __dlpack__=lambda stream: tensor.transpose(1, 2).__dlpack__()
-    )
     with pytest.raises(InputError, match="strides"):
-        read(transposed, 7, 0)
+        read(wrapped(tensor.transpose(1, 2)), 7, 0)

@@ -9,6 +9,7 @@ from importlib.util import find_spec
 
 import pytest
 
+from runtime.backends import cuda
 from runtime.backends.cuda.bindings import CudaBindings
 from runtime.backends.tensorrt import library as tensorrt_library
 from runtime.backends.tensorrt import selection as tensorrt
@@ -28,14 +29,14 @@ def versions(monkeypatch):
 
 
 def test_fp16_comes_first_then_the_exact_gpu(toy, add, versions):
-    add(toy, "a-fp32", precision="fp32")
-    assert tensorrt.select(toy, "8.9").path.name == "a-fp32.engine"
-    add(toy, "b-portable", **PORTABLE)
-    assert tensorrt.select(toy, "8.9").path.name == "b-portable.engine"
-    add(toy, "c-exact")
-    assert tensorrt.select(toy, "8.9").path.name == "c-exact.engine"
-    add(toy, "d-other", compute_capability="8.6")
-    assert tensorrt.select(toy, "8.6").path.name == "d-other.engine"
+    for name, capability, changes in (
+        ("a-fp32", "8.9", {"precision": "fp32"}),
+        ("b-portable", "8.9", PORTABLE),
+        ("c-exact", "8.9", {}),
+        ("d-other", "8.6", {"compute_capability": "8.6"}),
+    ):
+        add(toy, name, **changes)
+        assert tensorrt.select(toy, capability).path.name == f"{name}.engine"
 
 
 @pytest.mark.parametrize(
@@ -75,10 +76,8 @@ def test_open_engine_opens_one_given_engine(toy, add, gpu):
 @pytest.fixture
 def hopper(toy, add, rtx, monkeypatch):
     """A portable engine of TensorRT-RTX, on a GPU that this library does not list."""
-    described = CudaBindings.device
-    monkeypatch.setattr(
-        CudaBindings, "device", lambda self, i: replace(described(self, i), compute_capability="9.0")
-    )
+    info = replace(cuda.device(0), compute_capability="9.0")
+    monkeypatch.setattr(CudaBindings, "device", lambda self, index: info)
     add(toy, "toy", **rtx)
     return toy
 

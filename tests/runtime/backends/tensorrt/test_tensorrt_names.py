@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import sys
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -131,15 +132,13 @@ def walk(toy, add, gpu, monkeypatch):
 
     def every(label: str) -> set[tuple[str, str]]:
         walked = Walk(toy, add, monkeypatch)
-        for toward in (False, True):
-            for capturable in (False, True):
-                for file in toy.path.glob("engines/*"):
-                    file.unlink()
-                walked.run(label, toward=toward, capturable=capturable)
-        if label in VERSIONS:
-            walked.build(label, parses=True)
-            with pytest.raises(ExportError, match="parser refuses"):
-                walked.build(label, parses=False)
+        for toward, capturable in product((False, True), repeat=2):
+            for file in toy.path.glob("engines/*"):
+                file.unlink()
+            walked.run(label, toward=toward, capturable=capturable)
+        walked.build(label, parses=True)
+        with pytest.raises(ExportError, match="parser refuses"):
+            walked.build(label, parses=False)
         return walked.used
 
     return every
@@ -150,8 +149,8 @@ def test_every_version_has_the_names_used(walk, label):
     used = walk(label)
     assert not unknown(used)
     assert {("Runtime", "deserialize_cuda_engine"), ("IExecutionContext", "execute_async_v3")} <= used
-    building = {("OnnxParser", "parse_from_file"), ("ParserError", "node_operator"), ("LayerType", "EINSUM")}
-    assert (building <= used) is (label in VERSIONS)
+    assert {("OnnxParser", "parse_from_file"), ("ParserError", "node_operator")} <= used
+    assert ("LayerType", "EINSUM") in used
 
 
 def names_in(text: str) -> set[str]:
