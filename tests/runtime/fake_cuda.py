@@ -1,13 +1,43 @@
 """A fake of `cuda.bindings.driver`, on a `Gpu`.
 
-A test compares its names, and the values of its enums, with the real module.
+A test compares its names, and the values of its enums, with the real module; `test_cuda_driver.py` puts its
+calls below the real module.
 """
 
 from __future__ import annotations
 
 import enum
+from collections.abc import Callable
 
 from tests.runtime.fake_gpu import Gpu
+
+ENUMS = {
+    name: enum.IntEnum(name, {prefix + member: value for member, value in members.items()})
+    for name, prefix, members in (
+        ("CUresult", "CUDA_ERROR_", {"NOT_READY": 600, "STREAM_CAPTURE_IMPLICIT": 906}),
+        ("CUstream_flags", "CU_STREAM_", {"NON_BLOCKING": 1}),
+        ("CUevent_flags", "CU_EVENT_", {"DISABLE_TIMING": 2}),
+        ("CUmemorytype", "CU_MEMORYTYPE_", {"HOST": 1, "DEVICE": 2}),
+        (
+            "CUdevice_attribute",
+            "CU_DEVICE_ATTRIBUTE_",
+            {
+                "INTEGRATED": 18,
+                "CAN_MAP_HOST_MEMORY": 19,
+                "PAGEABLE_MEMORY_ACCESS": 88,
+                "COMPUTE_CAPABILITY_MAJOR": 75,
+                "COMPUTE_CAPABILITY_MINOR": 76,
+            },
+        ),
+        (
+            "CUpointer_attribute",
+            "CU_POINTER_ATTRIBUTE_",
+            {"CONTEXT": 1, "MEMORY_TYPE": 2, "IS_MANAGED": 8, "DEVICE_ORDINAL": 9},
+        ),
+        ("CUstreamCaptureMode", "CU_STREAM_CAPTURE_MODE_", {"GLOBAL": 0, "THREAD_LOCAL": 1, "RELAXED": 2}),
+        ("CUstreamCaptureStatus", "CU_STREAM_CAPTURE_STATUS_", {"NONE": 0, "ACTIVE": 1}),
+    )
+}
 
 
 class FakeDriver:
@@ -15,43 +45,6 @@ class FakeDriver:
 
     CUDA_VERSION = 13050
     CU_MEMHOSTALLOC_DEVICEMAP = 2
-    CUresult = enum.IntEnum(
-        "CUresult", {"CUDA_ERROR_NOT_READY": 600, "CUDA_ERROR_STREAM_CAPTURE_IMPLICIT": 906}
-    )
-    CUstream_flags = enum.IntEnum("CUstream_flags", {"CU_STREAM_NON_BLOCKING": 1})
-    CUevent_flags = enum.IntEnum("CUevent_flags", {"CU_EVENT_DISABLE_TIMING": 2})
-    CUmemorytype = enum.IntEnum("CUmemorytype", {"CU_MEMORYTYPE_HOST": 1, "CU_MEMORYTYPE_DEVICE": 2})
-    CUdevice_attribute = enum.IntEnum(
-        "CUdevice_attribute",
-        {
-            "CU_DEVICE_ATTRIBUTE_INTEGRATED": 18,
-            "CU_DEVICE_ATTRIBUTE_CAN_MAP_HOST_MEMORY": 19,
-            "CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR": 75,
-            "CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR": 76,
-            "CU_DEVICE_ATTRIBUTE_PAGEABLE_MEMORY_ACCESS": 88,
-        },
-    )
-    CUpointer_attribute = enum.IntEnum(
-        "CUpointer_attribute",
-        {
-            "CU_POINTER_ATTRIBUTE_CONTEXT": 1,
-            "CU_POINTER_ATTRIBUTE_MEMORY_TYPE": 2,
-            "CU_POINTER_ATTRIBUTE_IS_MANAGED": 8,
-            "CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL": 9,
-        },
-    )
-    CUstreamCaptureMode = enum.IntEnum(
-        "CUstreamCaptureMode",
-        {
-            "CU_STREAM_CAPTURE_MODE_GLOBAL": 0,
-            "CU_STREAM_CAPTURE_MODE_THREAD_LOCAL": 1,
-            "CU_STREAM_CAPTURE_MODE_RELAXED": 2,
-        },
-    )
-
-    CUstreamCaptureStatus = enum.IntEnum(
-        "CUstreamCaptureStatus", {"CU_STREAM_CAPTURE_STATUS_NONE": 0, "CU_STREAM_CAPTURE_STATUS_ACTIVE": 1}
-    )
 
     def __init__(self, gpu: Gpu, **attributes: int) -> None:
         self._gpu = gpu
@@ -59,173 +52,153 @@ class FakeDriver:
         ours = {"COMPUTE_CAPABILITY_MAJOR": 8, "COMPUTE_CAPABILITY_MINOR": 9, "CAN_MAP_HOST_MEMORY": 1}
         self._attributes = {**ours, **attributes}
 
-    def __getattribute__(self, name: str):
+    def __dir__(self):
+        return [*ENUMS, *CALLS]
+
+    def __getattr__(self, name: str):
         """A call in `gpu.fail` returns its error code, with as many results as the real call."""
-        value = object.__getattribute__(self, name)
-        if name.startswith("_") or not callable(value) or isinstance(value, type):
-            return value
+        if name in ENUMS:
+            return ENUMS[name]
+        if name not in CALLS:
+            raise AttributeError(name)
+        signature, does = CALLS[name]
+        gives = "*" in signature or "&" in signature
 
         def call(*arguments):
             if name not in self._gpu.fail:
-                return value(*arguments)
+                answer = does(self, *arguments)
+                return answer if isinstance(answer, tuple) else (0, answer) if gives else (0,)
             if name == "cuStreamEndCapture":
                 self._gpu.graph_destroy(self._gpu.end(*arguments))
             error = self._gpu.fail[name]
-            return (error,) if name in _NO_RESULT else (error, None)
+            return (error, None) if gives else (error,)
 
         return call
 
-    def cuInit(self, flags):
-        return (0,)
 
-    def cuDriverGetVersion(self):
-        return 0, 13020
-
-    def cuGetErrorName(self, error):
-        return 0, f"CUDA_ERROR_{int(error)}".encode()
-
-    def cuGetErrorString(self, error):
-        return 0, b"as the test wanted"
-
-    def cuDeviceGetCount(self):
-        return 0, 1
-
-    def cuDeviceGet(self, ordinal):
-        return 0, ordinal
-
-    def cuDeviceGetName(self, length, device):
-        return 0, b"Fake GPU".ljust(length, b"\0")
-
-    def cuDeviceGetAttribute(self, attribute, device):
-        return 0, self._attributes.get(attribute.name.removeprefix("CU_DEVICE_ATTRIBUTE_"), 0)
-
-    def cuDeviceTotalMem(self, device):
-        return 0, 1 << 34
-
-    def cuDevicePrimaryCtxRetain(self, device):
-        return 0, 0xC0 + device
-
-    def cuCtxPushCurrent(self, context):
-        self._gpu.stack().append(context)
-        return (0,)
-
-    def cuCtxPopCurrent(self):
-        return 0, self._gpu.pop()
-
-    def cuMemAlloc(self, nbytes):
-        return 0, self._gpu.allocate(nbytes, "device")
-
-    def cuMemHostAlloc(self, nbytes, flags):
-        return 0, self._gpu.allocate(nbytes, "host")
-
-    def cuMemFree(self, pointer):
-        return self._done(self._gpu.release(pointer, "memory"))
-
-    def cuMemFreeHost(self, pointer):
-        return self._done(self._gpu.release(pointer, "host memory"))
-
-    def cuMemHostGetDevicePointer(self, pointer, flags):
-        assert self._gpu.find(pointer).kind == "host"
-        return 0, pointer
-
-    def cuPointerGetAttributes(self, count, attributes, pointer):
-        block, kinds = self._gpu.find(pointer), self.CUmemorytype
-        kind = {"device": kinds.CU_MEMORYTYPE_DEVICE, "host": kinds.CU_MEMORYTYPE_HOST}
-        values = {
-            "MEMORY_TYPE": kind[block.kind] if block else 0,
-            "IS_MANAGED": False,
-            "DEVICE_ORDINAL": self._gpu.fail.get("device", 0) if block else -2,
-            "CONTEXT": block.context if block else 0,
-        }
-        assert count == len(attributes)
-        return 0, [values[name.name.removeprefix("CU_POINTER_ATTRIBUTE_")] for name in attributes]
-
-    def cuStreamCreate(self, flags):
-        assert flags == self.CUstream_flags.CU_STREAM_NON_BLOCKING
-        return 0, self._gpu.stream_create()
-
-    def cuStreamDestroy(self, stream):
-        return self._done(self._gpu.stream_destroy(stream))
-
-    def cuStreamSynchronize(self, stream):
-        return self._done(self._gpu.synchronize(stream))
-
-    def cuMemsetD8Async(self, pointer, value, nbytes, stream):
-        return self._done(self._gpu.fill(pointer, value, nbytes, stream))
-
-    def cuMemcpyHtoDAsync(self, target, source, nbytes, stream):
-        return self._done(self._gpu.copy(target, source, nbytes, source, target, stream))
-
-    def cuMemcpyDtoHAsync(self, target, source, nbytes, stream):
-        return self._done(self._gpu.copy(target, source, nbytes, target, source, stream))
-
-    def cuMemcpyDtoDAsync(self, target, source, nbytes, stream):
-        return self._done(self._gpu.copy_within(target, source, nbytes, stream))
-
-    def cuEventCreate(self, flags):
-        assert flags == self.CUevent_flags.CU_EVENT_DISABLE_TIMING
-        return 0, self._gpu.mark_create()
-
-    def cuEventRecord(self, event, stream):
-        return self._done(self._gpu.mark(event, stream))
-
-    def cuEventQuery(self, event):
-        return (0 if self._gpu.mark_done(event) else self.CUresult.CUDA_ERROR_NOT_READY,)
-
-    def cuEventSynchronize(self, event):
-        return self._done(self._gpu.mark_wait(event))
-
-    def cuStreamWaitEvent(self, stream, event, flags):
-        return self._done(self._gpu.wait(stream, event))
-
-    def cuEventDestroy(self, event):
-        del self._gpu.marks[event]
-        return (0,)
-
-    def cuStreamIsCapturing(self, stream):
-        return 0, self.CUstreamCaptureStatus(self._gpu.is_recording(stream))
-
-    def cuThreadExchangeStreamCaptureMode(self, mode):
-        return 0, self.CUstreamCaptureMode[self._gpu.exchange_mode(mode.name)]
-
-    def cuStreamBeginCapture(self, stream, mode):
-        self._gpu.rule("thread local", "THREAD_LOCAL" in mode.name)
-        return self._done(self._gpu.begin(stream, mode.name))
-
-    def cuStreamEndCapture(self, stream):
-        self._templates[graph := self._gpu.end(stream)] = False
-        return 0, graph
-
-    def cuGraphInstantiate(self, graph, flags):
-        assert self._templates[graph] is False
-        self._templates[graph] = True
-        return 0, graph
-
-    def cuGraphDestroy(self, graph):
-        if not self._templates.pop(graph):
-            self._gpu.graph_destroy(graph)
-        return (0,)
-
-    def cuGraphLaunch(self, graph, stream):
-        return self._done(self._gpu.launch(graph, stream))
-
-    def cuGraphExecDestroy(self, graph):
-        return self._done(self._gpu.graph_destroy(graph))
-
-    def _done(self, nothing: None) -> tuple[int]:
-        return (0,)
+def device_attribute(driver, attrib, dev):
+    name = ENUMS["CUdevice_attribute"](attrib).name
+    return driver._attributes.get(name.removeprefix("CU_DEVICE_ATTRIBUTE_"), 0)
 
 
-_NO_RESULT = {
-    *("cuInit", "cuCtxPushCurrent", "cuMemFree", "cuMemFreeHost", "cuStreamDestroy", "cuStreamSynchronize"),
-    *("cuMemsetD8Async", "cuMemcpyHtoDAsync", "cuMemcpyDtoHAsync", "cuMemcpyDtoDAsync", "cuEventRecord"),
-    *(
-        "cuEventQuery",
-        "cuEventSynchronize",
-        "cuStreamWaitEvent",
-        "cuEventDestroy",
-        "cuStreamBeginCapture",
-        "cuGraphLaunch",
+def host_alloc(driver, bytesize, Flags):
+    assert Flags in (0, driver.CU_MEMHOSTALLOC_DEVICEMAP)
+    return driver._gpu.allocate(bytesize, "host")
+
+
+def mapped_pointer(driver, p, Flags):
+    assert driver._gpu.find(p).kind == "host"
+    return p
+
+
+def pointer_attributes(driver, numAttributes, attributes, ptr):
+    block = driver._gpu.find(ptr)
+    values = {
+        "MEMORY_TYPE": ENUMS["CUmemorytype"][f"CU_MEMORYTYPE_{block.kind.upper()}"] if block else 0,
+        "IS_MANAGED": False,
+        "DEVICE_ORDINAL": driver._gpu.fail.get("device", 0) if block else -2,
+        "CONTEXT": block.context if block else 0,
+    }
+    assert numAttributes == len(attributes)
+    names = [ENUMS["CUpointer_attribute"](attribute).name for attribute in attributes]
+    return [values[name.removeprefix("CU_POINTER_ATTRIBUTE_")] for name in names]
+
+
+def copy_in(driver, dstDevice, srcHost, ByteCount, hStream):
+    driver._gpu.copy(dstDevice, srcHost, ByteCount, srcHost, dstDevice, hStream)
+
+
+def copy_out(driver, dstHost, srcDevice, ByteCount, hStream):
+    driver._gpu.copy(dstHost, srcDevice, ByteCount, dstHost, srcDevice, hStream)
+
+
+def copy(driver, dstDevice, srcDevice, ByteCount, hStream):
+    driver._gpu.copy_within(dstDevice, srcDevice, ByteCount, hStream)
+
+
+def stream_create(driver, Flags):
+    assert Flags == ENUMS["CUstream_flags"].CU_STREAM_NON_BLOCKING
+    return driver._gpu.stream_create()
+
+
+def event_create(driver, Flags):
+    assert Flags == ENUMS["CUevent_flags"].CU_EVENT_DISABLE_TIMING
+    return driver._gpu.mark_create()
+
+
+def exchange_mode(driver, mode):
+    modes = ENUMS["CUstreamCaptureMode"]
+    return modes[driver._gpu.exchange_mode(modes(mode).name)]
+
+
+def begin_capture(driver, hStream, mode):
+    name = ENUMS["CUstreamCaptureMode"](mode).name
+    driver._gpu.rule("thread local", "THREAD_LOCAL" in name)
+    driver._gpu.begin(hStream, name)
+
+
+def end_capture(driver, hStream):
+    driver._templates[graph := driver._gpu.end(hStream)] = False
+    return graph
+
+
+def instantiate(driver, hGraph, flags):
+    assert driver._templates[hGraph] is False
+    driver._templates[hGraph] = True
+    return hGraph
+
+
+def destroy_template(driver, hGraph):
+    if not driver._templates.pop(hGraph):
+        driver._gpu.graph_destroy(hGraph)
+
+
+CALLS: dict[str, tuple[str, Callable]] = {
+    "cuInit": ("u", lambda d, Flags: None),
+    "cuDriverGetVersion": ("*i", lambda d: 13020),
+    "cuGetErrorName": ("i *s", lambda d, error: f"CUDA_ERROR_{int(error)}".encode()),
+    "cuGetErrorString": ("i *s", lambda d, error: b"as the test wanted"),
+    "cuDeviceGetCount": ("*i", lambda d: 1),
+    "cuDeviceGet": ("*i i", lambda d, ordinal: ordinal),
+    "cuDeviceGetName": ("*c i i", lambda d, length, dev: b"Fake GPU".ljust(length, b"\0")),
+    "cuDeviceGetAttribute": ("*i i i", device_attribute),
+    "cuDeviceTotalMem": ("*l i", lambda d, dev: 1 << 34),
+    "cuDevicePrimaryCtxRetain": ("*l i", lambda d, dev: 0xC0 + dev),
+    "cuCtxPushCurrent": ("l", lambda d, ctx: d._gpu.stack().append(ctx)),
+    "cuCtxPopCurrent": ("*l", lambda d: d._gpu.pop()),
+    "cuMemAlloc": ("*l l", lambda d, bytesize: d._gpu.allocate(bytesize, "device")),
+    "cuMemFree": ("l", lambda d, dptr: d._gpu.release(dptr, "memory")),
+    "cuMemHostAlloc": ("*l l u", host_alloc),
+    "cuMemFreeHost": ("l", lambda d, p: d._gpu.release(p, "host memory")),
+    "cuMemHostGetDevicePointer": ("*l l u", mapped_pointer),
+    "cuPointerGetAttributes": ("u p *p l", pointer_attributes),
+    "cuStreamCreate": ("*l u", stream_create),
+    "cuStreamDestroy": ("l", lambda d, hStream: d._gpu.stream_destroy(hStream)),
+    "cuStreamSynchronize": ("l", lambda d, hStream: d._gpu.synchronize(hStream)),
+    "cuMemsetD8Async": (
+        "l b l l",
+        lambda d, dstDevice, uc, N, hStream: d._gpu.fill(dstDevice, uc, N, hStream),
     ),
-    *("cuGraphDestroy", "cuGraphExecDestroy"),
+    "cuMemcpyHtoDAsync": ("l l l l", copy_in),
+    "cuMemcpyDtoHAsync": ("l l l l", copy_out),
+    "cuMemcpyDtoDAsync": ("l l l l", copy),
+    "cuEventCreate": ("*l u", event_create),
+    "cuEventRecord": ("l l", lambda d, hEvent, hStream: d._gpu.mark(hEvent, hStream)),
+    "cuEventQuery": ("l", lambda d, hEvent: (0 if d._gpu.mark_done(hEvent) else d.CUresult(600),)),
+    "cuEventSynchronize": ("l", lambda d, hEvent: d._gpu.mark_wait(hEvent)),
+    "cuStreamWaitEvent": ("l l u", lambda d, hStream, hEvent, Flags: d._gpu.wait(hStream, hEvent)),
+    "cuEventDestroy": ("l", lambda d, hEvent: d._gpu.marks.pop(hEvent)),
+    "cuStreamIsCapturing": ("l *i", lambda d, hStream: d.CUstreamCaptureStatus(d._gpu.is_recording(hStream))),
+    "cuThreadExchangeStreamCaptureMode": ("&i", exchange_mode),
+    "cuStreamBeginCapture": ("l i", begin_capture),
+    "cuStreamEndCapture": ("l *l", end_capture),
+    "cuGraphInstantiate": ("*l l l", instantiate),
+    "cuGraphDestroy": ("l", destroy_template),
+    "cuGraphLaunch": ("l l", lambda d, hGraphExec, hStream: d._gpu.launch(hGraphExec, hStream)),
+    "cuGraphExecDestroy": ("l", lambda d, hGraphExec: d._gpu.graph_destroy(hGraphExec)),
 }
+"""The types of a call's arguments in C, and what it does, with the names of arguments in cuda-bindings.
+
+They are b: unsigned char, c: characters, i: int, l: eight bytes, p: an address, s: a text, u: unsigned int.
+`*`: what the call gives; `&`: what it takes and gives.
+"""

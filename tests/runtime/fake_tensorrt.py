@@ -292,13 +292,5 @@ def fake_tensorrt(
     return trt
 
 
-CLASSES = {
-    "ILogger": (ILogger,),
-    "Runtime": (Runtime,),
-    "ICudaEngine": (ICudaEngine, RtxEngine),
-    "IExecutionContext": (IExecutionContext, RtxContext),
-    "IRuntimeConfig": (IRuntimeConfig,),
-    "IRuntimeCache": (IRuntimeCache,),
-}
-"""Names of the real classes, and their fakes."""
 OWN = {"settled", "graph", "memory", "records"}
+"""Attributes for the tests."""

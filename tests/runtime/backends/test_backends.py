@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import builtins
+import dataclasses
 import sys
-import types
 
 import numpy as np
 import pytest
@@ -12,6 +12,7 @@ import pytest
 from runtime.backends import choice
 from runtime.backends.fake import FakeBackend
 from runtime.backends.onnxruntime import OnnxRuntimeBackend
+from runtime.backends.tensorrt import selection
 from runtime.errors import (
     BackendError,
     BackendUnavailable,
@@ -27,7 +28,7 @@ RANDOM = np.random.default_rng(1).integers(0, 256, (3, 24, 32, 3), dtype=np.uint
 
 @pytest.fixture
 def with_engine(tiny, monkeypatch):
-    """A package that says it has an engine, and a tensorrt module that answers as told."""
+    """A package that says it has an engine, which opens as told."""
 
     def arrange(answer):
         def open_backend(package, *, device, precision, mask):
@@ -35,10 +36,7 @@ def with_engine(tiny, monkeypatch):
                 raise answer
             return answer
 
-        module = types.ModuleType("runtime.backends.tensorrt.selection")
-        module.open_backend = open_backend
-        monkeypatch.setitem(sys.modules, "runtime.backends.tensorrt.selection", module)
-        monkeypatch.setattr(choice, "tensorrt", module, raising=False)
+        monkeypatch.setattr(selection, "open_backend", open_backend)
         monkeypatch.setattr(Package, "engines", lambda self: ["an engine"])
         return tiny
 
@@ -116,9 +114,7 @@ def test_an_unloadable_graph_is_a_backend_error(tiny):
 
 def test_a_failed_run_is_a_backend_error(tiny, monkeypatch):
     backend = choice.choose(tiny)
-    monkeypatch.setattr(
-        backend, "_input", backend._input.__class__(**{**vars(backend._input), "name": "other"})
-    )
+    monkeypatch.setattr(backend, "_input", dataclasses.replace(backend._input, name="other"))
     with pytest.raises(BackendError, match="onnxruntime failed") as caught:
         backend.run(RANDOM)
     assert caught.value.__cause__ is not None

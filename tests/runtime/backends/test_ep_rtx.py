@@ -64,6 +64,7 @@ def card(monkeypatch, tmp_path):
     module = types.SimpleNamespace(**vars(onnxruntime))
     module.SessionOptions = options
     stand_in = types.SimpleNamespace(get_ep_name=lambda: "CPUExecutionProvider", __version__="0")
+    monkeypatch.setattr(ep_rtx, "installed", lambda name: True)
     monkeypatch.setattr(ep_rtx, "ort", lambda: module)
     monkeypatch.setattr(ep_rtx, "provider", lambda: stand_in)
     return made
@@ -90,10 +91,12 @@ def test_options_have_a_batch_profile_and_cache(tiny, card, tmp_path):
 
 def test_wrong_outputs_are_refused_at_opening(card, tmp_path):
     package = Package.open(write_package(tmp_path / "off.nemu", error=0.3))
-    with pytest.raises(ParityError, match="ep-rtx"):
-        choice.choose(package, "ep-rtx")
-    with pytest.raises(ParityError, match="ep-rtx"):
-        choice.choose_embedding(package, "ep-rtx")
+    for opens in (choice.choose, choice.choose_embedding):
+        with pytest.raises(ParityError, match="ep-rtx"):
+            opens(package, "ep-rtx")
+    backend = choice.choose(package)
+    assert backend.name == "onnxruntime"
+    assert "ep-rtx (fp32): embedding error" in backend.why
 
 
 def test_embedding_only_runs_the_smaller_graph(card, tmp_path, outputs):
@@ -119,15 +122,17 @@ def test_fp16_is_the_default_where_available(package, card):
     assert RtxProviderBackend(Package.open(package)).precision == "fp16"
 
 
-def test_an_unknown_precision_is_refused(tiny, card):
-    with pytest.raises(InputError, match="int4"):
-        choice.choose(tiny, "ep-rtx", precision="int4")
-
-
-@pytest.mark.parametrize("device", [-1, 1])
-def test_a_card_that_is_not_there_is_refused(tiny, card, device):
-    with pytest.raises(BackendUnavailable, match=f"device {device}"):
-        choice.choose(tiny, "ep-rtx", device)
+@pytest.mark.parametrize(
+    ("options", "error", "words"),
+    [
+        ({"precision": "int4"}, InputError, "int4"),
+        ({"device": -1}, BackendUnavailable, "device -1"),
+        ({"device": 1}, BackendUnavailable, "device 1"),
+    ],
+)
+def test_what_is_not_there_is_refused(tiny, card, options, error, words):
+    with pytest.raises(error, match=words):
+        choice.choose(tiny, "ep-rtx", **options)
 
 
 def test_a_graph_the_provider_refuses_raises(tiny, card, monkeypatch):
@@ -138,7 +143,6 @@ def test_a_graph_the_provider_refuses_raises(tiny, card, monkeypatch):
     with pytest.raises(EngineMismatch, match="no such operator") as refused:
         choice.choose(tiny, "ep-rtx")
     assert "more" not in str(refused.value)
-    monkeypatch.setattr(ep_rtx, "installed", lambda name: True)
     backend = choice.choose(tiny)
     assert backend.name == "onnxruntime"
     assert "no such operator" in backend.why
@@ -160,29 +164,16 @@ def test_an_unwritable_cache_is_reported(tiny, card, monkeypatch, tmp_path):
     assert "kernels are not kept" in backend.why
 
 
-def test_auto_skips_it_after_a_failed_gate(card, tmp_path, monkeypatch):
-    monkeypatch.setattr(ep_rtx, "installed", lambda name: True)
-    backend = choice.choose(Package.open(write_package(tmp_path / "off.nemu", error=0.3)))
-    assert backend.name == "onnxruntime"
-    assert "ep-rtx (fp32): embedding error" in backend.why
-
-
-def test_auto_skips_it_without_a_graph(tiny, card, monkeypatch):
-    monkeypatch.setattr(ep_rtx, "installed", lambda name: True)
+def test_auto_skips_it_without_a_graph(tiny, card):
     assert not ep_rtx.runs(tiny, "int8")
     assert ep_rtx.runs(tiny, "fp32")
     assert ep_rtx.runs(tiny, None)
 
 
-def test_auto_chooses_the_card_and_says_why(tiny, card, monkeypatch):
-    monkeypatch.setattr(ep_rtx, "installed", lambda name: True)
+def test_auto_chooses_the_card_or_says_why_not(tiny, card, monkeypatch):
     backend = choice.choose(tiny)
     assert backend.name == "ep-rtx"
     assert backend.why.startswith("the package holds no engine; ")
-
-
-def test_auto_says_why_no_card_was_chosen(tiny, card, monkeypatch):
-    monkeypatch.setattr(ep_rtx, "installed", lambda name: True)
     monkeypatch.setattr(ep_rtx.ort(), "get_ep_devices", list)
     backend = choice.choose(tiny)
     assert backend.name == "onnxruntime"

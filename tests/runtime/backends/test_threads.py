@@ -49,41 +49,25 @@ def test_usable_physical_cores_up_to_sixteen(machine, cpus, siblings, expected):
 
 
 @pytest.mark.parametrize(
-    ("files", "expected"),
+    ("groups", "files", "expected"),
     [
-        ({"proc/self/cgroup": "0::/\n", "sys/fs/cgroup/cpu.max": "200000 100000\n"}, 2),
-        ({"proc/self/cgroup": "0::/\n", "sys/fs/cgroup/cpu.max": "150000 100000\n"}, 2),
-        ({"proc/self/cgroup": "0::/\n", "sys/fs/cgroup/cpu.max": "50000 100000\n"}, 1),
-        ({"proc/self/cgroup": "0::/\n", "sys/fs/cgroup/cpu.max": "max 100000\n"}, 8),
-        ({"proc/self/cgroup": "0::/\n", "sys/fs/cgroup/cpu.max": "9900000 100000\n"}, 8),
+        ("0::/", {"cpu.max": "200000 100000"}, 2),
+        ("0::/", {"cpu.max": "150000 100000"}, 2),
+        ("0::/", {"cpu.max": "50000 100000"}, 1),
+        ("0::/", {"cpu.max": "max 100000"}, 8),
+        ("0::/", {"cpu.max": "9900000 100000"}, 8),
+        ("0::/a/b", {"a/cpu.max": "300000 100000", "a/b/cpu.max": "400000 100000"}, 3),  # the parent's too
         (
-            {  # the parent's limit binds too
-                "proc/self/cgroup": "0::/a/b\n",
-                "sys/fs/cgroup/a/cpu.max": "300000 100000\n",
-                "sys/fs/cgroup/a/b/cpu.max": "400000 100000\n",
-            },
+            "3:cpuset:/\n2:cpu,cpuacct:/host/path\n0::/",
+            {"cpu,cpuacct/cpu.cfs_quota_us": "250000", "cpu,cpuacct/cpu.cfs_period_us": "100000"},
             3,
         ),
-        (
-            {
-                "proc/self/cgroup": "3:cpuset:/\n2:cpu,cpuacct:/host/path\n0::/\n",
-                "sys/fs/cgroup/cpu,cpuacct/cpu.cfs_quota_us": "250000\n",
-                "sys/fs/cgroup/cpu,cpuacct/cpu.cfs_period_us": "100000\n",
-            },
-            3,
-        ),
-        (
-            {
-                "proc/self/cgroup": "1:cpu:/\n",
-                "sys/fs/cgroup/cpu/cpu.cfs_quota_us": "-1\n",
-                "sys/fs/cgroup/cpu/cpu.cfs_period_us": "100000\n",
-            },
-            8,
-        ),
+        ("1:cpu:/", {"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"}, 8),
     ],
 )
-def test_the_quota_of_the_control_group_rounded_up(machine, files, expected):
-    assert machine(range(8), files=files) == expected
+def test_the_quota_of_the_control_group_rounded_up(machine, groups, files, expected):
+    limits = {f"sys/fs/cgroup/{name}": f"{text}\n" for name, text in files.items()}
+    assert machine(range(8), files={"proc/self/cgroup": f"{groups}\n", **limits}) == expected
 
 
 def test_the_users_number_wins_and_reaches_the_backend(machine, tiny, monkeypatch):

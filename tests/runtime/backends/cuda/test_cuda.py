@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import threading
-from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -13,18 +12,14 @@ import numpy as np
 import pytest
 
 from runtime.backends import cuda
-from runtime.backends.cuda.base import Cuda
 from runtime.backends.cuda.memory import DeviceBuffer, Graph, PinnedArray, Stream
-from runtime.backends.tensorrt.backend import TensorRTBackend
 from runtime.errors import BackendError, BackendUnavailable, InputError
 from tests.runtime.engine_outputs import check_outputs, random_images
-from tests.runtime.fake_cuda import FakeDriver
+from tests.runtime.fake_cuda import CALLS, FakeDriver
 from tests.runtime.fake_gpu import LEGACY, Gpu
 from tests.runtime.fake_pycuda import fake_pycuda
 
 ROOT = Path(__file__).parents[4]
-Open = Callable[..., TensorRTBackend]
-LIBRARIES = pytest.mark.parametrize("library", ["cuda-bindings", "pycuda"], indirect=True)
 
 
 def install_pycuda(gpu: Gpu, monkeypatch: pytest.MonkeyPatch, **attributes: int) -> None:
@@ -35,18 +30,25 @@ def install_pycuda(gpu: Gpu, monkeypatch: pytest.MonkeyPatch, **attributes: int)
     monkeypatch.setitem(sys.modules, "pycuda.driver", driver)
 
 
-@pytest.fixture
-def library(request: pytest.FixtureRequest, gpu: Gpu, monkeypatch: pytest.MonkeyPatch) -> Cuda:
+@pytest.fixture(params=cuda.NAMES)
+def library(request, gpu, monkeypatch):
     install_pycuda(gpu, monkeypatch)
     monkeypatch.setenv(cuda.VARIABLE, request.param)
     return cuda.implementation()
+
+
+@pytest.fixture
+def stream(library, gpu):
+    with library.current(0), Stream(library) as made:
+        yield made
+    assert not gpu.live()
 
 
 # Really without a driver.
 
 
 @pytest.mark.skipif(not cuda.installed("cuda.bindings"), reason="cuda-bindings is not installed")
-def test_a_machine_without_a_driver_says_so() -> None:
+def test_a_machine_without_a_driver_says_so():
     """Runs in a new process, without the fakes."""
     code = (
         "from runtime.backends import cuda\n"
@@ -68,7 +70,7 @@ def test_a_machine_without_a_driver_says_so() -> None:
 # Which library.
 
 
-def test_pycuda_is_chosen_without_cuda_bindings(gpu: Gpu, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pycuda_is_chosen_without_cuda_bindings(gpu, monkeypatch):
     install_pycuda(gpu, monkeypatch)
     monkeypatch.delenv(cuda.VARIABLE)
     monkeypatch.setattr(cuda, "installed", lambda *modules: True)
@@ -79,7 +81,7 @@ def test_pycuda_is_chosen_without_cuda_bindings(gpu: Gpu, monkeypatch: pytest.Mo
     assert cuda.implementation() is cuda.implementation()
 
 
-def test_a_requested_library_is_not_replaced(gpu: Gpu, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_requested_library_is_not_replaced(gpu, monkeypatch):
     monkeypatch.setenv(cuda.VARIABLE, "pycuda")
     monkeypatch.setitem(sys.modules, "pycuda", None)
     monkeypatch.setitem(sys.modules, "pycuda.driver", None)
@@ -90,7 +92,7 @@ def test_a_requested_library_is_not_replaced(gpu: Gpu, monkeypatch: pytest.Monke
         cuda.implementation()
 
 
-def test_missing_bindings_say_how_to_get_them(gpu: Gpu, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_bindings_say_how_to_get_them(gpu, monkeypatch):
     for module in ("cuda", "cuda.bindings", "cuda.bindings.driver", "cuda.cuda"):
         monkeypatch.setitem(sys.modules, module, None)
     monkeypatch.setenv(cuda.VARIABLE, "cuda-bindings")
@@ -101,8 +103,7 @@ def test_missing_bindings_say_how_to_get_them(gpu: Gpu, monkeypatch: pytest.Monk
 # Both of them.
 
 
-@LIBRARIES
-def test_driver_and_device(library: Cuda) -> None:
+def test_driver_and_device(library):
     assert cuda.driver().devices == 1
     assert cuda.driver().cuda == ("12.6" if library.no_graphs else "13.2")
     info = cuda.device(0)
@@ -113,7 +114,7 @@ def test_driver_and_device(library: Cuda) -> None:
             cuda.device(index)
 
 
-def test_a_broken_driver_is_not_called_missing(gpu: Gpu, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_broken_driver_is_not_called_missing(gpu, monkeypatch):
     gpu.fail.update(cuInit=803, init=803)
     with pytest.raises(BackendUnavailable, match=r"driver is for CUDA 13\.2 \(CUDA_ERROR_803"):
         cuda.driver()
@@ -122,8 +123,7 @@ def test_a_broken_driver_is_not_called_missing(gpu: Gpu, monkeypatch: pytest.Mon
         cuda.driver()
 
 
-@LIBRARIES
-def test_copies_are_done_after_synchronize(library: Cuda, gpu: Gpu) -> None:
+def test_copies_are_done_after_synchronize(library, gpu):
     values = np.arange(12, dtype=np.float32).reshape(3, 4)
     with (
         library.current(0),
@@ -146,11 +146,8 @@ def test_copies_are_done_after_synchronize(library: Cuda, gpu: Gpu) -> None:
     assert gpu.events == ["memory", "host memory", "host memory", "stream"]
 
 
-@LIBRARIES
-def test_copies_within_the_device_keep_their_order(library: Cuda, gpu: Gpu) -> None:
+def test_copies_within_the_device_keep_their_order(library, stream):
     with (
-        library.current(0),
-        Stream(library) as stream,
         PinnedArray(library, (4,), np.uint8) as back,
         DeviceBuffer(library, 4) as one,
         DeviceBuffer(library, 4) as two,
@@ -162,42 +159,37 @@ def test_copies_within_the_device_keep_their_order(library: Cuda, gpu: Gpu) -> N
         library.copy_out(back.handle, two.handle, 4, stream.handle)
         library.synchronize(stream.handle)
         assert back.array.tolist() == [7, 7, 7, 9]
-    assert not gpu.live()
 
 
-@LIBRARIES
-def test_an_event_is_done_after_earlier_work(library: Cuda, gpu: Gpu) -> None:
-    with library.current(0), Stream(library) as stream:
-        event = library.event_create()
+def test_an_event_is_done_after_earlier_work(library, stream, gpu):
+    event = library.event_create()
+    assert library.event_done(event)
+    library.event_record(event, stream.handle)
+    assert not library.event_done(event)
+    library.synchronize(stream.handle)
+    assert library.event_done(event)
+    foreign = gpu.stream_create()
+    for handle in (0, LEGACY, foreign):
+        library.event_record(event, handle)
+        gpu.synchronize(handle)
+        gpu.synchronize(LEGACY)
         assert library.event_done(event)
-        library.event_record(event, stream.handle)
-        assert not library.event_done(event)
-        library.synchronize(stream.handle)
-        assert library.event_done(event)
-        foreign = gpu.stream_create()
-        for handle in (0, LEGACY, foreign):
-            library.event_record(event, handle)
-            gpu.synchronize(handle)
-            gpu.synchronize(LEGACY)
-            assert library.event_done(event)
-        gpu.stream_destroy(foreign)
-        done: list[str] = []
-        gpu.enqueue(stream.handle, lambda: done.append("before"))
-        library.event_record(event, stream.handle)
-        gpu.enqueue(stream.handle, lambda: done.append("after"))
-        library.event_synchronize(event)
-        assert done == ["before"]
-        gpu.fail.update(dict.fromkeys(("cuEventQuery", "Event.query"), 700))
-        with pytest.raises(BackendError, match="Query failed|query failed"):
-            library.event_done(event)
-        library.event_record(event, stream.handle)
-        library.event_destroy(event)  # not done yet
-        library.synchronize(stream.handle)
-    assert not gpu.live()
+    gpu.stream_destroy(foreign)
+    done: list[str] = []
+    gpu.enqueue(stream.handle, lambda: done.append("before"))
+    library.event_record(event, stream.handle)
+    gpu.enqueue(stream.handle, lambda: done.append("after"))
+    library.event_synchronize(event)
+    assert done == ["before"]
+    gpu.fail.update(dict.fromkeys(("cuEventQuery", "Event.query"), 700))
+    with pytest.raises(BackendError, match="Query failed|query failed"):
+        library.event_done(event)
+    library.event_record(event, stream.handle)
+    library.event_destroy(event)  # not done yet
+    library.synchronize(stream.handle)
 
 
-@LIBRARIES
-def test_close_twice_and_use_after_close(library: Cuda, gpu: Gpu) -> None:
+def test_close_twice_and_use_after_close(library, gpu):
     with library.current(0):
         buffer, pinned = DeviceBuffer(library, 8), PinnedArray(library, (2,), np.uint8)
         for resource in (buffer, pinned, buffer, pinned):
@@ -209,35 +201,28 @@ def test_close_twice_and_use_after_close(library: Cuda, gpu: Gpu) -> None:
         _ = pinned.array
 
 
-@LIBRARIES
-def test_failures_carry_cudas_own_name(library: Cuda, gpu: Gpu) -> None:
+def test_failures_carry_cudas_own_name(library, stream, gpu):
     gpu.fail.update(cuMemAlloc=2, mem_alloc=2, cuStreamSynchronize=700)
     gpu.fail["Stream.synchronize"] = 700
-    with library.current(0), Stream(library) as stream:
-        with pytest.raises(BackendError, match="(cuMemAlloc|mem_alloc) failed.* as the test wanted"):
-            DeviceBuffer(library, 8)
-        with pytest.raises(BackendError, match="ynchronize failed.*as the test wanted"):
-            library.synchronize(stream.handle)
+    with pytest.raises(BackendError, match="(cuMemAlloc|mem_alloc) failed.* as the test wanted"):
+        DeviceBuffer(library, 8)
+    with pytest.raises(BackendError, match="ynchronize failed.*as the test wanted"):
+        library.synchronize(stream.handle)
 
 
-@LIBRARIES
-def test_current_restores_the_context_before(library: Cuda, gpu: Gpu) -> None:
+def test_current_restores_the_context_before(library, gpu):
     gpu.stack().append(0xAB)  # the context of a PyCUDA host, say
     with library.current(0):
         assert gpu.stack() == [0xAB, 0xC0]
         with pytest.raises(ZeroDivisionError), library.current(0):
             _ = 1 / 0
     assert gpu.stack() == [0xAB]
-    stacks = []
-    thread = threading.Thread(target=lambda: stacks.append(list(gpu.stack())))
-    thread.start()
-    thread.join()
-    assert stacks == [[]]
+    with ThreadPoolExecutor(1) as thread:
+        assert thread.submit(gpu.stack).result() == []
     gpu.stack().clear()
 
 
-@LIBRARIES
-def test_order_makes_one_stream_wait_for_the_other(library: Cuda, gpu: Gpu) -> None:
+def test_order_makes_one_stream_wait_for_the_other(library, gpu):
     done: list[str] = []
     with library.current(0), Stream(library) as one, Stream(library) as two:
         event = library.event_create()
@@ -273,12 +258,11 @@ def test_order_makes_one_stream_wait_for_the_other(library: Cuda, gpu: Gpu) -> N
         (None, "0x40 is not memory of a GPU"),
     ],
 )
-def test_check_pointer_accepts_own_device_memory_only(
-    gpu: Gpu, monkeypatch: pytest.MonkeyPatch, attributes: tuple | None, message: str
-) -> None:
+def test_check_pointer_accepts_own_device_memory_only(gpu, monkeypatch, attributes, message):
     """Attributes: type of memory, whether managed, device, context; None if CUDA returns an error."""
     answer = (0, attributes) if attributes else (1, None)
-    monkeypatch.setattr(FakeDriver, "cuPointerGetAttributes", lambda *arguments: answer)
+    signature = CALLS["cuPointerGetAttributes"][0]
+    monkeypatch.setitem(CALLS, "cuPointerGetAttributes", (signature, lambda *arguments: answer))
     with pytest.raises(InputError, match=message) if message else nullcontext():
         cuda.implementation().check_pointer(64, 8, 0)
 
@@ -286,7 +270,7 @@ def test_check_pointer_accepts_own_device_memory_only(
 # Graphs.
 
 
-def test_a_graph_repeats_what_was_captured(gpu: Gpu) -> None:
+def test_a_graph_repeats_what_was_captured(gpu):
     library = cuda.implementation()
     done: list[int] = []
     with library.current(0), Stream(library) as stream:
@@ -299,7 +283,7 @@ def test_a_graph_repeats_what_was_captured(gpu: Gpu) -> None:
     assert not gpu.live()
 
 
-def test_is_capturing_tells_a_captured_stream(gpu: Gpu) -> None:
+def test_is_capturing_tells_a_captured_stream(gpu):
     library = cuda.implementation()
     with library.current(0), Stream(library) as stream:
         assert not library.is_capturing(stream.handle)
@@ -314,7 +298,7 @@ def test_is_capturing_tells_a_captured_stream(gpu: Gpu) -> None:
 
 
 @pytest.mark.parametrize("fault", ["", "cuStreamEndCapture"])
-def test_a_failed_capture_leaves_the_stream_usable(gpu: Gpu, fault: str) -> None:
+def test_a_failed_capture_leaves_the_stream_usable(gpu, fault):
     library = cuda.implementation()
 
     def work() -> None:
@@ -329,9 +313,7 @@ def test_a_failed_capture_leaves_the_stream_usable(gpu: Gpu, fault: str) -> None
     assert not gpu.live()
 
 
-def test_pycuda_runs_without_graphs_and_says_so(
-    open_toy: Open, gpu: Gpu, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_pycuda_runs_without_graphs_and_says_so(open_toy, gpu, monkeypatch):
     install_pycuda(gpu, monkeypatch)
     backend = open_toy()
     assert "PyCUDA 2026.1" in backend.why
@@ -339,11 +321,8 @@ def test_pycuda_runs_without_graphs_and_says_so(
     images = random_images(1)
     for _ in range(3):
         check_outputs(images, backend.run(images))
-    outputs = []
-    thread = threading.Thread(target=lambda: outputs.append((backend.run(images), list(gpu.stack()))))
-    thread.start()
-    thread.join()
-    ((found, stack),) = outputs
+    with ThreadPoolExecutor(1) as thread:
+        found, stack = thread.submit(lambda: (backend.run(images), gpu.stack())).result()
     check_outputs(images, found)
     assert stack == [], "PyCUDA aborts the process if a thread ends with a context pushed"
 
@@ -361,9 +340,7 @@ def test_pycuda_runs_without_graphs_and_says_so(
         ("one that cannot map", {"INTEGRATED": 1, "CAN_MAP_HOST_MEMORY": 0}, False),
     ],
 )
-def test_integrated_gpus_read_the_input_in_place(
-    open_toy: Open, gpu: Gpu, monkeypatch: pytest.MonkeyPatch, machine: str, attributes, mapped: bool
-) -> None:
+def test_integrated_gpus_read_the_input_in_place(open_toy, gpu, monkeypatch, machine, attributes, mapped):
     monkeypatch.setitem(sys.modules, "cuda.bindings.driver", FakeDriver(gpu, **attributes))
     assert cuda.device(0).mapped_input is mapped
     backend = open_toy()
@@ -375,7 +352,7 @@ def test_integrated_gpus_read_the_input_in_place(
     assert cuda.device(0).mapped_input is mapped
 
 
-def test_pycuda_reads_a_mapped_input(open_toy: Open, gpu: Gpu, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pycuda_reads_a_mapped_input(open_toy, gpu, monkeypatch):
     install_pycuda(gpu, monkeypatch, INTEGRATED=1)
     backend = open_toy()
     assert sum(block.kind == "device" for block in gpu.blocks.values()) == 3

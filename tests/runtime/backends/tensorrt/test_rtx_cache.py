@@ -3,26 +3,22 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from runtime.backends.tensorrt import selection
-from runtime.backends.tensorrt.backend import TensorRTBackend
 from runtime.package.folder import Package
 from tests.runtime.engine_outputs import check_outputs, random_images
-from tests.runtime.fake_gpu import Gpu
+from tests.runtime.fake_cuda import CALLS
 from tests.runtime.fake_tensorrt import COMPILED, RECORDABLE
 
-Open = Callable[..., TensorRTBackend]
 FLAG = "require_user_allocation"
 
 
 @pytest.fixture
-def opened(toy: Package, add: Callable, rtx: dict) -> Iterator[Open]:
+def opened(toy, add, rtx):
     """Opens an RTX engine whose runs can be captured."""
     add(toy, "toy", plan=RECORDABLE, flags={FLAG: True}, **rtx)
     with ExitStack() as at_end:
@@ -30,7 +26,7 @@ def opened(toy: Package, add: Callable, rtx: dict) -> Iterator[Open]:
 
 
 @pytest.fixture
-def unrecordable(toy: Package, add: Callable, rtx: dict, opened: Open) -> Open:
+def unrecordable(toy, add, rtx, opened):
     """Opens an engine that was built without the flag."""
     for path in toy.path.glob("engines/*"):
         path.unlink()
@@ -42,23 +38,20 @@ def caches(toy: Package) -> list[Path]:
     return sorted(toy.cache().glob("compiled/*"))
 
 
-def test_a_second_start_compiles_nothing(opened: Open, toy: Package, gpu: Gpu) -> None:
+def test_a_second_start_compiles_nothing(opened, toy, gpu):
     for _ in range(2):
         backend = opened()
         assert backend.name == "tensorrt_rtx 1.7.1.116"
-        assert backend.load_log == ()
-        assert backend.degraded == ""
-        assert backend.run(seven(1))[0].tolist() == [[7, 7, 7]]
-        config = backend._engine._config
-        assert config.dynamic_shapes_kernel_specialization_strategy == 1
-        del config
+        assert (backend.load_log, backend.degraded) == ((), "")
+        check_outputs(random_images(1), backend.run(random_images(1)))
+        assert backend._engine._config.dynamic_shapes_kernel_specialization_strategy == 1
         backend.close()
         assert not gpu.live()
     assert gpu.compilations == 1
     assert [path.read_bytes() for path in caches(toy)] == [COMPILED + bytes([1])]
 
 
-def test_other_batches_are_padded_to_the_largest(opened: Open, toy: Package, gpu: Gpu) -> None:
+def test_other_batches_are_padded_to_the_largest(opened, toy, gpu):
     for compilations in (2, 2):
         backend = opened()
         for n in (3, 1, 2, 4):
@@ -69,24 +62,21 @@ def test_other_batches_are_padded_to_the_largest(opened: Open, toy: Package, gpu
     assert [path.read_bytes() for path in caches(toy)] == [COMPILED + bytes([1, 4])]
 
 
-def test_close_saves_what_was_compiled_later(opened: Open, toy: Package) -> None:
+def test_close_saves_what_was_compiled_later(opened, toy):
     backend = opened()
     backend._engine.cache._cache.compiled.append(2)
     backend.close()
     assert [path.read_bytes() for path in caches(toy)] == [COMPILED + bytes([1, 2])]
 
 
-def test_another_gpu_or_plan_has_another_file(
-    opened: Open, toy: Package, add: Callable, gpu: Gpu, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_another_gpu_or_plan_has_another_file(opened, toy, add, gpu, monkeypatch):
     opened().close()
-    fake = type(sys.modules["cuda.bindings.driver"])
-    monkeypatch.setattr(fake, "cuDeviceGetName", lambda self, length, device: (0, b"Another GPU"))
+    monkeypatch.setitem(CALLS, "cuDeviceGetName", ("*c i i", lambda *arguments: b"Another GPU"))
     opened().close()
     assert len(caches(toy)) == 2
 
 
-def test_a_damaged_cache_is_deleted_and_reported(opened: Open, toy: Package, gpu: Gpu) -> None:
+def test_a_damaged_cache_is_deleted_and_reported(opened, toy, gpu):
     opened().close()
     (path,) = caches(toy)
     path.write_bytes(b"damaged")
@@ -97,34 +87,30 @@ def test_a_damaged_cache_is_deleted_and_reported(opened: Open, toy: Package, gpu
     assert path.read_bytes() == COMPILED + bytes([1]), "it is written again"
 
 
-def test_an_unwritable_cache_is_reported(opened: Open, toy: Package, gpu: Gpu) -> None:
+def test_an_unwritable_cache_is_reported(opened, toy, gpu):
     toy.cache().parent.mkdir(parents=True)
     toy.cache().write_text("a file where the folder should be")
     backend = opened()
     assert "was not saved" in backend.load_log[-1]
 
 
-def test_the_engine_runs_without_a_cache(opened: Open, toy: Package, gpu: Gpu) -> None:
+def test_the_engine_runs_without_a_cache(opened, toy, gpu):
     gpu.fail["create_runtime_cache"] = 1
     backend = opened()
     assert "no compilation cache" in backend.load_log[-1]
-    assert backend.run(seven(1))[0].tolist() == [[7, 7, 7]]
+    check_outputs(random_images(1), backend.run(random_images(1)))
     assert caches(toy) == []
 
 
-def seven(n: int) -> np.ndarray:
-    return np.full((n, 4, 6, 3), 7, np.uint8)
-
-
-def test_an_engine_with_the_flag_is_captured(opened: Open, gpu: Gpu) -> None:
+def test_an_engine_with_the_flag_is_captured(opened, gpu):
     backend = opened()
     before = gpu.launches
-    assert backend.run(seven(1))[0].tolist() == [[7, 7, 7]]
+    check_outputs(random_images(1), backend.run(random_images(1)))
     assert (backend.degraded, gpu.launches - before) == ("", 1)
     assert not backend._lanes["least"]._context.records
 
 
-def test_without_the_flag_the_library_captures_itself(unrecordable: Open, gpu: Gpu) -> None:
+def test_without_the_flag_the_library_captures_itself(unrecordable, gpu):
     backend = unrecordable()
     said = (
         "TensorRT-RTX says that this engine cannot be recorded "
@@ -133,35 +119,31 @@ def test_without_the_flag_the_library_captures_itself(unrecordable: Open, gpu: G
     )
     assert backend.degraded == f"no CUDA graph for batches of 1: {said}"
     for n in (1, 4, 1):
-        assert backend.run(seven(n))[0].tolist() == [[7, 7, 7]] * n
+        check_outputs(random_images(n), backend.run(random_images(n)))
     assert all(lane._context.records for lane in backend._lanes.values())
     assert (len(backend._lanes), gpu.launches) == (2, 0)
     backend.close()
     assert not gpu.live()
 
 
-def test_no_rebuild_is_advised_where_the_flag_failed(
-    toy: Package, add: Callable, rtx: dict, unrecordable: Open
-) -> None:
+def test_no_rebuild_is_advised_where_the_flag_failed(toy, add, rtx, unrecordable):
     add(toy, "a-first", flags={FLAG: False}, **rtx)
     backend = unrecordable()
     assert "recorded (its builder could not do with require_user_allocation); " in backend.degraded
 
 
-def test_graphs_of_the_library_are_compared_too(unrecordable: Open, gpu: Gpu) -> None:
+def test_graphs_of_the_library_are_compared_too(unrecordable, gpu):
     gpu.fail["own recording"] = 1
     backend = unrecordable()
     assert backend.degraded.endswith("what it records by itself did not give what a plain run gives")
-    assert backend.run(seven(1))[0].tolist() == [[7, 7, 7]]
+    check_outputs(random_images(1), backend.run(random_images(1)))
     assert not backend._lanes["least"]._context.records
     backend.close()
     assert not gpu.live()
 
 
-def test_an_older_library_captures_nothing(
-    unrecordable: Open, gpu: Gpu, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_older_library_captures_nothing(unrecordable, gpu, monkeypatch):
     monkeypatch.delattr(sys.modules["tensorrt_rtx"].IRuntimeConfig, "cuda_graph_strategy")
     backend = unrecordable()
     assert backend.degraded.endswith("build it again)")
-    assert backend.run(seven(1))[0].tolist() == [[7, 7, 7]]
+    check_outputs(random_images(1), backend.run(random_images(1)))

@@ -4,44 +4,39 @@ from __future__ import annotations
 
 import gc
 import sys
-from collections.abc import Callable
 from dataclasses import replace
 from importlib.util import find_spec
-from pathlib import Path
 
 import pytest
 
+from runtime.backends import cuda
 from runtime.backends.cuda.bindings import CudaBindings
 from runtime.backends.tensorrt import library as tensorrt_library
 from runtime.backends.tensorrt import selection as tensorrt
 from runtime.errors import BackendError, BackendUnavailable, EngineMismatch, IntegrityError
-from runtime.package.folder import Package
 from runtime.package.records import ParityRecord
 from tests.runtime.fake_gpu import Gpu
 from tests.runtime.fake_tensorrt import fake_tensorrt
 
 HERE = {"rtx": "1.7.1.116", "tensorrt": "10.3.0.30"}
 PORTABLE = {"flavour": "rtx", "version": HERE["rtx"], "compute_capability": "portable"}
-Add = Callable[..., None]
 
 
 @pytest.fixture
-def versions(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+def versions(monkeypatch):
     """Both libraries are installed, in these versions."""
-    here = dict(HERE)
-    monkeypatch.setattr(tensorrt, "version", here.__getitem__)
-    return here
+    monkeypatch.setattr(tensorrt, "version", HERE.__getitem__)
 
 
-def test_fp16_comes_first_then_the_exact_gpu(toy: Package, add: Add, versions: dict[str, str]) -> None:
-    add(toy, "a-fp32", precision="fp32")
-    assert tensorrt.select(toy, "8.9").path.name == "a-fp32.engine"
-    add(toy, "b-portable", **PORTABLE)
-    assert tensorrt.select(toy, "8.9").path.name == "b-portable.engine"
-    add(toy, "c-exact")
-    assert tensorrt.select(toy, "8.9").path.name == "c-exact.engine"
-    add(toy, "d-other", compute_capability="8.6")
-    assert tensorrt.select(toy, "8.6").path.name == "d-other.engine"
+def test_fp16_comes_first_then_the_exact_gpu(toy, add, versions):
+    for name, capability, changes in (
+        ("a-fp32", "8.9", {"precision": "fp32"}),
+        ("b-portable", "8.9", PORTABLE),
+        ("c-exact", "8.9", {}),
+        ("d-other", "8.6", {"compute_capability": "8.6"}),
+    ):
+        add(toy, name, **changes)
+        assert tensorrt.select(toy, capability).path.name == f"{name}.engine"
 
 
 @pytest.mark.parametrize(
@@ -53,9 +48,7 @@ def test_fp16_comes_first_then_the_exact_gpu(toy: Package, add: Add, versions: d
         ({"flavour": "quick"}, "8.9", "built for quick, which this version of nemu does not know"),
     ],
 )
-def test_a_mismatch_says_what_the_engine_needs(
-    toy: Package, add: Add, versions: dict[str, str], changes: dict, capability: str, words: str
-) -> None:
+def test_a_mismatch_says_what_the_engine_needs(toy, add, versions, changes, capability, words):
     add(toy, "toy", **changes)
     with pytest.raises(EngineMismatch) as error:
         tensorrt.select(toy, capability)
@@ -63,13 +56,13 @@ def test_a_mismatch_says_what_the_engine_needs(
     assert f"nemu build --package {toy.path}" in error.value.cure
 
 
-def test_portable_engines_fit_newer_gpus(toy: Package, add: Add, versions: dict[str, str]) -> None:
+def test_portable_engines_fit_newer_gpus(toy, add, versions):
     add(toy, "toy", **PORTABLE)
     for capability in ("8.0", "9.0", "12.1"):
         assert tensorrt.select(toy, capability).path.name == "toy.engine"
 
 
-def test_open_engine_opens_one_given_engine(toy: Package, add: Add, gpu: Gpu) -> None:
+def test_open_engine_opens_one_given_engine(toy, add, gpu):
     add(toy, "fits")
     add(toy, "other", compute_capability="8.7")
     fits, other = toy.engines()
@@ -81,17 +74,15 @@ def test_open_engine_opens_one_given_engine(toy: Package, add: Add, gpu: Gpu) ->
 
 
 @pytest.fixture
-def hopper(toy: Package, add: Add, rtx: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> Package:
+def hopper(toy, add, rtx, monkeypatch):
     """A portable engine of TensorRT-RTX, on a GPU that this library does not list."""
-    described = CudaBindings.device
-    monkeypatch.setattr(
-        CudaBindings, "device", lambda self, i: replace(described(self, i), compute_capability="9.0")
-    )
+    info = replace(cuda.device(0), compute_capability="9.0")
+    monkeypatch.setattr(CudaBindings, "device", lambda self, index: info)
     add(toy, "toy", **rtx)
     return toy
 
 
-def test_an_engine_is_tried_on_unlisted_gpus(hopper: Package, gpu: Gpu) -> None:
+def test_an_engine_is_tried_on_unlisted_gpus(hopper, gpu):
     backend = tensorrt.open_backend(hopper)
     assert "TensorRT-RTX does not list Fake GPU (9.0) among its GPUs" in backend.why
     backend.close()
@@ -110,7 +101,7 @@ def test_an_engine_is_tried_on_unlisted_gpus(hopper: Package, gpu: Gpu) -> None:
         ("execute_async_v3", r"and there it does not run: .*execute_async_v3 failed"),
     ],
 )
-def test_a_failure_on_unlisted_gpus_is_a_mismatch(hopper: Package, gpu: Gpu, fault: str, words: str) -> None:
+def test_a_failure_on_unlisted_gpus_is_a_mismatch(hopper, gpu, fault, words):
     gpu.fail[fault] = 1
     with pytest.raises(EngineMismatch, match=words):
         tensorrt.open_backend(hopper)
@@ -118,28 +109,26 @@ def test_a_failure_on_unlisted_gpus_is_a_mismatch(hopper: Package, gpu: Gpu, fau
     assert not gpu.live()
 
 
-def test_a_build_is_not_gated_on_unlisted_gpus(hopper: Package, gpu: Gpu) -> None:
+def test_a_build_is_not_gated_on_unlisted_gpus(hopper, gpu):
     attach = pytest.importorskip("export.package.attach")
     (engine,) = hopper.engines()
     parity = attach._gate(hopper, engine.read(), engine.record)
     assert parity == ParityRecord(not_run="mismatch")
 
 
-def test_failure_on_a_listed_gpu_is_no_mismatch(open_toy: Callable, rtx: dict, gpu: Gpu) -> None:
+def test_failure_on_a_listed_gpu_is_no_mismatch(open_toy, rtx, gpu):
     gpu.fail["execute_async_v3"] = 1
     with pytest.raises(BackendError, match="execute_async_v3 failed") as error:
         open_toy(**rtx)
     assert not isinstance(error.value, EngineMismatch)
 
 
-def test_a_package_without_engines_is_a_mismatch(toy: Package, add: Add) -> None:
+def test_a_package_without_engines_is_a_mismatch(toy, add):
     with pytest.raises(EngineMismatch, match="it holds none"):
         tensorrt.select(toy, "8.9")
 
 
-def test_only_missing_libraries_make_the_backend_unavailable(
-    toy: Package, add: Add, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_only_missing_libraries_make_the_backend_unavailable(toy, add, monkeypatch):
     for name in ("tensorrt", "tensorrt_bindings"):
         monkeypatch.setitem(sys.modules, name, None)
     add(toy, "classic")
@@ -153,9 +142,7 @@ def test_only_missing_libraries_make_the_backend_unavailable(
 
 
 @pytest.mark.parametrize(("flavour", "module"), tensorrt_library._MODULES.items())
-def test_the_bindings_module_replaces_a_missing_module(
-    toy: Package, add: Add, gpu: Gpu, monkeypatch: pytest.MonkeyPatch, flavour: str, module: str
-) -> None:
+def test_the_bindings_module_replaces_a_missing_module(toy, add, gpu, monkeypatch, flavour, module):
     add(toy, "toy", flavour=flavour, version="11.4.0.106")
     said = []
     for name in (module, f"{module}_bindings"):
@@ -172,9 +159,7 @@ def test_the_bindings_module_replaces_a_missing_module(
 
 
 @pytest.mark.parametrize("file", ["tensorrt", "tensorrt_bindings"])
-def test_a_broken_library_is_not_called_missing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, file: str
-) -> None:
+def test_a_broken_library_is_not_called_missing(tmp_path, monkeypatch, file):
     """For example if a shared library is missing, or NVIDIA's wheel for this module is."""
     (tmp_path / f"{file}.py").write_text("import libnvinfer_that_is_not_here")
     monkeypatch.syspath_prepend(tmp_path)
@@ -184,7 +169,7 @@ def test_a_broken_library_is_not_called_missing(
         tensorrt_library.library("tensorrt")
 
 
-def test_tensorrt_8_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tensorrt_8_is_refused(monkeypatch):
     old = fake_tensorrt(Gpu(), version="8.6.1")
     del old.NetworkDefinitionCreationFlag.STRONGLY_TYPED
     monkeypatch.setitem(sys.modules, "tensorrt", old)
@@ -194,9 +179,7 @@ def test_tensorrt_8_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     assert error.value.cure.startswith("upgrade JetPack")
 
 
-def test_the_driver_is_probed_before_any_tensorrt_object(
-    toy: Package, add: Add, gpu: Gpu, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_driver_is_probed_before_any_tensorrt_object(toy, add, gpu, monkeypatch):
     """Some versions crash the process if there is no driver; see `runtime.backends.cuda.driver`."""
     gpu.fail["cuInit"] = 100
     add(toy, "toy")
@@ -206,7 +189,7 @@ def test_the_driver_is_probed_before_any_tensorrt_object(
         tensorrt.open_backend(toy)
 
 
-def test_a_changed_engine_is_refused(toy: Package, add: Add, gpu: Gpu) -> None:
+def test_a_changed_engine_is_refused(toy, add, gpu):
     add(toy, "toy")
     (toy.path / "engines/toy.engine").write_bytes(b"a plaN")
     with pytest.raises(IntegrityError, match=r"toy\.engine is not the file that was written"):
@@ -215,7 +198,7 @@ def test_a_changed_engine_is_refused(toy: Package, add: Add, gpu: Gpu) -> None:
 
 
 @pytest.mark.skipif(not find_spec("tensorrt_rtx"), reason="tensorrt_rtx is not installed")
-def test_rtx_checks_the_validity_of_plans(toy: Package, add: Add, gpu: Gpu, versions: dict[str, str]) -> None:
+def test_rtx_checks_the_validity_of_plans(toy, add, gpu, versions):
     """The GPU is a fake, tensorrt_rtx is real: it refuses a file that is not a plan."""
     add(toy, "toy", **PORTABLE)
     with pytest.raises(EngineMismatch, match=r"toy\.engine: TensorRT-RTX on Fake GPU \(8\.9\): .* corrupt"):

@@ -5,23 +5,18 @@ from __future__ import annotations
 import gc
 import re
 import sys
-import threading
-from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 
 from runtime import Embedder, Explainer
 from runtime.backends.tensorrt import selection
-from runtime.backends.tensorrt.backend import TensorRTBackend
 from runtime.errors import BackendError, InputError
-from runtime.package.folder import Package
 from tests.runtime.engine_outputs import check_outputs, random_images
 from tests.runtime.fake_gpu import Gpu
-from tests.runtime.fake_tensorrt import fake_tensorrt
+from tests.runtime.fake_tensorrt import IExecutionContext, Severity, fake_tensorrt
 
-Add = Callable[..., None]
-Open = Callable[..., TensorRTBackend]
 CALLS = (
     *("deserialize_cuda_engine", "create_execution_context", "set_input_shape", "set_tensor_address"),
     "execute_async_v3",
@@ -30,11 +25,11 @@ CUDA_CALLS = ("cuMemAlloc", "cuMemHostAlloc", "cuStreamCreate", "cuMemcpyHtoDAsy
 
 
 @pytest.fixture
-def backend(open_toy: Callable[..., TensorRTBackend]) -> TensorRTBackend:
+def backend(open_toy):
     return open_toy()
 
 
-def test_the_caller_owns_both_outputs(backend: TensorRTBackend) -> None:
+def test_the_caller_owns_both_outputs(backend):
     assert (backend.name, backend.precision, backend.max_batch) == ("tensorrt 10.3.0.30", "fp16", 4)
     assert backend.why == (
         "toy.engine fits Fake GPU (8.9); cuda-bindings for CUDA 13.5, 2 stream(s); "
@@ -54,14 +49,14 @@ def test_the_caller_owns_both_outputs(backend: TensorRTBackend) -> None:
             np.testing.assert_array_equal(output, value)
 
 
-def test_smallest_and_largest_batch_replay_a_graph(backend: TensorRTBackend, gpu: Gpu) -> None:
+def test_smallest_and_largest_batch_replay_a_graph(backend, gpu):
     for n, graphs, launches in ((1, 1, 1), (1, 1, 1), (4, 2, 2), (3, 2, 0), (4, 2, 1)):
         before = gpu.launches
         check_outputs(images := random_images(n, launches), backend.run(images))
         assert (len(gpu.graphs), gpu.launches - before) == (graphs, launches), n
 
 
-def test_after_warm_up_runs_allocate_nothing(toy: Package, add: Add, gpu: Gpu) -> None:
+def test_after_warm_up_runs_allocate_nothing(toy, add, gpu):
     add(toy, "toy")
     with Explainer(toy, backend="tensorrt") as explainer:
         explainer.warm_up()
@@ -80,9 +75,7 @@ def test_after_warm_up_runs_allocate_nothing(toy: Package, add: Add, gpu: Gpu) -
 @pytest.mark.parametrize(
     ("batch", "lanes"), [((1, 1, 1), {"least"}), ((1, 1, 2), {"least", "most"}), ((2, 2, 2), {"least"})]
 )
-def test_warm_up_makes_only_lanes_in_use(
-    toy: Package, add: Add, gpu: Gpu, monkeypatch: pytest.MonkeyPatch, batch: tuple, lanes: set
-) -> None:
+def test_warm_up_makes_only_lanes_in_use(toy, add, gpu, monkeypatch, batch, lanes):
     monkeypatch.setitem(sys.modules, "tensorrt", fake_tensorrt(gpu, profile=(batch[0], batch[2])))
     add(toy, "toy", batch=batch)
     add(toy, "alone", batch=batch, outputs=("embedding",))
@@ -96,7 +89,7 @@ def test_warm_up_makes_only_lanes_in_use(
         embedder.warm_up()
 
 
-def test_a_small_context_has_less_memory(backend: TensorRTBackend, gpu: Gpu) -> None:
+def test_a_small_context_has_less_memory(backend, gpu):
     backend.warm_up()
     memory = {name: lane._context.memory for name, lane in backend._lanes.items()}
     sizes = {name: own and own[1] for name, own in memory.items()}
@@ -106,18 +99,29 @@ def test_a_small_context_has_less_memory(backend: TensorRTBackend, gpu: Gpu) -> 
 
 
 @pytest.mark.parametrize("name", ["update_device_memory_size_for_shapes", "set_device_memory"])
-def test_without_a_memory_query_the_library_allocates(
-    open_toy: Open, monkeypatch: pytest.MonkeyPatch, name: str
-) -> None:
+def test_without_a_memory_query_the_library_allocates(open_toy, monkeypatch, name):
     monkeypatch.setattr(sys.modules["tensorrt"], "IExecutionContext", type("Older", (), {name: None}))
     backend = open_toy()
     assert backend._lanes["least"]._context.memory is None
     check_outputs(random_images(1), backend.run(random_images(1)))
 
 
-def test_fewer_images_than_the_profiles_minimum(
-    open_toy: Open, gpu: Gpu, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.parametrize(
+    ("call", "instead"),
+    [
+        ("update_device_memory_size_for_shapes", lambda context: 0),
+        ("set_device_memory", lambda context, *_: context._log.log(Severity.ERROR, "invalid device memory")),
+    ],
+)
+def test_refused_memory_is_replaced_by_the_librarys(open_toy, monkeypatch, call, instead):
+    monkeypatch.setattr(IExecutionContext, call, instead)
+    backend = open_toy()
+    assert backend._lanes["least"]._context.memory is None
+    assert any("memory of the largest batch for 1 image(s)" in line for line in backend.load_log)
+    check_outputs(random_images(1), backend.run(random_images(1)))
+
+
+def test_fewer_images_than_the_profiles_minimum(open_toy, gpu, monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorrt", fake_tensorrt(gpu, profile=(2, 4)))
     backend = open_toy(batch=(2, 2, 4))
     for n in (1, 2):
@@ -126,7 +130,7 @@ def test_fewer_images_than_the_profiles_minimum(
         check_outputs(random_images(n), outputs)
 
 
-def test_poison_reveals_a_run_without_outputs(backend: TensorRTBackend, gpu: Gpu) -> None:
+def test_poison_reveals_a_run_without_outputs(backend, gpu):
     backend.poison()
     assert np.isfinite(backend.run(random_images(1))[1]).all()
     backend.poison()
@@ -137,13 +141,13 @@ def test_poison_reveals_a_run_without_outputs(backend: TensorRTBackend, gpu: Gpu
     assert np.isnan(mask).all()
 
 
-def test_wrong_images_are_refused(backend: TensorRTBackend) -> None:
+def test_wrong_images_are_refused(backend):
     for images in (random_images(5), random_images(1)[:, :3], random_images(1).astype(np.float32)):
         with pytest.raises(InputError):
             backend.run(images)
 
 
-def test_release_is_in_order_and_happens_once(backend: TensorRTBackend, gpu: Gpu) -> None:
+def test_release_is_in_order_and_happens_once(backend, gpu):
     gpu.events.clear()
     backend.close()
     backend.close()
@@ -162,14 +166,14 @@ def test_release_is_in_order_and_happens_once(backend: TensorRTBackend, gpu: Gpu
     ("fault", "reason"),
     [
         ("recorded execute_async_v3", "it could not be recorded: .*execute_async_v3 failed"),
-        ("cuStreamBeginCapture", "it could not be recorded: cuStreamBeginCapture failed: CUDA_ERROR_900"),
-        ("cuStreamEndCapture", "it could not be recorded: cuStreamEndCapture failed: CUDA_ERROR_900"),
-        ("cuGraphInstantiate", "it could not be recorded: cuGraphInstantiate failed: CUDA_ERROR_900"),
-        ("cuGraphLaunch", "it could not be recorded: cuGraphLaunch failed: CUDA_ERROR_900"),
+        *(
+            (call, f"it could not be recorded: {call} failed: CUDA_ERROR_900")
+            for call in ("cuStreamBeginCapture", "cuStreamEndCapture", "cuGraphInstantiate", "cuGraphLaunch")
+        ),
         ("empty graph", "its replay did not give what a plain run gives"),
     ],
 )
-def test_runs_without_a_graph_say_why(toy: Package, add: Add, gpu: Gpu, fault: str, reason: str) -> None:
+def test_runs_without_a_graph_say_why(toy, add, gpu, fault, reason):
     add(toy, "toy")
     gpu.fail[fault] = 900
     gpu.empty_graphs = fault == "empty graph"
@@ -185,19 +189,21 @@ def test_runs_without_a_graph_say_why(toy: Package, add: Add, gpu: Gpu, fault: s
     assert not gpu.live()
 
 
-def test_a_replay_with_stale_outputs_is_refused(open_toy: Open, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A graph that copies, but computes nothing: the device still holds the outputs of the plain run."""
+@pytest.mark.parametrize("toward", [None, np.float32([[0.1, 0.2, 0.3]])], ids=["computation", "target"])
+def test_a_replay_with_stale_outputs_is_refused(open_toy, monkeypatch, toward):
+    """A graph that lacks a step: the device still holds the outputs, or the target, of the plain run."""
     end = Gpu.end
 
-    def end_without_kernels(self: Gpu, handle: int) -> int:
+    def end_without_a_step(self: Gpu, handle: int) -> int:
         graph = end(self, handle)
         del self.graphs[graph][1]
         return graph
 
-    monkeypatch.setattr(Gpu, "end", end_without_kernels)
-    backend = open_toy()
+    monkeypatch.setattr(Gpu, "end", end_without_a_step)
+    backend, images = open_toy(**{} if toward is None else {"inputs": ("image", "toward")}), random_images(1)
     assert "its replay did not give what a plain run gives" in backend.degraded
-    check_outputs(random_images(1), backend.run(random_images(1)))
+    outputs = backend.run(images) if toward is None else backend.run_toward(images, toward)
+    check_outputs(images, outputs, toward)
 
 
 # Faults.
@@ -211,13 +217,13 @@ def test_a_replay_with_stale_outputs_is_refused(open_toy: Open, monkeypatch: pyt
         ("get_tensor_dtype", "'mask': 'HALF'"),
     ],
 )
-def test_a_failed_opening_says_why_and_leaks_nothing(open_toy: Open, gpu: Gpu, call: str, words: str) -> None:
+def test_a_failed_opening_says_why_and_leaks_nothing(open_toy, gpu, call, words):
     gpu.fail[call] = 2
     with pytest.raises(BackendError, match=words):
         open_toy()
 
 
-def test_a_failed_lane_leaves_the_others_usable(backend: TensorRTBackend, gpu: Gpu) -> None:
+def test_a_failed_lane_leaves_the_others_usable(backend, gpu):
     before = gpu.live()
     gpu.fail["cuMemHostAlloc"] = 2
     with pytest.raises(BackendError, match="cuMemHostAlloc failed"):
@@ -229,7 +235,7 @@ def test_a_failed_lane_leaves_the_others_usable(backend: TensorRTBackend, gpu: G
     check_outputs(random_images(4), backend.run(random_images(4)))
 
 
-def test_a_device_error_is_raised_and_everything_released(backend: TensorRTBackend, gpu: Gpu) -> None:
+def test_a_device_error_is_raised_and_everything_released(backend, gpu):
     gpu.fail["cuStreamSynchronize"] = 700
     with pytest.raises(BackendError, match="cuStreamSynchronize failed: CUDA_ERROR_700"):
         backend.run(random_images(1))
@@ -242,7 +248,7 @@ def test_a_device_error_is_raised_and_everything_released(backend: TensorRTBacke
 # Overlapping runs and threads.
 
 
-def test_submitted_runs_overlap_and_none_is_lost(backend: TensorRTBackend, gpu: Gpu) -> None:
+def test_submitted_runs_overlap_and_none_is_lost(backend, gpu):
     images = [random_images(1, seed) for seed in range(7)]
     waits = [backend.submit(image) for image in images[:2]]
     assert sum(bool(stream.queue) for stream in gpu.streams.values()) == 2, "both are enqueued"
@@ -259,7 +265,7 @@ def test_submitted_runs_overlap_and_none_is_lost(backend: TensorRTBackend, gpu: 
         last()
 
 
-def test_explainer_stream_overlaps_two_runs(toy: Package, add: Add, gpu: Gpu) -> None:
+def test_explainer_stream_overlaps_two_runs(toy, add, gpu):
     add(toy, "toy")
     frames = [random_images(1, seed)[0] for seed in range(30)]
     with Explainer(toy, backend="tensorrt") as explainer:
@@ -275,23 +281,14 @@ def test_explainer_stream_overlaps_two_runs(toy: Package, add: Add, gpu: Gpu) ->
     assert not gpu.live()
 
 
-def test_threads_take_turns(toy: Package, add: Add, gpu: Gpu) -> None:
+def test_threads_take_turns(toy, add, gpu):
     add(toy, "toy")
-    wrong: list[BaseException] = []
-    with Explainer(toy, backend="tensorrt") as explainer:
 
-        def work(seed: int) -> None:
-            try:
-                for i in range(10):
-                    image = random_images(1, 100 * seed + i)[0]
-                    np.testing.assert_allclose(explainer(image).embedding, image.mean((0, 1)), rtol=1e-6)
-                assert not gpu.stack(), "the thread's context is what it was before"
-            except BaseException as error:  # noqa: BLE001
-                wrong.append(error)
+    def work(seed: int) -> None:
+        for i in range(10):
+            image = random_images(1, 100 * seed + i)[0]
+            np.testing.assert_allclose(explainer(image).embedding, image.mean((0, 1)), rtol=1e-6)
+        assert not gpu.stack(), "the thread's context is what it was before"
 
-        threads = [threading.Thread(target=work, args=(seed,)) for seed in range(4)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-    assert wrong == []
+    with Explainer(toy, backend="tensorrt") as explainer, ThreadPoolExecutor(4) as threads:
+        list(threads.map(work, range(4)))  # raises what a thread raised

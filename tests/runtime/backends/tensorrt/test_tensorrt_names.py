@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import sys
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,6 @@ from runtime.backends.tensorrt import selection as tensorrt
 from runtime.errors import ExportError
 from runtime.package.folder import Package
 from tests.runtime.backends.tensorrt.named_tensorrt import (
-    MODULE,
     VERSIONS,
     Library,
     Member,
@@ -31,7 +31,6 @@ from tests.runtime.backends.tensorrt.named_tensorrt import (
     owners,
     unknown,
 )
-from tests.runtime.fake_gpu import Gpu
 
 ROOT = Path(__file__).parents[4]
 OUTPUTS = ("embedding", "mask")
@@ -128,32 +127,30 @@ def network(trt: Library) -> dict[str, Any]:
 
 
 @pytest.fixture
-def walk(toy: Package, add: Callable, gpu: Gpu, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], set]:
+def walk(toy, add, gpu, monkeypatch):
     """Runs everything with one version, and returns the names used: (class, member)."""
 
     def every(label: str) -> set[tuple[str, str]]:
         walked = Walk(toy, add, monkeypatch)
-        for toward in (False, True):
-            for capturable in (False, True):
-                for file in toy.path.glob("engines/*"):
-                    file.unlink()
-                walked.run(label, toward=toward, capturable=capturable)
-        if label in VERSIONS:
-            walked.build(label, parses=True)
-            with pytest.raises(ExportError, match="parser refuses"):
-                walked.build(label, parses=False)
+        for toward, capturable in product((False, True), repeat=2):
+            for file in toy.path.glob("engines/*"):
+                file.unlink()
+            walked.run(label, toward=toward, capturable=capturable)
+        walked.build(label, parses=True)
+        with pytest.raises(ExportError, match="parser refuses"):
+            walked.build(label, parses=False)
         return walked.used
 
     return every
 
 
 @pytest.mark.parametrize("label", VERSIONS)
-def test_every_version_has_the_names_used(walk: Callable[[str], set], label: str) -> None:
+def test_every_version_has_the_names_used(walk, label):
     used = walk(label)
     assert not unknown(used)
     assert {("Runtime", "deserialize_cuda_engine"), ("IExecutionContext", "execute_async_v3")} <= used
-    building = {("OnnxParser", "parse_from_file"), ("ParserError", "node_operator"), ("LayerType", "EINSUM")}
-    assert (building <= used) is (label in VERSIONS)
+    assert {("OnnxParser", "parse_from_file"), ("ParserError", "node_operator")} <= used
+    assert ("LayerType", "EINSUM") in used
 
 
 def names_in(text: str) -> set[str]:
@@ -169,7 +166,7 @@ def names_in(text: str) -> set[str]:
     return found
 
 
-def test_every_name_in_the_sources_is_reached(walk: Callable[[str], set]) -> None:
+def test_every_name_in_the_sources_is_reached(walk):
     reached = {member for label in VERSIONS for _, member in walk(label)}
     files = [path for room in ("runtime", "export", "benchmarks") for path in (ROOT / room).rglob("*.py")]
     found = {str(path): names_in(path.read_text()) for path in files}
@@ -194,13 +191,13 @@ def test_every_name_in_the_sources_is_reached(walk: Callable[[str], set]) -> Non
         ("11.4", lambda trt: type("M", (trt.IProgressMonitor,), {"phase_start": 1}), "step_complete"),
     ],
 )
-def test_a_name_that_the_version_lacks_fails(label: str, use: Callable, missing: str) -> None:
+def test_a_name_that_the_version_lacks_fails(label, use, missing):
     with pytest.raises(AttributeError) as error:
         use(Library(label, {}))
     assert missing in str(error.value)
 
 
-def test_a_guarded_name_may_be_missing() -> None:
+def test_a_guarded_name_may_be_missing():
     for label, has in (("10.3", False), ("rtx-1.7", True)):
         trt = Library(label, {})
         assert hasattr(trt.Runtime, "get_engine_validity") is has
@@ -210,23 +207,11 @@ def test_a_guarded_name_may_be_missing() -> None:
         assert unknown(trt.used) == {("Runtime", "engine_validity")}, "no version has it: misspelt"
 
 
-def test_a_complete_progress_monitor_is_accepted() -> None:
+def test_a_complete_progress_monitor_is_accepted():
     assert monitor(Library("11.4", {}), Progress(show=False, cancelled=None)) is not None
 
 
-def test_reasons_for_invalid_plans_are_real_names() -> None:
+def test_reasons_for_invalid_plans_are_real_names():
     assert tensorrt_library._REASONS.keys() == {
         name for name in owners()["EngineInvalidityDiagnostics"] if name.isupper()
     }
-
-
-def test_fakes_have_only_names_of_the_real_library() -> None:
-    checked = 0
-    for path in sorted((ROOT / "tests").rglob("fake*.py")):
-        for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.ClassDef) and node.name in owners().keys() - {MODULE}:
-                checked += 1
-                own = {item.name for item in node.body if isinstance(item, ast.FunctionDef)}
-                extra = {name for name in own if not name.startswith("_")} - owners()[node.name].keys()
-                assert not extra, f"{path.name}: {node.name} has {', '.join(sorted(extra))}"
-    assert checked >= 3
