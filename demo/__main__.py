@@ -30,10 +30,10 @@ from demo.photographs import (
     shared_and_other,
 )
 from export.build_engine import main as build
-from export.engine.builder import validity
 from runtime import Explainer
 from runtime.__main__ import main as run
 from runtime.atomic import atomic_file, atomic_folder
+from runtime.backends.tensorrt.library import validity
 from runtime.errors import NemuError
 from runtime.media.encode import save_png
 from runtime.media.overlay import grid, overlay

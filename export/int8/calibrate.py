@@ -7,18 +7,13 @@ squared error of rounding and clipping is taken, searched over a histogram of th
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import onnx
 
 from export.graph.session import Session, with_outputs
 from export.graph.structure import float_tensors
-from export.pictures import spread_over
-from runtime.package.records import InputRecord
 
-IMAGES = 64
-"""At most this many calibration images are taken, spread evenly over the folder."""
 _BINS = 2048
 _SAMPLE = 1 << 16  # values of one tensor of one image in its histogram; min and max are over all values
 
@@ -75,13 +70,3 @@ def ranges(model: onnx.ModelProto, images: np.ndarray) -> Ranges:
             narrowest = max(1e-4 * max(abs(low), abs(high)), 1e-6)  # bins of a constant tensor
             counts[name] += np.histogram(flat, _BINS, (low, max(high, low + narrowest)))[0]
     return {name: Observed(*extremes[name], counts[name]).range() for name in names}
-
-
-def calibration_images(folder: Path, size: InputRecord) -> np.ndarray:
-    """uint8 (N, H, W, 3): images of the folder as the encoder would see them, at most IMAGES.
-
-    Raises:
-        InputError: too few, or one that cannot be read.
-    """
-    like = "like those the device will see"
-    return spread_over(folder, size, option="--calibration", most=IMAGES, expected=like)[0]

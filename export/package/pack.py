@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 
 import runtime
-from export.graph.gate import torch_reference
-from export.int8.sensitivity import Step
+from export.graph.fuse import torch_reference
+from export.int8.write import Step
 from export.package.card import model_card
-from export.package.level_picture import LEVEL_PICTURE, level_picture
+from export.package.level import LEVEL_PICTURE, level_picture
 from export.package.measure import Measured, measure_masks
 from export.package.source import Source, Trained, load_images, load_trained
 from export.package.write_graphs import Job, Written, write_graphs

@@ -13,22 +13,19 @@ from typing import Any, NamedTuple
 import numpy as np
 import onnx
 
-from export.graph import external
 from export.graph import from_torch as graph
 from export.graph.cells import write_cells
-from export.graph.fuse import Fused
-from export.graph.gate import gate, run_onnx, run_torch
-from export.graph.precision import OPSETS
+from export.graph.fuse import Fused, run_torch
+from export.graph.gate import gate, reason_of, refused_key, run_onnx
 from export.graph.ranges import measure_ranges
-from export.graph.refusals import left_out, reason_of, refused_key
+from export.graph.session import save_beside
 from export.graph.variants import write_beside
-from export.int8.sensitivity import Step
-from export.int8.write import TRT, Calibration, write_int8
+from export.int8.write import TRT, Step, write_int8
 from export.package.source import Images
 from runtime.backends.onnxruntime import CELLS_MODEL, EMBEDDING_MODELS, MODELS
 from runtime.errors import ExportError, ParityError
 from runtime.package.folder import GRAPHS, TOWARD_GRAPHS
-from runtime.package.reasons import Reason, largest
+from runtime.package.reasons import Reason, largest, sentence
 from runtime.package.reference import Reference
 from train.nem import NEM
 
@@ -83,7 +80,7 @@ def write_graphs(job: Job, precision: str) -> Written:
 def _export(job: Job, precision: str, *, toward: bool = False) -> tuple[onnx.ModelProto, str]:
     """Export, simplify and lint a graph; returns it, and the code of what the simplifier did."""
     file = TOWARD_GRAPHS[precision] if toward else GRAPHS[precision]
-    size, opset = job.nem.encoder.input, OPSETS[precision]
+    size, opset = job.nem.encoder.input, graph.OPSETS[precision]
     with job.step(f"{precision}: exporting {file}"):
         fused = Fused(job.nem, precision=precision)
         model = graph.export_onnx(fused, height=size.height, width=size.width, opset=opset, toward=toward)
@@ -124,7 +121,7 @@ def _write_half(job: Job, precision: str, int8: Reason | None) -> Written:
                 raise
             for file in set(job.folder.iterdir()) - before:
                 file.unlink()
-            refused[half] = left_out(half, reason_of(error))
+            refused[half] = _left_out(half, reason_of(error))
     return Written({}, refused)
 
 
@@ -165,19 +162,17 @@ def _write_int8(job: Job) -> Written:
         written |= Written(_check_half(job, "fp16", model, careful=True), {})
     except ParityError as error:
         half = None
-        written.refused["int8"] = left_out("int8 for TensorRT", {**reason_of(error), "in": "fp16"})
-    parity, beyond = write_int8(job.folder, half, job.reference, _calibration(job), step=job.step)
-    keys = {form: "int8" if form == TRT else "int8 for onnxruntime" for form in beyond}
-    return written | Written(parity, {keys[form]: left_out(form, why) for form, why in beyond.items()})
-
-
-def _calibration(job: Job) -> Calibration:
+        written.refused["int8"] = _left_out("int8 for TensorRT", {**reason_of(error), "in": "fp16"})
     images = job.images.calibration
     if images is None:
         images = job.reference.images
         cure = "give yours with --calibration FOLDER"
         print(f"warning: calibrated on the {len(images)} reference images (cure: {cure})", file=sys.stderr)
-    return Calibration(images=images, source=job.images.calibration_source)
+    parity, beyond = write_int8(
+        job.folder, half, job.reference, images, job.images.calibration_source, step=job.step
+    )
+    keys = {form: "int8" if form == TRT else "int8 for onnxruntime" for form in beyond}
+    return written | Written(parity, {keys[form]: _left_out(form, why) for form, why in beyond.items()})
 
 
 def _write_cells(job: Job) -> Written:
@@ -187,7 +182,7 @@ def _write_cells(job: Job) -> Written:
             write_cells(job.folder / MODELS["fp32"], CELLS_MODEL, job.nem, job.reference)
     except _REFUSED as error:
         (job.folder / CELLS_MODEL).unlink(missing_ok=True)
-        return Written({}, {"cells": left_out(CELLS_MODEL, reason_of(error))})
+        return Written({}, {"cells": _left_out(CELLS_MODEL, reason_of(error))})
     return Written({}, {})
 
 
@@ -204,7 +199,7 @@ def _write_toward(job: Job) -> Written:
                 raise
             (job.folder / name).unlink(missing_ok=True)
             key = refused_key(precision, toward=True)
-            written.refused[key] = left_out(key, reason_of(error))
+            written.refused[key] = _left_out(key, reason_of(error))
     return written
 
 
@@ -216,10 +211,16 @@ def _write_one_toward(job: Job, precision: str) -> dict[str, dict[str, Any]]:
     with job.step(f"{precision}: parity toward targets"):
         if precision == "fp16":
             measure_ranges(model, expected.images, toward=toward).check(careful=False)
-        external.save_beside(model, file, job.folder / GRAPHS[precision])
+        save_beside(model, file, job.folder / GRAPHS[precision])
         outputs = {f"onnx {precision} toward": run_onnx(file, expected.images, toward)}
         if precision != "fp32":
             fused = Fused(job.nem, precision=precision)
             outputs[f"torch {precision} toward"] = run_torch(fused, expected.images, toward)
         figures = {name: gate(expected, name, *given, precision=precision) for name, given in outputs.items()}
     return {name: {**of.to_json(), "graph": simplified} for name, of in figures.items()}
+
+
+def _left_out(what: str, reason: Reason) -> Reason:
+    """The reason, after a warning that names it."""
+    print(f"warning: {what} is left out: {sentence(reason)}", file=sys.stderr)
+    return reason

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 from export.build_engine import main
-from export.engine.builder import validity
-from export.images import PHOTOGRAPHS
 from export.package import pack, write_graphs
+from export.package.source import PHOTOGRAPHS
 from runtime import Embedder, Explainer
 from runtime.__main__ import main as runtime
+from runtime.backends.tensorrt.library import validity
 from runtime.errors import IntegrityError, ParityError
 from runtime.package.folder import Package
 from train.__main__ import WORTHLESS

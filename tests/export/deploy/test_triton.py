@@ -10,7 +10,7 @@ import pytest
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
-from export.deploy.triton import write_repository
+from export.triton import write_repository
 from runtime.errors import InputError, OutputExists
 from runtime.package.folder import Package
 from tests.engine_record import engine_record

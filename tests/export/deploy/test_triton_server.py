@@ -24,7 +24,7 @@ from tritonclient import grpc
 from tritonclient.grpc import model_config_pb2
 from tritonclient.utils import InferenceServerException
 
-from export.deploy.triton import BACKENDS, write_repository
+from export.triton import BACKENDS, write_repository
 from runtime import Explainer
 from runtime.package.folder import Package
 from tests.export.deploy.test_triton import add

@@ -21,7 +21,6 @@ from export.engine import builder
 from export.graph import from_torch as graph
 from export.graph import rules
 from export.graph.fuse import Fused
-from export.graph.precision import OPSETS
 from export.graph.session import widened
 from export.graph.structure import Structure
 from export.int8.calibrate import ranges
@@ -29,6 +28,7 @@ from export.int8.for_tensorrt import insert_qdq
 from export.package import pack
 from export.targets import TARGETS
 from runtime.__main__ import main as runtime
+from runtime.backends.tensorrt.library import validity
 from runtime.backends.tensorrt.selection import RTX_CAPABILITIES
 from runtime.errors import ExportError, InputError
 from runtime.package.folder import Package
@@ -40,7 +40,7 @@ pytestmark = pytest.mark.skipif(not find_spec("tensorrt_rtx"), reason="tensorrt_
 
 ROOT = Path(__file__).parents[3]
 SIZE = 64
-OPSET = OPSETS["int8"]
+OPSET = graph.OPSETS["int8"]
 BUILDS = [
     *(("cnn", "fp16", capability) for capability in (*RTX_CAPABILITIES, "portable")),
     *(("vit", "fp16", capability) for capability in ("7.5", "12.0", "portable")),
@@ -89,7 +89,7 @@ def test_every_gpu_of_the_family(graphs, kind, precision, capability):
     assert weighted[wanted] > sum(weighted.values()) / 2
     assert set(weighted) <= {wanted, "HALF"}
     assert built.flags["timing_cache"] == "none"
-    assert "MALFORMED_ENGINE" not in builder.validity(built.plan).reasons
+    assert "MALFORMED_ENGINE" not in validity(built.plan).reasons
 
 
 @pytest.mark.parametrize("batch", [(1, 1, 1), (1, 4, 8), (8, 8, 8)])

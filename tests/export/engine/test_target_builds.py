@@ -11,12 +11,12 @@ import pytest
 
 from export.build_engine import main
 from export.convert import main as convert
-from export.deploy.triton import write_repository
 from export.engine import builder
-from export.engine.builder import validity
 from export.package import attach, pack
 from export.request import Request
+from export.triton import write_repository
 from runtime.__main__ import main as runtime
+from runtime.backends.tensorrt.library import validity
 from runtime.errors import ExportError, InputError
 from runtime.package.folder import GRAPHS, TOWARD_GRAPHS, Package
 from runtime.package.parity_record import ParityRecord

@@ -11,9 +11,8 @@ from onnx import TensorProto, helper
 from safetensors.torch import save_file
 
 from export.graph import from_torch
-from export.graph.fuse import Fused
-from export.graph.gate import run_onnx, run_torch
-from export.graph.precision import OPSETS
+from export.graph.fuse import Fused, run_torch
+from export.graph.gate import run_onnx
 from runtime.errors import ExportError
 from train.config import MASKERS, EncoderConfig
 from train.encoder.zoo import load_encoder
@@ -110,7 +109,7 @@ def test_normalisation_is_inside(tmp_path):
     np.testing.assert_allclose(got[0], expected[0].numpy(), rtol=1e-4, atol=1e-5)
 
 
-def small(nodes, *, opset=OPSETS["fp32"], outputs=("embedding", "mask")):
+def small(nodes, *, opset=from_torch.OPSETS["fp32"], outputs=("embedding", "mask")):
     """A graph with the right boundary around the given nodes, which make `x` from `image`."""
     value = helper.make_tensor_value_info
     ends = [

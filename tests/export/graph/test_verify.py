@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from export.graph.fuse import Fused
-from export.graph.gate import gate, run_torch
+from export.graph.fuse import Fused, run_torch
+from export.graph.gate import gate
 from runtime.errors import ParityError
 from runtime.package.reference import Reference
 from train.checkpoint import load_nem
@@ -19,7 +19,7 @@ def nem(masker):
 
 @pytest.fixture(scope="module")
 def reference(nem, photographs):
-    from export.images import reference_images
+    from export.package.source import reference_images
 
     images = reference_images(photographs, nem.encoder.input)
     return Reference(images, *run_torch(Fused(nem, precision="fp32"), images))

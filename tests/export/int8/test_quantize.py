@@ -12,13 +12,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
-from export.graph.session import Session, run_model, widened
+from export.graph.session import Session, widened
 from export.graph.structure import Structure
-from export.int8.calibrate import Observed, calibration_images, ranges
+from export.int8.calibrate import Observed, ranges
 from export.int8.for_onnxruntime import int8_nodes, quantize_cpu
 from export.int8.for_tensorrt import FLOAT_LAYERS, insert_qdq
-from export.int8.losses import losses
 from export.int8.rounding import Rounding
+from export.int8.write import losses
+from export.package.source import calibration_images
 from runtime.errors import InputError
 from runtime.package.records import InputRecord
 
@@ -136,8 +137,8 @@ def test_half_graph_has_half_scales_and_zero_points() -> None:
     assert "w1" not in values  # the float weight is gone
     float_layers = {p.key: p.value for p in quantised.metadata_props}[FLOAT_LAYERS]
     assert json.loads(float_layers) == ["conv_w4"]
-    embedding, _ = run_model(widened(quantised), IMAGES, as_written=True)
-    expected, _ = run_model(widened(half), IMAGES)
+    embedding, _ = Session(widened(quantised), as_written=True).explain(IMAGES)
+    expected, _ = Session(widened(half)).explain(IMAGES)
     assert np.abs(embedding - expected).max() < 0.05 * np.abs(expected).max()
 
 
@@ -171,8 +172,8 @@ def test_cpu_kernels_match_the_graph_as_written() -> None:
     white = np.full((1, 12, 12, 3), 255, np.uint8)
     bounds = ranges(model, white)
     quantised = quantize_cpu(model, bounds, heads=Structure(model).heads())
-    kernels, _ = run_model(quantised, white)
-    written, _ = run_model(quantised, white, as_written=True)
+    kernels, _ = Session(quantised).explain(white)
+    written, _ = Session(quantised, as_written=True).explain(white)
     np.testing.assert_allclose(kernels, written, rtol=0.02)
 
 
@@ -242,8 +243,8 @@ def test_cpu_float_layer_reads_a_float_input() -> None:
     quantised = quantize_cpu(model, bounds_of(model), heads=heads, keep_float=["conv_w2"])
     node = next(n for n in quantised.graph.node if n.name == "conv_w2")
     assert list(node.input[:2]) == ["c", "w2"]
-    kernels, _ = run_model(quantised, IMAGES)
-    written, _ = run_model(quantised, IMAGES, as_written=True)
+    kernels, _ = Session(quantised).explain(IMAGES)
+    written, _ = Session(quantised, as_written=True).explain(IMAGES)
     np.testing.assert_allclose(kernels[:, 1:], written[:, 1:], rtol=0.05, atol=0.02 * np.abs(written).max())
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 import pytest
 
-from export.int8.sensitivity import Form, badness, fit
+from export.int8.write import Form, badness, fit
 from runtime.package.parity import LIMITS
 from runtime.package.reference import Reference
 
