@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from export import targets
 from export.graph.gate import refused_key
+from export.targets import PORTABLE, Target
 from runtime.backends.tensorrt.library import library
 from runtime.cli import console
 from runtime.errors import InputError
@@ -47,7 +48,7 @@ _WITH_MASKER = ("out", "weights", "reference", "calibration", "evaluate")
 class Job(NamedTuple):
     """One engine to build, or one check of the graph."""
 
-    target: targets.Target
+    target: Target
     gpu: str
     """Compute capability, or `portable`; empty where the graph is only checked."""
 
@@ -56,7 +57,7 @@ class Job(NamedTuple):
 class Request:
     """Which engines to build, and for which targets to check the graph."""
 
-    targets: tuple[targets.Target, ...]
+    targets: tuple[Target, ...]
     precision: str
     """One of `runtime.package.folder.GRAPHS`; `auto`: for each engine the first that passes every check."""
     batch: tuple[int, int, int]
@@ -126,7 +127,7 @@ class Request:
     def name(self, job: Job, precision: str) -> str:
         """Name of an engine: `rtx-sm75-fp16-b8`."""
         flavour = job.target.flavour
-        sm = "-sm" + job.gpu.replace(".", "") if flavour == "rtx" and job.gpu != targets.PORTABLE else ""
+        sm = "-sm" + job.gpu.replace(".", "") if flavour == "rtx" and job.gpu != PORTABLE else ""
         form = "-embedding" * self.embedding_only + "-toward" * self.toward
         return f"{flavour}{sm}-{precision}-b{self.batch[2]}{form}"
 

@@ -18,7 +18,7 @@ from typing import Any
 
 from export.engine.monitor import Progress, interruptible, monitor
 from export.engine.network import Library, Network, Signature, read_network
-from export.engine.timing_cache import TimingCache
+from export.engine.timing_cache import timing_cache
 from export.graph.gate import refusal
 from export.targets import PORTABLE, can
 from runtime.backends import cuda
@@ -81,7 +81,7 @@ def build(
         progress: show a bar on stderr.
 
     Raises:
-        InputError: an option that cannot be used.
+        InputError: an unknown flavour, or a compute capability that it cannot build for.
         BackendUnavailable: the library, or the GPU that it builds on, is not here.
         ExportError: the graph is refused, has other names or types than asked for, or does not build.
         KeyboardInterrupt: Ctrl-C, after the build was stopped.
@@ -149,7 +149,7 @@ def _plan(opened: Library, network: Any, config: Any, *, show: bool) -> tuple[by
     classic = opened.gpu is not None
     how: dict[str, Any] = {"resizable": resize_activations(opened, config)} if classic else {}
     capturable = require_user_allocation(opened, config, True)
-    with TimingCache(opened.trt, config, opened.gpu, say=show) as cache:
+    with timing_cache(opened.trt, config, opened.gpu, say=show) as timings:
         plan = _compile(opened, network, config, show=show)
         if plan is None and capturable:
             capturable = require_user_allocation(opened, config, False)
@@ -162,7 +162,7 @@ def _plan(opened: Library, network: Any, config: Any, *, show: bool) -> tuple[by
             expected="a serialised engine",
             cure="the lines above name the layer or the resource: a larger workspace, or a smaller --batch",
         )
-    return plan, {**how, "timing_cache": cache.state}, time.monotonic() - started
+    return plan, {**how, "timing_cache": timings}, time.monotonic() - started
 
 
 def _compile(opened: Library, network: Any, config: Any, *, show: bool) -> bytes | None:

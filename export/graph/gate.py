@@ -24,6 +24,18 @@ from runtime.package.reference import Reference, limits_for
 
 Error = TypeVar("Error", bound=NemuError)
 
+_REFERENCE_CURE = "give reference images that differ more, with --reference FOLDER"
+_HALF_CURE = (
+    "half precision loses too much: build with --precision auto or with --precision fp32, or give more "
+    "typical --reference images"
+)
+_CURES = {
+    "fp32": "an operator of this graph is exported or simplified wrongly: build with --no-simplify; if that "
+    "does not help, try another version of torch, onnx or onnxruntime",
+    "int8": "eight bits lose too much: give more and more typical images with --calibration FOLDER, or build "
+    "with --precision auto",
+}
+
 
 def gate(
     reference: Reference, name: str, embedding: np.ndarray, mask: np.ndarray, *, precision: str
@@ -46,7 +58,7 @@ def gate(
             precision=precision,
             parity=parity.to_json(),
             expected="outputs within the gate",
-            cure=_cure(parity, precision),
+            cure=_CURES.get(precision, _HALF_CURE) if parity.control_failed else _REFERENCE_CURE,
         )
     return parity
 
@@ -59,25 +71,6 @@ def run_onnx(
     if any(t.data_type == onnx.TensorProto.BFLOAT16 for t in model.graph.initializer):
         model = widened(model)
     return Session(model).explain(images, toward)
-
-
-def _cure(parity: Parity, precision: str) -> str:
-    if not parity.control_failed:
-        return "give reference images that differ more, with --reference FOLDER"
-    if precision == "fp32":
-        return (
-            "an operator of this graph is exported or simplified wrongly: build with --no-simplify; if that "
-            "does not help, try another version of torch, onnx or onnxruntime"
-        )
-    if precision == "int8":
-        return (
-            "eight bits lose too much: give more and more typical images with --calibration FOLDER, or build "
-            "with --precision auto"
-        )
-    return (
-        "half precision loses too much: build with --precision auto or with --precision fp32, or give more "
-        "typical --reference images"
-    )
 
 
 def refusal(kind: type[Error], code: str, *, expected: str, cure: str, **facts: Any) -> Error:

@@ -93,7 +93,6 @@ class Rule:
     level: str
     """`error`: the graph does not build, or computes wrong values; `warning`: it may."""
     find: Find
-    """Returns the nodes at fault, for a target."""
     happens: str
     cure: str
     source: str
@@ -155,7 +154,7 @@ def _mixed_types(graph: Graph, target: Target, node: NodeProto) -> bool:
 
 
 def _unknown(graph: Graph, target: Target, node: NodeProto) -> bool:
-    """Whether the parser of that version does not know it; False if the installed library's own is used."""
+    """Whether it is of another domain, or the parser of the target's version does not know it."""
     if node.domain not in ("", "ai.onnx") and node.op_type not in graph.functions:
         return True
     known = FIRST_KNOWN.get(node.op_type, (0, 0))

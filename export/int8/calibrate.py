@@ -6,8 +6,6 @@ squared error of rounding and clipping is taken, searched over a histogram of th
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 import onnx
 
@@ -19,30 +17,6 @@ _SAMPLE = 1 << 16  # values of one tensor of one image in its histogram; min and
 
 Ranges = dict[str, tuple[float, float]]
 """Tensor → the interval that its int8 values span; holds zero."""
-
-
-@dataclass(frozen=True)
-class Observed:
-    """The values of one tensor on all calibration images."""
-
-    low: float
-    high: float
-    counts: np.ndarray
-    """int64 (bins,), over equal bins from `low` to `high`."""
-
-    def range(self) -> tuple[float, float]:
-        """The interval of least squared error, widened to hold zero."""
-        edges = np.linspace(self.low, self.high, len(self.counts) + 1)
-        centres = (edges[1:] + edges[:-1]) / 2
-        best, found = np.inf, (self.low, self.high)
-        for part in np.linspace(0.3, 1.0, 71):
-            low, high = self.low * float(part), self.high * float(part)
-            clipped = np.clip(centres, low, high)
-            step = (high - low) / 255
-            error = float(self.counts @ ((centres - clipped) ** 2 + (centres == clipped) * step**2 / 12))
-            if error < best:
-                best, found = error, (low, high)
-        return min(found[0], 0.0), max(found[1], 0.0)
 
 
 def ranges(model: onnx.ModelProto, images: np.ndarray) -> Ranges:
@@ -69,4 +43,23 @@ def ranges(model: onnx.ModelProto, images: np.ndarray) -> Ranges:
             flat = value.reshape(-1)[:: max(1, value.size // _SAMPLE)].astype(np.float64)
             narrowest = max(1e-4 * max(abs(low), abs(high)), 1e-6)  # bins of a constant tensor
             counts[name] += np.histogram(flat, _BINS, (low, max(high, low + narrowest)))[0]
-    return {name: Observed(*extremes[name], counts[name]).range() for name in names}
+    return {name: best_range(*extremes[name], counts[name]) for name in names}
+
+
+def best_range(least: float, most: float, counts: np.ndarray) -> tuple[float, float]:
+    """The interval of least squared error for one tensor's values, widened to hold zero.
+
+    Args:
+        counts: int64 (bins,), over equal bins from `least` to `most`.
+    """
+    edges = np.linspace(least, most, len(counts) + 1)
+    centres = (edges[1:] + edges[:-1]) / 2
+    best, found = np.inf, (least, most)
+    for part in np.linspace(0.3, 1.0, 71):
+        low, high = least * float(part), most * float(part)
+        clipped = np.clip(centres, low, high)
+        step = (high - low) / 255
+        error = float(counts @ ((centres - clipped) ** 2 + (centres == clipped) * step**2 / 12))
+        if error < best:
+            best, found = error, (low, high)
+    return min(found[0], 0.0), max(found[1], 0.0)

@@ -178,8 +178,7 @@ def _note(built: Built, package: Package, request: Request, job: Job) -> None:
     """Do one job and enter what became of it; raises the first refusal if it was only a check and failed."""
     precision, plan, refused = _try_each(package, request, job)
     reasons = {p: reason_of(error) for p, error in refused.items()}
-    there = [p for p in refused if _is_there(package, request, job, p)]
-    built.stale.extend(request.name(job, p) for p in there)
+    built.stale.extend(request.name(job, p) for p in refused if _is_there(package, request, job, p))
     label = request.label(job)
     if precision is None:
         before = request.refused(package) if request.precision == "auto" else {}
@@ -190,8 +189,7 @@ def _note(built: Built, package: Package, request: Request, job: Job) -> None:
         return
     name = request.name(job, precision)
     if plan is not None:
-        record = plan.record
-        record = dataclasses.replace(record, flags={**record.flags, "instead_of": reasons})
+        record = dataclasses.replace(plan.record, flags={**plan.record.flags, "instead_of": reasons})
         built.engines[name] = plan._replace(record=record)
         built.notes.extend(_without_companion(package, built, record, label))
     elif job.gpu:
@@ -225,7 +223,7 @@ def _attempt(package: Package, request: Request, job: Job, precision: str) -> Pl
             outputs=outputs,
             progress=request.progress,
         )
-    record = _record(package, built, graph, request.inputs)
+    record = _record(package, request, built)
     return Plan(built.plan, dataclasses.replace(record, parity=_gate(package, built.plan, record)))
 
 
@@ -249,11 +247,10 @@ def _graph_file(graph: Path, embedding_only: bool) -> Iterator[tuple[Path, tuple
         yield path, OUTPUTS[:1]
 
 
-def _record(
-    package: Package, built: builder.BuiltEngine, graph: str, inputs: tuple[str, ...]
-) -> EngineRecord:
+def _record(package: Package, request: Request, built: builder.BuiltEngine) -> EngineRecord:
+    graph = request.graphs[built.precision]
     fields = {key: value for key, value in vars(built).items() if key != "plan"}
-    fields |= {"inputs": inputs, "outputs": tuple(name for name in OUTPUTS if name in built.outputs)}
+    fields |= {"inputs": request.inputs, "outputs": tuple(name for name in OUTPUTS if name in built.outputs)}
     return EngineRecord(
         **fields,
         onnx=graph,

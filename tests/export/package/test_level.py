@@ -104,23 +104,7 @@ def test_the_build_fits_on_images_that_are_named(masker, tmp_path, capsys):
 
 
 def test_level_is_fitted_on_images_set_apart(masker, photographs, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(source_module, "FEWEST", 4)
-    shutil.copy(masker, tmp_path / "masker.safetensors")
-    names = [path.name for path in sorted(photographs.glob("*.png"))][:5]
-    (tmp_path / APART).write_text("".join(f"{name}\n" for name in names))
-    arguments = ["--masker", str(tmp_path / "masker.safetensors"), "--quiet", "--precision", "fp32"]
-    assert main([*arguments, "--out", str(tmp_path / "x.nemu")]) == 0
-    level = Package.open(tmp_path / "x.nemu").manifest.level
-    assert (level.n, level.images) == (5, "apart:5")
-    monkeypatch.setattr(source_module, "FEWEST", 6)
-    assert main([*arguments, "--out", str(tmp_path / "few.nemu")]) == 0
-    assert Package.open(tmp_path / "few.nemu").manifest.level is None
-    assert "what a level of the mask means is not measured" in capsys.readouterr().err
-
-
-def test_unreadable_images_set_apart_are_skipped_and_named(
-    masker, photographs, tmp_path, capsys, monkeypatch
-):
+    """Those that can be read; the others are named."""
     monkeypatch.setattr(source_module, "FEWEST", 4)
     shutil.copy(masker, tmp_path / "masker.safetensors")
     data = tmp_path / "data"
@@ -137,7 +121,12 @@ def test_unreadable_images_set_apart_are_skipped_and_named(
     assert main([*arguments, "--out", str(tmp_path / "x.nemu")]) == 0
     said = capsys.readouterr().err
     assert re.search(r"2 images cannot be read and are left out: \S*broken\.png, \S*gone\.png", said)
-    assert Package.open(tmp_path / "x.nemu").manifest.level.n == 5
+    level = Package.open(tmp_path / "x.nemu").manifest.level
+    assert (level.n, level.images) == (5, "apart:5")
+    monkeypatch.setattr(source_module, "FEWEST", 6)
+    assert main([*arguments, "--out", str(tmp_path / "few.nemu")]) == 0
+    assert Package.open(tmp_path / "few.nemu").manifest.level is None
+    assert "what a level of the mask means is not measured" in capsys.readouterr().err
 
 
 def test_level_falls_back_to_images_set_apart(photographs, tmp_path, capsys, monkeypatch):
