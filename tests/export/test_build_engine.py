@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 
 import numpy as np
+import onnx
 import pytest
+import torch
 
 from export.build_engine import main
 from export.package import pack, write_graphs
@@ -14,11 +16,14 @@ from runtime import Embedder, Explainer
 from runtime.__main__ import main as runtime
 from runtime.backends.tensorrt.library import validity
 from runtime.errors import ParityError
+from runtime.media.geometry import Geometry, load_image
 from runtime.package.folder import Package
 from tests.export.built_engine import rtx
 from train.__main__ import WORTHLESS
 from train.__main__ import main as train
 from train.checkpoint import load_nem
+from train.config import EncoderConfig
+from train.encoder.zoo import load_encoder
 
 
 def test_package_has_the_documented_files_and_parity(package):
@@ -60,10 +65,6 @@ def test_reference_images_are_the_users_only_if_named(package, masker, photograp
 
 def test_the_explainer_gives_the_encoders_own_embedding(package, masker, photographs):
     """End to end: a file through the package equals the torch encoder on the same file."""
-    import torch
-
-    from runtime.media.geometry import Geometry, load_image
-
     nem = load_nem(masker)
     file = sorted(photographs.glob("*.png"))[3]
     fitted, _ = Geometry.from_record(nem.encoder.input).fit(load_image(file))
@@ -121,8 +122,6 @@ def test_embedding_only_engines_are_added_beside_others(copy, capsys):
 
 
 def test_embedding_only_graph_is_small_and_shares_weights(package, photographs):
-    import onnx
-
     alone = onnx.load(str(package / "model.embedding.onnx"), load_external_data=False)
     assert [o.name for o in alone.graph.output] == ["embedding"]
     whole = onnx.load(str(package / "model.onnx"), load_external_data=False)
@@ -235,9 +234,6 @@ def test_force_replaces_packages_and_nothing_else(masker, tmp_path, capsys):
 
 
 def test_the_embedding_id_follows_weights_and_preprocessing(masker, weights):
-    from train.config import EncoderConfig
-    from train.encoder.zoo import load_encoder
-
     def identity(**options):
         fields = {"encoder": "timm/test_resnet", "weights": str(weights), "image_size": (64, 64), **options}
         return pack.embedding_id(load_encoder(EncoderConfig(**fields)))

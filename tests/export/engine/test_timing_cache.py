@@ -87,7 +87,7 @@ def test_timings_refused_by_tensorrt_are_dropped(capsys):
 
 
 @pytest.mark.parametrize(
-    "other",
+    ("trt", "gpu", "driver"),
     [
         (SimpleNamespace(__version__="10.13.3"), GPU, "12.6"),
         (TRT, dataclasses.replace(GPU, name="Thor"), "12.6"),
@@ -95,9 +95,8 @@ def test_timings_refused_by_tensorrt_are_dropped(capsys):
         (TRT, GPU, "13.0"),
     ],
 )
-def test_version_gpu_and_driver_each_have_their_own(other, monkeypatch):
+def test_version_gpu_and_driver_each_have_their_own(trt, gpu, driver, monkeypatch):
     here = cache_file(TRT, GPU)
-    trt, gpu, driver = other
     monkeypatch.setattr(cuda, "driver", lambda: cuda.DriverInfo(cuda=driver, devices=1))
     assert cache_file(trt, gpu) != here
     assert here.name == "10.3.0_Orin-nvgpu-_8.7_12.6.cache"

@@ -94,8 +94,7 @@ def test_a_model_repository_and_wrong_usage(package, tmp_path, capsys):
     assert main([str(package), "--format", "triton", "--out", str(tmp_path / "models")]) == 0
     assert (tmp_path / "models/tiny/config.pbtxt").is_file()
     assert main([str(package), "--format", "triton", "--out", str(tmp_path / "models")]) == 1
-    wrongs = "triton --float-nchw", "deepstream --embedding-only", "triton --precision fp16"
-    for wrong in wrongs:
+    for wrong in ("triton --float-nchw", "deepstream --embedding-only", "triton --precision fp16"):
         with pytest.raises(SystemExit) as stopped:
             main([str(package), "--out", str(tmp_path / "x"), "--format", *wrong.split()])
         assert stopped.value.code == 2

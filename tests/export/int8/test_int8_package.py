@@ -9,6 +9,8 @@ import pytest
 
 from export.build_engine import main
 from export.graph.ranges import Ranges
+from export.int8 import write as int8
+from export.package import write_graphs
 from runtime import Embedder, Explainer
 from runtime.errors import InputError
 from runtime.package.folder import Package
@@ -73,8 +75,6 @@ def test_explainer_and_embedder_run_the_int8_graphs(int8_package, photographs):
 
 
 def test_int8_form_beyond_the_gate_is_left_out(masker, photographs, tmp_path, monkeypatch, capsys):
-    from export.int8 import write as int8
-
     right = int8.trt_form
 
     def wrong(*arguments):
@@ -112,8 +112,6 @@ def test_bf16_is_bfloat16_inside_and_leaves_turing_out(masker, tmp_path, capsys)
 
 
 def test_fp16_overflow_drops_only_the_tensorrt_int8_graph(masker, photographs, tmp_path, monkeypatch):
-    from export.package import write_graphs
-
     monkeypatch.setattr(
         write_graphs, "measure_ranges", lambda *_: Ranges(peaks={"attn/node_MatMul (MatMul)": 2e6}, images=12)
     )

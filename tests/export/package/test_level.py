@@ -17,7 +17,7 @@ from export.package import source as source_module
 from export.package.level import FEWEST, LEVEL_PICTURE, SHARES, curve, fit, level_picture
 from export.package.source import Chosen, level_images
 from runtime.package.folder import Package
-from runtime.package.records import InputRecord, LevelCheck, LevelRecord
+from runtime.package.records import LevelCheck, LevelRecord
 from train.checkpoint import MaskerFile
 from train.run_folder import APART
 
@@ -129,28 +129,23 @@ def test_level_is_fitted_on_images_set_apart(masker, photographs, tmp_path, caps
     assert "what a level of the mask means is not measured" in capsys.readouterr().err
 
 
-def test_level_falls_back_to_images_set_apart(photographs, tmp_path, capsys, monkeypatch):
+def test_level_falls_back_to_images_set_apart(package, photographs, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(source_module, "FEWEST", 5)
     monkeypatch.setattr(source_module, "apart_of", lambda _: sorted(photographs.glob("*.png"))[:5])
-    size = InputRecord(
-        name="image", height=32, width=32, mean=(0.5,) * 3, std=(0.5,) * 3, resize="squash", crop_pct=1.0,
-        interpolation="bilinear",
-    )  # fmt: skip
-    for i in range(5):
-        Image.new("RGB", (32, 32), (i, 0, 0)).save(tmp_path / f"{i}.png")
+    size = Package.open(package).manifest.input
     few, enough = (Chosen(np.zeros((n, 32, 32, 3), np.uint8), f"{n} of them") for n in (4, 5))
-    elsewhere = tmp_path / "elsewhere"
+    elsewhere, evaluate = tmp_path / "elsewhere", tmp_path / "few"
     elsewhere.mkdir()
+    evaluate.mkdir()
     for judged, trained_on, word in (
         (enough, tmp_path, "overlaps with the folder of the training"),
-        (few, elsewhere, f"{tmp_path / 'few'} gave 4 images"),
+        (few, elsewhere, f"{evaluate} gave 4 images"),
     ):
-        (tmp_path / "few").mkdir(exist_ok=True)
         file = SimpleNamespace(config=SimpleNamespace(data=str(trained_on)))
-        images, source = level_images(judged, size, evaluate=tmp_path / "few", masker=file)
+        images, source = level_images(judged, size, evaluate=evaluate, masker=file)
         assert (len(images), source) == (5, "apart:5")
         assert word in capsys.readouterr().err
-    assert level_images(enough, size, evaluate=tmp_path / "few", masker=file) is enough
+    assert level_images(enough, size, evaluate=evaluate, masker=file) is enough
     assert not capsys.readouterr().err
 
 
