@@ -12,12 +12,11 @@ import dataclasses
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
-from export.build_options import engine_request, package_source, parse, parser
 from export.package import attach
-from export.request import Request
+from export.request import Request, engine_request, package_source, parse, parser
 from runtime.atomic import atomic_folder, refuse_existing
 from runtime.backends.choice import takes_targets
 from runtime.cli import console
@@ -57,7 +56,7 @@ def make(options: argparse.Namespace, request: Request) -> tuple[Package, attach
     from export.package import pack  # imports torch
 
     with atomic_folder(options.out, force=options.force) as folder:
-        step = _silent if options.quiet else _step
+        step = nullcontext if options.quiet else _step
         package = pack.make_package(folder, package_source(options), name=options.out.name, step=step)
         built = attach.build(package, *_forms(request, package))
         if built.left_out:  # the card names them
@@ -143,11 +142,6 @@ def _step(what: str) -> Iterator[None]:
         yield
     finally:
         print(f"{time.monotonic() - began:.1f} s", file=sys.stderr)
-
-
-@contextmanager
-def _silent(what: str) -> Iterator[None]:
-    yield
 
 
 if __name__ == "__main__":

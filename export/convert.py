@@ -15,8 +15,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from export.deploy import triton
-from export.deploy.deepstream import deepstream_config
+from export import triton
 from export.graph import variants
 from runtime.atomic import atomic_file, refuse_existing
 from runtime.cli import console
@@ -29,6 +28,8 @@ EXAMPLE = """examples:
 
 exit codes: 0 ok, 1 error, 2 usage, 3 the parity gate failed (nothing is written)
 """
+_MODES = {"fp32": 0, "fp16": 2}
+"""DeepStream's `network-mode`.  The graph's types decide the precision; this only names the engine file."""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -106,6 +107,32 @@ def _file(package: Package, o: argparse.Namespace) -> tuple[list[Path], str, str
     with atomic_file(config, force=o.force) as file:
         file.write_text(deepstream_config(package, o.out, precision=o.precision))
     return [o.out, config], said, f"nvinfer config-file-path={config}"
+
+
+def deepstream_config(package: Package, file: Path, *, precision: str, batch: int = 1) -> str:
+    """Text of config_infer for Gst-nvinfer; both outputs are passed on raw, as tensor metadata.
+
+    Gst-nvinfer feeds net-scale-factor · (x − offset), float and planar.  With 1 and 0 it feeds x, which the
+    graph normalises.  Source: the documentation of Gst-nvinfer.
+
+    Args:
+        file: ONNX with a float32 (N, 3, H, W) input, as `export.graph.variants.write` makes with `nchw`.
+        precision: `fp32` or `fp16`.
+    """
+    size = package.manifest.input
+    return f"""# {package.manifest.embedding_id}
+[property]
+onnx-file={file.name}
+model-engine-file={file.name}_b{batch}_gpu0_{precision}.engine
+batch-size={batch}
+network-mode={_MODES[precision]}
+network-type=100
+output-tensor-meta=1
+infer-dims=3;{size.height};{size.width}
+model-color-format=0
+net-scale-factor=1
+offsets=0;0;0
+"""
 
 
 if __name__ == "__main__":

@@ -22,9 +22,6 @@ PORTABLE = "portable"
 TURING = "7.5"
 """TensorRT-RTX 1.7 builds float32 convolutions for it and refuses float32 matrix products (measured)."""
 
-NEEDS = {"bf16": (8, 0)}
-"""Types that older GPUs lack, and the compute capability that has them first."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class Target:
@@ -157,11 +154,11 @@ def default() -> Target:
 
 
 def can(capability: str, precision: str) -> bool:
-    """Whether a GPU of that compute capability has the type; `portable` means 8.0."""
-    return number("8.0" if capability == PORTABLE else capability) >= NEEDS.get(precision, (0, 0))
+    """Whether a GPU of that compute capability has the type: bf16 came with 8.0, which `portable` means."""
+    return precision != "bf16" or capability == PORTABLE or _number(capability) >= (8, 0)
 
 
-def number(text: str) -> tuple[int, ...]:
+def _number(text: str) -> tuple[int, ...]:
     """`8.7` → (8, 7), to compare versions and compute capabilities."""
     return tuple(int(part) for part in text.split("."))
 
@@ -169,7 +166,7 @@ def number(text: str) -> tuple[int, ...]:
 def _here() -> Target:
     here = version("tensorrt")  # first, so that a missing library is reported before a missing driver
     capability = cuda.device().compute_capability
-    major, minor, *_ = number(here)
+    major, minor, *_ = _number(here)
     return dataclasses.replace(
         TARGETS["tensorrt"], tensorrt=(major, minor), gpus=(capability,), engines=(capability,)
     )

@@ -19,7 +19,7 @@ ORDERS = (
     "runtime train export benchmarks tests",
     "runtime.package runtime.media runtime.backends runtime.anomaly runtime.bulk runtime.index runtime.cli",
     "runtime.backends.cuda runtime.backends.tensorrt",
-    "export.graph export.int8 export.engine export.package export.deploy",
+    "export.graph export.int8 export.engine export.package",
     "benchmarks.common benchmarks.quality.metrics benchmarks.quality.planted benchmarks.quality.natural "
     "benchmarks.quality.toward",
     "benchmarks.common benchmarks.quality benchmarks.latency benchmarks.gpu",

@@ -25,7 +25,7 @@ from benchmarks.common.nvml import joules_per_call
 from benchmarks.common.onnx_sessions import encoder_graph, fused_graph, random_encoder, run, session
 from benchmarks.common.record import command, device_name, exits, meta, write
 from benchmarks.latency.peers import openvino_call, relax_milliseconds, torch_peers
-from export.images import PHOTOGRAPHS
+from export.package.source import PHOTOGRAPHS
 from runtime import Explainer
 from runtime.backends.choice import choose
 from runtime.backends.onnxruntime import MODELS

@@ -21,17 +21,14 @@ import onnx
 
 from benchmarks.common.record import command, finish
 from export.graph import from_torch
-from export.graph.fuse import Fused
-from export.graph.gate import run_torch
-from export.graph.precision import OPSETS
-from export.graph.session import run_model, widened
+from export.graph.fuse import Fused, run_torch
+from export.graph.session import Session, widened
 from export.graph.structure import Structure
-from export.int8.calibrate import calibration_images, ranges
+from export.int8.calibrate import ranges
 from export.int8.for_onnxruntime import quantize_cpu
 from export.int8.for_tensorrt import insert_qdq
-from export.int8.sensitivity import fit
-from export.int8.write import cpu_form, in_float, trt_form
-from export.pictures import fitted
+from export.int8.write import cpu_form, fit, in_float, trt_form
+from export.package.source import calibration_images, fitted
 from runtime.media.sources import find_images
 from runtime.package.reference import Reference
 from train.checkpoint import load_nem
@@ -82,7 +79,7 @@ def _outputs(
                     "reduce_range": reduce_range,
                     "computed": "as written" if as_written else "by onnxruntime's int8 kernels here",
                 }
-                yield done | how, "int8", run_model(model, tests, as_written=as_written)
+                yield done | how, "int8", Session(model, as_written=as_written).explain(tests)
     reference = Reference(tests, *run_torch(Fused(nem, precision="fp32"), tests))
     for form in (trt, cpu_form(full, calibrated)):
         model, _, _ = fit(form, reference, step=lambda _: nullcontext())
@@ -97,7 +94,8 @@ def _outputs(
 def _graph(nem: NEM, precision: str) -> onnx.ModelProto:
     size = nem.encoder.input
     fused = Fused(nem, precision=precision)
-    model = from_torch.export_onnx(fused, height=size.height, width=size.width, opset=OPSETS[precision])
+    opset = from_torch.OPSETS[precision]
+    model = from_torch.export_onnx(fused, height=size.height, width=size.width, opset=opset)
     return from_torch.simplify(model)[0]
 
 

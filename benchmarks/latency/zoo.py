@@ -17,7 +17,7 @@ from benchmarks.common.onnx_sessions import random_weights
 from benchmarks.common.record import command, lines, meta, write
 from benchmarks.quality.maskers import train_masker
 from export.build_engine import main as build
-from export.images import PHOTOGRAPHS
+from export.package.source import PHOTOGRAPHS
 from runtime.errors import InputError
 from runtime.package.folder import Package
 from train.run_folder import MASKER

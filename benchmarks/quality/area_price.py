@@ -30,7 +30,7 @@ from benchmarks.quality.metrics import localisation
 from benchmarks.quality.metrics.faithfulness import centred_cosine, held_out_fill, insertion_deletion
 from benchmarks.quality.planted import encoders
 from benchmarks.quality.planted.world import SIZE, scene
-from export.pictures import fitted
+from export.package.source import fitted
 from runtime.media.geometry import Geometry
 from runtime.media.sources import find_images
 from train.config import EncoderConfig, TrainConfig

@@ -18,9 +18,8 @@ from typing import Any
 import numpy as np
 
 from benchmarks.common.record import command, finish
-from export.graph.fuse import Fused
-from export.graph.gate import run_torch
-from export.pictures import spread_over
+from export.graph.fuse import Fused, run_torch
+from export.package.source import spread_over
 from runtime.package.parity import LIMITS, distances, measure, median_distance
 from train.checkpoint import load_nem
 

@@ -19,7 +19,7 @@ import torch
 
 from benchmarks.common.record import command, meta, write
 from export.package.level import blurred, fit
-from export.pictures import fitted
+from export.package.source import fitted
 from runtime.level import level_for, share_above, share_for
 from runtime.media.occlusion import kept, occlude
 from runtime.media.sources import find_images

@@ -30,7 +30,7 @@ from benchmarks.quality.metrics.robustness import randomised_copies
 from benchmarks.quality.quality_tables import COMPLEXITY, FULL, MASKS, METHODS, Column, comparison, scored
 from benchmarks.quality.run import CHEAP, COUNTS, few
 from benchmarks.quality.scoring import CHUNK, ORDER_ONLY, Explain, Row, Subject, score
-from export.pictures import fitted
+from export.package.source import fitted
 from runtime.errors import InputError, NemuError
 from runtime.media.sources import find_images
 from train.checkpoint import load_nem, read_config

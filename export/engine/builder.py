@@ -9,32 +9,26 @@ TensorRT-RTX builds on a machine without a GPU.  The classic library needs the d
 
 from __future__ import annotations
 
+import collections
 import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from export.engine.builder_config import (
-    configure,
-    flags,
-    require_user_allocation,
-    resize_activations,
-    scratch_limit,
-)
-from export.engine.layers import PRECISIONS
 from export.engine.monitor import Progress, interruptible, monitor
-from export.engine.network import Library, Signature, read_network
-from export.engine.timing_cache import TimingCache
-from export.graph.refusals import refusal
+from export.engine.network import Library, Network, Signature, read_network
+from export.engine.timing_cache import timing_cache
+from export.graph.gate import refusal
 from export.targets import PORTABLE, can
 from runtime.backends import cuda
-from runtime.backends.tensorrt.library import FLAVOURS, Validity, library, logger, validity
+from runtime.backends.tensorrt.library import library, logger
 from runtime.backends.tensorrt.selection import RTX_CAPABILITIES
 from runtime.errors import ExportError, InputError
 from runtime.package.manifest import OUTPUTS
 
-__all__ = ["FLAVOURS", "BuiltEngine", "Validity", "build", "validity"]
+_INTEGRATED_SHARE = 4
+"""On a Jetson without a limit, TensorRT 10.3 asks for more memory than there is (NVIDIA/TensorRT 4258)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,9 +71,9 @@ def build(
 
     Args:
         onnx: takes `image` uint8 (N, H, W, 3), for targets also `toward` float32 (N, D); returns float32.
-        flavour: one of `FLAVOURS`.
+        flavour: one of `runtime.backends.tensorrt.library.FLAVOURS`.
         batch: min, opt, max of N.  The engine takes every N between, and is fastest at opt.
-        precision: of `PRECISIONS`, which the graph must already be; it is checked, not converted.
+        precision: of `export.engine.network.PRECISIONS`; that of the graph, which is checked, not converted.
         capability: compute capability to build for, or `portable`; None: `portable` for RTX, else this GPU's.
         workspace_bytes: limit of the scratch memory, in the engine and while kernels are timed; None leaves
             it to the library, but where GPU and CPU share their memory it is a quarter of that.
@@ -87,12 +81,11 @@ def build(
         progress: show a bar on stderr.
 
     Raises:
-        InputError: an option that cannot be used.
+        InputError: an unknown flavour, or a compute capability that it cannot build for.
         BackendUnavailable: the library, or the GPU that it builds on, is not here.
         ExportError: the graph is refused, has other names or types than asked for, or does not build.
         KeyboardInterrupt: Ctrl-C, after the build was stopped.
     """
-    _check_options(onnx, batch, precision)
     opened = _open_library(flavour, capability, precision)
     network = read_network(opened, onnx, inputs=inputs, outputs=outputs, precision=precision)
     workspace_bytes = scratch_limit(workspace_bytes, opened.gpu)
@@ -123,28 +116,6 @@ def _open_library(flavour: str, capability: str | None, precision: str) -> Libra
     log = logger(trt)
     log.lines.clear()
     return Library(trt, flavour, log, trt.Builder(log), gpu, capability)
-
-
-def _check_options(onnx: Path, batch: tuple[int, int, int], precision: str) -> None:
-    low, best, high = batch
-    if not 1 <= low <= best <= high:
-        raise InputError(
-            f"batch {low}:{best}:{high}",
-            expected="min:opt:max with 1 <= min <= opt <= max",
-            cure="for example --batch 1:1:8",
-        )
-    if precision not in PRECISIONS:
-        raise InputError(
-            f"precision {precision!r}",
-            expected="one of " + ", ".join(PRECISIONS),
-            cure="choose one; the ONNX file must hold that precision",
-        )
-    if not onnx.is_file():
-        raise InputError(
-            f"{onnx} is not a file",
-            expected="an ONNX file",
-            cure="export it first: nemu build",
-        )
 
 
 def _check_capability(flavour: str, capability: str, precision: str, gpu: cuda.DeviceInfo | None) -> None:
@@ -178,7 +149,7 @@ def _plan(opened: Library, network: Any, config: Any, *, show: bool) -> tuple[by
     classic = opened.gpu is not None
     how: dict[str, Any] = {"resizable": resize_activations(opened, config)} if classic else {}
     capturable = require_user_allocation(opened, config, True)
-    with TimingCache(opened.trt, config, opened.gpu, say=show) as cache:
+    with timing_cache(opened.trt, config, opened.gpu, say=show) as timings:
         plan = _compile(opened, network, config, show=show)
         if plan is None and capturable:
             capturable = require_user_allocation(opened, config, False)
@@ -191,7 +162,7 @@ def _plan(opened: Library, network: Any, config: Any, *, show: bool) -> tuple[by
             expected="a serialised engine",
             cure="the lines above name the layer or the resource: a larger workspace, or a smaller --batch",
         )
-    return plan, {**how, "timing_cache": cache.state}, time.monotonic() - started
+    return plan, {**how, "timing_cache": timings}, time.monotonic() - started
 
 
 def _compile(opened: Library, network: Any, config: Any, *, show: bool) -> bytes | None:
@@ -202,3 +173,92 @@ def _compile(opened: Library, network: Any, config: Any, *, show: bool) -> bytes
             config.progress_monitor = monitor(trt, bar)
         plan = interruptible(lambda: builder.build_serialized_network(network, config), cancelled, bar.tick)
     return None if plan is None else bytes(plan)
+
+
+def configure(
+    library: Library, inputs: Signature, batch: tuple[int, int, int], workspace_bytes: int | None, onnx: Path
+) -> Any:
+    """A builder configuration with one optimisation profile over the batch axis of every input.
+
+    Raises:
+        ExportError: an input's shape does not allow that batch.
+    """
+    _check_shapes(inputs, batch, onnx)
+    trt = library.trt
+    config = library.builder.create_builder_config()
+    # TF32 has fp16's ten bits of mantissa: fp32 engines and float heads must not compute in it.
+    config.clear_flag(trt.BuilderFlag.TF32)
+    profile = library.builder.create_optimization_profile()
+    for name, (_, shape) in inputs.items():
+        profile.set_shape(name, *((n, *shape[1:]) for n in batch))
+    config.add_optimization_profile(profile)
+    if workspace_bytes is not None:
+        config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, workspace_bytes)
+        if library.gpu is not None:
+            config.set_memory_pool_limit(trt.MemoryPoolType.TACTIC_DRAM, workspace_bytes)
+    if library.flavour == "rtx" and library.capability != PORTABLE:
+        config.num_compute_capabilities = 1
+        name = "SM" + library.capability.replace(".", "")
+        config.set_compute_capability(trt.ComputeCapability.__members__[name], 0)
+    return config
+
+
+def _check_shapes(inputs: Signature, batch: tuple[int, int, int], onnx: Path) -> None:
+    for name, (_, shape) in inputs.items():
+        free = shape[0] == -1
+        if -1 in shape[1:] or not (free or set(batch) == {shape[0]}):
+            what = "images" if name == "image" else name
+            raise ExportError(
+                f"{onnx.name} takes {what} of shape {shape}, and the batch was to be "
+                f"{':'.join(map(str, batch))}",
+                expected="a free first axis (-1) and fixed others, or a batch equal to the fixed first axis",
+                cure="export with a dynamic batch axis and a fixed image size",
+            )
+
+
+def scratch_limit(asked: int | None, gpu: cuda.DeviceInfo | None) -> int | None:
+    """Bytes of scratch memory: what was asked for; else a quarter where GPU and CPU share their memory."""
+    if asked is None and gpu is not None and gpu.integrated:
+        return gpu.memory_bytes // _INTEGRATED_SHARE
+    return asked
+
+
+def flags(library: Library, config: Any, network: Network, workspace_bytes: int | None) -> dict[str, Any]:
+    """Settings that change the engine, and the builder's warnings, for the sidecar."""
+    trt = library.trt
+    return {
+        "strongly_typed": True,
+        "tf32": bool(config.get_flag(trt.BuilderFlag.TF32)),
+        "optimization_level": int(config.builder_optimization_level),
+        "workspace_bytes": workspace_bytes,
+        "weighted_layers": dict(collections.Counter(layer.dtype for layer in network.weighted)),
+        "warnings": list(library.log.lines),
+    }
+
+
+def resize_activations(library: Library, config: Any) -> bool:
+    """Let the engine report the memory that a smaller batch needs; False before TensorRT 10.10.
+
+    Lanes ask for it.
+    """
+    trt = library.trt
+    if not hasattr(trt, "PreviewFeature"):
+        return False
+    if not hasattr(trt.PreviewFeature, "RUNTIME_ACTIVATION_RESIZE_10_10"):
+        return False
+    config.set_preview_feature(trt.PreviewFeature.RUNTIME_ACTIVATION_RESIZE_10_10, True)
+    return True
+
+
+def require_user_allocation(library: Library, config: Any, required: bool) -> bool:
+    """Forbid the engine to allocate while it runs; TensorRT-RTX records only such engines in a CUDA graph.
+
+    Returns:
+        Whether it is forbidden; False if the library has no such flag.
+    """
+    trt = library.trt
+    if not hasattr(trt.BuilderFlag, "REQUIRE_USER_ALLOCATION"):
+        return False
+    change = config.set_flag if required else config.clear_flag
+    change(trt.BuilderFlag.REQUIRE_USER_ALLOCATION)
+    return required

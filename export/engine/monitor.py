@@ -8,12 +8,20 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
-from types import ModuleType, TracebackType
+from dataclasses import dataclass
+from types import ModuleType
 from typing import Any, TypeVar
 
 from tqdm import tqdm
 
 T = TypeVar("T")
+
+
+@dataclass
+class _Phase:
+    parent: str | None
+    steps: int
+    done: int = 0
 
 
 class Progress:
@@ -43,9 +51,7 @@ class Progress:
     def __enter__(self) -> Progress:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._bar.close()
 
     def tick(self) -> None:
@@ -89,13 +95,6 @@ class Progress:
         gained = max(0.0, percent - self.percent)
         self.percent += gained
         self._bar.update(gained)
-
-
-class _Phase:
-    def __init__(self, parent: str | None, steps: int) -> None:
-        self.parent = parent
-        self.steps = steps
-        self.done = 0
 
 
 def monitor(trt: ModuleType, progress: Progress) -> Any:

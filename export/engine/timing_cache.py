@@ -14,8 +14,10 @@ import hashlib
 import os
 import re
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from types import ModuleType, TracebackType
+from types import ModuleType
 from typing import Any
 
 from runtime.atomic import atomic_file
@@ -24,51 +26,50 @@ from runtime.backends import cuda
 _DIGEST = 32
 
 
-class TimingCache:
+@contextmanager
+def timing_cache(trt: ModuleType, config: Any, gpu: cuda.DeviceInfo | None, *, say: bool) -> Iterator[str]:
     """Give `config` the timings of earlier builds; at the end store those of this one, interrupted or not.
 
     Args:
         gpu: the GPU that builds; None (TensorRT-RTX) does nothing.
         say: print which file is used, on stderr.  A dropped file is always reported.
+
+    Yields:
+        `none`, `empty` or `filled` at the start of the build, for the sidecar.
     """
+    if gpu is None:
+        yield "none"
+        return
+    path = cache_file(trt, gpu)
+    kept = _read(path)
+    state = "filled" if kept and _set(config, kept) else "empty"
+    if state == "empty":
+        if kept:
+            _drop(path, "TensorRT does not take it")
+        _set(config, b"")
+    if say:
+        print(f"timing cache ({state}): {path}", file=sys.stderr)
+    try:
+        yield state
+    finally:
+        _store(path, config.get_timing_cache())
 
-    def __init__(self, trt: ModuleType, config: Any, gpu: cuda.DeviceInfo | None, *, say: bool) -> None:
-        self._config = config
-        self._say = say
-        self._path = None if gpu is None else cache_file(trt, gpu)
-        self.state = "none" if gpu is None else "empty"
-        """`none`, `empty` or `filled` at the start of the build, for the sidecar."""
 
-    def __enter__(self) -> TimingCache:
-        if self._path is not None:
-            kept = _read(self._path)
-            if kept and self._set(kept):
-                self.state = "filled"
-            else:
-                if kept:
-                    _drop(self._path, "TensorRT does not take it")
-                self._set(b"")
-            if self._say:
-                print(f"timing cache ({self.state}): {self._path}", file=sys.stderr)
-        return self
+def _set(config: Any, blob: bytes) -> bool:
+    """False if TensorRT refuses these timings: another device or version."""
+    cache = config.create_timing_cache(blob)
+    return cache is not None and bool(config.set_timing_cache(cache, False))
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        cache = None if self._path is None else self._config.get_timing_cache()
-        if cache is None or self._path is None:
-            return
-        blob = bytes(cache.serialize())
-        try:
-            with atomic_file(self._path) as temporary:
-                temporary.write_bytes(hashlib.sha256(blob).digest() + blob)
-        except OSError as full:  # keep the engine, which is built
-            print(f"timing cache {self._path} could not be kept: {full}", file=sys.stderr)
 
-    def _set(self, blob: bytes) -> bool:
-        """False if TensorRT refuses these timings: another device or version."""
-        cache = self._config.create_timing_cache(blob)
-        return cache is not None and bool(self._config.set_timing_cache(cache, False))
+def _store(path: Path, cache: Any) -> None:
+    if cache is None:
+        return
+    blob = bytes(cache.serialize())
+    try:
+        with atomic_file(path) as temporary:
+            temporary.write_bytes(hashlib.sha256(blob).digest() + blob)
+    except OSError as full:  # keep the engine, which is built
+        print(f"timing cache {path} could not be kept: {full}", file=sys.stderr)
 
 
 def cache_file(trt: ModuleType, gpu: cuda.DeviceInfo) -> Path:

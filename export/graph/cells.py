@@ -18,8 +18,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from export.graph.fuse import Fused
-from export.graph.gate import gate
-from export.graph.refusals import refusal
+from export.graph.gate import gate, refusal
 from export.graph.session import Session, copied
 from export.graph.variants import drop_mask
 from runtime.backends.onnxruntime import CELLS

@@ -17,8 +17,7 @@ import numpy as np
 import onnx
 import onnx.numpy_helper
 
-from export.graph import external, rules
-from export.graph.precision import OPSETS
+from export.graph import rules, session
 from export.graph.session import Session
 from export.targets import TARGETS
 from runtime.errors import ExportError
@@ -29,6 +28,8 @@ if TYPE_CHECKING:
 
 IR_VERSION = 10
 INPUT = "image"
+OPSETS = {"fp32": 18, "fp16": 18, "bf16": 22, "int8": 20}
+"""Precision → opset of its graph, as low as possible: convolutions in bfloat16 need 22, float16 scales 19."""
 
 
 def export_onnx(
@@ -135,7 +136,7 @@ def lint(model: onnx.ModelProto, *, opset: int = OPSETS["fp32"], toward: bool = 
 
 def save(model: onnx.ModelProto, path: Path) -> None:
     """Write `path`, and its weights as `path.data`, which runtimes can map into memory."""
-    external.save(model, path)
+    session.save(model, path)
     onnx.checker.check_model(str(path))
 
 

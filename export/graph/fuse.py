@@ -1,16 +1,22 @@
-"""The module that is exported: takes a uint8 image, returns embedding and mask."""
+"""The module that is exported: uint8 image in, embedding and mask out; and its outputs in torch."""
 
 from __future__ import annotations
 
 import copy
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
+from runtime.package.reference import Reference
 from train.nem import NEM
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16, "int8": torch.float16}
-"""Precision → type inside.  An int8 graph is made from the half module: other layers stay half."""
+"""The precisions a package can hold, each a graph of its own with explicit types, and the type inside.
+
+bf16 is for GPUs from compute capability 8.0 and encoders that leave fp16's range.  An int8 graph is the half
+module with quantise–dequantise pairs (`export.int8.for_tensorrt`); onnxruntime has a graph of its own.
+"""
 
 
 class Fused(nn.Module):
@@ -48,3 +54,32 @@ class Fused(nn.Module):
         # Cast before transposing: TensorRT refuses to transpose uint8.  Contiguous, because channels-last
         # strides would reach the global pooling, which the exporter then writes as a gather.
         return image.to(self.scale.dtype).permute(0, 3, 1, 2).contiguous() * self.scale + self.shift
+
+
+def torch_reference(nem: NEM, images: np.ndarray) -> Reference:
+    """The outputs of torch for the images; and for targets, if the masker takes them.
+
+    The target is the image's own embedding for every second image, and that of the next image for the others.
+    """
+    fused = Fused(nem, precision="fp32")
+    plain = Reference(images, *run_torch(fused, images))
+    if not nem.takes_target:
+        return plain
+    others = np.arange(len(images))[:, None] % 2 == 1
+    toward = np.where(others, np.roll(plain.embedding, -1, axis=0), plain.embedding)
+    return plain._replace(toward=toward, toward_mask=run_torch(fused, images, toward)[1])
+
+
+def run_torch(
+    fused: Fused, images: np.ndarray, toward: np.ndarray | None = None, *, batch: int = 4
+) -> tuple[np.ndarray, np.ndarray]:
+    """uint8 (N, H, W, 3) → embedding (N, D), mask (N, H, W), both float32, by the torch module.
+
+    Args:
+        toward: float32 (N, D), targets, if the masker takes them.
+    """
+    with torch.inference_mode():
+        given = [torch.from_numpy(array).split(batch) for array in (images, toward) if array is not None]
+        parts = [fused(*part) for part in zip(*given, strict=True)]
+    embedding, mask = (torch.cat(p).numpy() for p in zip(*parts, strict=True))
+    return embedding, mask

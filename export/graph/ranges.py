@@ -13,7 +13,7 @@ import numpy as np
 import onnx
 import onnx.numpy_helper
 
-from export.graph.refusals import refusal
+from export.graph.gate import refusal
 from export.graph.session import Session, widened
 from runtime.errors import ExportError, ParityError
 from runtime.package.reasons import LARGEST_HALF

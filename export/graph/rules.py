@@ -10,21 +10,79 @@ those that TensorRT-RTX refuses to its parser.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 import onnx
-from onnx import NodeProto
+from onnx import NodeProto, TensorProto, numpy_helper
 
-from export.graph import rule_finders
-from export.targets import Target
+from export.graph.structure import attributes
+from export.targets import Target, can
 from runtime.errors import ExportError
 
 ERROR, WARNING = "error", "warning"
 _SHOWN = 8
 """At most this many nodes of one finding are named."""
 _OPERATORS = "onnx/onnx-tensorrt, docs/operators.md"
+_FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE)
+_QUANTISING = ("QuantizeLinear", "DequantizeLinear")
+_ELEMENTWISE = ("Add", "Sub", "Mul", "Div", "Pow", "Min", "Max", "Sum", "MatMul", "Gemm", "Conv", "Concat")
+
+FIRST_KNOWN = {
+    "BlackmanWindow": (10, 4),
+    "HammingWindow": (10, 4),
+    "HannWindow": (10, 4),
+    "STFT": (10, 5),
+    "Attention": (10, 14),
+    "RMSNormalization": (10, 15),
+    "RotaryEmbedding": (10, 15),
+    "TensorScatter": (10, 15),
+    "Swish": (11, 0),  # not in the list of 10.15; measured to parse with RTX 1.7.1
+}
+"""Operators that only later parsers of TensorRT 10 know, and since which version."""
+
+_UNKNOWN = """
+    AffineGrid Bernoulli BitShift BitwiseAnd BitwiseNot BitwiseOr BitwiseXor CenterCropPad Col2Im
+    Compress ConcatFromSequence ConvInteger DFT Det DynamicQuantizeLinear ImageDecoder MatMulInteger
+    MaxRoiPool MaxUnpool MelWeightMatrix Multinomial Optional OptionalGetElement OptionalHasElement
+    QLinearConv QLinearMatMul SequenceAt SequenceConstruct SequenceEmpty SequenceErase SequenceInsert
+    SequenceLength SequenceMap SplitToSequence Unique
+"""
+UNKNOWN = frozenset(_UNKNOWN.split())
+"""Operators that the parsers' lists, up to 10.15, name as not supported."""
+
+
+class Graph:
+    """The nodes of a model and the types of its tensors, as far as they can be inferred; reads no weights."""
+
+    def __init__(self, model: onnx.ModelProto) -> None:
+        self.nodes = list(model.graph.node)
+        self.opset = next(o.version for o in model.opset_import if o.domain in ("", "ai.onnx"))
+        self.functions = {f.name for f in model.functions}
+        self.constants = {t.name: t for t in model.graph.initializer}
+        for node in self.nodes:
+            if node.op_type == "Constant" and node.attribute[0].type == onnx.AttributeProto.TENSOR:
+                self.constants[node.output[0]] = node.attribute[0].t
+        graph = onnx.shape_inference.infer_shapes(model).graph
+        values = (*graph.input, *graph.output, *graph.value_info)
+        self.types = {v.name: v.type.tensor_type.elem_type for v in values}
+        self.types |= {name: tensor.data_type for name, tensor in self.constants.items()}
+
+    def inputs(self, node: NodeProto) -> list[int]:
+        """Types of the node's inputs that are known."""
+        return [self.types[name] for name in node.input if self.types.get(name)]
+
+    def is_zero(self, name: str) -> bool:
+        """Whether a constant is all zeros; assumed for one whose values lie in the weights' file."""
+        tensor = self.constants.get(name)
+        if tensor is None or tensor.data_location == TensorProto.EXTERNAL:
+            return True
+        return not numpy_helper.to_array(tensor).any()
+
+
+Find = Callable[[Graph, Target], Iterable[NodeProto]]
+"""The nodes of a graph that break one rule for a target."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,8 +92,7 @@ class Rule:
     name: str
     level: str
     """`error`: the graph does not build, or computes wrong values; `warning`: it may."""
-    find: Callable[[rule_finders.Graph, Target], Iterator[NodeProto]]
-    """Returns the nodes at fault, for a target."""
+    find: Find
     happens: str
     cure: str
     source: str
@@ -57,11 +114,72 @@ class Finding:
         )
 
 
+def _each(test: Callable[[Graph, Target, NodeProto], object]) -> Find:
+    """Every node for which the test holds."""
+    return lambda graph, target: (node for node in graph.nodes if test(graph, target, node))
+
+
+def _operators(*kinds: str) -> Find:
+    return _each(lambda graph, target, node: node.op_type in kinds)
+
+
+def _layer_norm_in_pieces(graph: Graph, target: Target) -> list[NodeProto]:
+    """The mean of (x − mean x)², a variance: a LayerNorm in pieces has one, an RMSNorm has none."""
+    means = {n.output[0] for n in graph.nodes if n.op_type == "ReduceMean"}
+    deviations = {n.output[0] for n in graph.nodes if n.op_type == "Sub" and set(n.input) & means}
+    squares = {
+        n.output[0]
+        for n in graph.nodes
+        if (n.op_type == "Pow" and n.input[0] in deviations)
+        or (n.op_type == "Mul" and n.input[0] == n.input[1] and n.input[0] in deviations)
+    }
+    return [n for n in graph.nodes if n.op_type == "ReduceMean" and n.input[0] in squares]
+
+
+def _moves_uint8(graph: Graph, target: Target, node: NodeProto) -> bool:
+    """Whether it takes uint8; Cast, Shape and quantisation may."""
+    return node.op_type not in ("Cast", "Shape", *_QUANTISING) and TensorProto.UINT8 in graph.inputs(node)
+
+
+def _unsigned_int8(graph: Graph, target: Target, node: NodeProto) -> bool:
+    """Whether it quantises with an unsigned type or a zero point that is not zero."""
+    if node.op_type not in _QUANTISING or len(node.input) <= 2:
+        return False
+    return graph.types.get(node.input[2]) == TensorProto.UINT8 or not graph.is_zero(node.input[2])
+
+
+def _mixed_types(graph: Graph, target: Target, node: NodeProto) -> bool:
+    """Whether it is arithmetic on tensors of two floating types."""
+    return node.op_type in _ELEMENTWISE and len(set(graph.inputs(node)) & set(_FLOATS)) > 1
+
+
+def _unknown(graph: Graph, target: Target, node: NodeProto) -> bool:
+    """Whether it is of another domain, or the parser of the target's version does not know it."""
+    if node.domain not in ("", "ai.onnx") and node.op_type not in graph.functions:
+        return True
+    known = FIRST_KNOWN.get(node.op_type, (0, 0))
+    if node.op_type == "GroupNormalization" and graph.opset >= 21:
+        known = (10, 9)
+    return target.tensorrt is not None and (target.tensorrt < known or node.op_type in UNKNOWN)
+
+
+def _bf16_missing(*, everywhere: bool) -> Find:
+    """The first node with bfloat16, if all of the target's GPUs (or some, but not all) lack it."""
+
+    def find(graph: Graph, target: Target) -> list[NodeProto]:
+        lacking = [not can(gpu, "bf16") for gpu in target.gpus]
+        if not any(lacking) or all(lacking) is not everywhere:
+            return []
+        return [n for n in graph.nodes if TensorProto.BFLOAT16 in graph.inputs(n)][:1]
+
+    return find
+
+
 EVERYWHERE = (
     Rule(
         name="control flow",
         level=ERROR,
-        find=rule_finders.operators("If", "Loop", "Scan"),
+        find=_operators("If", "Loop", "Scan"),
         happens="the exporter left a branch in the graph; such engines were wrong or did not build",
         cure="make rotary and position tables constants of a fixed size, and use no torch.tile in them",
         source="lightly-train 783, romav2-onnx 6",
@@ -69,7 +187,7 @@ EVERYWHERE = (
     Rule(
         name="LayerNorm in pieces",
         level=ERROR,
-        find=rule_finders.layer_norm_in_pieces,
+        find=_layer_norm_in_pieces,
         happens="the squares overflow in half precision; the accuracy of a ViT-B fell to 19% on an Orin Nano",
         cure="use torch.nn.LayerNorm, which becomes one LayerNormalization",
         source="NVIDIA/TensorRT 2564, pytorch/TensorRT 2730 and 4061",
@@ -77,7 +195,7 @@ EVERYWHERE = (
     Rule(
         name="antialiased Resize",
         level=ERROR,
-        find=rule_finders.antialiased_resize,
+        find=_each(lambda _, __, n: n.op_type == "Resize" and attributes(n).get("antialias")),
         happens="the parser refuses it",
         cure="interpolate without antialias in the graph; resize photographs before it",
         source=_OPERATORS,
@@ -85,7 +203,7 @@ EVERYWHERE = (
     Rule(
         name="uint8 that is not cast first",
         level=ERROR,
-        find=rule_finders.moved_uint8,
+        find=_each(_moves_uint8),
         happens="the parser takes uint8 as an input and into Cast only, not into Transpose or Resize",
         cure="cast the image before anything else",
         source=_OPERATORS,
@@ -98,7 +216,7 @@ RULES = (
     Rule(
         name="unknown operator",
         level=ERROR,
-        find=rule_finders.unknown_operator,
+        find=_each(_unknown),
         happens="the parser of this version does not know it",
         cure="export with a lower opset, so that it becomes older operators, or write it in those",
         source=_OPERATORS,
@@ -106,7 +224,7 @@ RULES = (
     Rule(
         name="mixed types",
         level=ERROR,
-        find=rule_finders.mixed_types,
+        find=_each(_mixed_types),
         happens="a strongly typed network refuses operands of two floating types",
         cure="export the whole module in one type (--precision fp16); do not convert a float32 graph",
         source="onnxconverter-common 320",
@@ -114,7 +232,7 @@ RULES = (
     Rule(
         name="unsigned int8",
         level=ERROR,
-        find=rule_finders.unsigned_int8,
+        find=_each(_unsigned_int8),
         happens="values must be signed and zero points zero; some parsers read others as signed",
         cure="build from model.int8.trt.onnx; model.int8.cpu.onnx is for onnxruntime",
         source=_OPERATORS,
@@ -123,7 +241,7 @@ RULES = (
         Rule(
             name=f"bf16 that {which} GPUs lack",
             level=level,
-            find=rule_finders.bf16_missing(everywhere=level == ERROR),
+            find=_bf16_missing(everywhere=level == ERROR),
             happens="bf16 needs compute capability 8.0 or newer: the build fails on others",
             cure="--precision fp16",
             source="NVIDIA's support matrix of TensorRT",
@@ -133,7 +251,7 @@ RULES = (
     Rule(
         name="Tile",
         level=WARNING,
-        find=rule_finders.operators("Tile"),
+        find=_operators("Tile"),
         happens="ViT engines of TensorRT 10.3 were wrong where rotary tables were tiled at run time",
         cure="keep the whole table as a constant; compare the device's parity figures",
         source="lightly-train 783; NVIDIA/TensorRT 4558",
@@ -143,7 +261,7 @@ RULES = (
 
 def lint(model: onnx.ModelProto, target: Target, rules: tuple[Rule, ...] = RULES) -> list[Finding]:
     """Every rule that the graph breaks for that target, errors first."""
-    graph = rule_finders.Graph(model)
+    graph = Graph(model)
     found = ((rule, tuple(_label(node) for node in rule.find(graph, target))) for rule in rules)
     findings = [Finding(rule, nodes) for rule, nodes in found if nodes]
     return sorted(findings, key=lambda finding: finding.rule.level != ERROR)

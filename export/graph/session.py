@@ -1,7 +1,8 @@
-"""Run an ONNX graph with onnxruntime on the CPU: every session of this folder is made here."""
+"""ONNX graphs in memory: run with onnxruntime on the CPU, copied, widened, and written to files."""
 
 from __future__ import annotations
 
+import hashlib
 import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -9,11 +10,13 @@ from pathlib import Path
 import numpy as np
 import onnx
 from onnx import TensorProto, numpy_helper
+from onnx.external_data_helper import set_external_data
 
-from export.graph import external
 from runtime.package.manifest import OUTPUTS, TOWARD
 
 _HALVES = (TensorProto.FLOAT16, TensorProto.BFLOAT16)
+_LEAST = 1024
+"""Tensors of fewer bytes stay in the graph's own file."""
 
 
 class Session:
@@ -39,7 +42,7 @@ class Session:
         with tempfile.TemporaryDirectory(prefix="nemu-") as folder:
             path = model if isinstance(model, Path) else Path(folder) / "model.onnx"
             if not isinstance(model, Path):  # a file, because bytes are limited to 2 GB
-                external.save(copied(model), path)
+                save(copied(model), path)
             self._session = onnxruntime.InferenceSession(
                 str(path), options, providers=["CPUExecutionProvider"]
             )
@@ -57,9 +60,9 @@ class Session:
         targets = {} if toward is None else {TOWARD: toward}
         return self._session.run(names, {"image": images, **targets})
 
-    def embed(self, images: np.ndarray) -> np.ndarray:
-        """uint8 (N, H, W, 3) → embedding float32 (N, D), one image at a time."""
-        return np.concatenate([self(OUTPUTS[:1], image[None])[0] for image in images])
+    def embed(self, image: np.ndarray) -> np.ndarray:
+        """uint8 (H, W, 3) → embedding float32 (D,)."""
+        return self(OUTPUTS[:1], image[None])[0][0]
 
     def explain(self, images: np.ndarray, toward: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
         """uint8 (N, H, W, 3) → embedding float32 (N, D), mask float32 (N, H, W), one image at a time.
@@ -72,17 +75,6 @@ class Session:
         parts = [self(OUTPUTS, image[None], target) for image, target in pairs]
         embedding, mask = (np.concatenate(p) for p in zip(*parts, strict=True))
         return embedding, mask
-
-
-def run_model(
-    model: onnx.ModelProto | Path,
-    images: np.ndarray,
-    toward: np.ndarray | None = None,
-    *,
-    as_written: bool = False,
-) -> tuple[np.ndarray, np.ndarray]:
-    """`Session.explain` in a session of its own."""
-    return Session(model, as_written=as_written).explain(images, toward)
 
 
 def copied(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -122,3 +114,36 @@ def _widen(tensor: TensorProto) -> None:
     if tensor.data_type in _HALVES:
         name = tensor.name
         tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float32), name))
+
+
+def save(model: onnx.ModelProto, path: Path) -> None:
+    """Write `path`, and its weights as `path.data`; removes the weights from `model`.
+
+    onnx's own `save_as_external_data` fails if the working directory holds a file of that name, wherever
+    `path` is.
+    """
+    for tensor in model.graph.initializer:
+        if len(tensor.raw_data) >= _LEAST:
+            set_external_data(tensor, f"{path.name}.data")
+    onnx.save_model(model, str(path))
+
+
+def save_beside(model: onnx.ModelProto, path: Path, whole: Path) -> None:
+    """Write `path`; it refers to weights that are already in `whole.data`, and holds the others.
+
+    Args:
+        whole: a graph that `save` wrote, in the same folder.
+    """
+    content = whole.with_name(f"{whole.name}.data").read_bytes()
+    there = {}
+    for tensor in onnx.load(str(whole), load_external_data=False).graph.initializer:
+        at = {entry.key: entry.value for entry in tensor.external_data}
+        if at:
+            start, length = int(at.get("offset", 0)), int(at["length"])
+            there[hashlib.sha256(content[start : start + length]).digest()] = (at["location"], start, length)
+    for tensor in model.graph.initializer:
+        if found := there.get(hashlib.sha256(tensor.raw_data).digest()):
+            location, start, length = found
+            set_external_data(tensor, location, offset=start, length=length)
+            tensor.ClearField("raw_data")
+    path.write_bytes(model.SerializeToString())

@@ -84,7 +84,7 @@ def write_beside(graph: Path, file: str, reference: Reference, *, precision: str
     """
     path = graph.with_name(file)
     path.write_bytes(drop_mask(onnx.load(str(graph), load_external_data=False)).SerializeToString())
-    embedding = Session(path).embed(reference.images)
+    embedding = np.stack([*map(Session(path).embed, reference.images)])
     gate(reference, file, embedding, reference.mask, precision=precision)
 
 

@@ -6,48 +6,17 @@ squared error of rounding and clipping is taken, searched over a histogram of th
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from pathlib import Path
-
 import numpy as np
 import onnx
 
 from export.graph.session import Session, with_outputs
 from export.graph.structure import float_tensors
-from export.pictures import spread_over
-from runtime.package.records import InputRecord
 
-IMAGES = 64
-"""At most this many calibration images are taken, spread evenly over the folder."""
 _BINS = 2048
 _SAMPLE = 1 << 16  # values of one tensor of one image in its histogram; min and max are over all values
 
 Ranges = dict[str, tuple[float, float]]
 """Tensor → the interval that its int8 values span; holds zero."""
-
-
-@dataclass(frozen=True)
-class Observed:
-    """The values of one tensor on all calibration images."""
-
-    low: float
-    high: float
-    counts: np.ndarray
-    """int64 (bins,), over equal bins from `low` to `high`."""
-
-    def range(self) -> tuple[float, float]:
-        """The interval of least squared error, widened to hold zero."""
-        edges = np.linspace(self.low, self.high, len(self.counts) + 1)
-        centres = (edges[1:] + edges[:-1]) / 2
-        best, found = np.inf, (self.low, self.high)
-        for part in np.linspace(0.3, 1.0, 71):
-            low, high = self.low * float(part), self.high * float(part)
-            clipped = np.clip(centres, low, high)
-            step = (high - low) / 255
-            error = float(self.counts @ ((centres - clipped) ** 2 + (centres == clipped) * step**2 / 12))
-            if error < best:
-                best, found = error, (low, high)
-        return min(found[0], 0.0), max(found[1], 0.0)
 
 
 def ranges(model: onnx.ModelProto, images: np.ndarray) -> Ranges:
@@ -74,14 +43,23 @@ def ranges(model: onnx.ModelProto, images: np.ndarray) -> Ranges:
             flat = value.reshape(-1)[:: max(1, value.size // _SAMPLE)].astype(np.float64)
             narrowest = max(1e-4 * max(abs(low), abs(high)), 1e-6)  # bins of a constant tensor
             counts[name] += np.histogram(flat, _BINS, (low, max(high, low + narrowest)))[0]
-    return {name: Observed(*extremes[name], counts[name]).range() for name in names}
+    return {name: best_range(*extremes[name], counts[name]) for name in names}
 
 
-def calibration_images(folder: Path, size: InputRecord) -> np.ndarray:
-    """uint8 (N, H, W, 3): images of the folder as the encoder would see them, at most IMAGES.
+def best_range(least: float, most: float, counts: np.ndarray) -> tuple[float, float]:
+    """The interval of least squared error for one tensor's values, widened to hold zero.
 
-    Raises:
-        InputError: too few, or one that cannot be read.
+    Args:
+        counts: int64 (bins,), over equal bins from `least` to `most`.
     """
-    like = "like those the device will see"
-    return spread_over(folder, size, option="--calibration", most=IMAGES, expected=like)[0]
+    edges = np.linspace(least, most, len(counts) + 1)
+    centres = (edges[1:] + edges[:-1]) / 2
+    best, found = np.inf, (least, most)
+    for part in np.linspace(0.3, 1.0, 71):
+        low, high = least * float(part), most * float(part)
+        clipped = np.clip(centres, low, high)
+        step = (high - low) / 255
+        error = float(counts @ ((centres - clipped) ** 2 + (centres == clipped) * step**2 / 12))
+        if error < best:
+            best, found = error, (low, high)
+    return min(found[0], 0.0), max(found[1], 0.0)

@@ -14,10 +14,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Iterator
+from typing import Any
 
 import numpy as np
 import onnx
-from onnx import TensorProto, helper, numpy_helper
+from onnx import helper, numpy_helper
 
 from export.graph.session import copied
 from export.graph.structure import Structure, commutes, output_axis
@@ -26,9 +27,6 @@ from export.int8.calibrate import Ranges
 FLOAT_LAYERS = "nemu.float_layers"
 """Metadata key: JSON list of the weighted nodes left in float; `export.engine.builder` checks TensorRT
 against it."""
-_SMALLEST: dict[int, float] = {TensorProto.FLOAT16: 2.0**-14, TensorProto.FLOAT: 2.0**-126}
-"""A smaller scale would be subnormal, and division by it imprecise."""
-_TYPES: dict[int, type] = {TensorProto.FLOAT16: np.float16, TensorProto.FLOAT: np.float32}
 
 _Edge = tuple[str, int]
 """(name of a node, which of its inputs)."""
@@ -50,7 +48,7 @@ def insert_qdq(model: onnx.ModelProto, ranges: Ranges, *, keep_float: Collection
     for node in layers:
         writer.weight(node, graph.weight(node))
     for edge, tensor in edges.items():
-        writer.activation(edge, tensor, scales[tensor], graph.weight(layers[0]).dtype.type)
+        writer.activation(edge, tensor, scales[tensor], graph.weight(layers[0]).dtype)
     kept = sorted({n.name for n in graph.weighted()} - {n.name for n in layers})
     return writer.finish(kept)
 
@@ -119,10 +117,9 @@ class _Writer:
     def weight(self, node: onnx.NodeProto, values: np.ndarray) -> None:
         """int8 weights with one scale a channel, dequantised in front of the node."""
         name, axis = node.input[1], output_axis(node)
-        type_ = helper.np_dtype_to_tensor_dtype(values.dtype)
         wide = values.astype(np.float32)
         others = tuple(i for i in range(wide.ndim) if i != axis)
-        scale = _rounded(np.abs(wide).max(axis=others) / 127, type_)
+        scale = _rounded(np.abs(wide).max(axis=others) / 127, values.dtype)
         shape = [-1 if i == axis else 1 for i in range(wide.ndim)]
         steps = np.round(wide / scale.astype(np.float32).reshape(shape)).clip(-127, 127).astype(np.int8)
         self._constant(f"{name}_int8", steps)
@@ -135,12 +132,11 @@ class _Writer:
         self._insert(node.name, f"{name}_dequantized", [pair])
         self.nodes[node.name].input[1] = f"{name}_dequantized"
 
-    def activation(self, edge: _Edge, tensor: str, scale: float, type_: type) -> None:
+    def activation(self, edge: _Edge, tensor: str, scale: float, dtype: np.dtype[Any]) -> None:
         """A pair on one input of a node; all nodes that take the tensor in int8 share the pair."""
         node, index = edge
-        rounded = _rounded(np.float32(scale), helper.np_dtype_to_tensor_dtype(np.dtype(type_)))
         constants = [f"{tensor}_scale", f"{tensor}_zero"]
-        self._constant(constants[0], rounded)
+        self._constant(constants[0], _rounded(np.array(scale, np.float32), dtype))
         self._constant(constants[1], np.zeros((), np.int8))
         whole, back = f"{tensor}_quantized", f"{tensor}_dequantized"
         pair = [
@@ -179,6 +175,6 @@ class _Writer:
             self.model.graph.initializer.append(numpy_helper.from_array(np.asarray(values), name))
 
 
-def _rounded(scale: np.ndarray, type_: int) -> np.ndarray:
-    """Scales in the graph's type, none smaller than `_SMALLEST`."""
-    return np.maximum(scale, _SMALLEST[type_]).astype(_TYPES[type_])
+def _rounded(scale: np.ndarray, dtype: np.dtype[Any]) -> np.ndarray:
+    """Scales in the graph's type; none is subnormal, as division by it would be imprecise."""
+    return np.maximum(scale, np.finfo(dtype).tiny).astype(dtype)

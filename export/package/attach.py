@@ -8,18 +8,18 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 import onnx
 
 from export.engine import builder
 from export.graph import rules
 from export.graph.from_torch import save
-from export.graph.gate import gate
+from export.graph.gate import gate, reason_of, refused_key
 from export.graph.ranges import measure_ranges
-from export.graph.refusals import reason_of, refused_key
 from export.graph.variants import drop_mask
-from export.package.built import Attempts, Built, Plan
 from export.request import Job, Request
 from export.targets import PORTABLE
 from runtime.atomic import refuse_existing
@@ -35,14 +35,53 @@ from runtime.errors import (
 )
 from runtime.package.folder import GRAPHS, TOWARD_GRAPHS, Engine, Package
 from runtime.package.manifest import OUTPUTS, EngineRecord
-from runtime.package.reasons import sentence
+from runtime.package.reasons import Reason, sentence
 from runtime.package.records import ParityRecord, parity_record
 from runtime.package.reference import load_reference
 from runtime.verify import embed_all, run_all, run_all_toward
 
-__all__ = ["Built", "Request", "build", "write"]
-
 _REFUSED = (ExportError, ParityError, InputError, BackendError)
+
+
+class Plan(NamedTuple):
+    """An engine that is not written yet."""
+
+    plan: bytes
+    record: EngineRecord
+
+
+@dataclass(frozen=True)
+class Built:
+    """What `build` made; nothing of it is written yet."""
+
+    engines: dict[str, Plan] = field(default_factory=dict)
+    """Name → plan and sidecar."""
+    checked: dict[str, list[str]] = field(default_factory=dict)
+    """Target whose engines are built elsewhere → for each form whose graph breaks no rule, the options that
+    build its engine there."""
+    left_out: dict[str, dict[str, Reason]] = field(default_factory=dict)
+    """Engine that was asked for and not built → precision that was tried → what stood against it."""
+    notes: list[str] = field(default_factory=list)
+    """Which engine has another precision than the first choice, and why; what became of older engines."""
+    stale: list[str] = field(default_factory=list)
+    """Engines that are there already, in a precision that was refused now."""
+    failures: list[NemuError] = field(default_factory=list)
+    """The errors behind `left_out`."""
+
+    @property
+    def failure(self) -> NemuError | None:
+        """What to raise if nothing was built of all that was asked for; None if something was."""
+        if self.engines or not self.failures:
+            return None
+        if len(self.failures) == 1:
+            return self.failures[0]
+        kind = ParityError if all(isinstance(e, ParityError) for e in self.failures) else ExportError
+        return kind(
+            "nothing of what was asked for passes\n    "
+            + "\n    ".join(f"{job}: {sentence(why)}" for job, why in self.left_out.items()),
+            expected="for each GPU one precision that passes every check",
+            cure="each line says what stands against it; choose other GPUs with --target",
+        )
 
 
 def build(package: Package, *requests: Request) -> Built:
@@ -66,7 +105,7 @@ def build(package: Package, *requests: Request) -> Built:
     built = Built()
     for request in requests:
         for job in request.jobs():
-            _note(built, package, request, job, _try_each(package, request, job))
+            _note(built, package, request, job)
     return built
 
 
@@ -109,50 +148,56 @@ def _check(package: Package, request: Request) -> None:
             refuse_existing(package.engine_path(request.name(job, first)), force=request.force)
 
 
-def _try_each(package: Package, request: Request, job: Job) -> Attempts:
-    """One engine, or one check of the graph, in the first precision that passes."""
+def _try_each(
+    package: Package, request: Request, job: Job
+) -> tuple[str | None, Plan | None, dict[str, NemuError]]:
+    """One engine, or one check of the graph, in the first precision that passes.
+
+    Returns:
+        That precision, None if none passed; the engine, None if there was none to build or it is there
+        already; and precision that was tried before → what stood against it.
+    """
     refused: dict[str, NemuError] = {}
     for precision in request.precisions(package):
         if refused and not request.force and _is_there(package, request, job, precision):
-            return Attempts(precision, None, refused)
+            return precision, None, refused
         try:
-            return Attempts(precision, _attempt(package, request, job, precision), refused)
+            return precision, _attempt(package, request, job, precision), refused
         except BackendUnavailable:
             raise
         except _REFUSED as error:
             refused[precision] = error
-    return Attempts(None, None, refused)
+    return None, None, refused
 
 
 def _is_there(package: Package, request: Request, job: Job, precision: str) -> bool:
     return bool(job.gpu) and package.engine_path(request.name(job, precision)).exists()
 
 
-def _note(built: Built, package: Package, request: Request, job: Job, tried: Attempts) -> None:
-    """Enter what became of one job; raises the first refusal if the job was only a check and failed."""
-    reasons = {p: reason_of(error) for p, error in tried.refused.items()}
-    there = [p for p in tried.refused if _is_there(package, request, job, p)]
-    built.stale.extend(request.name(job, p) for p in there)
+def _note(built: Built, package: Package, request: Request, job: Job) -> None:
+    """Do one job and enter what became of it; raises the first refusal if it was only a check and failed."""
+    precision, plan, refused = _try_each(package, request, job)
+    reasons = {p: reason_of(error) for p, error in refused.items()}
+    built.stale.extend(request.name(job, p) for p in refused if _is_there(package, request, job, p))
     label = request.label(job)
-    if tried.precision is None:
+    if precision is None:
         before = request.refused(package) if request.precision == "auto" else {}
         built.left_out[label] = {**before, **reasons}
-        built.failures.extend(tried.refused.values())
+        built.failures.extend(refused.values())
         if not job.gpu:
-            raise next(iter(tried.refused.values()))
+            raise next(iter(refused.values()))
         return
-    name = request.name(job, tried.precision)
-    if tried.plan is not None:
-        plan, record = tried.plan
-        record = dataclasses.replace(record, flags={**record.flags, "instead_of": reasons})
-        built.engines[name] = Plan(plan, record)
+    name = request.name(job, precision)
+    if plan is not None:
+        record = dataclasses.replace(plan.record, flags={**plan.record.flags, "instead_of": reasons})
+        built.engines[name] = plan._replace(record=record)
         built.notes.extend(_without_companion(package, built, record, label))
     elif job.gpu:
-        built.notes.append(f"{label}: {tried.precision} is there already: {name}.engine")
+        built.notes.append(f"{label}: {precision} is there already: {name}.engine")
         return
     else:
-        built.checked.setdefault(job.target.name, []).append(request.options(tried.precision))
-    built.notes.extend(f"{label}: {tried.precision}, not {p}: {sentence(why)}" for p, why in reasons.items())
+        built.checked.setdefault(job.target.name, []).append(request.options(precision))
+    built.notes.extend(f"{label}: {precision}, not {p}: {sentence(why)}" for p, why in reasons.items())
 
 
 def _attempt(package: Package, request: Request, job: Job, precision: str) -> Plan | None:
@@ -178,7 +223,7 @@ def _attempt(package: Package, request: Request, job: Job, precision: str) -> Pl
             outputs=outputs,
             progress=request.progress,
         )
-    record = _record(package, built, graph, request.inputs)
+    record = _record(package, request, built)
     return Plan(built.plan, dataclasses.replace(record, parity=_gate(package, built.plan, record)))
 
 
@@ -202,25 +247,17 @@ def _graph_file(graph: Path, embedding_only: bool) -> Iterator[tuple[Path, tuple
         yield path, OUTPUTS[:1]
 
 
-def _record(
-    package: Package, built: builder.BuiltEngine, graph: str, inputs: tuple[str, ...]
-) -> EngineRecord:
+def _record(package: Package, request: Request, built: builder.BuiltEngine) -> EngineRecord:
+    graph = request.graphs[built.precision]
+    fields = {key: value for key, value in vars(built).items() if key != "plan"}
+    fields |= {"inputs": request.inputs, "outputs": tuple(name for name in OUTPUTS if name in built.outputs)}
     return EngineRecord(
-        flavour=built.flavour,
-        version=built.version,
-        compute_capability=built.compute_capability,
-        precision=built.precision,
-        tensor_types=built.tensor_types,
-        batch=built.batch,
+        **fields,
         onnx=graph,
         onnx_sha256=package.manifest.files[graph],
         package=package.hash,
-        flags=built.flags,
         parity=ParityRecord(),
-        build_seconds=built.build_seconds,
         sha256=hashlib.sha256(built.plan).hexdigest(),
-        outputs=tuple(name for name in OUTPUTS if name in built.outputs),
-        inputs=inputs,
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from export.package.level_picture import LEVEL_PICTURE
+from export.package.level import LEVEL_PICTURE
 from runtime.assess import LEAST_FOLLOWED, low_end
 from runtime.explanation import NEARLY_NOTHING
 from runtime.package.manifest import Manifest

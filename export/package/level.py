@@ -1,4 +1,4 @@
-"""Fit what a level of the mask means: show regions of growing size, and measure what they keep.
+"""What a level of the mask means: show regions of growing size, measure what they keep, and draw it.
 
 The mean over images gives the curve that `runtime.level` reads.  A hidden pixel shows the encoder's mean
 colour, or the blurred image: these two add nothing to the image.  Noise or another photograph would, and a
@@ -7,12 +7,11 @@ region keeps less against them.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import numpy as np
 
-from export.graph.session import Session
 from runtime.level import level_for
 from runtime.media.decode import pillow
 from runtime.media.occlusion import kept, occlude
@@ -27,6 +26,19 @@ WHOLE = 0.999
 """A mean above it counts as 1; the rest is rounding."""
 FILLS = ("mean_colour", "blur")
 """Codes of `runtime.package.reasons.fill`."""
+LEVEL_PICTURE = "level.svg"
+"""Name in the package of the drawing that the model card shows."""
+_LEFT, _RIGHT, _TOP, _BOTTOM = 56, 336, 14, 254
+_LEGEND = {"kept": "mean of the images", "range": "10 to 90 % of them"}
+_LEGEND |= {"moved": "mean, regions moved", "asked": "kept = asked"}
+_STYLE = """text { font: 12px sans-serif }
+polyline, path { fill: none; stroke-width: 2 }
+.grid { stroke: #8884; stroke-width: 1 }
+.kept { stroke: #1f5fa8 }
+.range { fill: #1f5fa833 }
+.moved { stroke: #b3541e; stroke-dasharray: 7 3 }
+.asked { stroke: #777; stroke-dasharray: 2 3 }"""
+
 
 Embed = Callable[[np.ndarray], np.ndarray]
 """uint8 (h, w, 3) → embedding (D,)."""
@@ -135,21 +147,39 @@ def _check(asked: float, measured: np.ndarray) -> LevelCheck:
     )
 
 
-def measure_level(
-    graphs: tuple[Path, Path], images: np.ndarray, *, mean: Sequence[float], source: str
-) -> LevelRecord:
-    """`fit` by two float32 graphs, through onnxruntime on the CPU.
+def level_picture(level: LevelRecord) -> str:
+    """SVG, 530 x 300, of `level.checks`: the mean kept, its range, and the mean that moved regions keep."""
+    asked = [check.asked for check in level.checks]
+    least = min(value for check in level.checks for value in (check.low, check.moved))
+    floor = min(0, math.floor(5 * least))  # in fifths
 
-    Args:
-        graphs: the one with embedding and mask, and the one without the mask.
-    """
-    whole, embedding_only = map(Session, graphs)
-    embedding, mask = whole.explain(images)
-    return fit(
-        lambda image: embedding_only.embed(image[None])[0],
-        images,
-        embedding,
-        mask,
-        mean=mean,
-        source=source,
-    )
+    def x(value: float) -> float:
+        return _LEFT + (_RIGHT - _LEFT) * (value - asked[0]) / (1 - asked[0])
+
+    def y(value: float) -> float:
+        return _BOTTOM - (_BOTTOM - _TOP) * (5 * value - floor) / (5 - floor)
+
+    def points(field: str) -> list[str]:
+        return [f"{x(check.asked):.1f},{y(getattr(check, field)):.1f}" for check in level.checks]
+
+    drawn = []
+    for value in (fifth / 5 for fifth in range(floor, 6)):
+        drawn.append(f'<path class="grid" d="M{_LEFT} {y(value):.1f}H{_RIGHT}"/>')
+        drawn.append(f'<text x="{_LEFT - 6}" y="{y(value) + 4:.1f}" text-anchor="end">{value:g}</text>')
+    drawn += [f'<text x="{x(a):.1f}" y="{_BOTTOM + 17}" text-anchor="middle">{a:g}</text>' for a in asked]
+    drawn.append(f'<polygon class="range" points="{" ".join(points("low") + points("high")[::-1])}"/>')
+    for name in ("asked", "moved", "kept"):
+        drawn.append(f'<polyline class="{name}" points="{" ".join(points(name))}"/>')
+    for row, (name, text) in enumerate(_LEGEND.items()):
+        at = _TOP + 6 + 22 * row
+        shape = f"M356 {at - 6}h22v12h-22z" if name == "range" else f"M356 {at}h22"
+        drawn.append(f'<path class="{name}" d="{shape}"/><text x="386" y="{at + 4}">{text}</text>')
+    body = "\n".join(drawn)
+    return f"""<svg xmlns="http://www.w3.org/2000/svg" width="530" height="300" viewBox="0 0 530 300">
+<style>{_STYLE}</style>
+<rect width="530" height="300" fill="white"/>
+{body}
+<text x="{_LEFT}" y="291">asked: region(keep=...)</text>
+<text transform="translate(16 {_BOTTOM}) rotate(-90)">kept: centred cosine</text>
+</svg>
+"""

@@ -12,13 +12,13 @@ from typing import Any
 import numpy as np
 
 import runtime
-from export.graph.gate import torch_reference
-from export.int8.sensitivity import Step
+from export.graph.fuse import torch_reference
+from export.int8.write import Step
 from export.package.card import model_card
-from export.package.level_picture import LEVEL_PICTURE, level_picture
+from export.package.level import LEVEL_PICTURE, level_picture
 from export.package.measure import Measured, measure_masks
 from export.package.source import Source, Trained, load_images, load_trained
-from export.package.write_graphs import Job, Written, write_graphs
+from export.package.write_graphs import Job, write_graphs
 from runtime.package.folder import MANIFEST, REFERENCE, Package, files_in, sha256_file
 from runtime.package.manifest import SCHEMA, Manifest
 from runtime.package.records import MaskerRecord, OutputRecord, parity_record
@@ -43,12 +43,11 @@ def make_package(folder: Path, source: Source, *, name: str, step: Step) -> Pack
         images = load_images(source, trained.file, size)
     with step(f"torch reference on {len(images.reference)} images"):
         reference = torch_reference(nem, images.reference)
-    written = write_graphs(
-        Job(folder, nem, reference, images, source.simplify, step), precision=source.precision
-    )
+    job = Job(folder, nem, reference, images, source.simplify, step)
+    write_graphs(job, source.precision)
     np.savez_compressed(folder / REFERENCE, **reference.arrays())
     measured = measure_masks(folder, images, size.mean, step)
-    return seal(folder, _manifest(trained, written, measured), name)
+    return seal(folder, _manifest(trained, job, measured), name)
 
 
 def seal(folder: Path, manifest: Manifest, name: str) -> Package:
@@ -75,7 +74,7 @@ def embedding_id(encoder: FrozenEncoder) -> str:
     return f"{name}-{r.embedding}-{hashlib.sha256(what.encode()).hexdigest()[:12]}"
 
 
-def _manifest(trained: Trained, written: Written, measured: Measured) -> Manifest:
+def _manifest(trained: Trained, job: Job, measured: Measured) -> Manifest:
     """The manifest without the files' hashes."""
     encoder = trained.nem.encoder
     size, config = encoder.input, trained.file.config
@@ -100,13 +99,13 @@ def _manifest(trained: Trained, written: Written, measured: Measured) -> Manifes
             ),
             OutputRecord(name="mask", shape=("N", size.height, size.width), meaning="importance"),
         ),
-        parity={name: parity_record(figures) for name, figures in written.parity.items()},
+        parity={name: parity_record(figures) for name, figures in job.parity.items()},
         files={},
         training=trained.run,
         metrics=measured.metrics,
         level=measured.level,
         target=measured.target,
-        refused=written.refused,
+        refused=job.refused,
     )
 
 

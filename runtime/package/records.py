@@ -121,7 +121,7 @@ class Spread:
 
 @dataclass(frozen=True, kw_only=True)
 class MetricsRecord:
-    """Quality of the masks at the build; measured by `export.package.metrics`, explained there."""
+    """Quality of the masks at the build; measured by `export.package.measure`, explained there."""
 
     images: str
     """Which images, a code; packages of schema 5 and older hold a sentence."""
@@ -196,7 +196,7 @@ class TargetMeasures:
 
 @dataclass(frozen=True, kw_only=True)
 class TargetRecord:
-    """Quality of masks toward a target; measured by `export.package.toward`."""
+    """Quality of masks toward a target; measured by `export.package.measure`."""
 
     images: str
     """Which images were mixed, a code; packages of schema 5 and older hold a sentence."""

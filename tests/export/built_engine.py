@@ -1,9 +1,19 @@
-"""An engine that was not compiled, for tests of what happens around a build."""
+"""Engines for tests: compiled by TensorRT-RTX, or not compiled at all."""
 
 from __future__ import annotations
 
-from export.engine.builder import BuiltEngine
+from importlib.util import find_spec
+
+import pytest
+
+from export.engine.builder import BuiltEngine, build
 from runtime.package.manifest import OUTPUTS
+
+rtx = pytest.mark.skipif(not find_spec("tensorrt_rtx"), reason="tensorrt_rtx is not installed")
+
+
+def rtx_engine(onnx, precision, *, batch=(1, 1, 8), progress=False, **options) -> BuiltEngine:
+    return build(onnx, flavour="rtx", precision=precision, batch=batch, progress=progress, **options)
 
 
 def built_engine(plan: bytes, *, outputs=OUTPUTS, capability, **fields) -> BuiltEngine:

@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import json
-import shutil
 
 import numpy as np
+import onnx
 import pytest
+import torch
 
 from export.build_engine import main
-from export.engine.builder import validity
-from export.images import PHOTOGRAPHS
 from export.package import pack, write_graphs
+from export.package.source import PHOTOGRAPHS
 from runtime import Embedder, Explainer
 from runtime.__main__ import main as runtime
-from runtime.errors import IntegrityError, ParityError
+from runtime.backends.tensorrt.library import validity
+from runtime.errors import ParityError
+from runtime.media.geometry import Geometry, load_image
 from runtime.package.folder import Package
+from tests.export.built_engine import rtx
 from train.__main__ import WORTHLESS
 from train.__main__ import main as train
 from train.checkpoint import load_nem
+from train.config import EncoderConfig
+from train.encoder.zoo import load_encoder
 
 
 def test_package_has_the_documented_files_and_parity(package):
@@ -33,7 +38,7 @@ def test_package_has_the_documented_files_and_parity(package):
     fp32, fp16 = manifest.parity["onnx fp32"], manifest.parity["torch fp16"]
     assert fp32.embedding_error <= 1e-3
     assert fp32.mask_error <= 1e-4
-    assert fp16.embedding_error <= 2e-2
+    assert 0 < fp16.embedding_error <= 2e-2, "computed in half precision"
     assert fp16.mask_iou >= 0.98
     assert all(p.control_failed for p in manifest.parity.values())
 
@@ -44,22 +49,22 @@ def test_package_holds_no_path_of_its_maker(package, photographs, weights):
     assert str(weights.parent) not in text
 
 
-def test_files_in_the_working_directory_do_not_disturb(masker, tmp_path, monkeypatch):
-    """onnx looks there, and not where it writes, for files in the way of a graph's weights."""
-    (tmp_path / "data").mkdir()
+def test_reference_images_are_the_users_only_if_named(package, masker, photographs, tmp_path, monkeypatch):
+    """The working directory holds a file where onnx looks, and does not write, the weights of a graph."""
+    with np.load(package / "reference.npz") as arrays:
+        assert len(arrays["images"]) == len(list(PHOTOGRAPHS.glob("*.jpg")))
     (tmp_path / "model.onnx.data").write_text("mine")
     monkeypatch.chdir(tmp_path)
-    assert main(["--masker", str(masker), "--out", "x.nemu", "--precision", "fp32", "--quiet"]) == 0
+    build = ["--masker", str(masker), "--out", "x.nemu", "--precision", "fp32", "--quiet"]
+    assert main([*build, "--reference", str(photographs)]) == 0
+    with np.load("x.nemu/reference.npz") as arrays:
+        assert len(arrays["images"]) == 12
     assert (tmp_path / "model.onnx.data").read_text() == "mine"
     assert (tmp_path / "x.nemu/model.onnx.data").stat().st_size > 100_000
 
 
 def test_the_explainer_gives_the_encoders_own_embedding(package, masker, photographs):
     """End to end: a file through the package equals the torch encoder on the same file."""
-    import torch
-
-    from runtime.media.geometry import Geometry, load_image
-
     nem = load_nem(masker)
     file = sorted(photographs.glob("*.png"))[3]
     fitted, _ = Geometry.from_record(nem.encoder.input).fit(load_image(file))
@@ -72,67 +77,51 @@ def test_the_explainer_gives_the_encoders_own_embedding(package, masker, photogr
     assert explanation.mask.shape == (96, 96)
 
 
-def test_rtx_engines_are_built_added_and_recognised(package, tmp_path, capsys):
-    pytest.importorskip("tensorrt_rtx")
-    copy = tmp_path / "copy.nemu"
-    shutil.copytree(package, copy)
-    manifest = (copy / "manifest.json").read_bytes()
-    assert main(["--package", str(copy), "--target", "rtx-portable", "--precision", "fp16", "--quiet"]) == 0
-    assert main(["--package", str(copy), "--target", "rtx-portable", "--precision", "fp32", "--quiet"]) == 0
-    assert (copy / "manifest.json").read_bytes() == manifest
-    engines = {e.record.precision: e for e in Package.open(copy).engines()}
-    assert set(engines) == {"fp16", "fp32"}
-    assert engines["fp16"].record.flags["weighted_layers"].keys() == {"HALF"}
-    assert engines["fp32"].record.flags["weighted_layers"].keys() == {"FLOAT"}
+@rtx
+def test_rtx_engines_are_built_added_and_recognised(copy, capsys):
+    command = ["--package", str(copy.path), "--target", "rtx-portable", "--quiet"]
+    manifest = (copy.path / "manifest.json").read_bytes()
+    assert main([*command, "--precision", "fp16"]) == 0
+    assert main([*command, "--precision", "fp32"]) == 0
+    assert (copy.path / "manifest.json").read_bytes() == manifest
+    engines = {e.record.precision: e for e in copy.engines()}
+    layers = {precision: set(e.record.flags["weighted_layers"]) for precision, e in engines.items()}
+    assert layers == {"fp16": {"HALF"}, "fp32": {"FLOAT"}}
     assert engines["fp16"].record.batch == (1, 1, 8)
 
-    stranger = tmp_path / "stranger.nemu"
-    shutil.copytree(copy, stranger)
-    (stranger / "manifest.json").write_bytes(manifest + b"\n")  # the same fields, so another package
-    with pytest.raises(IntegrityError, match="built from another package"):
-        Package.open(stranger).engines()
-
-    plan = engines["fp16"].read()
-    assert "MALFORMED_ENGINE" not in validity(plan).reasons
-    assert "MALFORMED_ENGINE" in validity(bytes(1000) + plan[1000:]).reasons
-
-    assert main(["--package", str(copy), "--target", "rtx-portable", "--quiet"]) == 1  # it is there already
+    assert main(command) == 1  # it is there already
     assert "--force" in capsys.readouterr().err
-    assert main(["--package", str(copy), "--target", "rtx-portable", "--quiet", "--force"]) == 0
+    assert main([*command, "--force"]) == 0
 
-    assert runtime(["verify", str(copy)]) == 0
+    assert runtime(["verify", str(copy.path)]) == 0
     assert "12 files are unchanged" in capsys.readouterr().out
     engine = engines["fp16"].path
     engine.write_bytes(bytes(4) + engine.read_bytes()[4:])
-    assert runtime(["verify", str(copy)]) == 1
+    assert runtime(["verify", str(copy.path)]) == 1
     assert engine.name in capsys.readouterr().err
 
 
-def test_embedding_only_engines_are_added_beside_others(package, tmp_path, capsys):
-    pytest.importorskip("tensorrt_rtx")
-    copy = tmp_path / "copy.nemu"
-    shutil.copytree(package, copy)
-    command = ["--package", str(copy), "--target", "rtx-portable"]
+@rtx
+def test_embedding_only_engines_are_added_beside_others(copy, capsys):
+    command = ["--package", str(copy.path), "--target", "rtx-portable"]
     assert main([*command, "--quiet"]) == 0
     assert not capsys.readouterr().out
     assert main([*command, "--embedding-only", "--batch", "1:16:32"]) == 0
     assert "fp16, embedding only" in capsys.readouterr().out
-    whole, alone = sorted(Package.open(copy).engines(), key=lambda e: e.record.embedding_only)
+    whole, alone = sorted(copy.engines(), key=lambda e: e.record.embedding_only)
     assert alone.path.name == "rtx-fp16-b32-embedding.engine"
     assert (whole.record.outputs, alone.record.outputs) == (("embedding", "mask"), ("embedding",))
     assert alone.record.batch == (1, 16, 32)
-    assert alone.record.onnx_sha256 == Package.open(copy).manifest.files["model.fp16.onnx"]
+    assert alone.record.onnx_sha256 == copy.manifest.files["model.fp16.onnx"]
     assert len(alone.read()) < len(whole.read())
     layers = [sum(e.record.flags["weighted_layers"].values()) for e in (whole, alone)]
     assert layers[1] < layers[0]
     assert "MALFORMED_ENGINE" not in validity(alone.read()).reasons
-    assert runtime(["verify", str(copy)]) == 0
+    assert runtime(["verify", str(copy.path)]) == 0
     assert "the embedding alone:" in capsys.readouterr().out
 
 
 def test_embedding_only_graph_is_small_and_shares_weights(package, photographs):
-    import onnx
-
     alone = onnx.load(str(package / "model.embedding.onnx"), load_external_data=False)
     assert [o.name for o in alone.graph.output] == ["embedding"]
     whole = onnx.load(str(package / "model.onnx"), load_external_data=False)
@@ -186,11 +175,10 @@ def test_ctrl_c_or_a_full_disk_leaves_nothing(masker, tmp_path, monkeypatch, cap
     assert list(tmp_path.iterdir()) == []
 
 
-def test_existing_package_stays_until_the_new_is_complete(package, masker, tmp_path, monkeypatch, capsys):
-    out = tmp_path / "x.nemu"
-    shutil.copytree(package, out)
-    before = (out / "manifest.json").read_bytes()
-    assert main(["--masker", str(masker), "--out", str(out), "--quiet"]) == 1
+def test_existing_package_stays_until_the_new_is_complete(copy, masker, tmp_path, monkeypatch, capsys):
+    before = (copy.path / "manifest.json").read_bytes()
+    build = ["--masker", str(masker), "--out", str(copy.path), "--quiet"]
+    assert main(build) == 1
     assert "--force" in capsys.readouterr().err
 
     def refuse(*_, **__):
@@ -198,16 +186,11 @@ def test_existing_package_stays_until_the_new_is_complete(package, masker, tmp_p
 
     with monkeypatch.context() as patch:
         patch.setattr(write_graphs, "measure_ranges", refuse)
-        assert (
-            main(["--masker", str(masker), "--out", str(out), "--quiet", "--force", "--precision", "fp16"])
-            == 3
-        )
-    assert (out / "manifest.json").read_bytes() == before
-    assert (
-        main(["--masker", str(masker), "--out", str(out), "--quiet", "--force", "--precision", "fp32"]) == 0
-    )
-    assert json.loads((out / "manifest.json").read_text())["parity"].keys() == {"onnx fp32"}
-    assert [p.name for p in tmp_path.iterdir()] == ["x.nemu"]
+        assert main([*build, "--force", "--precision", "fp16"]) == 3
+    assert (copy.path / "manifest.json").read_bytes() == before
+    assert main([*build, "--force", "--precision", "fp32"]) == 0
+    assert Package.open(copy.path).manifest.parity.keys() == {"onnx fp32"}
+    assert [p.name for p in tmp_path.iterdir()] == ["tiny.nemu"]
 
 
 OWN = """
@@ -250,41 +233,30 @@ def test_force_replaces_packages_and_nothing_else(masker, tmp_path, capsys):
     assert (out / "holiday.jpg").read_bytes() == b"precious"
 
 
-def test_reference_images_are_the_users_only_if_named(package, masker, photographs, tmp_path):
-    with np.load(package / "reference.npz") as arrays:
-        assert len(arrays["images"]) == len(list(PHOTOGRAPHS.glob("*.jpg")))
-    out = tmp_path / "x.nemu"
-    arguments = ["--masker", str(masker), "--out", str(out), "--reference", str(photographs), "--quiet"]
-    assert main([*arguments, "--precision", "fp32"]) == 0
-    with np.load(out / "reference.npz") as arrays:
-        assert len(arrays["images"]) == 12
-
-
 def test_the_embedding_id_follows_weights_and_preprocessing(masker, weights):
-    from train.config import EncoderConfig
-    from train.encoder.zoo import load_encoder
-
     def identity(**options):
-        config = EncoderConfig(
-            encoder="timm/test_resnet", weights=str(weights), **{"image_size": (64, 64), **options}
-        )
-        return pack.embedding_id(load_encoder(config))
+        fields = {"encoder": "timm/test_resnet", "weights": str(weights), "image_size": (64, 64), **options}
+        return pack.embedding_id(load_encoder(EncoderConfig(**fields)))
 
     assert identity() == pack.embedding_id(load_nem(masker).encoder)
-    others = {
-        identity(),
-        identity(resize="squash"),
-        identity(embedding="head"),
-        identity(image_size=(64, 96)),
-    }
-    assert len(others) == 4
+    others = identity(resize="squash"), identity(embedding="head"), identity(image_size=(64, 96))
+    assert len({identity(), *others}) == 4
 
 
-def test_embedding_only_needs_an_existing_package(tmp_path, capsys):
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--masker", "m", "--out", "x", "--embedding-only"], "--embedding-only goes with --package"),
+        (["--masker", "m", "--out", "x", "--toward"], "--toward goes with --package"),
+        (["--package", "x", "--embedding-only", "--toward"], "two forms"),
+        (["--package", "x", "--evaluate", "held"], "--evaluate go with --masker"),
+    ],
+)
+def test_options_that_do_not_go_together(arguments, message, capsys):
     with pytest.raises(SystemExit) as stopped:
-        main(["--masker", "m", "--out", str(tmp_path / "x.nemu"), "--embedding-only"])
+        main(arguments)
     assert stopped.value.code == 2
-    assert "--embedding-only goes with --package" in capsys.readouterr().err
+    assert message in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -296,6 +268,7 @@ def test_embedding_only_needs_an_existing_package(tmp_path, capsys):
         (["--package", "nowhere.nemu", "--target", "jetpack5"], "upgrade to JetPack 6.1"),
         (["--masker", "m", "--out", "x", "--batch", "8:1:1"], "MIN <= OPT <= MAX"),
         (["--masker", "m", "--out", "x", "--batch", "many"], "MIN:OPT:MAX"),
+        (["--masker", "missing too", "--out", "x", "--target", "tensorrt"], "tensorrt"),
     ],
 )
 def test_bad_requests_are_explained(arguments, message, capsys, tmp_path, monkeypatch):
@@ -308,10 +281,3 @@ def test_bad_requests_are_explained(arguments, message, capsys, tmp_path, monkey
 def test_an_encoders_weights_are_not_a_masker(weights, tmp_path, capsys):
     assert main(["--masker", str(weights), "--out", str(tmp_path / "x.nemu")]) == 1
     assert "not an encoder's weights" in capsys.readouterr().err
-
-
-def test_missing_classic_tensorrt_is_reported_first(masker, tmp_path, capsys):
-    arguments = ["--masker", str(masker), "--out", str(tmp_path / "x.nemu"), "--target", "tensorrt"]
-    assert main(arguments) == 1
-    assert "tensorrt" in capsys.readouterr().err
-    assert list(tmp_path.iterdir()) == []

@@ -9,8 +9,7 @@ import threading
 import pytest
 
 from export import targets
-from export.engine.builder import _check_capability
-from export.engine.builder_config import scratch_limit
+from export.engine.builder import _check_capability, scratch_limit
 from export.engine.monitor import Progress, interruptible
 from runtime.backends import cuda
 from runtime.errors import BackendUnavailable, InputError

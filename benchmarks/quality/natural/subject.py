@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from benchmarks.quality.metrics.robustness import randomised
 from benchmarks.quality.needed import needed
 from benchmarks.quality.scoring import CHUNK, Subject
-from export.pictures import fitted
+from export.package.source import fitted
 from runtime.atomic import atomic_file
 from runtime.errors import InputError
 from runtime.media.sources import find_images

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from benchmarks.quality.natural.subject import SWAPS, TEST, TRAIN, Source, embeddings, encoder_of, subject
 from benchmarks.quality.scoring import CHUNK, Subject
-from export.pictures import fitted
+from export.package.source import fitted
 from runtime.assess import mix, regions
 from runtime.errors import InputError
 from runtime.media.sources import find_images

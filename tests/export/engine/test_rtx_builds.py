@@ -6,22 +6,16 @@ import dataclasses
 import shutil
 import subprocess
 import sys
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
-import timm
-import torch
-from safetensors.torch import save_file
 
 from export.build_engine import main
-from export.engine import builder
 from export.graph import from_torch as graph
 from export.graph import rules
 from export.graph.fuse import Fused
-from export.graph.precision import OPSETS
 from export.graph.session import widened
 from export.graph.structure import Structure
 from export.int8.calibrate import ranges
@@ -29,18 +23,18 @@ from export.int8.for_tensorrt import insert_qdq
 from export.package import pack
 from export.targets import TARGETS
 from runtime.__main__ import main as runtime
+from runtime.backends.tensorrt.library import validity
 from runtime.backends.tensorrt.selection import RTX_CAPABILITIES
 from runtime.errors import ExportError, InputError
 from runtime.package.folder import Package
-from train.config import EncoderConfig
-from train.encoder.zoo import load_encoder
-from train.nem import NEM
+from tests.export.built_engine import rtx, rtx_engine
+from tests.export.graph.test_graph import nem_of
 
-pytestmark = pytest.mark.skipif(not find_spec("tensorrt_rtx"), reason="tensorrt_rtx is not installed")
+pytestmark = rtx
 
 ROOT = Path(__file__).parents[3]
 SIZE = 64
-OPSET = OPSETS["int8"]
+OPSET = graph.OPSETS["int8"]
 BUILDS = [
     *(("cnn", "fp16", capability) for capability in (*RTX_CAPABILITIES, "portable")),
     *(("vit", "fp16", capability) for capability in ("7.5", "12.0", "portable")),
@@ -56,11 +50,7 @@ def graphs(tmp_path_factory) -> dict[tuple[str, str], Path]:
     images = np.random.default_rng(0).integers(0, 256, (4, SIZE, SIZE, 3), dtype=np.uint8)
     made = {}
     for kind, name in (("cnn", "test_resnet"), ("vit", "test_vit")):
-        torch.manual_seed(0)
-        weights = folder / f"{name}.safetensors"
-        save_file(timm.create_model(name).state_dict(), weights)
-        config = EncoderConfig(encoder=f"timm/{name}", weights=str(weights), image_size=(SIZE, SIZE))
-        fused = Fused(NEM.untrained(load_encoder(config)).eval(), precision="int8")
+        fused = Fused(nem_of(folder, name, size=(SIZE, SIZE)), precision="int8")
         half, _ = graph.simplify(graph.export_onnx(fused, height=SIZE, width=SIZE, opset=OPSET))
         graph.lint(half, opset=OPSET)
         bounds = ranges(widened(half), images)
@@ -71,35 +61,29 @@ def graphs(tmp_path_factory) -> dict[tuple[str, str], Path]:
     return made
 
 
-def build(path: Path, precision: str, *, batch=(1, 4, 8), **options) -> builder.BuiltEngine:
-    return builder.build(path, flavour="rtx", precision=precision, batch=batch, progress=False, **options)
-
-
 @pytest.mark.parametrize(("kind", "precision", "capability"), BUILDS)
 def test_every_gpu_of_the_family(graphs, kind, precision, capability):
-    built = build(graphs[kind, precision], precision, capability=capability)
+    built = rtx_engine(graphs[kind, precision], precision, capability=capability)
     assert built.compute_capability == capability
     assert built.inputs == {"image": ("UINT8", (-1, SIZE, SIZE, 3))}
-    assert built.outputs == {
-        "embedding": ("FLOAT", (-1, {"cnn": 96, "vit": 64}[kind])),
-        "mask": ("FLOAT", (-1, SIZE, SIZE)),
-    }
+    embedding = (-1, {"cnn": 96, "vit": 64}[kind])
+    assert built.outputs == {"embedding": ("FLOAT", embedding), "mask": ("FLOAT", (-1, SIZE, SIZE))}
     weighted = built.flags["weighted_layers"]
     wanted = {"fp16": "HALF", "int8": "INT8"}[precision]
     assert weighted[wanted] > sum(weighted.values()) / 2
     assert set(weighted) <= {wanted, "HALF"}
     assert built.flags["timing_cache"] == "none"
-    assert "MALFORMED_ENGINE" not in builder.validity(built.plan).reasons
+    assert "MALFORMED_ENGINE" not in validity(built.plan).reasons
 
 
 @pytest.mark.parametrize("batch", [(1, 1, 1), (1, 4, 8), (8, 8, 8)])
 def test_batch_profiles(graphs, batch):
-    assert build(graphs["cnn", "fp16"], "fp16", batch=batch).batch == batch
+    assert rtx_engine(graphs["cnn", "fp16"], "fp16", batch=batch).batch == batch
 
 
 def test_plans_differ_between_gpus_and_portable(graphs):
-    plans = {c: build(graphs["cnn", "fp16"], "fp16", capability=c).plan for c in ("7.5", "8.9", "portable")}
-    assert len(set(plans.values())) == 3
+    gpus = ("7.5", "8.9", "portable")
+    assert len({rtx_engine(graphs["cnn", "fp16"], "fp16", capability=gpu).plan for gpu in gpus}) == 3
 
 
 @pytest.mark.parametrize(
@@ -112,7 +96,7 @@ def test_plans_differ_between_gpus_and_portable(graphs):
 )
 def test_impossible_combinations_raise_our_errors(graphs, precision, capability, came, cure):
     with pytest.raises(InputError) as refused:
-        build(graphs["cnn", "fp16"], precision, capability=capability)
+        rtx_engine(graphs["cnn", "fp16"], precision, capability=capability)
     assert came in refused.value.came
     assert cure in refused.value.cure
 
@@ -128,10 +112,10 @@ def test_float32_matrix_products_are_refused_for_turing(package):
     path = package.parent / "product.onnx"
     onnx.save(model, str(path))
     with pytest.raises(ExportError) as refused:
-        build(path, "fp32", capability="7.5")
+        rtx_engine(path, "fp32", capability="7.5")
     assert "the first is product" in refused.value.came
     assert "--target rtx-portable" in refused.value.cure
-    assert build(path, "fp32").compute_capability == "portable"
+    assert rtx_engine(path, "fp32").compute_capability == "portable"
 
 
 @pytest.mark.parametrize("target", [t.name for t in TARGETS.values() if t.gpus])
@@ -153,16 +137,13 @@ sys.exit(main(["--package", sys.argv[1], "--precision", "fp16"]))
 """
 
 
-def test_engines_are_built_without_torch(package, tmp_path):
+def test_engines_are_built_without_torch(copy):
     """No --target: the installed library decides.  RTX: an engine for 8.0 and newer, and one for Turing."""
-    copy = tmp_path / "copy.nemu"
-    shutil.copytree(package, copy)
-    answer = subprocess.run(
-        [sys.executable, "-c", NO_TORCH, str(copy)], cwd=ROOT, capture_output=True, text=True, check=False
-    )
+    command = [sys.executable, "-c", NO_TORCH, str(copy.path)]
+    answer = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert answer.returncode == 0, answer.stderr
     assert "left" in answer.stderr  # the bar and its estimate
-    records = {e.path.name: e.record for e in Package.open(copy).engines()}
+    records = {e.path.name: e.record for e in copy.engines()}
     assert {name: r.compute_capability for name, r in records.items()} == {
         "rtx-fp16-b8.engine": "portable",
         "rtx-sm75-fp16-b8.engine": "7.5",
@@ -171,26 +152,22 @@ def test_engines_are_built_without_torch(package, tmp_path):
     assert "parity: " in answer.stdout
 
 
-def test_info_lists_what_each_engine_needs(package, tmp_path, capsys):
-    copy = tmp_path / "copy.nemu"
-    shutil.copytree(package, copy)
-    assert main(["--package", str(copy), "--target", "rtx", "--quiet"]) == 0
-    assert runtime(["info", str(copy)]) == 0
+def test_info_lists_what_each_engine_needs(copy, capsys):
+    assert main(["--package", str(copy.path), "--target", "rtx", "--quiet"]) == 0
+    assert runtime(["info", str(copy.path)]) == 0
     said = [line for line in capsys.readouterr().out.splitlines() if line.startswith("engine ")]
-    version = Package.open(copy).engines()[0].record.version
+    version = copy.engines()[0].record.version
     for name, gpu in (("rtx-fp16-b8", "8.0 or newer"), ("rtx-sm75-fp16-b8", "7.5")):
         (line,) = [line for line in said if f"{name}.engine" in line]
         assert line.endswith(f"needs TensorRT-RTX {version} and an NVIDIA GPU of compute capability {gpu}")
 
 
-def test_a_target_elsewhere_checks_and_builds_nothing(package, tmp_path, capsys):
-    copy = tmp_path / "copy.nemu"
-    shutil.copytree(package, copy)
-    assert main(["--package", str(copy), "--target", "jetpack6", "--target", "datacenter"]) == 0
-    assert Package.open(copy).engines() == []
+def test_a_target_elsewhere_checks_and_builds_nothing(copy, capsys):
+    assert main(["--package", str(copy.path), "--target", "jetpack6", "--target", "datacenter"]) == 0
+    assert copy.engines() == []
     said = capsys.readouterr().out
     assert "jetpack6: the graph breaks no known rule" in said
-    assert f"nemu build --package {copy} --precision fp16" in said
+    assert f"nemu build --package {copy.path} --precision fp16" in said
 
 
 def test_graph_failing_on_a_target_is_not_packed(package, tmp_path, monkeypatch, capsys):

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 from types import SimpleNamespace
 
 import pytest
 
-from export.engine import timing_cache
-from export.engine.timing_cache import TimingCache, cache_file
+from export.engine import timing_cache as module
+from export.engine.timing_cache import cache_file, timing_cache
 from runtime.backends import cuda
+from tests.export.test_targets import ORIN
 
 TRT = SimpleNamespace(__version__="10.3.0")
-GPU = cuda.DeviceInfo(
-    index=0, name="Orin (nvgpu)", compute_capability="8.7", memory_bytes=8 << 30, integrated=True
-)
+GPU = dataclasses.replace(ORIN, name="Orin (nvgpu)")
 
 
 class Config:
@@ -44,11 +44,11 @@ def home(tmp_path, monkeypatch):
 
 
 def test_next_build_starts_with_stored_timings(capsys):
-    with TimingCache(TRT, Config(), GPU, say=True) as first:
-        assert first.state == "empty"
+    with timing_cache(TRT, Config(), GPU, say=True) as first:
+        assert first == "empty"
     config = Config()
-    with TimingCache(TRT, config, GPU, say=True) as second:
-        assert second.state == "filled"
+    with timing_cache(TRT, config, GPU, say=True) as second:
+        assert second == "filled"
         assert config.cache.blob == b"+measured"
     said = capsys.readouterr().err
     assert "timing cache (empty): " in said
@@ -56,20 +56,20 @@ def test_next_build_starts_with_stored_timings(capsys):
 
 
 def test_an_interrupted_build_keeps_what_it_measured():
-    with pytest.raises(KeyboardInterrupt), TimingCache(TRT, Config(), GPU, say=False):
+    with pytest.raises(KeyboardInterrupt), timing_cache(TRT, Config(), GPU, say=False):
         raise KeyboardInterrupt
-    with TimingCache(TRT, Config(), GPU, say=False) as cache:
-        assert cache.state == "filled"
+    with timing_cache(TRT, Config(), GPU, say=False) as cache:
+        assert cache == "filled"
 
 
 @pytest.mark.parametrize("damage", [lambda data: data[:-1], lambda data: b"", lambda data: b"x" + data[1:]])
 def test_damaged_cache_file_is_dropped(damage, capsys):
-    with TimingCache(TRT, Config(), GPU, say=False):
+    with timing_cache(TRT, Config(), GPU, say=False):
         pass
     path = cache_file(TRT, GPU)
     path.write_bytes(damage(path.read_bytes()))
-    with TimingCache(TRT, Config(), GPU, say=False) as cache:
-        assert cache.state == "empty"
+    with timing_cache(TRT, Config(), GPU, say=False) as cache:
+        assert cache == "empty"
         assert not path.exists()
     said = capsys.readouterr().err
     assert f"{path} is dropped: it is damaged" in said
@@ -77,27 +77,26 @@ def test_damaged_cache_file_is_dropped(damage, capsys):
 
 
 def test_timings_refused_by_tensorrt_are_dropped(capsys):
-    with TimingCache(TRT, Config(), GPU, say=False):
+    with timing_cache(TRT, Config(), GPU, say=False):
         pass
     config = Config(takes=lambda blob: not blob)
-    with TimingCache(TRT, config, GPU, say=False) as cache:
-        assert cache.state == "empty"
+    with timing_cache(TRT, config, GPU, say=False) as cache:
+        assert cache == "empty"
         assert config.cache.blob == b""
     assert "TensorRT does not take it" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
-    "other",
+    ("trt", "gpu", "driver"),
     [
         (SimpleNamespace(__version__="10.13.3"), GPU, "12.6"),
-        (TRT, cuda.DeviceInfo(**{**vars(GPU), "name": "Thor"}), "12.6"),
-        (TRT, cuda.DeviceInfo(**{**vars(GPU), "compute_capability": "11.0"}), "12.6"),
+        (TRT, dataclasses.replace(GPU, name="Thor"), "12.6"),
+        (TRT, dataclasses.replace(GPU, compute_capability="11.0"), "12.6"),
         (TRT, GPU, "13.0"),
     ],
 )
-def test_version_gpu_and_driver_each_have_their_own(other, monkeypatch):
+def test_version_gpu_and_driver_each_have_their_own(trt, gpu, driver, monkeypatch):
     here = cache_file(TRT, GPU)
-    trt, gpu, driver = other
     monkeypatch.setattr(cuda, "driver", lambda: cuda.DriverInfo(cuda=driver, devices=1))
     assert cache_file(trt, gpu) != here
     assert here.name == "10.3.0_Orin-nvgpu-_8.7_12.6.cache"
@@ -107,15 +106,15 @@ def test_a_full_disk_does_not_cost_the_engine(monkeypatch, capsys):
     def full(path):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(timing_cache, "atomic_file", full)
-    with TimingCache(TRT, Config(), GPU, say=False):
+    monkeypatch.setattr(module, "atomic_file", full)
+    with timing_cache(TRT, Config(), GPU, say=False):
         pass
     assert "could not be kept: [Errno 28] No space left" in capsys.readouterr().err
 
 
 def test_rtx_has_no_timing_cache(home):
     config = Config()
-    with TimingCache(TRT, config, None, say=True) as cache:
-        assert cache.state == "none"
+    with timing_cache(TRT, config, None, say=True) as cache:
+        assert cache == "none"
     assert config.cache is None
     assert list(home.iterdir()) == []

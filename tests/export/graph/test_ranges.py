@@ -81,14 +81,13 @@ def test_weights_that_rounding_made_infinite_are_refused():
 
 def test_float32_parts_of_half_graphs_are_not_judged():
     model = half_graph(1000.0)
-    nodes = list(model.graph.node)
+    model.graph.node.pop()
     island = [
         helper.make_node("Cast", ["back"], ["wide"], "out", to=TensorProto.FLOAT),
         helper.make_node("Mul", ["wide", "wide"], ["square"], "square"),
         helper.make_node("Mul", ["square", "square"], ["embedding"], "fourth"),
     ]
-    del model.graph.node[:]
-    model.graph.node.extend([*nodes[:-1], *island])
+    model.graph.node.extend(island)
     ranges = measure_ranges(model, WHITE)
     assert float(Session(widened(model))(["embedding"], WHITE)[0].max()) > 65504
     assert ranges.beyond() == {}

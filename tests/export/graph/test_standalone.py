@@ -15,6 +15,7 @@ from export.graph.variants import drop_mask, float_nchw
 from runtime.errors import ExportError, ParityError
 from runtime.package.folder import Package
 from runtime.package.reference import load_reference
+from tests.export.graph.test_graph import small
 
 
 def outputs(path, images) -> dict[str, np.ndarray]:
@@ -33,10 +34,8 @@ def reference(package):
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 def test_float_planar_images_give_the_same(package, reference, tmp_path, precision):
     out = tmp_path / "x.onnx"
-    assert (
-        main([str(package), "--out", str(out), "--format", "onnx", "--float-nchw", "--precision", precision])
-        == 0
-    )
+    command = [str(package), "--out", str(out), "--format", "onnx", "--precision", precision]
+    assert main([*command, "--float-nchw"]) == 0
     given = outputs(out, reference.images.transpose(0, 3, 1, 2).astype(np.float32))
     limit = {"fp32": 1e-4, "fp16": 3e-2}[precision]
     assert np.abs(given["embedding"] - reference.embedding).max() < limit
@@ -59,9 +58,8 @@ def test_the_embedding_alone_leaves_the_decoder_behind(package, reference, tmp_p
 def test_the_deepstream_configuration_fits_the_file(package, tmp_path, capsys):
     out = tmp_path / "x.onnx"
     assert main([str(package), "--format", "deepstream", "--out", str(out)]) == 0
-    text = (tmp_path / "config_infer_x.txt").read_text()
     config = configparser.ConfigParser()
-    config.read_string(text)
+    config.read(tmp_path / "config_infer_x.txt")
     held = config["property"]
     assert held["onnx-file"] == "x.onnx"
     assert held["infer-dims"] == "3;64;64"
@@ -86,30 +84,17 @@ def test_file_with_wrong_outputs_is_not_written(package, tmp_path, monkeypatch):
 
 
 def test_another_graph_is_refused():
-    value = onnx.helper.make_tensor_value_info
-    graph = onnx.helper.make_graph(
-        [onnx.helper.make_node("Identity", ["image"], ["embedding"])],
-        "other",
-        [value("image", onnx.TensorProto.UINT8, ["N", 4, 4, 3])],
-        [
-            value("embedding", onnx.TensorProto.UINT8, ["N", 4, 4, 3]),
-            value("mask", onnx.TensorProto.FLOAT, [1]),
-        ],
-    )
+    model = small(onnx.helper.make_node("Identity", ["image"], ["x"]))
     with pytest.raises(ExportError, match="does not begin"):
-        float_nchw(onnx.helper.make_model(graph))
-    assert [o.name for o in drop_mask(onnx.helper.make_model(graph)).graph.output] == ["embedding"]
+        float_nchw(model)
+    assert [o.name for o in drop_mask(model).graph.output] == ["embedding"]
 
 
 def test_a_model_repository_and_wrong_usage(package, tmp_path, capsys):
     assert main([str(package), "--format", "triton", "--out", str(tmp_path / "models")]) == 0
     assert (tmp_path / "models/tiny/config.pbtxt").is_file()
     assert main([str(package), "--format", "triton", "--out", str(tmp_path / "models")]) == 1
-    for wrong in (
-        ["triton", "--float-nchw"],
-        ["deepstream", "--embedding-only"],
-        ["triton", "--precision", "fp16"],
-    ):
+    for wrong in ("triton --float-nchw", "deepstream --embedding-only", "triton --precision fp16"):
         with pytest.raises(SystemExit) as stopped:
-            main([str(package), "--out", str(tmp_path / "x"), "--format", *wrong])
+            main([str(package), "--out", str(tmp_path / "x"), "--format", *wrong.split()])
         assert stopped.value.code == 2

@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 import pytest
 
-from export.int8.sensitivity import Form, badness, fit
+from export.int8.write import Form, badness, fit
 from runtime.package.parity import LIMITS
 from runtime.package.reference import Reference
 
@@ -47,40 +47,35 @@ def fitted(form, said=None):
     return fit(form, reference(), step=step)
 
 
-def test_no_layer_goes_back_if_the_gate_passes():
-    built = []
-    assert fitted(form({"a": 0.4 * LIMIT, "b": 0.4 * LIMIT}, built)).kept == []
-    assert built == [()]
-
-
-def test_only_the_worst_layers_go_back_to_float():
-    errors = {"a": 0.1, "b": 2.0, "c": 0.2, "d": 0.1, "e": 0.1, "f": 0.1, "g": 0.1, "h": 0.1}
-    assert fitted(form({layer: e * LIMIT for layer, e in errors.items()})).kept == ["b"]
-
-
-def test_layers_are_added_by_doubling_then_halving():
-    errors = dict.fromkeys("abcdefgh", 0.05 * LIMIT) | dict.fromkeys("cde", LIMIT)
+@pytest.mark.parametrize(
+    ("errors", "tried", "kept", "passes"),
+    [
+        pytest.param({"a": 0.4, "b": 0.4}, [0], "", True, id="none if the gate passes"),
+        pytest.param(dict.fromkeys("acdefgh", 0.1) | {"b": 2}, [0, 1], "b", True, id="the worst only"),
+        pytest.param(
+            dict.fromkeys("abcdefgh", 0.05) | dict.fromkeys("cde", 1),
+            [0, 1, 2, 4, 3],
+            "cde",
+            True,
+            id="doubling, then halving",
+        ),
+        pytest.param(
+            {f"{i}": 0.2 if i < 33 else 0.001 for i in range(100)},
+            [0, 1, 2, 4, 8, 16, 32, 24, 28],
+            map(str, range(32)),
+            True,
+            id="down to an eighth",
+        ),
+        pytest.param(dict.fromkeys("abcdef", 5), [0, 1, 2, 3], "abc", False, id="half of the layers at most"),
+    ],
+)
+def test_the_worst_layers_go_back_to_float(errors, tried, kept, passes):
     built, said = [], []
-    kept = fitted(form(errors, built), said).kept
-    assert set(kept) == set("cde")
-    assert [len(keep) for keep in built] == [0, 1, 2, 4, 3]
-    assert len(said) == 6  # the ranking too
-
-
-def test_search_ends_within_an_eighth_of_the_layers():
-    errors = {f"{i}": (0.2 if i < 33 else 0.001) * LIMIT for i in range(100)}
-    built = []
-    kept = fitted(form(errors, built)).kept
-    assert [len(keep) for keep in built] == [0, 1, 2, 4, 8, 16, 32, 24, 28]
-    assert len(kept) == 32
-
-
-def test_it_gives_up_at_half_of_the_layers():
-    built = []
-    hopeless = fitted(form(dict.fromkeys("abcdef", 5 * LIMIT), built))
-    assert [len(keep) for keep in built] == [0, 1, 2, 3]
-    assert len(hopeless.kept) == 3
-    assert badness(hopeless.parity) > 1
+    found = fitted(form({layer: e * LIMIT for layer, e in errors.items()}, built), said)
+    assert set(found.kept) == set(kept)
+    assert (badness(found.parity) <= 1) is passes
+    assert [len(keep) for keep in built] == tried
+    assert len(said) == len(tried) + (len(tried) > 1), "the ranking is a step too"
 
 
 def test_best_graph_is_returned_if_none_passes():

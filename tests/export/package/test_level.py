@@ -5,19 +5,19 @@ from __future__ import annotations
 import dataclasses
 import re
 import shutil
+from types import SimpleNamespace
 from xml.etree import ElementTree
 
 import numpy as np
 import pytest
 from PIL import Image
 
-import export.images
 from export.build_engine import main
-from export.images import Chosen, level_images
-from export.package.level import FEWEST, SHARES, curve, fit
-from export.package.level_picture import LEVEL_PICTURE, level_picture
+from export.package import source as source_module
+from export.package.level import FEWEST, LEVEL_PICTURE, SHARES, curve, fit, level_picture
+from export.package.source import Chosen, level_images
 from runtime.package.folder import Package
-from runtime.package.records import InputRecord, LevelCheck, LevelRecord
+from runtime.package.records import LevelCheck, LevelRecord
 from train.checkpoint import MaskerFile
 from train.run_folder import APART
 
@@ -104,24 +104,8 @@ def test_the_build_fits_on_images_that_are_named(masker, tmp_path, capsys):
 
 
 def test_level_is_fitted_on_images_set_apart(masker, photographs, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(export.images, "FEWEST", 4)
-    shutil.copy(masker, tmp_path / "masker.safetensors")
-    names = [path.name for path in sorted(photographs.glob("*.png"))][:5]
-    (tmp_path / APART).write_text("".join(f"{name}\n" for name in names))
-    arguments = ["--masker", str(tmp_path / "masker.safetensors"), "--quiet", "--precision", "fp32"]
-    assert main([*arguments, "--out", str(tmp_path / "x.nemu")]) == 0
-    level = Package.open(tmp_path / "x.nemu").manifest.level
-    assert (level.n, level.images) == (5, "apart:5")
-    monkeypatch.setattr(export.images, "FEWEST", 6)
-    assert main([*arguments, "--out", str(tmp_path / "few.nemu")]) == 0
-    assert Package.open(tmp_path / "few.nemu").manifest.level is None
-    assert "what a level of the mask means is not measured" in capsys.readouterr().err
-
-
-def test_unreadable_images_set_apart_are_skipped_and_named(
-    masker, photographs, tmp_path, capsys, monkeypatch
-):
-    monkeypatch.setattr(export.images, "FEWEST", 4)
+    """Those that can be read; the others are named."""
+    monkeypatch.setattr(source_module, "FEWEST", 4)
     shutil.copy(masker, tmp_path / "masker.safetensors")
     data = tmp_path / "data"
     data.mkdir()
@@ -137,33 +121,31 @@ def test_unreadable_images_set_apart_are_skipped_and_named(
     assert main([*arguments, "--out", str(tmp_path / "x.nemu")]) == 0
     said = capsys.readouterr().err
     assert re.search(r"2 images cannot be read and are left out: \S*broken\.png, \S*gone\.png", said)
-    assert Package.open(tmp_path / "x.nemu").manifest.level.n == 5
+    level = Package.open(tmp_path / "x.nemu").manifest.level
+    assert (level.n, level.images) == (5, "apart:5")
+    monkeypatch.setattr(source_module, "FEWEST", 6)
+    assert main([*arguments, "--out", str(tmp_path / "few.nemu")]) == 0
+    assert Package.open(tmp_path / "few.nemu").manifest.level is None
+    assert "what a level of the mask means is not measured" in capsys.readouterr().err
 
 
-def test_level_falls_back_to_images_set_apart(masker, photographs, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(export.images, "FEWEST", 5)
-    monkeypatch.setattr(export.images, "apart_of", lambda _: sorted(photographs.glob("*.png"))[:5])
-    size = InputRecord(
-        name="image", height=32, width=32, mean=(0.5,) * 3, std=(0.5,) * 3, resize="squash", crop_pct=1.0,
-        interpolation="bilinear",
-    )  # fmt: skip
-    for i in range(5):
-        Image.new("RGB", (32, 32), (i, 0, 0)).save(tmp_path / f"{i}.png")
+def test_level_falls_back_to_images_set_apart(package, photographs, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(source_module, "FEWEST", 5)
+    monkeypatch.setattr(source_module, "apart_of", lambda _: sorted(photographs.glob("*.png"))[:5])
+    size = Package.open(package).manifest.input
     few, enough = (Chosen(np.zeros((n, 32, 32, 3), np.uint8), f"{n} of them") for n in (4, 5))
-    elsewhere = tmp_path / "elsewhere"
+    elsewhere, evaluate = tmp_path / "elsewhere", tmp_path / "few"
     elsewhere.mkdir()
+    evaluate.mkdir()
     for judged, trained_on, word in (
-        (few, elsewhere, f"{tmp_path / 'few'} gave 4 images"),
         (enough, tmp_path, "overlaps with the folder of the training"),
+        (few, elsewhere, f"{evaluate} gave 4 images"),
     ):
-        (tmp_path / "few").mkdir(exist_ok=True)
-        images, source = level_images(
-            judged, size, evaluate=tmp_path / "few", masker=masker, trained_on=str(trained_on)
-        )
+        file = SimpleNamespace(config=SimpleNamespace(data=str(trained_on)))
+        images, source = level_images(judged, size, evaluate=evaluate, masker=file)
         assert (len(images), source) == (5, "apart:5")
         assert word in capsys.readouterr().err
-    taken = level_images(enough, size, evaluate=tmp_path / "few", masker=masker, trained_on=str(elsewhere))
-    assert taken is enough
+    assert level_images(enough, size, evaluate=evaluate, masker=file) is enough
     assert not capsys.readouterr().err
 
 

@@ -48,13 +48,10 @@ def test_refused_precision_names_the_reason_of_its_form(refused, toward, said):
     assert error.value.came == said
 
 
-@pytest.mark.parametrize(
-    ("toward", "left_out"),
-    [
-        (False, "int8: its range; bf16: no kernel; fp32: no kernel"),
-        (True, "fp16: beyond fp16; fp32: no kernel"),
-    ],
-)
+PLAIN, FOR_TARGETS = "int8: its range; bf16: no kernel; fp32: no kernel", "fp16: beyond fp16; fp32: no kernel"
+
+
+@pytest.mark.parametrize(("toward", "left_out"), [(False, PLAIN), (True, FOR_TARGETS)])
 def test_left_out_names_refusals_of_its_form_only(monkeypatch, toward, left_out):
     def refuse(*_):
         raise ExportError("no kernel", expected="one", cure="none")

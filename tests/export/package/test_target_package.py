@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from export.build_engine import main
+from export.graph.session import Session
 from export.package import write_graphs
-from export.package.toward import measure_target
+from export.package.measure import measure_target
 from runtime import Explainer
 from runtime.__main__ import main as runtime
 from runtime.level import kept_by, share_for
@@ -101,8 +102,8 @@ def test_half_graph_failing_with_targets_is_left_out(asking, tmp_path, monkeypat
 def test_target_measures_survive_the_manifest(asked):
     images = np.random.default_rng(0).integers(0, 256, (9, 64, 64, 3), dtype=np.uint8)
     images = (images.astype(float) / 8 + np.arange(9)[:, None, None, None] * 20).astype(np.uint8)
-    graphs = asked / "model.toward.onnx", asked / "model.embedding.onnx"
-    record = measure_target(graphs, images, mean=(0.5, 0.5, 0.5), source="toys")
+    graphs = (Session(asked / f"model.{name}.onnx") for name in ("toward", "embedding"))
+    record = measure_target(*graphs, images, mean=(0.5, 0.5, 0.5), source="toys")
     assert record.n == 9
     assert record.measured.shown.std > 0
     assert record.level.kept[-1] == pytest.approx(1)

@@ -1,1 +1,0 @@
-"""Packages in the form that other programs read."""
