@@ -46,20 +46,18 @@ class HostArray:
 
 
 class Capsules(HostArray):
-    """A `HostArray` with DLPack, by a capsule of NumPy; `code`, `device` and `strides` may be wrong."""
-
-    code, device, strides = 1, (2, 0), None
+    """A `HostArray` with DLPack, by a capsule of NumPy; its code, device and strides may be wrong."""
 
     def __dlpack_device__(self) -> tuple[int, int]:
-        return self.device
+        return self.facts.get("device", (2, 0))
 
     def __dlpack__(self, *, stream: int) -> object:
         self.asked = stream
         capsule = on_device(self.pointer, self.facts["shape"], np.uint8).__dlpack__()
-        tensor = tensor_of(capsule)
-        tensor.code, (tensor.device_type, tensor.device_id) = self.code, self.device
-        self.kept = (ctypes.c_int64 * 4)(*self.strides) if self.strides else None
-        tensor.strides = self.kept
+        tensor, strides = tensor_of(capsule), self.facts["strides"]
+        tensor.code = self.facts.get("code", 1)
+        tensor.device_type, tensor.device_id = self.__dlpack_device__()
+        tensor.strides = self.kept = strides and (ctypes.c_int64 * 4)(*strides)
         return capsule
 
 
@@ -395,38 +393,29 @@ def test_the_order_of_streams(explainer, theirs, gpu):
 
 
 @pytest.mark.parametrize(
-    ("facts", "words"),
+    ("kind", "facts", "words"),
     [
-        ({"typestr": "<f4"}, "type <f4"),
-        ({"typestr": "|b1"}, "type |b1"),
-        ({"strides": (72, 18, 1, 6)}, "strides"),
-        ({"stream": 0}, "stream is 0"),
-        ({"shape": (1, 6, 4, 3)}, r"\(N, 4, 6, 3\), N from 1 to 4"),
-        ({"shape": (4, 6, 3)}, r"\(N, 4, 6, 3\)"),
-        ({"shape": (5, 4, 6, 3)}, "N from 1 to 4"),
-        ({"data": (4096, False)}, "not memory of a GPU"),
+        (HostArray, {"typestr": "<f4"}, "type <f4"),
+        (HostArray, {"typestr": "|b1"}, "type |b1"),
+        (HostArray, {"strides": (72, 18, 1, 6)}, "strides"),
+        (HostArray, {"stream": 0}, "stream is 0"),
+        (HostArray, {"shape": (1, 6, 4, 3)}, r"\(N, 4, 6, 3\), N from 1 to 4"),
+        (HostArray, {"shape": (4, 6, 3)}, r"\(N, 4, 6, 3\)"),
+        (HostArray, {"shape": (5, 4, 6, 3)}, "N from 1 to 4"),
+        (HostArray, {"data": (4096, False)}, "not memory of a GPU"),
+        (Capsules, {"code": 6}, "code, bits, lanes"),
+        (Capsules, {"device": (1, 0)}, "kind 1"),
+        (Capsules, {"device": (2, 1)}, "device 1.*\n.*device 0.*\n.*device=1"),
+        (Capsules, {"strides": (72, 18, 1, 6)}, "strides"),
     ],
 )
-def test_other_arrays_are_refused(explainer, gpu, facts, words):
-    with pytest.raises(InputError, match=words):
-        explainer.run_device(HostArray(gpu, **facts))
-
-
-@pytest.mark.parametrize(
-    ("facts", "words"),
-    [
-        ({"code": 6}, "code, bits, lanes"),
-        ({"device": (1, 0)}, "kind 1"),
-        ({"device": (2, 1)}, "device 1.*\n.*device 0.*\n.*device=1"),
-        ({"strides": (72, 18, 1, 6)}, "strides"),
-    ],
-)
-def test_other_capsules_are_refused(explainer, gpu, facts, words):
-    array = Capsules(gpu)
-    vars(array).update(facts)
+def test_other_arrays_are_refused(explainer, gpu, kind, facts, words):
+    array = kind(gpu)
+    array.facts.update(facts)
     with pytest.raises(InputError, match=words):
         explainer.run_device(array)
-    assert hasattr(array, "asked") == (facts.get("device", (2, 0)) == (2, 0)), "the device comes first"
+    asks = kind is Capsules and "device" not in facts
+    assert hasattr(array, "asked") == asks, "the device comes first"
 
 
 def test_strides_of_axes_of_length_one_are_ignored(explainer, gpu):
