@@ -361,9 +361,8 @@ def test_check_finds_values_that_are_not_finite(toy, add, gpu):
         explainer.run_device(good).check()
         explanation = explainer.run_device(white)
         explainer.close()
-        with pytest.raises(
-            BackendError, match=r"the mask \(24 of 48 values\) of an explanation \(toy-fp16\)"
-        ):
+        words = r"the mask \(24 of 48 values\) of an explanation \(toy-fp16\)"
+        with pytest.raises(BackendError, match=words):
             explanation.check()
     del explanation
     assert gpu.live() == 2, "the host's arrays"
@@ -456,21 +455,12 @@ def test_arrays_of_the_host_are_refused(explainer, tiny):
                 call()
 
 
-class CoreStream:
-    """A stream like those of cuda.core: its handle is not an int, but int() converts it."""
-
-    version, handle = 0, np.int64(78)
-
-    def __cuda_stream__(self) -> tuple[int, object]:
-        return self.version, self.handle
-
-
 def test_streams_of_the_libraries_by_their_names():
-    assert stream_handle(CoreStream()) == 78
-    newer = CoreStream()
-    newer.version = 1
-    with pytest.raises(InputError, match="a CoreStream of version 1"):
-        stream_handle(newer)
+    core = SimpleNamespace(__cuda_stream__=lambda: (0, np.int64(78)))  # no int, but int() converts it
+    assert stream_handle(core) == 78
+    core.__cuda_stream__ = lambda: (1, np.int64(78))
+    with pytest.raises(InputError, match="a SimpleNamespace of version 1"):
+        stream_handle(core)
     for name in ("handle", "cuda_stream", "ptr"):
         assert stream_handle(SimpleNamespace(**{name: 77})) == 77
     assert stream_handle(0) == 0
