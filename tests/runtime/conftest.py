@@ -228,11 +228,15 @@ def add():
 
 @pytest.fixture
 def open_toy(toy, add, gpu):
-    """`open_toy(**changes)` opens an engine of `toy`; it is closed at the end, and nothing may stay open."""
+    """`open_toy(**changes)` opens an engine of `toy`, which is added the first time.
+
+    It is closed at the end, and nothing may stay open.
+    """
     opened = []
 
     def open_engine(name: str = "toy", **changes):
-        add(toy, name, **changes)
+        if name not in {engine.path.stem for engine in toy.engines()}:
+            add(toy, name, **changes)
         opened.append(selection.open_backend(toy, toward="inputs" in changes))
         return opened[-1]
 

@@ -200,7 +200,7 @@ def test_pycuda_has_every_name():
     """According to its sources; they cannot be compiled here."""
     driver = fake_pycuda(Gpu())[1]
     assert set(public(driver)) == set(NAMES["driver"].split())
-    for kind in ("Device", "Context", "Stream", "Event"):
+    for kind in NAMES.keys() - {"driver", "device_attribute"}:
         assert set(public(getattr(fake_pycuda_module, kind))) <= set(NAMES[kind].split())
     if "pycuda" in sys.modules:
         import pycuda.driver

@@ -340,20 +340,15 @@ def test_pycuda_runs_without_graphs_and_says_so(open_toy, gpu, monkeypatch):
         ("one that cannot map", {"INTEGRATED": 1, "CAN_MAP_HOST_MEMORY": 0}, False),
     ],
 )
-def test_integrated_gpus_read_the_input_in_place(open_toy, gpu, monkeypatch, machine, attributes, mapped):
+@pytest.mark.parametrize("name", cuda.NAMES)
+def test_integrated_gpus_read_the_input_in_place(
+    open_toy, gpu, monkeypatch, name, machine, attributes, mapped
+):
     monkeypatch.setitem(sys.modules, "cuda.bindings.driver", FakeDriver(gpu, **attributes))
-    assert cuda.device(0).mapped_input is mapped
-    backend = open_toy()
-    assert sum(block.kind == "device" for block in gpu.blocks.values()) == (3 if mapped else 4)
-    (ops,) = gpu.graphs.values()
-    assert len(ops) == (3 if mapped else 4)
-    check_outputs(random_images(1), backend.run(random_images(1)))
     install_pycuda(gpu, monkeypatch, **attributes)
+    monkeypatch.setenv(cuda.VARIABLE, name)
     assert cuda.device(0).mapped_input is mapped
-
-
-def test_pycuda_reads_a_mapped_input(open_toy, gpu, monkeypatch):
-    install_pycuda(gpu, monkeypatch, INTEGRATED=1)
-    backend = open_toy()
-    assert sum(block.kind == "device" for block in gpu.blocks.values()) == 3
+    backend, copies = open_toy(), 3 if mapped else 4
+    assert sum(block.kind == "device" for block in gpu.blocks.values()) == copies
+    assert [len(ops) for ops in gpu.graphs.values()] == ([] if name == "pycuda" else [copies])
     check_outputs(random_images(1), backend.run(random_images(1)))

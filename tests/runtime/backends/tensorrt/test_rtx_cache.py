@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import sys
-from contextlib import ExitStack, closing
 from pathlib import Path
 
 import pytest
 
-from runtime.backends.tensorrt import selection
 from runtime.package.folder import Package
 from tests.runtime.engine_outputs import check_outputs, random_images
 from tests.runtime.fake_cuda import CALLS
@@ -18,20 +16,15 @@ FLAG = "require_user_allocation"
 
 
 @pytest.fixture
-def opened(toy, add, rtx):
+def opened(open_toy, rtx):
     """Opens an RTX engine whose runs can be captured."""
-    add(toy, "toy", plan=RECORDABLE, flags={FLAG: True}, **rtx)
-    with ExitStack() as at_end:
-        yield lambda: at_end.enter_context(closing(selection.open_backend(toy)))
+    return lambda: open_toy(plan=RECORDABLE, flags={FLAG: True}, **rtx)
 
 
 @pytest.fixture
-def unrecordable(toy, add, rtx, opened):
+def unrecordable(open_toy, rtx):
     """Opens an engine that was built without the flag."""
-    for path in toy.path.glob("engines/*"):
-        path.unlink()
-    add(toy, "toy", **rtx)
-    return opened
+    return lambda: open_toy(**rtx)
 
 
 def caches(toy: Package) -> list[Path]:
@@ -122,8 +115,6 @@ def test_without_the_flag_the_library_captures_itself(unrecordable, gpu):
         check_outputs(random_images(n), backend.run(random_images(n)))
     assert all(lane._context.records for lane in backend._lanes.values())
     assert (len(backend._lanes), gpu.launches) == (2, 0)
-    backend.close()
-    assert not gpu.live()
 
 
 def test_no_rebuild_is_advised_where_the_flag_failed(toy, add, rtx, unrecordable):
@@ -138,8 +129,6 @@ def test_graphs_of_the_library_are_compared_too(unrecordable, gpu):
     assert backend.degraded.endswith("what it records by itself did not give what a plain run gives")
     check_outputs(random_images(1), backend.run(random_images(1)))
     assert not backend._lanes["least"]._context.records
-    backend.close()
-    assert not gpu.live()
 
 
 def test_an_older_library_captures_nothing(unrecordable, gpu, monkeypatch):

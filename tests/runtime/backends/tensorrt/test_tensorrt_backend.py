@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 
 from runtime import Embedder, Explainer
-from runtime.backends.tensorrt import selection
 from runtime.errors import BackendError, InputError
 from tests.runtime.engine_outputs import check_outputs, random_images
 from tests.runtime.fake_gpu import Gpu
@@ -56,9 +55,8 @@ def test_smallest_and_largest_batch_replay_a_graph(backend, gpu):
         assert (len(gpu.graphs), gpu.launches - before) == (graphs, launches), n
 
 
-def test_after_warm_up_runs_allocate_nothing(toy, add, gpu):
-    add(toy, "toy")
-    with Explainer(toy, backend="tensorrt") as explainer:
+def test_after_warm_up_runs_allocate_nothing(toy, backend, gpu):
+    with Explainer(toy, backend=backend) as explainer:
         explainer.warm_up()
         assert explainer.backend._lanes.keys() == {"least", "second", "between", "most"}
         before = set(gpu.blocks), set(gpu.graphs)
@@ -69,7 +67,6 @@ def test_after_warm_up_runs_allocate_nothing(toy, add, gpu):
         assert (set(gpu.blocks), set(gpu.graphs)) == before
     with pytest.raises(BackendError, match="this explainer is closed"):
         explainer.warm_up()
-    assert not gpu.live()
 
 
 @pytest.mark.parametrize(
@@ -173,11 +170,10 @@ def test_release_is_in_order_and_happens_once(backend, gpu):
         ("empty graph", "its replay did not give what a plain run gives"),
     ],
 )
-def test_runs_without_a_graph_say_why(toy, add, gpu, fault, reason):
-    add(toy, "toy")
+def test_runs_without_a_graph_say_why(toy, open_toy, gpu, fault, reason):
     gpu.fail[fault] = 900
     gpu.empty_graphs = fault == "empty graph"
-    with Explainer(toy, backend=selection.open_backend(toy)) as explainer:
+    with Explainer(toy, backend=open_toy()) as explainer:
         backend = explainer.backend
         assert not gpu.graphs
         assert re.match(f"no CUDA graph for batches of 1: {reason}", backend.degraded, re.DOTALL)
@@ -185,8 +181,6 @@ def test_runs_without_a_graph_say_why(toy, add, gpu, fault, reason):
             check_outputs(images := random_images(n), backend.run(images))
         assert "; no CUDA graph for batches of 4" in backend.degraded
         assert explainer(random_images(1)[0]).timing["degraded"] == backend.degraded
-    gc.collect()
-    assert not gpu.live()
 
 
 @pytest.mark.parametrize("toward", [None, np.float32([[0.1, 0.2, 0.3]])], ids=["computation", "target"])
@@ -265,10 +259,9 @@ def test_submitted_runs_overlap_and_none_is_lost(backend, gpu):
         last()
 
 
-def test_explainer_stream_overlaps_two_runs(toy, add, gpu):
-    add(toy, "toy")
+def test_explainer_stream_overlaps_two_runs(toy, backend):
     frames = [random_images(1, seed)[0] for seed in range(30)]
-    with Explainer(toy, backend="tensorrt") as explainer:
+    with Explainer(toy, backend=backend) as explainer:
         streamed = []
         for i, explanation in enumerate(explainer.stream(frames)):
             streamed.append(explanation)
@@ -278,17 +271,14 @@ def test_explainer_stream_overlaps_two_runs(toy, add, gpu):
     assert len(streamed) == len(frames)
     for frame, explanation in zip(frames, streamed, strict=True):
         np.testing.assert_allclose(explanation.embedding, frame.mean((0, 1)), rtol=1e-6)
-    assert not gpu.live()
 
 
-def test_threads_take_turns(toy, add, gpu):
-    add(toy, "toy")
-
+def test_threads_take_turns(toy, backend, gpu):
     def work(seed: int) -> None:
         for i in range(10):
             image = random_images(1, 100 * seed + i)[0]
             np.testing.assert_allclose(explainer(image).embedding, image.mean((0, 1)), rtol=1e-6)
         assert not gpu.stack(), "the thread's context is what it was before"
 
-    with Explainer(toy, backend="tensorrt") as explainer, ThreadPoolExecutor(4) as threads:
+    with Explainer(toy, backend=backend) as explainer, ThreadPoolExecutor(4) as threads:
         list(threads.map(work, range(4)))  # raises what a thread raised
