@@ -24,8 +24,8 @@ from benchmarks.gpu.report import Report, device_clock, parser
 from benchmarks.gpu.steps import form_of
 from runtime.backends import cuda
 from runtime.backends.cuda.memory import Stream
+from runtime.backends.tensorrt.cuda_graph import GraphLane
 from runtime.backends.tensorrt.engine import INPUT, LoadedEngine, RtxCache, Shapes
-from runtime.backends.tensorrt.graph_lane import GraphLane
 from runtime.backends.tensorrt.library import library
 from runtime.backends.tensorrt.selection import misfit, open_engine
 from runtime.errors import NemuError

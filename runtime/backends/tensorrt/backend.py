@@ -29,9 +29,9 @@ from runtime.backends.base import check_form, check_images, check_targets
 from runtime.backends.cuda.base import DeviceInfo
 from runtime.backends.cuda.device_array import stream_handle
 from runtime.backends.cuda.memory import Stream
+from runtime.backends.tensorrt.cuda_graph import GraphLane
 from runtime.backends.tensorrt.device_lane import DevicePath
 from runtime.backends.tensorrt.engine import INPUT, LoadedEngine, RtxCache, Shapes
-from runtime.backends.tensorrt.graph_lane import GraphLane
 from runtime.backends.tensorrt.lane import Lane, Run
 from runtime.backends.tensorrt.library import library
 from runtime.device_explanation import DeviceArray
