@@ -83,7 +83,7 @@ def main() -> int:
         return code
     score(shown, scored, shared)
     print(f"\nDone in {(time.monotonic() - began) / 60:.1f} minutes.  Look at {OUT / 'overlay.png'}")
-    print(f"and, of two pictures that share a thing, at {OUT / 'pair.png'}")
+    print(f"and, of two images that share a thing, at {OUT / 'pair.png'}")
     print("Try next: your own photographs and encoder:")
     print("  .venv/bin/nemu train --encoder timm/resnet50 --data PHOTOGRAPHS --out runs/mine")
     print("  .venv/bin/nemu build --masker runs/mine/masker.safetensors --out mine.nemu")
@@ -112,8 +112,8 @@ def score(shown: list[View], scored: list[View], shared: list[Pair]) -> None:
     record = {**scores, "composites": len(scored), "pairs": paired}
     with atomic_file(OUT / "score.json") as file:
         file.write_text(json.dumps(record, indent=2) + "\n")
-    pictures = [(v.image, overlay(v.image, explained[v.name])) for v in (*shown, *scored[:SHOWN])]
-    cells = [cell for pair in pictures for cell in pair]
+    drawn = [(v.image, overlay(v.image, explained[v.name])) for v in (*shown, *scored[:SHOWN])]
+    cells = [cell for pair in drawn for cell in pair]
     rows = [cells[i : i + 2 * COLUMNS] for i in range(0, len(cells), 2 * COLUMNS)]
     save_png(OUT / "overlay.png", grid(rows), force=True)
 
@@ -132,7 +132,7 @@ def score_pairs(explainer: Explainer, shared: list[Pair]) -> dict[str, Any]:
         for name, explained in (("by_itself", alone), ("toward", toward))
     }
     print(
-        f"{len(shared)} pairs of pictures that share one of two things: mean mask on that one and on the "
+        f"{len(shared)} pairs of images that share one of two things: mean mask on that one and on the "
         "other {by_itself[shared]:.3f} and {by_itself[other]:.3f} by themselves, "
         "{toward[shared]:.3f} and {toward[other]:.3f} toward each other".format(**found)
     )

@@ -28,7 +28,7 @@ OUT = Path(os.path.relpath(Path(__file__).parent / "out/digits"))
 PACKAGE = OUT / "digits.nemu"
 TRAIN_SCENES, TEST_SCENES = 2000, 200
 SHOWN = range(12)
-"""Test scenes in the picture: the first, not the best."""
+"""The test scenes that are drawn: the first, not the best."""
 
 TRAIN = [
     *("--encoder", f"timm/{ARCHITECTURE}", "--weights", os.path.relpath(WEIGHTS)),
@@ -78,7 +78,7 @@ def write_scenes() -> list[Scene]:
 
 
 def score(scenes: list[Scene]) -> None:
-    """Mask on the digit against mask off it, over all test scenes; and the picture of some."""
+    """Mask on the digit against mask off it, over all test scenes; draws some of them."""
     with Explainer(PACKAGE) as explainer:
         print(f"\nscoring {len(scenes)} test scenes on {explainer.backend.name}")
         masks = [e.mask for e in explainer([s.image for s in scenes])]
@@ -87,10 +87,10 @@ def score(scenes: list[Scene]) -> None:
     record = {"mask_on_digit": on, "mask_off_digit": off, "difference": on - off, "scenes": len(scenes)}
     with atomic_file(OUT / "score.json") as file:
         file.write_text(json.dumps(record, indent=2) + "\n")
-    save_png(OUT / "overlay.png", picture([scenes[i] for i in SHOWN], [masks[i] for i in SHOWN]), force=True)
+    save_png(OUT / "overlay.png", draw([scenes[i] for i in SHOWN], [masks[i] for i in SHOWN]), force=True)
 
 
-def picture(scenes: list[Scene], masks: list[np.ndarray]) -> np.ndarray:
+def draw(scenes: list[Scene], masks: list[np.ndarray]) -> np.ndarray:
     """Rows of (image, mask, image, mask, …), twice enlarged, and the scale: uint8 (H, W, 3)."""
     pairs = [(s.image, heat(m)) for s, m in zip(scenes, masks, strict=True)]
     cells = [np.kron(cell, np.ones((2, 2, 1), np.uint8)) for pair in pairs for cell in pair]

@@ -104,24 +104,24 @@ def pairs(count: int = 20, *, seed: int = 0) -> list[Pair]:
 def _two(
     name: str, ground: Image.Image, shared: Image.Image, other: Image.Image, rng: np.random.Generator
 ) -> tuple[View, np.ndarray]:
-    """Two cut-outs on one ground, in a half each: the picture with the first, and the second's pixels."""
-    picture = square(ground, rng, side=SIDE)
+    """Two cut-outs on one ground, in a half each: the image with the first, and the second's pixels."""
+    image = square(ground, rng, side=SIDE)
     half, left = SIDE // 2, bool(rng.random() < 0.5)
     regions = []
     for cutout, first in ((shared, left), (other, not left)):
         box = (0 if first else half, 0, half if first else SIDE, SIDE)
         cut = cutout.crop(cutout.getchannel("A").getbbox())
         fits = min(half / cut.width, SIDE / cut.height) * max(cut.size) / half
-        drawn, alpha = paste(picture.crop(box), cut, rng, low=0.75 * fits, high=0.95 * fits)
-        picture.paste(drawn, box)
-        region = Image.new("L", picture.size)
+        drawn, alpha = paste(image.crop(box), cut, rng, low=0.75 * fits, high=0.95 * fits)
+        image.paste(drawn, box)
+        region = Image.new("L", image.size)
         region.paste(alpha, box)
         regions.append(region)
-    return _view(name, picture, regions[0]), np.asarray(regions[1]) > 127
+    return _view(name, image, regions[0]), np.asarray(regions[1]) > 127
 
 
 def inside_and_outside(regions: Sequence[np.ndarray], masks: Sequence[np.ndarray]) -> tuple[float, float]:
-    """Mean mask inside the region and outside, averaged over pictures.
+    """Mean mask inside the region and outside, averaged over images.
 
     Args:
         regions: bool (H, W) each.
@@ -134,10 +134,10 @@ def inside_and_outside(regions: Sequence[np.ndarray], masks: Sequence[np.ndarray
 
 
 def shared_and_other(pairs: Sequence[Pair], masks: Sequence[np.ndarray]) -> dict[str, float]:
-    """Mean mask on the objects that are in both pictures, and on those that are not.
+    """Mean mask on the objects that are in both images, and on those that are not.
 
     Args:
-        masks: float (SIDE, SIDE) each, of the first pair's two pictures, the second's, …
+        masks: float (SIDE, SIDE) each, of the first pair's two images, the second's, …
     """
     shared = [view.region for pair in pairs for view in pair.views]
     other = [region for pair in pairs for region in pair.other]
@@ -190,7 +190,7 @@ def paste(
     low: float = 0.45,
     high: float = 0.85,
 ) -> tuple[Image.Image, Image.Image]:
-    """A cut-out (RGBA) somewhere on a square photograph: the picture, and the cut-out's alpha there (L).
+    """A cut-out (RGBA) somewhere on a square photograph: the image, and the cut-out's alpha there (L).
 
     Args:
         low, high: the cut-out's longer side is between these shares of the photograph's side.

@@ -5,7 +5,7 @@
 It writes `demo/encoder.safetensors` (half precision) and `demo/encoder.json` (the command, the versions,
 the test score).  Trained from scratch under full clutter it does not start, so the photographs begin
 black and are faded in over the first half of training.  There are few photographs, so in the second
-half colours are shuffled: each picture has its channels permuted and inverted at random.
+half colours are shuffled: each image has its channels permuted and inverted at random.
 """
 
 from __future__ import annotations

@@ -29,7 +29,7 @@ TEST_DIGITS = 0.2
 
 @dataclass(frozen=True)
 class Scene:
-    """One picture and its truth."""
+    """One image and its truth."""
 
     image: np.ndarray
     """uint8 (SIZE, SIZE, 3), RGB."""
@@ -52,10 +52,10 @@ def scene(index: int, *, split: str, seed: int = 0, clutter: float = 1.0) -> Sce
     """
     rng = np.random.default_rng([seed, list(PHOTOGRAPHS).index(split), index])
     images, labels = digits(split)
-    pictures = photographs(split)
+    grounds = photographs(split)
     which = rng.integers(len(images))
-    photograph = int(rng.integers(len(pictures)))
-    canvas = crop(pictures[photograph], rng).astype(np.float32) * clutter
+    photograph = int(rng.integers(len(grounds)))
+    canvas = crop(grounds[photograph], rng).astype(np.float32) * clutter
 
     side = int(rng.integers(36, 61))  # the digit's box, pixels
     strokes = np.asarray(

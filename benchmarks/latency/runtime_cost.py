@@ -134,7 +134,7 @@ def cold_row(package: Path, backend: str, *, starts: int) -> dict[str, Any]:
 
 
 def unresized(geometry: Geometry) -> tuple[int, int]:
-    """Height and width of the smallest picture that the geometry cuts without resizing it.
+    """Height and width of the smallest image that the geometry cuts without resizing it.
 
     Raises:
         StopIteration: there is none below 1.5 times the grid.

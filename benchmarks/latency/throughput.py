@@ -1,8 +1,8 @@
-"""Many pictures and a video through `explain`, beside the bare backend: rate and memory.
+"""Many images and a video through `explain`, beside the bare backend: rate and memory.
 
     python -m benchmarks.throughput PACKAGE --json FILE
 
-Pictures: JPEGs of 640 × 480 cut from scikit-image's photographs; decoded, explained, overlay and mask
+Images: JPEGs of 640 × 480 cut from scikit-image's photographs; decoded, explained, overlay and mask
 written.  They go in blocks, each after a loop over the bare backend on prepared arrays: a ratio a block.
 Video: the same photographs panned, 640 × 480 at 25 frames a second, once between two such loops.
 """
@@ -41,22 +41,22 @@ def main() -> int:
     """Measure, print, write; returns 0."""
     p = command("throughput", __doc__)
     p.add_argument("package", type=Path)
-    p.add_argument("--pictures", type=int, default=2000, help="(default: %(default)s)")
-    p.add_argument("--block", type=int, default=100, help="pictures between two bare loops (%(default)s)")
+    p.add_argument("--images", type=int, default=2000, help="(default: %(default)s)")
+    p.add_argument("--block", type=int, default=100, help="images between two bare loops (%(default)s)")
     p.add_argument("--seconds", type=float, default=30, help="of video (default: %(default)s)")
     o = p.parse_args()
     with tempfile.TemporaryDirectory() as folder, Explainer(o.package) as explainer:
         work = Path(folder)
         facts = {"model": explainer.manifest.encoder.id, "backend": explainer.backend.why}
         rows = [
-            {**facts, "variant": "pictures", **pictures(explainer, work, o.pictures, block=o.block)},
+            {**facts, "variant": "pictures", **images(explainer, work, o.images, block=o.block)},
             {**facts, "variant": "video", **video(explainer, work, o.seconds)},
         ]
     return finish(o.json, rows)
 
 
-def pictures(explainer: Explainer, work: Path, count: int, *, block: int) -> dict[str, Any]:
-    """Pictures a second against the bare backend's, block by block, and resident memory after each."""
+def images(explainer: Explainer, work: Path, count: int, *, block: int) -> dict[str, Any]:
+    """Images a second against the bare backend's, block by block, and resident memory after each."""
     folder = work / "pictures"
     folder.mkdir()
     for i, frame in zip(range(count), _frames(), strict=False):

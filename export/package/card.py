@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from export.package.level import LEVEL_PICTURE
+from export.package.level import LEVEL_PLOT
 from runtime.assess import LEAST_FOLLOWED, low_end
 from runtime.explanation import NEARLY_NOTHING
 from runtime.package.manifest import Manifest
@@ -130,7 +130,7 @@ Not measured: the build had too few images that training did not see (`--evaluat
 `explanation.region(keep=0.8)` is the region that keeps 0.8 of the embedding on average (centred cosine:
 1 the same, 0 as another image).  Measured on {k.n} images: {images_used(k.images)}.
 
-![What was asked against what was kept; the table below has the numbers]({LEVEL_PICTURE})
+![What was asked against what was kept; the table below has the numbers]({LEVEL_PLOT})
 
 {_checks(k)}
 

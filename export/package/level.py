@@ -26,7 +26,7 @@ WHOLE = 0.999
 """A mean above it counts as 1; the rest is rounding."""
 FILLS = ("mean_colour", "blur")
 """Codes of `runtime.package.reasons.fill`."""
-LEVEL_PICTURE = "level.svg"
+LEVEL_PLOT = "level.svg"
 """Name in the package of the drawing that the model card shows."""
 _LEFT, _RIGHT, _TOP, _BOTTOM = 56, 336, 14, 254
 _LEGEND = {"kept": "mean of the images", "range": "10 to 90 % of them"}
@@ -147,7 +147,7 @@ def _check(asked: float, measured: np.ndarray) -> LevelCheck:
     )
 
 
-def level_picture(level: LevelRecord) -> str:
+def level_plot(level: LevelRecord) -> str:
     """SVG, 530 x 300, of `level.checks`: the mean kept, its range, and the mean that moved regions keep."""
     asked = [check.asked for check in level.checks]
     least = min(value for check in level.checks for value in (check.low, check.moved))

@@ -15,7 +15,7 @@ import runtime
 from export.graph.fuse import torch_reference
 from export.int8.write import Step
 from export.package.card import model_card
-from export.package.level import LEVEL_PICTURE, level_picture
+from export.package.level import LEVEL_PLOT, level_plot
 from export.package.measure import Measured, measure_masks
 from export.package.source import Source, Trained, load_images, load_trained
 from export.package.write_graphs import Job, write_graphs
@@ -51,10 +51,10 @@ def make_package(folder: Path, source: Source, *, name: str, step: Step) -> Pack
 
 
 def seal(folder: Path, manifest: Manifest, name: str) -> Package:
-    """Write the card and its picture, then the manifest with every file's hash, and open the result."""
+    """Write the card and its plot, then the manifest with every file's hash, and open the result."""
     (folder / MANIFEST).unlink(missing_ok=True)  # of an earlier seal
     if manifest.level is not None:
-        (folder / LEVEL_PICTURE).write_text(level_picture(manifest.level))
+        (folder / LEVEL_PLOT).write_text(level_plot(manifest.level))
     (folder / "README.md").write_text(model_card(manifest, name=name))
     for _, file in files_in(folder):
         file.chmod(0o644)  # onnx leaves its weights readable by their owner only

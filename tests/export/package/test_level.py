@@ -14,7 +14,7 @@ from PIL import Image
 
 from export.build_engine import main
 from export.package import source as source_module
-from export.package.level import FEWEST, LEVEL_PICTURE, SHARES, curve, fit, level_picture
+from export.package.level import FEWEST, LEVEL_PLOT, SHARES, curve, fit, level_plot
 from export.package.source import Chosen, level_images
 from runtime.package.folder import Package
 from runtime.package.records import LevelCheck, LevelRecord
@@ -65,7 +65,7 @@ def test_the_picture_draws_the_checks():
     rows = zip(*table.values(), strict=True)
     checks = tuple(LevelCheck(**dict(zip(table, row, strict=True))) for row in rows)
     record = LevelRecord(images="", n=3, fills=(), share=(0.0, 1.0), kept=(0.0, 1.0), checks=checks)
-    svg = ElementTree.fromstring(level_picture(record))
+    svg = ElementTree.fromstring(level_plot(record))
 
     def drawn(name: str) -> np.ndarray:
         (points,) = [e.get("points") for e in svg.iter() if e.get("class") == name and e.get("points")]
@@ -94,10 +94,10 @@ def test_the_build_fits_on_images_that_are_named(masker, tmp_path, capsys):
     manifest = Package.open(out).manifest
     level = manifest.level
     assert level.n == FEWEST
-    assert LEVEL_PICTURE in manifest.files
-    assert (out / LEVEL_PICTURE).read_text() == level_picture(level)
+    assert LEVEL_PLOT in manifest.files
+    assert (out / LEVEL_PLOT).read_text() == level_plot(level)
     card = (out / "README.md").read_text()
-    assert f"]({LEVEL_PICTURE})" in card
+    assert f"]({LEVEL_PLOT})" in card
     rows = re.findall(r"^\| (0\.\d+) \| (\d\.\d{3}) \|", card, re.MULTILINE)
     assert [float(asked) for asked, _ in rows] == [check.asked for check in level.checks]
     assert [float(kept) for _, kept in rows] == pytest.approx([c.kept for c in level.checks], abs=1e-3)
@@ -151,6 +151,6 @@ def test_level_falls_back_to_images_set_apart(package, photographs, tmp_path, ca
 
 def test_without_such_images_the_card_says_so(package):
     assert Package.open(package).manifest.level is None
-    assert not (package / LEVEL_PICTURE).exists()
-    assert LEVEL_PICTURE not in (package / "README.md").read_text()
+    assert not (package / LEVEL_PLOT).exists()
+    assert LEVEL_PLOT not in (package / "README.md").read_text()
     assert "Not measured" in (package / "README.md").read_text()
