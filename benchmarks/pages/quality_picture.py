@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 from benchmarks.quality.explainers import FIRST_SCENE, encoder_of, explainer
 from benchmarks.quality.planted import encoders
 from benchmarks.quality.planted.world import Scene, scene
+from benchmarks.quality.run import STEPS
 from runtime.media.encode import save_png
 from runtime.media.overlay import grid, heat
 
@@ -33,14 +34,14 @@ SCALE, FONT, LABEL, TITLE = 2, 22, 160, 40
 """Enlargement; pixels of the letters, of the labels' width and of the titles' height."""
 
 
-def draw(out: Path, names: Sequence[str], methods: Sequence[str], *, work: Path, steps: int) -> None:
+def draw(out: Path, names: Collection[str], methods: Collection[str], *, work: Path) -> None:
     """Write the picture of those of ENCODERS and COLUMNS that are named.
 
     Maskers (seed 0) that are not there are trained; a RELAX map takes 3001 passes.
     """
     shown = [method for method in COLUMNS if method in methods]
     scenes = [scene(i, split="test") for i in SHOWN]
-    maps = {name: _maps(name, shown, scenes, work=work, steps=steps) for name in ENCODERS if name in names}
+    maps = {name: _maps(name, shown, scenes, work=work) for name in ENCODERS if name in names}
     rows = []
     for i, one in enumerate(scenes):
         for name, of in maps.items():
@@ -79,14 +80,9 @@ def unit_range(map: np.ndarray) -> np.ndarray:
     return (map - low) / (high - low) if high > low else np.zeros_like(map)
 
 
-def _maps(
-    name: str, methods: Sequence[str], scenes: Sequence[Scene], *, work: Path, steps: int
-) -> dict[str, np.ndarray]:
+def _maps(name: str, methods: Sequence[str], scenes: Sequence[Scene], *, work: Path) -> dict[str, np.ndarray]:
     """(len(scenes), SIZE, SIZE) of each method."""
     encoder = encoder_of(name, work)
     x = encoder.normalize(torch.from_numpy(np.stack([s.image for s in scenes])))
-    maps = {}
-    for method in methods:
-        explain, _ = explainer(work, name, method, seed=0, steps=steps)
-        maps[method] = explain(encoder, x).numpy()
-    return maps
+    explainers = {method: explainer(work, name, method, seed=0, steps=STEPS)[0] for method in methods}
+    return {method: explain(encoder, x).numpy() for method, explain in explainers.items()}

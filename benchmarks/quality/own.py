@@ -21,13 +21,13 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from benchmarks.common.markdown import table
+from benchmarks.common.markdown import records
 from benchmarks.common.record import command, meta, write
 from benchmarks.common.timing import TIMED_SEED, seconds_per_image
 from benchmarks.quality.baselines import BASELINES
 from benchmarks.quality.maskers import mask
 from benchmarks.quality.metrics.robustness import randomised_copies
-from benchmarks.quality.quality_tables import COMPLEXITY, FULL, MASKS, METHODS, Column, comparison, scored
+from benchmarks.quality.quality_tables import METHODS, columns, comparison, scored
 from benchmarks.quality.run import CHEAP, COUNTS, few
 from benchmarks.quality.scoring import CHUNK, ORDER_ONLY, Explain, Row, Subject, score
 from export.pictures import fitted
@@ -44,11 +44,12 @@ FEWEST = 8
 KIND = "pictures"
 TIMED = 20
 """Pictures that the time is taken on."""
-COLUMNS = (COMPLEXITY, *FULL[FULL.index(COMPLEXITY) + 1 :])
-LEVELS = (
-    *(column for column in MASKS if column.key.startswith("cosine_kept")),
-    Column(key="mask_area", title="area above 0.5"),
-)
+COLUMNS = columns("complexity", "sparseness", "insertion_minus_deletion", "sensitivity", "mprt_abs_rho", "ms")
+LEVELS = {
+    "masker": "method",
+    **columns("cosine_kept", "cosine_kept_mean_fill"),
+    "area above 0.5": "{mask_area:.3f}",
+}
 """Columns of masks only: the values of other maps just have an order."""
 
 
@@ -174,15 +175,10 @@ def row_of(method: Method, subject: Subject, *, quick: bool) -> Row:
 def tables(result: Mapping[str, Any]) -> str:
     """All methods, then what the level of the masks is worth."""
     found = scored(result, result["rows"][0]["encoder"], KIND)
-    rows = {name: found[name] for name in dict.fromkeys(row["method"] for row in result["rows"])}
-    levels = [
-        [name, *(column.cell(seeds) for column in LEVELS)]
-        for name, seeds in rows.items()
-        if seeds[0]["mask_area"] is not None
-    ]
-    parts = [comparison(rows, COLUMNS)]
-    if levels:
-        parts.append(table(("masker", *(column.title for column in LEVELS)), levels))
+    methods = {name: found[name] for name in dict.fromkeys(row["method"] for row in result["rows"])}
+    parts = [comparison(methods, COLUMNS)]
+    if levels := [of for of in methods.values() if of["mask_area"]]:
+        parts.append(records(levels, LEVELS))
     return "\n".join(parts)
 
 

@@ -15,15 +15,17 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
+from benchmarks.common.estimate import groups
 from benchmarks.common.interleave import interleave, latency_row
-from benchmarks.common.markdown import table
+from benchmarks.common.markdown import records
 from benchmarks.common.record import command, device_name, exits, meta, write_compact
 from benchmarks.quality.defects.scores import GOOD, Pictures, products, row
 from runtime import Embedder, Explainer, fit_bank
@@ -36,6 +38,11 @@ PATCH, STEP = 32, 16
 """Pixels that are changed at once, and between two places."""
 FEW = 3
 """Pictures of each kind that the slow methods see."""
+MEANS = """
+encoder: {encoder} | method: {method} | n: {seeds} | image AUROC: {image_auroc.mean:.3f} |
+pixel AUROC: {pixel_auroc.mean:.3f} | PRO: {pro.mean:.3f}
+"""
+"""Means over products and seeds."""
 Found = tuple[np.ndarray, np.ndarray, dict[str, Any]]
 """Scores (N,), maps (N, H, W), and what else is to be told."""
 
@@ -138,18 +145,6 @@ def latency(package: Package, pictures: Pictures, *, rounds: int) -> list[dict[s
     ]
 
 
-def means(rows: Iterable[dict[str, Any]]) -> list[list[str]]:
-    """A line for each encoder and method: means over products and seeds."""
-    groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
-    for one in rows:
-        groups.setdefault((one["encoder"], one["method"]), []).append(one)
-    lines = []
-    for (encoder, method), of in sorted(groups.items()):
-        figures = [np.mean([one[key] for one in of]) for key in ("image_auroc", "pixel_auroc", "pro")]
-        lines.append([encoder, method, str(len(of)), *(f"{value:.3f}" for value in figures)])
-    return lines
-
-
 def _explained(package: Package, pictures: Pictures) -> tuple[np.ndarray, ...]:
     """1 − cosine (N,), which normal picture is nearest (N,), masks (N, H, W), masks of the bank's."""
     with Explainer(package, backend="onnxruntime") as explainer:
@@ -198,7 +193,7 @@ def _run(o: argparse.Namespace) -> int:
             write_compact(o.json, content)
     content["latency"] = [one for p in packages for one in latency(p, pictures, rounds=o.rounds)]
     write_compact(o.json, content)
-    print(table(["encoder", "method", "n", "image AUROC", "pixel AUROC", "PRO"], means(rows)))
+    print(records(groups(sorted(rows, key=itemgetter("encoder", "method")), "encoder", "method"), MEANS))
     return 0
 
 

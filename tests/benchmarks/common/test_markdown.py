@@ -7,14 +7,15 @@ import json
 import pytest
 
 from benchmarks.common import markdown
-from benchmarks.common.markdown import command_of, fill, interval, load, made, records
+from benchmarks.common.markdown import cell, command_of, fill, load, made, records
 from benchmarks.pages import report, tables
+from benchmarks.pages.tables import interval
 from benchmarks.quality.natural import natural_tables
 from benchmarks.quality.toward import toward_tables
 
 
 def quality_parts():
-    return report.quality_parts(load("quality"), picture=True, ablation=True)
+    return report.quality_parts(load("quality"), picture=True)
 
 
 def ablation_parts():
@@ -42,15 +43,23 @@ def test_report_pages_hold_the_recorded_results(page, parts):
     assert fill(text, parts()) == text
 
 
-def test_records_take_keys_and_functions():
-    text = records([{"a": 1, "b": 2.5}], {"A": "a", "B": lambda r: f"{r['b']:.2f}"})
-    assert text == "| A | B |\n| --- | --- |\n| 1 | 2.50 |\n"
+@pytest.mark.parametrize(
+    "columns",
+    [{"A": "a", "B": lambda r: f"{r['b']:.2f}"}, {"A": "{a}", "B": "{b:.2f}"}, "A: {a} |\nB: {b:.2f}"],
+    ids=["keys and functions", "templates", "text"],
+)
+def test_records_take_every_kind_of_column(columns):
+    assert records([{"a": 1, "b": 2.5}], columns) == "| A | B |\n| --- | --- |\n| 1 | 2.50 |\n"
 
 
-def test_interval_without_ends_or_value():
-    assert interval(1.0, (0.5, 2.0), "{:.1f}") == "1.0 (0.5 to 2.0)"
-    assert interval(1.0, None) == "1.000"
-    assert interval(None, None) == "–"
+def test_unknown_figures_are_a_dash():
+    assert cell({"a": 1.0, "ci": None}, "{a:.2f} ({ci[0]:.2f} to {ci[1]:.2f})") == "–"
+    assert cell({}, "{a:.2f}") == "–"
+
+
+def test_interval_without_ends():
+    assert interval(1.0, (0.5, 2.0), ".1f") == "1.0 (0.5 to 2.0)"
+    assert interval(1.0, None, ".3f") == "1.000"
 
 
 @pytest.mark.parametrize(

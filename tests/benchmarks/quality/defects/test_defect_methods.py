@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 
-from benchmarks.quality.defects.defect_methods import METHODS, latency, main, means
+from benchmarks.quality.defects.defect_methods import METHODS, latency, main
 from benchmarks.quality.defects.scores import GOOD, Pictures
 from runtime.media.encode import save_png
 from runtime.package.folder import Package
@@ -37,13 +37,10 @@ def test_a_method_scores_every_picture_and_pixel(package, pictures, name):
         assert maps[2:, 8:32, 8:32].mean() > maps[2:, 40:, 40:].mean()
 
 
-def test_latency_and_means(package, pictures):
+def test_few_rounds_have_latency_but_no_ratio(package, pictures):
     rows = latency(Package.open(package), pictures, rounds=5)
     assert [row["variant"] for row in rows][:2] == ["encoder", "control"]
     assert all(row["ratio_to_encoder"] is None for row in rows)  # of five rounds there is none
-    figures = {"image_auroc": 1.0, "pixel_auroc": 0.5}
-    two = [{"encoder": "e", "method": "m", **figures, "pro": pro} for pro in (0.25, 0.75)]
-    assert means(two) == [["e", "m", "2", "1.000", "0.500", "0.500"]]
 
 
 def test_command_takes_over_rows_and_names_missing_ones(package, pictures, tmp_path, capsys):
@@ -53,11 +50,12 @@ def test_command_takes_over_rows_and_names_missing_ones(package, pictures, tmp_p
     for i, image in enumerate(pictures.bank):
         save_png(tmp_path / f"data/toy/bank/{i}.png", image)
     peers, out = tmp_path / "peers.json", tmp_path / "out.json"
-    row = {"encoder": "e", "method": "peer", "image_auroc": 1, "pixel_auroc": 1, "pro": 1}
-    peers.write_text(json.dumps({"meta": {"anomalib": "0"}, "rows": [row]}))
+    row = {"encoder": "e", "method": "peer", "image_auroc": 1, "pixel_auroc": 0.5}
+    rows = [{**row, "pro": pro} for pro in (0.25, 0.75)]
+    peers.write_text(json.dumps({"meta": {"anomalib": "0"}, "rows": rows}))
     arguments = ["--methods", "bank", "--rounds", "5", "--peers", str(peers), "--json", str(out)]
     assert main([str(tmp_path / "data"), "--packages", str(package), *arguments]) == 0
-    assert "| e | peer | 1 |" in capsys.readouterr().out
-    assert [one["method"] for one in json.loads(out.read_text())["rows"]] == ["peer", "bank"]
+    assert "| e | peer | 2 | 1.000 | 0.500 | 0.500 |" in capsys.readouterr().out
+    assert [one["method"] for one in json.loads(out.read_text())["rows"]] == ["peer", "peer", "bank"]
     assert main([str(tmp_path / "data"), "--packages", str(tmp_path), *arguments]) == 1
     assert "manifest.json" in capsys.readouterr().err
