@@ -111,12 +111,21 @@ def kept(folder: Path, name: str, key: Any, compute: Callable[[], dict[str, Any]
     Args:
         key: everything that the row depends on; the digest is of it.
     """
-    digest = hashlib.sha256(json.dumps(key).encode()).hexdigest()[:8]
-    path = folder / f"{name}-{digest}.json"
-    if not path.exists():
-        write(path, {"key": key, "row": compute()})
-    row: dict[str, Any] = json.loads(path.read_text())["row"]
+    path = folder / f"{name}-{short_digest(key)}.json"
+    row: dict[str, Any] = remembered(path, lambda: {"key": key, "row": compute()})["row"]
     return row
+
+
+def remembered(path: Path, compute: Callable[[], Any]) -> Any:
+    """What a JSON file holds; if it is not there, it is computed and written."""
+    if not path.exists():
+        write(path, compute())
+    return json.loads(path.read_text())
+
+
+def short_digest(key: Any) -> str:
+    """8 hexadecimal digits of the key's JSON."""
+    return hashlib.sha256(json.dumps(key).encode()).hexdigest()[:8]
 
 
 def write_compact(path: Path, content: dict[str, Any]) -> None:

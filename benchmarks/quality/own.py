@@ -23,13 +23,21 @@ from tqdm import tqdm
 
 from benchmarks.common.markdown import records
 from benchmarks.common.record import command, meta, write
-from benchmarks.common.timing import TIMED_SEED, seconds_per_image
 from benchmarks.quality.baselines import BASELINES
 from benchmarks.quality.maskers import mask
 from benchmarks.quality.metrics.robustness import randomised_copies
 from benchmarks.quality.quality_tables import METHODS, columns, comparison, scored
 from benchmarks.quality.run import CHEAP, COUNTS, few
-from benchmarks.quality.scoring import CHUNK, ORDER_ONLY, Explain, Row, Subject, score
+from benchmarks.quality.scoring import (
+    CHUNK,
+    ORDER_ONLY,
+    TIMED_SEED,
+    Explain,
+    Row,
+    Subject,
+    score,
+    seconds_per_image,
+)
 from export.pictures import fitted
 from runtime.errors import InputError, NemuError
 from runtime.media.sources import find_images

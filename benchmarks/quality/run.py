@@ -17,18 +17,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import numpy as np
 from tqdm import tqdm
 
 from benchmarks.common.record import command, exits, kept, meta, write
-from benchmarks.common.timing import TIMED_SEED, seconds_per_image
 from benchmarks.quality.baselines import BASELINES
 from benchmarks.quality.explainers import encoder_of, explainer, settings, slug, subject
 from benchmarks.quality.metrics.robustness import randomised_copies
-from benchmarks.quality.needed import CELL, COARSE, needed
+from benchmarks.quality.needed import CELL, COARSE, shares
 from benchmarks.quality.planted import encoders
 from benchmarks.quality.planted.world import KINDS
-from benchmarks.quality.scoring import ORDER_ONLY, Counts, Row, score
+from benchmarks.quality.scoring import ORDER_ONLY, TIMED_SEED, Counts, Row, score, seconds_per_image
 from benchmarks.quality.settings import ABLATION, METHODS, SETTINGS, seeds_of
 
 WORK = Path("benchmarks/out")
@@ -123,21 +121,7 @@ def facts(options: Options, name: str) -> Row:
 
     def compute() -> Row:
         seen = subject(encoder, encoders.ENCODERS[name].truth, kind="standard", scenes=scenes)
-        left = [
-            needed(seen.embed, x, fill, centre=seen.centre, cell=cell).numpy()
-            for x, fill in zip(seen.x, seen.fill("photograph", scenes), strict=True)
-        ]
-        shares = [
-            float((area & region).sum() / area.sum())
-            for area, region in zip(left, seen.regions, strict=True)
-            if area.any() and region.any()
-        ]
-        return {
-            "needed_area": float(np.mean(left)),
-            "needed_inside_region": float(np.mean(shares)) if len(shares) == scenes else None,
-            "region_area": float(seen.regions.mean()) or None,
-            "needed_scenes": scenes,
-        }
+        return {**shares(seen, scenes, cell=cell), "needed_scenes": scenes}
 
     fingerprint = encoder.record.fingerprint
     return {

@@ -1,7 +1,8 @@
-"""All metrics of one explainer on one encoder: one flat row."""
+"""All metrics of one explainer on one encoder, one flat row; and how long an explanation takes."""
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -12,9 +13,10 @@ import torch
 from torch import Tensor
 
 from benchmarks.common.estimate import estimate
+from benchmarks.common.interleave import wall_clock
 from benchmarks.quality.metrics import localisation
-from benchmarks.quality.metrics.complexity import complexity, sparseness
 from benchmarks.quality.metrics.faithfulness import cosine_kept, held_out_fill, insertion_deletion
+from benchmarks.quality.metrics.maps import complexity, sparseness
 from benchmarks.quality.metrics.robustness import average_sensitivity, mprt, mprt_floor
 from train.encoder.frozen import FrozenEncoder
 from train.verdict import GREY
@@ -27,8 +29,8 @@ Values = Sequence[float] | np.ndarray
 
 ORDER_ONLY = ("relevance_mass", "complexity", "sparseness")
 """Null for a ranking: only the order of its map means something."""
-TOP_K = 1000 / 224**2
-"""Share of the pixels: Quantus' default of 1000 pixels at 224."""
+TIMED_SEED = 1000
+"""Baselines are timed with seeds of their own, so that no run of RELAX is remembered."""
 CHUNK = 20
 """Images that an explainer is given at once."""
 
@@ -89,7 +91,6 @@ def score(
         randomised: copies of the encoder with nothing learned left in them; the first ones are used.
         seed: of the metrics' own randomness.
     """
-
     maps = maps_of(explain, subject.encoder, subject.x[: counts.images])
     values = measured(subject, maps, is_mask=is_mask, faithfulness=counts.faithfulness, seed=seed)
     return {
@@ -146,14 +147,40 @@ def robustness(
     }
 
 
+def seconds_per_image(
+    explain: Callable[[Tensor], Tensor], x: Tensor, *, slow: bool, rounds: int = 5
+) -> dict[str, Any]:
+    """Median seconds an image, one image at a time and in one batch of all of x (N, 3, H, W).
+
+    Args:
+        slow: seconds an image: two images, one by one, without warm-up; the batch is left null.
+    """
+
+    def clock(part: Tensor) -> float:
+        return wall_clock(lambda: explain(part)) / 1e3
+
+    threads = {"threads": torch.get_num_threads()}
+    if slow:
+        singles = [clock(one) for one in x[-2:].split(1)]
+        return {"seconds_per_image": statistics.median(singles), "seconds_per_image_batched": None, **threads}
+    clock(x[:1])
+    singles = [clock(one) for _ in range(rounds) for one in x.split(1)]
+    clock(x)
+    batches = [clock(x) / len(x) for _ in range(rounds)]
+    return {
+        "seconds_per_image": statistics.median(singles),
+        "seconds_per_image_batched": statistics.median(batches),
+        "batch": len(x),
+        **threads,
+    }
+
+
 def _localisation(maps: np.ndarray, regions: np.ndarray, *, is_mask: bool) -> dict[str, Values]:
-    top = max(1, round(TOP_K * maps[0].size))
     of = {
         "relevance_rank": localisation.relevance_rank,
         "rank_corrected": localisation.rank_corrected,
         "relevance_mass": localisation.relevance_mass,
         "pointing_game": localisation.pointing_game,
-        "top_k": lambda m, r: localisation.top_k(m, r, k=top),
         "roc_auc": localisation.roc_auc,
     }
     levels = {"mask_inside": localisation.mask_inside, "mask_outside": localisation.mask_outside}

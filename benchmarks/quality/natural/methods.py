@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import functools
-import hashlib
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from benchmarks.common.record import short_digest
 from benchmarks.quality import maskers
 from benchmarks.quality.baselines import BASELINES, GRADIENT_ROWS
 from benchmarks.quality.natural.subject import TRAIN, Source, digest, encoder_of, subject_of
@@ -95,8 +94,7 @@ def trained(source: Source, work: Path, name: str, *, seed: int, options: Traini
     arguments = _arguments(source, name, seed=seed, options=options)
     fingerprint = encoder_of(source, name).record.fingerprint
     key = [fingerprint, digest(source.data), settings(source, name, NEMU, seed=seed, options=options)]
-    short = hashlib.sha256(json.dumps(key).encode()).hexdigest()[:8]
-    out = work / "runs" / f"{name}-{seed}-{short}"
+    out = work / "runs" / f"{name}-{seed}-{short_digest(key)}"
     if (out / MASKER).exists() and (out / SUMMARY).exists():  # also where data lie elsewhere by now
         return out
     where = ["--data", str((source.data / TRAIN).resolve()), "--out", str(out)]

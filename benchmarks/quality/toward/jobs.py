@@ -14,12 +14,11 @@ import torch
 
 from benchmarks.common.onnx_sessions import random_encoder
 from benchmarks.common.record import device_name, write
-from benchmarks.common.timing import seconds_per_image
 from benchmarks.quality import maskers
 from benchmarks.quality.natural.jobs import Job, row_of
 from benchmarks.quality.natural.methods import NEMU, OPTIMISED_STEPS, optimised
 from benchmarks.quality.natural.subject import Source, digest, encoder_of
-from benchmarks.quality.scoring import maps_of, measured
+from benchmarks.quality.scoring import maps_of, measured, seconds_per_image
 from benchmarks.quality.toward.cost import call, cost, graph_of
 from benchmarks.quality.toward.measures import first, levels, localised, price_toward, shares, tasks
 from benchmarks.quality.toward.methods import METHODS

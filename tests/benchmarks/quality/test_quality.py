@@ -10,12 +10,11 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.common.timing import seconds_per_image
 from benchmarks.quality import explainers, scoring
 from benchmarks.quality import run as quality
 from benchmarks.quality.needed import CELL, needed
 from benchmarks.quality.planted import encoders
-from benchmarks.quality.scoring import Counts, Subject, score
+from benchmarks.quality.scoring import Counts, Subject, score, seconds_per_image
 from benchmarks.quality.settings import DECODERS, METHODS, SETTINGS, seeds_of
 from train.__main__ import config_of, parser
 from train.config import EncoderConfig

@@ -11,28 +11,22 @@ import pytest
 import quantus
 import torch
 
-from benchmarks.quality.metrics.complexity import complexity, sparseness
 from benchmarks.quality.metrics.localisation import (
     pointing_game,
     relevance_mass,
     relevance_rank,
     roc_auc,
-    top_k,
 )
+from benchmarks.quality.metrics.maps import complexity, sparseness
 from benchmarks.quality.metrics.robustness import average_sensitivity
 
 N, H, W = 20, 12, 10
-
-
-def top_17(a, s):
-    return top_k(a, s, k=17)
 
 
 CASES = {
     relevance_rank: quantus.RelevanceRankAccuracy(disable_warnings=True),
     relevance_mass: quantus.RelevanceMassAccuracy(disable_warnings=True),
     pointing_game: quantus.PointingGame(disable_warnings=True),
-    top_17: quantus.TopKIntersection(k=17, disable_warnings=True),
     roc_auc: quantus.AUC(disable_warnings=True),
     complexity: quantus.Complexity(disable_warnings=True),
     sparseness: quantus.Sparseness(disable_warnings=True),

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from benchmarks.quality.metrics.complexity import complexity, sparseness
+from benchmarks.quality.metrics.maps import complexity, sparseness
 from runtime.errors import InputError
 
 MAPS = arrays(np.float64, (3, 4), elements=st.integers(0, 100).map(float)).filter(np.any)
