@@ -16,8 +16,7 @@ from runtime.package.manifest import TOWARD
 from train.encoder.frozen import FrozenEncoder
 from train.nem import NEM
 
-Row = dict[str, Any]
-CONTROL, PLAIN, ONE, TWO = "control", "one input, no targets", "one input", "two inputs"
+THREADS, ROUNDS = 1, 200
 
 
 def graph_of(nem: NEM, *, toward: bool) -> onnx.ModelProto:
@@ -29,14 +28,14 @@ def graph_of(nem: NEM, *, toward: bool) -> onnx.ModelProto:
     )[0]
 
 
-def call(model: onnx.ModelProto, image: np.ndarray, target: np.ndarray | None, *, threads: int) -> Call:
+def call(model: onnx.ModelProto, image: np.ndarray, target: np.ndarray | None) -> Call:
     """A session of it, on uint8 (N, H, W, 3) and, if it takes them, float32 (N, D)."""
     given = {from_torch.INPUT: image} | ({} if target is None else {TOWARD: target})
-    made = session(model, threads=threads)
+    made = session(model, threads=THREADS)
     return lambda: made.run(None, given)
 
 
-def cost(encoder: FrozenEncoder, model: str, *, rounds: int, threads: int) -> list[Row]:
+def cost(encoder: FrozenEncoder, model: str) -> list[dict[str, Any]]:
     """Rows of one interleaved run; maskers are untrained, which takes as long.
 
     `control` is a second session of the encoder, `one input, no targets` that of a masker without them.
@@ -50,15 +49,15 @@ def cost(encoder: FrozenEncoder, model: str, *, rounds: int, threads: int) -> li
     alone = encoder_graph(whole)
     graphs: dict[str, tuple[onnx.ModelProto, np.ndarray | None]] = {
         "encoder": (alone, None),
-        CONTROL: (alone, None),
-        PLAIN: (whole, None),
-        ONE: (graph_of(targets, toward=False), None),
-        TWO: (graph_of(targets, toward=True), q),
+        "control": (alone, None),
+        "one input, no targets": (whole, None),
+        "one input": (graph_of(targets, toward=False), None),
+        "two inputs": (graph_of(targets, toward=True), q),
     }
-    calls = {name: call(of, image, target, threads=threads) for name, (of, target) in graphs.items()}
-    times = interleave(calls, rounds=rounds)
+    calls = {name: call(of, image, target) for name, (of, target) in graphs.items()}
+    times = interleave(calls, rounds=ROUNDS)
     base = times["encoder"]
     return [
-        {"model": model, "variant": name, "threads": threads, **latency_row(column, base)}
+        {"model": model, "variant": name, "threads": THREADS, **latency_row(column, base)}
         for name, column in times.items()
     ]

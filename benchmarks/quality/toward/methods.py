@@ -33,8 +33,6 @@ class Method:
     """One method and what is recorded with its results."""
 
     explain: Explain
-    passes: str
-    """Passes through the encoder, in words."""
     dear: bool = False
     """Seconds an image."""
     settings: dict[str, Any] = field(default_factory=dict)
@@ -143,24 +141,17 @@ def nearest_masks(
 
 
 METHODS: dict[str, Method] = {
-    "gradient": Method(explain=gradient, passes="1, forward and back"),
-    "gradient × input": Method(explain=gradient_input, passes="1, forward and back"),
-    "integrated gradients": Method(
-        explain=integrated_gradients,
-        passes=f"{IG_STEPS}, forward and back",
-        dear=True,
-        settings={"steps": IG_STEPS},
-    ),
-    "second order": Method(explain=second_order, passes="1"),
+    "gradient": Method(explain=gradient),
+    "gradient × input": Method(explain=gradient_input),
+    "integrated gradients": Method(explain=integrated_gradients, dear=True, settings={"steps": IG_STEPS}),
+    "second order": Method(explain=second_order),
     "occlusion": Method(
         explain=occlusion,
-        passes="about 530",
         dear=True,
         settings={"window": WINDOW / WINDOW_SIDE, "stride": STRIDE / WINDOW_SIDE, "unit": "side"},
     ),
     "nearest masks": Method(
         explain=nearest_masks,
-        passes=f"{MASKS}",
         dear=True,
         settings={"masks": MASKS, "cells": CELLS, "keep": KEEP, "ends": ENDS},
     ),

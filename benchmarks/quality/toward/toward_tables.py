@@ -150,6 +150,14 @@ def planted(rows: Rows) -> str:
     return records(groups(rows, "shared"), PLANTED)
 
 
+OTHERS = {
+    "self_paired": ("Without a target: maskers trained with targets beside maskers trained without", selves),
+    "planted": ("Planted pairs, encoder `digits`", planted),
+    "cost": ("Cost in onnxruntime, interleaved", costs),
+}
+"""Sections of all encoders together."""
+
+
 def of_encoder(result: Result, name: str) -> list[str]:
     """The sections of one encoder; a part that was not run is left out."""
 
@@ -173,22 +181,11 @@ def of_encoder(result: Result, name: str) -> list[str]:
 
 
 def parts(result: Result) -> dict[str, str]:
-    """The tables of docs/toward.md; a part that was not run is named at the end."""
+    """The tables of docs/toward.md; a part that was not run is left out."""
     sections = [part for name in result["encoders"] for part in of_encoder(result, name)]
-    for key, title, make in (
-        (
-            "self_paired",
-            "Without a target: maskers trained with targets beside maskers trained without",
-            selves,
-        ),
-        ("planted", "Planted pairs, encoder `digits`", planted),
-        ("cost", "Cost in onnxruntime, interleaved", costs),
-    ):
+    for key, (title, make) in OTHERS.items():
         if result[key]:
             sections += [f"## {title}\n", make(result[key])]
-    missing = [part for part in ("targets", "mixtures", "baselines", "cost", "planted") if not result[part]]
-    if missing:
-        sections.append(f"Not measured: {', '.join(missing)}.\n")
     maskers = records(result["maskers"], MASKERS)
     return {"maskers": f"{made(result['meta'])}\n{maskers}", "results": "\n".join(sections)}
 
