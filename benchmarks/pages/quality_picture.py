@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
+from benchmarks.quality.__main__ import STEPS
 from benchmarks.quality.explainers import FIRST_SCENE, encoder_of, explainer
 from benchmarks.quality.planted import encoders
 from benchmarks.quality.planted.world import Scene, scene
-from benchmarks.quality.run import STEPS
 from runtime.media.encode import save_png
 from runtime.media.overlay import grid, heat
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from benchmarks.common.markdown import DOCS, RESULTS, Result, Row, command_of, device_of, load, write_page
 from benchmarks.pages.quality_picture import COLUMNS, MASKERS, SHOWN, draw
 from benchmarks.quality import quality_tables as tables
-from benchmarks.quality.run import WORK
+from benchmarks.quality.__main__ import WORK
 from runtime.errors import NemuError
 
 PICTURE = "quality.png"

@@ -22,12 +22,12 @@ import torch
 from tqdm import tqdm
 
 from benchmarks.common.markdown import records
-from benchmarks.common.record import command, meta, write
+from benchmarks.common.record import command, exits, meta, write
+from benchmarks.quality.__main__ import CHEAP, COUNTS, few
 from benchmarks.quality.baselines import BASELINES
 from benchmarks.quality.maskers import mask
 from benchmarks.quality.metrics.robustness import randomised_copies
 from benchmarks.quality.quality_tables import METHODS, columns, comparison, scored
-from benchmarks.quality.run import CHEAP, COUNTS, few
 from benchmarks.quality.scoring import (
     CHUNK,
     ORDER_ONLY,
@@ -39,7 +39,7 @@ from benchmarks.quality.scoring import (
     seconds_per_image,
 )
 from export.pictures import fitted
-from runtime.errors import InputError, NemuError
+from runtime.errors import InputError
 from runtime.media.sources import find_images
 from train.checkpoint import load_nem, read_config
 from train.encoder.frozen import FrozenEncoder
@@ -190,6 +190,7 @@ def tables(result: Mapping[str, Any]) -> str:
     return "\n".join(parts)
 
 
+@exits
 def main() -> int:
     """Returns 0, or 1 with a message."""
     p = command("own", __doc__)
@@ -200,17 +201,12 @@ def main() -> int:
     p.add_argument("--weights", help="where the encoder's weights are now")
     p.add_argument("--quick", action="store_true", help="a few pictures a method: does everything run?")
     o = p.parse_args()
-    try:
-        encoder, methods = methods_of(runs_of(o.runs), o.baselines, weights=o.weights)
-        seen = subject_of(encoder, o.images, most=o.most)
-        o.json.parent.mkdir(parents=True, exist_ok=True)
-        rows = [row_of(method, seen, quick=o.quick) for method in tqdm(methods, desc="own")]
-        result = {"meta": meta(), "encoder": dataclasses.asdict(encoder.record), "rows": rows}
-        print(tables(result))
-        write(o.json, result)
-    except (NemuError, OSError) as error:  # an OSError: a full disk, a folder that may not be written
-        print(f"error: {error}", file=sys.stderr)
-        return getattr(error, "exit_code", 1)
+    encoder, methods = methods_of(runs_of(o.runs), o.baselines, weights=o.weights)
+    seen = subject_of(encoder, o.images, most=o.most)
+    rows = [row_of(method, seen, quick=o.quick) for method in tqdm(methods, desc="own")]
+    result = {"meta": meta(), "encoder": dataclasses.asdict(encoder.record), "rows": rows}
+    print(tables(result))
+    write(o.json, result)
     return 0
 
 

@@ -5,7 +5,7 @@
         --encoder-weights tf_efficientnet_lite0=lite0.safetensors mobilenetv2_100=mobilenetv2.safetensors
 
 Composites of objects and photographs that training never saw, with the object's pixels known.  Rows have
-the keys of `benchmarks.quality.run`, and `values`, image by image, so that methods are compared in pairs.
+the keys of `benchmarks.quality`, and `values`, image by image, so that methods are compared in pairs.
 Parts:
 
     train      the maskers, by `python -m train` with its defaults, once a seed

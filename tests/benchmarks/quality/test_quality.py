@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 
+from benchmarks.quality import __main__ as quality
 from benchmarks.quality import explainers, scoring
-from benchmarks.quality import run as quality
 from benchmarks.quality.needed import CELL, needed
 from benchmarks.quality.planted import encoders
 from benchmarks.quality.scoring import Counts, Subject, score, seconds_per_image

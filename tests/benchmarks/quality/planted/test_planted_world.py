@@ -21,8 +21,7 @@ def test_a_scene_is_a_function_of_its_arguments(split, kind):
     assert np.array_equal(one.image, again.image)
     assert one.labels == again.labels
     assert all(np.array_equal(one.regions[name], again.regions[name]) for name in one.regions)
-    for other in (scene(6, split=split, kind=kind), scene(5, split=split, kind=kind, seed=1)):
-        assert not np.array_equal(other.image, one.image)
+    assert not np.array_equal(scene(6, split=split, kind=kind).image, one.image)
 
 
 @pytest.mark.parametrize(("split", "kind"), CASES)
