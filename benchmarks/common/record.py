@@ -19,7 +19,8 @@ from typing import Any, ParamSpec
 from export.int8.speed import processor
 from runtime.atomic import atomic_file
 from runtime.backends import cuda
-from runtime.errors import BackendUnavailable, NemuError
+from runtime.cli.console import exit_code
+from runtime.errors import BackendUnavailable
 
 P = ParamSpec("P")
 
@@ -32,15 +33,11 @@ PACKAGES = (
 
 
 def exits(main: Callable[P, int]) -> Callable[P, int]:
-    """Wrap a command's `main`: a NemuError is printed, and its exit code returned."""
+    """Wrap a command's `main`: an error that a user may meet is printed, and its exit code returned."""
 
     @functools.wraps(main)
     def wrapped(*args: P.args, **options: P.kwargs) -> int:
-        try:
-            return main(*args, **options)
-        except NemuError as error:
-            print(f"error: {error}", file=sys.stderr)
-            return error.exit_code
+        return exit_code(lambda: main(*args, **options), stopped="what was finished is kept")
 
     return wrapped
 

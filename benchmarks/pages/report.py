@@ -13,12 +13,21 @@ import sys
 from pathlib import Path
 
 from benchmarks.common.markdown import DOCS, RESULTS, Result, Row, command_of, device_of, load, write_page
-from benchmarks.pages.quality_picture import COLUMNS, MASKERS, SHOWN, draw
+from benchmarks.pages.quality_picture import SHOWN, draw
 from benchmarks.quality import quality_tables as tables
 from benchmarks.quality.__main__ import WORK
 from runtime.errors import NemuError
 
 PICTURE = "quality.png"
+CAPTION = f"""\
+![The same scenes on several encoders: the maps change with the encoder]({PICTURE})
+
+The first {len(SHOWN)} standard test scenes (not the best), each on several encoders.  The image
+stays, the map has to change.
+The truth and the masks (nemu) are on the fixed scale 0 to 1.
+Other methods have no level: each map is stretched to its own range, which also paints hot spots
+on a map that is nearly flat.
+"""
 
 
 def quality_parts(result: Result, *, picture: bool) -> dict[str, str]:
@@ -36,7 +45,7 @@ def quality_parts(result: Result, *, picture: bool) -> dict[str, str]:
             kinds += [f"### Encoder `{name}`, small and unseen\n"]
             kinds += [f"The region is {areas}.\n", table] if areas else [table]
     return {
-        "picture": _caption() if picture else "",
+        "picture": CAPTION if picture else "",
         "evidence": tables.evidence(result),
         "methods": "\n".join(methods),
         "masks": tables.masks(result),
@@ -56,7 +65,7 @@ def ablation_parts(result: Result, weight: Result) -> dict[str, str]:
     for name in tables.encoders_of(weight):
         lines += [f"### Encoder `{name}`\n", tables.comparison(tables.scored(weight, name), tables.WEIGHT)]
     return {
-        "ablation": tables.ablation(result, "digits"),
+        "ablation": tables.ablation(result),
         "weight": "\n".join(lines),
         "provenance": provenance(result["meta"]),
     }
@@ -70,18 +79,6 @@ def provenance(meta: Row) -> str:
         f"- versions: {versions or 'unknown'}\n"
         f"- device: {device_of(meta)}\n"
         f"- commit: {meta.get('commit', 'unknown')}\n"
-    )
-
-
-def _caption() -> str:
-    masks = " and ".join(COLUMNS[m] for m in MASKERS)
-    return (
-        f"![The same scenes on several encoders: the maps change with the encoder]({PICTURE})\n\n"
-        f"The first {len(SHOWN)} standard test scenes (not the best), each on several encoders.  The image\n"
-        "stays, the map has to change.\n"
-        f"The truth and the masks ({masks}) are on the fixed scale 0 to 1.\n"
-        "Other methods have no level: each map is stretched to its own range, which also paints hot spots\n"
-        "on a map that is nearly flat.\n"
     )
 
 

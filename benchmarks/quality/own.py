@@ -121,7 +121,7 @@ class Method:
     """One explainer of the table; a name may have several seeds."""
 
     name: str
-    seed: int
+    seed: int = 0
     explain: Explain
     timed: Explain
     """`explain` with another seed, so that no remembered run is timed."""
@@ -139,18 +139,13 @@ def methods_of(
     """
     encoder = load_nem(next(iter(runs.values()))[0], weights=weights).encoder
     methods = []
-    for name, maskers in runs.items():
-        for path in maskers:
-            config = read_config(path)
-            explain = partial(mask, load_nem(path, encoder=encoder).masker)
-            methods.append(
-                Method(
-                    name=name, seed=config.seed, explain=explain, timed=explain, objective=config.objective
-                )
-            )
+    for name, path in ((name, path) for name, maskers in runs.items() for path in maskers):
+        config, explain = read_config(path), partial(mask, load_nem(path, encoder=encoder).masker)
+        seed, objective = config.seed, config.objective
+        methods.append(Method(name=name, seed=seed, explain=explain, timed=explain, objective=objective))
     for name in baselines:
         explain, timed = (partial(BASELINES[name].explain, seed=seed) for seed in (0, TIMED_SEED))
-        methods.append(Method(name=name, seed=0, explain=explain, timed=timed))
+        methods.append(Method(name=name, explain=explain, timed=timed))
     return encoder, methods
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import shlex
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from string import Formatter
 
 from benchmarks.common.estimate import Seeds, best_and_near, figure, groups
 from benchmarks.common.markdown import NONE, Result, Row, cell, records
@@ -121,7 +120,7 @@ def comparison(methods: Mapping[str, Seeds], columns: Mapping[str, str], *, imag
     lines = {name: {"method": of["method"]} for name, of in methods.items()}
     ranked = {name: of for name, of in methods.items() if name not in CONTROLS}
     for title, form in columns.items():
-        key = str(next(Formatter().parse(form))[1])
+        key = form[1 : form.index(":")]
         figures = {name: of[key] for name, of in ranked.items()}
         best, near = best_and_near(figures, lower=key in LOWER) if key != MPRT else _at_floor(ranked)
         for name, of in methods.items():
@@ -177,32 +176,27 @@ def region_areas(result: Result, encoder: str) -> str:
     return ", ".join(f"{f.mean:.1%} of a scene ({kind})" for kind, f in areas.items() if f)
 
 
-def ablation(result: Result, encoder: str) -> str:
-    """Trainings × metrics, mean ± standard deviation over seeds."""
-    methods, known = scored(result, encoder), result.get("settings", {})
-    for name, of in methods.items():
-        options = known.get(name)
-        of["options"] = NONE if options is None else f"`{shlex.join(options)}`" if options else "(defaults)"
-    names = [n for n in known if n in methods] + [n for n in methods if n not in known]
-    shown = {"setting": "method", "options": "options", **ABLATION, "seeds": "seeds"}
-    return records([methods[name] for name in names], shown)
+def ablation(result: Result) -> str:
+    """Trainings × metrics on encoder `digits`, mean ± standard deviation over seeds."""
+    methods, lines = scored(result, "digits"), []
+    for name, options in result["settings"].items():
+        if name in methods:
+            given = f"`{shlex.join(options)}`" if options else "(defaults)"
+            lines.append(Seeds(methods[name].rows, method=methods[name]["method"], options=given))
+    return records(lines, {"setting": "method", "options": "options", **ABLATION, "seeds": "seeds"})
 
 
 def compact(result: Result) -> str:
-    """The short table of one encoder, and where the rest is."""
-    names = encoders_of(result)
-    if not names:
-        return ""
-    encoder = "digits" if "digits" in names else names[0]
-    rows = scored(result, encoder)
-    others = [name for name in names if name != encoder]
-    beyond = f"Also for the encoders {', '.join(others)}, with" if others else "With"
+    """The short table of encoder `digits`, and where the rest is."""
+    methods = scored(result, "digits")
+    others = ", ".join(name for name in encoders_of(result) if name != "digits")
     return (
-        f"Encoder `{encoder}`, standard scenes.  {_scenes(rows)}.  ± is the standard deviation over seeds of "
+        f"Encoder `digits`, standard scenes.  {_scenes(methods)}.  ± is the standard deviation over seeds of "
         "training, or else the standard error over images; ≈ is within noise of the best.  Controls do not "
         "compete.\n\n"
-        f"{comparison(rows, SHORT, images=False)}\n"
-        f"{beyond} the other metrics and what they mean: [quality.md](quality.md).\n"
+        f"{comparison(methods, SHORT, images=False)}\n"
+        f"Also for the encoders {others}, with the other metrics and what they mean: "
+        "[quality.md](quality.md).\n"
     )
 
 
@@ -219,9 +213,8 @@ def _at_floor(methods: Mapping[str, Seeds]) -> tuple[set[str], set[str]]:
     """Methods at or below MPRT's floor, which is the best possible value, and those within noise of it."""
     known = {name: (of[MPRT], of["mprt_floor"]) for name, of in methods.items() if of[MPRT]}
     best = {name for name, (rho, floor) in known.items() if rho.mean <= floor.mean}
-    return best, {
-        name for name, (rho, floor) in known.items() if rho.mean - 2 * rho.noise <= floor.mean
-    } - best
+    near = {name for name, (rho, floor) in known.items() if rho.mean - 2 * rho.noise <= floor.mean}
+    return best, near - best
 
 
 def _ordered(names: Collection[str]) -> list[str]:

@@ -141,9 +141,26 @@ def robustness(
 ) -> Row:
     """Change of an explainer's maps under small noise on the image, and on randomised encoders."""
     of = partial(maps_of, explain)
+    sensitivity = np.empty(0)
+    if counts.sensitivity:
+        sensitivity = average_sensitivity(
+            partial(of, subject.encoder),
+            subject.x[: counts.sensitivity],
+            generator=torch.Generator().manual_seed(seed),
+            draws=counts.draws,
+        )
+    n = counts.mprt
+    copies = randomised[: counts.copies] if n else []
+    rho = np.array([mprt(lambda _: maps[:n], partial(of, copy), subject.x[:n]) for copy in copies])
     return {
-        **_sensitivity(subject, of, counts=counts, seed=seed),
-        **_mprt(subject, of, maps, randomised=randomised[: counts.copies], n=counts.mprt),
+        **_figure("sensitivity", sensitivity),
+        "n_sensitivity": len(sensitivity),
+        "sensitivity_draws": counts.draws,
+        # over copies, if several, which differ more than images
+        **_figure("mprt_abs_rho", np.nanmean(rho, axis=1) if len(copies) > 1 else rho.flatten()),
+        "mprt_floor": number(mprt_floor(maps).upper) if n else None,
+        "n_mprt": n,
+        "mprt_copies": len(copies),
     }
 
 
@@ -243,32 +260,6 @@ def _cosine_kept(subject: Subject, masks: Tensor, fill: str) -> tuple[np.ndarray
     rows = [cosine_kept(subject.embed, *part, centre=subject.centre) for part in parts]
     cosines, areas = (torch.cat(column).cpu().numpy() for column in zip(*rows, strict=True))
     return cosines, areas
-
-
-def _sensitivity(subject: Subject, of: Explain, *, counts: Counts, seed: int) -> Row:
-    values = np.empty(0)
-    if counts.sensitivity:
-        values = average_sensitivity(
-            lambda x: of(subject.encoder, x),
-            subject.x[: counts.sensitivity],
-            generator=torch.Generator().manual_seed(seed),
-            draws=counts.draws,
-        )
-    return {**_figure("sensitivity", values), "n_sensitivity": len(values), "sensitivity_draws": counts.draws}
-
-
-def _mprt(subject: Subject, of: Explain, maps: Tensor, *, randomised: Sequence[FrozenEncoder], n: int) -> Row:
-    """Mean over images and copies; the error is over copies, if several, which differ more than images."""
-    copies = len(randomised) if n else 0
-    values = np.array(
-        [mprt(lambda _: maps[:n], partial(of, copy), subject.x[:n]) for copy in randomised[:copies]]
-    )
-    return {
-        **_figure("mprt_abs_rho", np.nanmean(values, axis=1) if copies > 1 else values.flatten()),
-        "mprt_floor": number(mprt_floor(maps).upper) if n else None,
-        "n_mprt": n,
-        "mprt_copies": copies,
-    }
 
 
 def _figure(name: str, values: Values) -> Row:

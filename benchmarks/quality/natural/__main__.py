@@ -52,8 +52,6 @@ from benchmarks.quality.natural.natural_tables import KIND, paired
 from benchmarks.quality.natural.subject import RANDOM, SIZE, Source, digest, encoder_of, randomise, weights_of
 from runtime.errors import InputError
 
-TRAINING = ("steps", "area-weight", "batch-size", "precision")
-"""Options that are passed on to `python -m train`."""
 NULLS = dict.fromkeys(
     (
         *("objective", "train_seconds", "sensitivity", "mprt_abs_rho", "mprt_floor"),
@@ -100,7 +98,7 @@ def merged(options: Options) -> dict[str, Any]:
                 who = {"encoder": name, "method": method, "seed": seed, "kind": KIND, "truth": "object"}
                 values = row.pop("values")
                 rows.append({**who, **NULLS, **row, **others[0], **others[1], "values": values})
-                given = settings(options.source, name, method, seed=seed, options=dict(options.training))
+                given = settings(options.source, name, method, seed=seed, options=options.training)
                 chosen[method] = {k: v for k, v in given.items() if k not in ("seed", "encoder")}
     return {
         "meta": {**meta(), "data": digest(options.source.data), "scored_on": device_name(options.source)},
@@ -118,7 +116,7 @@ def _there(options: Options, job: Job) -> dict[str, Any]:
 
 
 def parsed() -> argparse.Namespace:
-    """The command line."""
+    """The command line; `training` has the options that are passed on to `python -m train`."""
     p = command("natural", __doc__, json=False)
     p.add_argument("--data", type=Path, required=True, help="what python -m benchmarks.natural_data made")
     p.add_argument("--work", type=Path, required=True, help="maskers and finished results")
@@ -133,10 +131,9 @@ def parsed() -> argparse.Namespace:
     p.add_argument("--size", type=int, default=SIZE, help="pixels (%(default)s)")
     p.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     p.add_argument("--jobs", type=int, default=1, help="results computed at once, each in a process")
-    t = p.add_argument_group("training (default: what python -m train does)")
-    for name in TRAINING:
-        t.add_argument(f"--{name}")
-    return p.parse_args()
+    p.epilog = "Other options, such as --steps, are those of python -m train."
+    o, training = p.parse_known_args()
+    return argparse.Namespace(**vars(o), training=training)
 
 
 def options_of(o: argparse.Namespace) -> Options:
@@ -145,7 +142,6 @@ def options_of(o: argparse.Namespace) -> Options:
     if o.device == "cuda" and not torch.cuda.is_available():
         raise InputError("--device cuda", expected="a GPU that PyTorch can use", cure="--device cpu")
     device = o.device if o.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
-    training = ((n, getattr(o, n.replace("-", "_"))) for n in TRAINING)
     names, weights = tuple(name for name, _ in given), list(given)
     source = Source(data=o.data, weights=given, device=device, size=o.size)
     for name in names:
@@ -161,7 +157,7 @@ def options_of(o: argparse.Namespace) -> Options:
         encoders=names,
         methods=tuple(o.methods),
         seeds=tuple(o.seeds),
-        training=tuple((n, v) for n, v in training if v is not None),
+        training=tuple(o.training),
         images=o.images,
         jobs=o.jobs,
     )

@@ -61,7 +61,7 @@ class Options:
     methods: tuple[str, ...]
     """The baselines."""
     seeds: tuple[int, ...]
-    training: tuple[tuple[str, str], ...]
+    training: tuple[str, ...]
     """Options of `python -m train`, beside its defaults."""
     images: int
     jobs: int
@@ -119,11 +119,11 @@ def jobs_of(options: Options, part: str) -> list[Job]:
 
 def kept(options: Options, job: Job) -> Path:
     """The file of a job; its name holds a digest of all that the result depends on."""
-    name, training = job.encoder, dict(options.training)
+    name = job.encoder
     key = {
         **asdict(job),
         "fingerprint": encoder_of(options.source, name).record.fingerprint,
-        "settings": settings(options.source, name, job.method, seed=job.seed, options=training),
+        "settings": settings(options.source, name, job.method, seed=job.seed, options=options.training),
         "counts": asdict(options.counts(job.method)),
         "data": digest(options.source.data),
         "timed_on": device_name(options.source) if job.kind == "timing" else None,
@@ -138,8 +138,8 @@ def result_of(options: Options, job: Job) -> dict[str, Any]:
 
 def _train(options: Options, job: Job) -> Row:
     workers = min(MOST_WORKERS, max(1, (os.cpu_count() or 1) // options.jobs - 1))
-    training = dict(options.training)
-    run = trained(options.source, options.work, job.encoder, seed=job.seed, options=training, workers=workers)
+    where = (options.source, options.work, job.encoder)
+    run = trained(*where, seed=job.seed, options=options.training, workers=workers)
     return {"run": run.name}
 
 
@@ -150,7 +150,7 @@ def _evidence(options: Options, job: Job) -> Row:
 def _explainer(options: Options, job: Job) -> tuple[Any, dict[str, Any]]:
     return explainer(
         options.source, options.work, job.encoder, job.method,
-        seed=job.seed, options=dict(options.training), images=options.images,
+        seed=job.seed, options=options.training, images=options.images,
     )  # fmt: skip
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,8 +33,8 @@ EG_SAMPLES = 50
 OPTIMISED_STEPS, OPTIMISED_RATE, OPTIMISED_STRIDE = 300, 0.4, 2
 """Adam's; the stride is that of our decoder's finest level, so that no finer mask is possible for either."""
 
-Training = Mapping[str, str]
-"""Options of `python -m train` without the dashes."""
+Training = Sequence[str]
+"""Options of `python -m train`."""
 
 
 def settings(source: Source, name: str, method: str, *, seed: int, options: Training) -> dict[str, Any]:
@@ -181,8 +181,16 @@ def _order(masker: nn.Module, encoder: FrozenEncoder, x: Tensor) -> Tensor:
 def _arguments(source: Source, name: str, *, seed: int, options: Training) -> list[str]:
     """Options of `python -m train`, without --data and --out."""
     config = source.config(name)
-    given = [part for option, value in options.items() for part in (f"--{option}", value)]
     return [
         *("--encoder", config.encoder, "--weights", str(config.weights)),
-        *("--image-size", str(source.size), "--resize", "squash", "--no-toward", "--seed", str(seed), *given),
+        *(
+            "--image-size",
+            str(source.size),
+            "--resize",
+            "squash",
+            "--no-toward",
+            "--seed",
+            str(seed),
+            *options,
+        ),
     ]

@@ -128,8 +128,7 @@ def subject(encoder: FrozenEncoder, data: Path, images: int) -> Subject:
 def evidence(source: Source, name: str, images: int) -> dict[str, Any]:
     """What moves the embedding, by intervention, and how much of a composite it needs.
 
-    Distances ‖z(changed) − z‖ are in units of the median distance between different composites;
-    `moves` are means, `moves_values` image by image.
+    `moves` are mean distances ‖z(changed) − z‖, in units of the median distance between different composites.
     """
     encoder, seen = encoder_of(source, name), subject_of(source, name, images)
     tests = find_images(source.data / TEST)[:images]
@@ -142,7 +141,6 @@ def evidence(source: Source, name: str, images: int) -> dict[str, Any]:
     n = min(NEEDED_IMAGES, images)
     return {
         "moves": {change: float(of.mean()) for change, of in moves.items()},
-        "moves_values": {change: of.tolist() for change, of in moves.items()},
         "needed_images": n,
         **needed.shares(seen, n, cell=NEEDED_CELL),
     }

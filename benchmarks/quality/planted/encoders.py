@@ -45,7 +45,6 @@ QUICK = {"steps": 2, "train_scenes": 70, "test_scenes": 10, "evidence_scenes": 4
 class Planted:
     """One encoder and what its embedding is to depend on."""
 
-    name: str
     truth: tuple[str, ...]
     """The factors it names, each with a head of its own; none for an encoder without labels."""
     steps: int
@@ -54,14 +53,11 @@ class Planted:
 
 
 ENCODERS = {
-    planted.name: planted
-    for planted in (
-        Planted(name="digits", truth=("red", "blue"), steps=600),
-        Planted(name="red", truth=("red",), steps=500),
-        Planted(name="patch", truth=("patch",), steps=500),
-        Planted(name="selfsup", truth=(), steps=600),
-        Planted(name="convnext", truth=("patch",), steps=600, architecture="convnext_atto"),
-    )
+    "digits": Planted(truth=("red", "blue"), steps=600),
+    "red": Planted(truth=("red",), steps=500),
+    "patch": Planted(truth=("patch",), steps=500),
+    "selfsup": Planted(truth=(), steps=600),
+    "convnext": Planted(truth=("patch",), steps=600, architecture="convnext_atto"),
 }
 
 

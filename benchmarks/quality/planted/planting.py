@@ -143,9 +143,13 @@ def close_up(pixels: Tensor, boxes: Tensor, *, widening: float) -> Tensor:
     box = torch.lerp(boxes, torch.tensor([-1.0, -1, 1, 1]), widening)
     centre, half = (box[:, 2:] + box[:, :2]) / 2, (box[:, 2:] - box[:, :2]) / 2
     affine = torch.cat([torch.diag_embed(half), centre[:, :, None]], dim=2)  # (N, 2, 3)
+    return sampled(pixels, affine).contiguous(memory_format=torch.channels_last)
+
+
+def sampled(pixels: Tensor, affine: Tensor) -> Tensor:
+    """(N, C, S, S) seen through windows (N, 2, 3); beyond the picture it is mirrored."""
     grid = F.affine_grid(affine, list(pixels.shape), align_corners=False)
-    seen = F.grid_sample(pixels, grid, padding_mode="reflection", align_corners=False)
-    return seen.contiguous(memory_format=torch.channels_last)
+    return F.grid_sample(pixels, grid, padding_mode="reflection", align_corners=False)
 
 
 def jitter(images: Tensor, *, strength: float = 0.15) -> Tensor:
@@ -168,9 +172,7 @@ def view(images: Tensor) -> Tensor:
     centre = (torch.rand(n, 2) * 2 - 1) * (1 - side)[:, None]  # in (-1, 1), where the picture is (-1, 1)
     zero = torch.zeros(n)
     affine = torch.stack([side * mirror, zero, centre[:, 0], zero, side, centre[:, 1]], dim=1)
-    pixels = jitter(images, strength=0.3)
-    grid = F.affine_grid(affine.view(n, 2, 3), [n, 3, SIZE, SIZE], align_corners=False)
-    cropped = F.grid_sample(pixels, grid, padding_mode="reflection", align_corners=False)
+    cropped = sampled(jitter(images, strength=0.3), affine.view(n, 2, 3))
     grey = cropped.mean(dim=1, keepdim=True)
     saturation = torch.empty(n, 1, 1, 1).uniform_(0.6, 1.4)
     tint = torch.empty(n, 3, 1, 1).uniform_(0.85, 1.15)

@@ -52,8 +52,8 @@ from benchmarks.quality.toward.jobs import (
     kept,
     result_of,
 )
-from benchmarks.quality.toward.measures import LOCALISED
 from benchmarks.quality.toward.methods import METHODS
+from benchmarks.quality.toward.subject import LOCALISED
 from runtime.errors import InputError
 from train.checkpoint import MaskerFile
 from train.run_folder import MASKER, run_of

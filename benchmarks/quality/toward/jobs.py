@@ -10,18 +10,31 @@ from typing import Any
 
 import torch
 
-from benchmarks.common.onnx_sessions import random_encoder
+from benchmarks.common.onnx_sessions import graph_of, random_encoder, run, session
 from benchmarks.common.record import device_name, remembered
 from benchmarks.quality import maskers
 from benchmarks.quality.natural.jobs import Job, row_of
 from benchmarks.quality.natural.methods import NEMU, OPTIMISED_STEPS, optimised
 from benchmarks.quality.natural.subject import Source, digest, encoder_of
 from benchmarks.quality.scoring import maps_of, measured, seconds_per_image
-from benchmarks.quality.toward.cost import THREADS, call, cost, graph_of
-from benchmarks.quality.toward.measures import first, levels, localised, price_toward, shares, tasks
+from benchmarks.quality.toward.cost import THREADS, cost
 from benchmarks.quality.toward.methods import METHODS
 from benchmarks.quality.toward.planted import planted
-from benchmarks.quality.toward.subject import NULL, composites, logits, mixtures, priced, quick, seen_by
+from benchmarks.quality.toward.subject import (
+    NULL,
+    composites,
+    first,
+    levels,
+    localised,
+    logits,
+    mixtures,
+    price_toward,
+    priced,
+    quick,
+    seen_by,
+    shares,
+    tasks,
+)
 from runtime.package.folder import sha256_file
 from train.checkpoint import load_nem, read_config
 from train.nem import NEM
@@ -62,9 +75,11 @@ class Options:
     dear_images: int
     planted_steps: int
 
-    def run(self, name: str, seed: int, kind: str = TARGET) -> Path:
-        """The folder of a masker."""
-        return {(n, s): f for n, s, f in (self.runs if kind == TARGET else self.plain)}[name, seed]
+    def masker(self, job: Job) -> Path:
+        """The file of a job's masker."""
+        runs = self.plain if job.method == PLAIN else self.runs
+        folders = {(name, seed): folder for name, seed, folder in runs}
+        return folders[job.encoder, job.seed] / MASKER
 
 
 def jobs_of(options: Options, part: str) -> list[Job]:
@@ -111,16 +126,15 @@ def kept(options: Options, job: Job) -> Path:
     if job.kind == "optimum":
         key |= {"optimum": [options.optimum_images, options.optimum_steps]}
     if job.method in (OURS, TARGET, PLAIN) and job.kind not in ("cost", "planted"):
-        key["masker"] = sha256_file(options.run(job.encoder, job.seed, _which(job)) / MASKER)
+        key["masker"] = sha256_file(options.masker(job))
     return job.file(options.work, key)
 
 
 def result_of(options: Options, job: Job) -> list[Row]:
     """Rows of a job, which are read if they were computed before."""
-    found: list[Row] = remembered(kept(options, job), lambda: {"rows": COMPUTE[job.kind](options, job)})[
-        "rows"
-    ]
-    return found
+    found = remembered(kept(options, job), lambda: {"rows": COMPUTE[job.kind](options, job)})
+    rows: list[Row] = found["rows"]
+    return rows
 
 
 def _pictures(options: Options, method: str) -> int:
@@ -128,13 +142,8 @@ def _pictures(options: Options, method: str) -> int:
     return options.dear_images if dear else min(CHEAP_IMAGES, options.images)
 
 
-def _which(job: Job) -> str:
-    return PLAIN if job.method == PLAIN else TARGET
-
-
 def _whole(options: Options, job: Job) -> NEM:
-    run = options.run(job.encoder, job.seed, _which(job))
-    return load_nem(run / MASKER, encoder=encoder_of(options.source, job.encoder))
+    return load_nem(options.masker(job), encoder=encoder_of(options.source, job.encoder))
 
 
 def _nem(options: Options, job: Job) -> NEM:
@@ -157,7 +166,7 @@ def _mixtures(options: Options, job: Job) -> list[Row]:
 
 
 def _optimum(options: Options, job: Job) -> list[Row]:
-    nem, config = _nem(options, job), read_config(options.run(job.encoder, job.seed) / MASKER)
+    nem, config = _nem(options, job), read_config(options.masker(job))
     asked = first(mixtures(options.source, job.encoder, options.images), options.optimum_images)
     price = price_toward(nem, config, priced(options.source, job.encoder), asked.centre)
     masks = {
@@ -222,7 +231,8 @@ def _timing(options: Options, job: Job) -> list[Row]:
     nem, q = _nem(options, job), asked.targets["same object"]
     side = nem.encoder.input
     uint8 = torch.zeros(1, side.height, side.width, 3, dtype=torch.uint8).numpy()
-    onnx = call(graph_of(_whole(options, job), toward=True), uint8, q[:1].cpu().numpy())
+    graph = session(graph_of(_whole(options, job), toward=True), threads=THREADS)
+    onnx = run(graph, uint8, q[:1].cpu().numpy())
 
     def ours(x: torch.Tensor) -> torch.Tensor:
         with torch.inference_mode():

@@ -45,8 +45,6 @@ products of the cells of both images' last maps, summed over the other's cells; 
 a mean over cells.  *Nearest masks*: of 1000 random masks, the mean of those that leave the image nearest to
 the target less that of the farthest.
 """
-
-
 MASKERS = "encoder: {encoder} | masker: {masker} | seed: {seed} | steps: {steps} | batch: {batch_size}"
 TARGETS = """
 asked for: {title} | inside: {inside:.2f} | outside: {outside:.2f} | inside − outside: {difference:.2f} |

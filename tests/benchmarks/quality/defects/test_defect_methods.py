@@ -1,4 +1,4 @@
-"""Every method gives a score a picture and a map its size; the slow ones find what they are made to find."""
+"""Every method gives a score a picture and a map its size; the slow one finds what it is made to find."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_a_method_scores_every_picture_and_pixel(package, pictures, name):
     if name == "bank":
         assert scores[2:].min() > scores[:2].max()
         assert set(told) == {"false_alarms", "found"}
-    if name == "mended":  # normal pixels there make it more like the normal picture
+    if name == "hidden":  # grey there makes it more like the grey normal picture
         assert maps[2:, 8:32, 8:32].mean() > maps[2:, 40:, 40:].mean()
 
 
