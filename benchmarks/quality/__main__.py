@@ -10,11 +10,11 @@ Rows are kept under --work as they are finished; a second run goes on where the 
 
 from __future__ import annotations
 
+import argparse
 import functools
 import json
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 from tqdm import tqdm
@@ -45,23 +45,16 @@ OTHER_KINDS = 100
 NEEDED_SCENES = 3
 
 
-@dataclass(frozen=True, kw_only=True)
-class Options:
-    """What a run covers."""
+Options = argparse.Namespace
+"""The command line, whose `methods` are those of each encoder."""
 
-    methods: Mapping[str, Sequence[str]]
-    """Methods to run on each encoder."""
-    seeds: tuple[int, ...]
-    steps: int
-    kinds: tuple[str, ...]
-    work: Path
-    quick: bool
 
-    def counts(self, method: str, kind: str) -> Counts:
-        full = COUNTS.get(method, CHEAP)
-        if kind != "standard":
-            full = Counts(images=OTHER_KINDS, faithfulness=0, sensitivity=0, draws=0, mprt=0, copies=0)
-        return few(full) if self.quick else full
+def counts_of(options: Options, method: str, kind: str) -> Counts:
+    """How much a method is scored on a kind of scene."""
+    full = COUNTS.get(method, CHEAP)
+    if kind != "standard":
+        full = Counts(images=OTHER_KINDS, faithfulness=0, sensitivity=0, draws=0, mprt=0, copies=0)
+    return few(full) if options.quick else full
 
 
 def few(full: Counts) -> Counts:
@@ -83,7 +76,7 @@ def rows(options: Options) -> list[Row]:
 
 
 def _row(options: Options, name: str, method: str, seed: int, kind: str) -> Row:
-    encoder, counts = encoder_of(name, options.work), options.counts(method, kind)
+    encoder, counts = encoder_of(name, options.work), counts_of(options, method, kind)
     who = {"encoder": name, "method": method, "seed": seed, "kind": kind}
     key = {
         **who,
@@ -161,20 +154,13 @@ def main() -> int:
     p.add_argument("--work", type=Path, default=WORK, help="encoders, maskers and finished rows")
     p.add_argument("--quick", action="store_true", help="a few scenes a method: does everything run?")
     p.add_argument("--no-timing", action="store_true", help="leave seconds per image null")
-    o = p.parse_args()
-    methods = ABLATION if o.methods == ["ablation"] else o.methods
+    options = p.parse_args()
+    methods = ABLATION if options.methods == ["ablation"] else options.methods
     if unknown := [m for m in methods or () if m not in SETTINGS and m not in BASELINES]:
         p.error(f"no method {', '.join(unknown)}; there are {', '.join([*SETTINGS, *BASELINES])}")
-    options = Options(
-        methods={name: methods or METHODS[name] for name in o.encoders},
-        seeds=tuple(o.seeds),
-        steps=o.steps,
-        kinds=tuple(o.kinds),
-        work=o.work,
-        quick=o.quick,
-    )
+    options.methods = {name: methods or METHODS[name] for name in options.encoders}
     done = rows(options)
-    if not o.no_timing:
+    if not options.no_timing:
         timed(options, done)
     ran = {row["method"] for row in done}
     chosen = {
@@ -182,7 +168,7 @@ def main() -> int:
         **{name: baseline.settings for name, baseline in BASELINES.items() if name in ran},
     }
     known = {name: facts(options, name) for name in options.methods}
-    write(o.json, {"meta": meta(), "encoders": known, "settings": chosen, "rows": done})
+    write(options.json, {"meta": meta(), "encoders": known, "settings": chosen, "rows": done})
     return 0
 
 

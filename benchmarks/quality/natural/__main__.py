@@ -22,7 +22,6 @@ different machines if --work is copied: the JSON holds what there is, and withou
 
 from __future__ import annotations
 
-import argparse
 import functools
 import json
 import multiprocessing
@@ -115,7 +114,7 @@ def _there(options: Options, job: Job) -> dict[str, Any]:
     return json.loads(file.read_text()) if file.exists() else {}
 
 
-def parsed() -> argparse.Namespace:
+def parsed() -> Options:
     """The command line; `training` has the options that are passed on to `python -m train`."""
     p = command("natural", __doc__, json=False)
     p.add_argument("--data", type=Path, required=True, help="what python -m benchmarks.natural_data made")
@@ -132,49 +131,41 @@ def parsed() -> argparse.Namespace:
     p.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     p.add_argument("--jobs", type=int, default=1, help="results computed at once, each in a process")
     p.epilog = "Other options, such as --steps, are those of python -m train."
-    o, training = p.parse_known_args()
-    return argparse.Namespace(**vars(o), training=training)
+    options, training = p.parse_known_args()
+    options.training = training
+    return options
 
 
-def options_of(o: argparse.Namespace) -> Options:
+def add_source(o: Options) -> None:
     """Raises InputError: weights that are not NAME=FILE, or no such file; a GPU that is not there."""
     given = weights_of(o.encoder_weights)
     if o.device == "cuda" and not torch.cuda.is_available():
         raise InputError("--device cuda", expected="a GPU that PyTorch can use", cure="--device cpu")
     device = o.device if o.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
-    names, weights = tuple(name for name, _ in given), list(given)
+    o.encoders, weights = tuple(name for name, _ in given), list(given)
     source = Source(data=o.data, weights=given, device=device, size=o.size)
-    for name in names:
+    for name in o.encoders:
         file = o.work / "encoders" / f"{name}{RANDOM}.safetensors"
         if "controls" in o.parts and not file.exists():
             file.parent.mkdir(parents=True, exist_ok=True)
             randomise(source, name, file)
         if file.exists():
             weights.append((f"{name}{RANDOM}", file))
-    return Options(
-        source=replace(source, weights=tuple(weights)),
-        work=o.work,
-        encoders=names,
-        methods=tuple(o.methods),
-        seeds=tuple(o.seeds),
-        training=tuple(o.training),
-        images=o.images,
-        jobs=o.jobs,
-    )
+    o.source = replace(source, weights=tuple(weights))
 
 
 @exits
 def main() -> int:
     """Returns 0, or 1 with a message."""
-    o = parsed()
-    if o.device == "cpu":
+    options = parsed()
+    if options.device == "cpu":
         os.environ["CUDA_VISIBLE_DEVICES"] = ""  # Lightning takes every GPU that it sees
-    options = options_of(o)
+    add_source(options)
     for part in PARTS:
-        if part in o.parts:
+        if part in options.parts:
             run(options, part)
-    if o.json:
-        write_compact(o.json, merged(options))
+    if options.json:
+        write_compact(options.json, merged(options))
     return 0
 
 

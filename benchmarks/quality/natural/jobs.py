@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import functools
 import itertools
 import os
@@ -51,26 +52,16 @@ DIGITS = 5
 """Digits that the figures of single images are rounded to."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Options:
-    """What a run covers."""
+Options = argparse.Namespace
+"""The command line, with the `source`, the `encoders` in it, and the options of `training`."""
 
-    source: Source
-    work: Path
-    encoders: tuple[str, ...]
-    methods: tuple[str, ...]
-    """The baselines."""
-    seeds: tuple[int, ...]
-    training: tuple[str, ...]
-    """Options of `python -m train`, beside its defaults."""
-    images: int
-    jobs: int
 
-    def counts(self, method: str) -> Counts:
-        most = self.images
-        mprt = most if most >= FEWEST_MPRT else 0
-        full = DEAR.get(method, CHEAP)
-        return full.at_most(images=most, faithfulness=most, sensitivity=most, mprt=mprt)
+def counts_of(options: Options, method: str) -> Counts:
+    """How much a method is scored on."""
+    most: int = options.images
+    mprt = most if most >= FEWEST_MPRT else 0
+    full = DEAR.get(method, CHEAP)
+    return full.at_most(images=most, faithfulness=most, sensitivity=most, mprt=mprt)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,7 +115,7 @@ def kept(options: Options, job: Job) -> Path:
         **asdict(job),
         "fingerprint": encoder_of(options.source, name).record.fingerprint,
         "settings": settings(options.source, name, job.method, seed=job.seed, options=options.training),
-        "counts": asdict(options.counts(job.method)),
+        "counts": asdict(counts_of(options, job.method)),
         "data": digest(options.source.data),
         "timed_on": device_name(options.source) if job.kind == "timing" else None,
     }
@@ -156,7 +147,7 @@ def _explainer(options: Options, job: Job) -> tuple[Any, dict[str, Any]]:
 
 def _row(options: Options, job: Job) -> Row:
     explain, facts = _explainer(options, job)
-    counts, seen = options.counts(job.method), subject_of(options.source, job.encoder, options.images)
+    counts, seen = counts_of(options, job.method), subject_of(options.source, job.encoder, options.images)
     maps = maps_of(explain, seen.encoder, seen.x[: counts.images])
     values = measured(
         seen, maps, is_mask=job.method in MASKS, faithfulness=counts.faithfulness, seed=job.seed
@@ -179,7 +170,7 @@ def rounded(values: Values) -> list[float | None]:
 
 def _robustness(options: Options, job: Job) -> Row:
     explain, _ = _explainer(options, job)
-    counts, seen = options.counts(job.method), subject_of(options.source, job.encoder, options.images)
+    counts, seen = counts_of(options, job.method), subject_of(options.source, job.encoder, options.images)
     x = seen.x[: counts.mprt]
     maps = maps_of(explain, seen.encoder, x) if len(x) else x[:, 0]
     copies = randomised_copies(seen.encoder)

@@ -23,11 +23,9 @@ Each result is a file under --work/parts and is not computed again; the JSON hol
 
 from __future__ import annotations
 
-import argparse
 import math
 import sys
 from collections.abc import Sequence
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +35,7 @@ from tqdm import tqdm
 
 from benchmarks.common.estimate import groups
 from benchmarks.common.record import command, exits, meta, write_compact
+from benchmarks.quality.natural.methods import OPTIMISED_STEPS
 from benchmarks.quality.natural.subject import SIZE, Source, digest, encoder_of, weights_of
 from benchmarks.quality.toward.cost import THREADS
 from benchmarks.quality.toward.jobs import (
@@ -167,24 +166,22 @@ def runs_of(given: Sequence[str], option: str) -> Runs:
     return tuple(found)
 
 
-def options_of(o: argparse.Namespace) -> Options:
+def add_source(o: Options) -> None:
     """Raises InputError: weights or runs that are not there, or a masker of an encoder without weights."""
     weights = weights_of(o.encoder_weights)
-    runs, plain = runs_of(o.masker, "--masker"), runs_of(o.plain, "--plain")
-    if odd := {name for name, _, _ in (*runs, *plain)} - {name for name, _ in weights}:
+    o.runs, o.plain = runs_of(o.masker, "--masker"), runs_of(o.plain, "--plain")
+    if odd := {name for name, _, _ in (*o.runs, *o.plain)} - {name for name, _ in weights}:
         raise InputError(
             f"maskers of {', '.join(sorted(odd))}",
             expected="only of encoders that --encoder-weights names",
             cure="name their weights",
         )
-    given: dict[str, Any] = {field.name: getattr(o, field.name, None) for field in fields(Options)}
-    few = ("faithful_images", "optimum_images", "dear_images")
-    given |= {name: min(given[name], o.images) for name in few}
-    source = Source(data=o.data, weights=weights, device="cpu", size=o.size)
-    return Options(**{**given, "source": source, "runs": runs, "plain": plain, "methods": tuple(o.methods)})
+    for few in ("faithful_images", "optimum_images", "dear_images"):
+        setattr(o, few, min(getattr(o, few), o.images))
+    o.source = Source(data=o.data, weights=weights, device="cpu", size=o.size)
 
 
-def parsed() -> argparse.Namespace:
+def parsed() -> Options:
     """The command line."""
     p = command("toward", __doc__, json=False)
     p.add_argument("--data", type=Path, required=True, help="what python -m benchmarks.natural_data made")
@@ -200,7 +197,7 @@ def parsed() -> argparse.Namespace:
     p.add_argument("--images", type=int, default=100, help="composites (%(default)s)")
     p.add_argument("--faithful-images", type=int, default=100, help="for insertion − deletion (%(default)s)")
     p.add_argument("--optimum-images", type=int, default=24)
-    p.add_argument("--optimum-steps", type=int, default=Options.optimum_steps)
+    p.add_argument("--optimum-steps", type=int, default=OPTIMISED_STEPS)
     p.add_argument("--dear-images", type=int, default=12, help="for baselines with many passes (%(default)s)")
     p.add_argument("--size", type=int, default=SIZE, help="pixels (%(default)s)")
     p.add_argument(
@@ -212,14 +209,14 @@ def parsed() -> argparse.Namespace:
 @exits
 def main() -> int:
     """Returns 0, or 1 with a message."""
-    o = parsed()
+    options = parsed()
     torch.set_num_threads(THREADS)
-    options = options_of(o)
-    for part in (part for part in PARTS if part in o.parts):
+    add_source(options)
+    for part in (part for part in PARTS if part in options.parts):
         for job in tqdm(jobs_of(options, part), desc=part):
             result_of(options, job)
-    if o.json:
-        write_compact(o.json, merged(options))
+    if options.json:
+        write_compact(options.json, merged(options))
     return 0
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import argparse
 import functools
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,8 @@ from benchmarks.common.onnx_sessions import graph_of, random_encoder, run, sessi
 from benchmarks.common.record import device_name, remembered
 from benchmarks.quality import maskers
 from benchmarks.quality.natural.jobs import Job, row_of
-from benchmarks.quality.natural.methods import NEMU, OPTIMISED_STEPS, optimised
-from benchmarks.quality.natural.subject import Source, digest, encoder_of
+from benchmarks.quality.natural.methods import NEMU, optimised
+from benchmarks.quality.natural.subject import digest, encoder_of
 from benchmarks.quality.scoring import maps_of, measured, seconds_per_image
 from benchmarks.quality.toward.cost import THREADS, cost
 from benchmarks.quality.toward.methods import METHODS
@@ -56,30 +57,8 @@ Runs = tuple[tuple[str, int, Path], ...]
 """Encoder, seed, the folder of a finished training."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Options:
-    """What a run covers."""
-
-    source: Source
-    work: Path
-    runs: Runs
-    """Maskers with targets."""
-    plain: Runs
-    """Maskers without."""
-    methods: tuple[str, ...]
-    images: int
-    faithful_images: int
-    """Number of images for insertion − deletion."""
-    optimum_images: int
-    optimum_steps: int = OPTIMISED_STEPS
-    dear_images: int
-    planted_steps: int
-
-    def masker(self, job: Job) -> Path:
-        """The file of a job's masker."""
-        runs = self.plain if job.method == PLAIN else self.runs
-        folders = {(name, seed): folder for name, seed, folder in runs}
-        return folders[job.encoder, job.seed] / MASKER
+Options = argparse.Namespace
+"""The command line, with the `source`; maskers with targets are `runs`, those without `plain`."""
 
 
 def jobs_of(options: Options, part: str) -> list[Job]:
@@ -126,7 +105,7 @@ def kept(options: Options, job: Job) -> Path:
     if job.kind == "optimum":
         key |= {"optimum": [options.optimum_images, options.optimum_steps]}
     if job.method in (OURS, TARGET, PLAIN) and job.kind not in ("cost", "planted"):
-        key["masker"] = sha256_file(options.masker(job))
+        key["masker"] = sha256_file(_masker(options, job))
     return job.file(options.work, key)
 
 
@@ -142,8 +121,14 @@ def _pictures(options: Options, method: str) -> int:
     return options.dear_images if dear else min(CHEAP_IMAGES, options.images)
 
 
+def _masker(options: Options, job: Job) -> Path:
+    runs = options.plain if job.method == PLAIN else options.runs
+    folders: dict[tuple[str, int], Path] = {(name, seed): folder for name, seed, folder in runs}
+    return folders[job.encoder, job.seed] / MASKER
+
+
 def _whole(options: Options, job: Job) -> NEM:
-    return load_nem(options.masker(job), encoder=encoder_of(options.source, job.encoder))
+    return load_nem(_masker(options, job), encoder=encoder_of(options.source, job.encoder))
 
 
 def _nem(options: Options, job: Job) -> NEM:
@@ -166,7 +151,7 @@ def _mixtures(options: Options, job: Job) -> list[Row]:
 
 
 def _optimum(options: Options, job: Job) -> list[Row]:
-    nem, config = _nem(options, job), read_config(options.masker(job))
+    nem, config = _nem(options, job), read_config(_masker(options, job))
     asked = first(mixtures(options.source, job.encoder, options.images), options.optimum_images)
     price = price_toward(nem, config, priced(options.source, job.encoder), asked.centre)
     masks = {
