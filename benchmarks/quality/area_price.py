@@ -14,8 +14,9 @@ import json
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
+from itertools import product
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -47,23 +48,15 @@ IMAGES, CURVES = 60, 24
 
 
 @dataclass(frozen=True, kw_only=True)
-class Case:
-    """An encoder, what its masker is trained on, and images whose region is known."""
+class Job:
+    """One training, and images whose region is known."""
 
     name: str
     encoder: EncoderConfig
-    data: str
-    composites: str
-    """Folder of photographs."""
-    masks: str
-    """Folder of their regions: the photographs' names with another suffix."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Job:
-    """One training."""
-
-    case: Case
+    photographs: Path
+    composites: Path
+    masks: Path
+    """Regions of the composites: their names with another suffix."""
     rule: str
     seed: int
     steps: int
@@ -79,7 +72,7 @@ def weight(rule: str, empty_cost: float, progress: float) -> float:
 
 def run(job: Job, work: Path) -> dict[str, Any]:
     """Train and score; returns the row, which is read if it was already written."""
-    name = f"{job.case.name},{job.rule},{job.seed},{job.steps}.json"
+    name = f"{job.name},{job.rule},{job.seed},{job.steps}.json"
     row: dict[str, Any] = remembered(work / "price" / name, partial(_row, job))
     return row
 
@@ -89,24 +82,23 @@ def _row(job: Job) -> dict[str, Any]:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     module, empty_cost = train(job, device)
     return {
-        "encoder": job.case.name,
+        "encoder": job.name,
         "rule": job.rule,
         "seed": job.seed,
         "steps": job.steps,
         "empty_cost": empty_cost,
         "weight": weight(job.rule, empty_cost, 1),
-        **score(module, job.case, device),
+        **score(module, job, device),
     }
 
 
 def train(job: Job, device: torch.device) -> tuple[MaskerTraining, float]:
     """A trained masker, and E."""
-    case = job.case
     torch.manual_seed(job.seed)
     config = TrainConfig(
         toward=False,
-        encoder=case.encoder,
-        data=case.data,
+        encoder=job.encoder,
+        data=str(job.photographs),
         steps=job.steps,
         batch_size=BATCH,
         seed=job.seed,
@@ -114,7 +106,7 @@ def train(job: Job, device: torch.device) -> tuple[MaskerTraining, float]:
     encoder = load_encoder(config.encoder)
     module = MaskerTraining(NEM.of(config, encoder), config, files="").to(device)
     stream = Photographs(
-        find_images(Path(case.data)),
+        find_images(job.photographs),
         geometry=Geometry.from_record(encoder.input),
         seed=job.seed,
         augment=config.augment,
@@ -139,9 +131,9 @@ def train(job: Job, device: torch.device) -> tuple[MaskerTraining, float]:
 
 
 @torch.no_grad()
-def score(module: MaskerTraining, case: Case, device: torch.device) -> dict[str, Any]:
+def score(module: MaskerTraining, job: Job, device: torch.device) -> dict[str, Any]:
     """Figures of the masks of unseen images, means over images."""
-    images, regions = tests(case, module)
+    images, regions = tests(job, module)
     x = module.frozen.normalize(torch.from_numpy(images).to(device))
     parts = x.split(20)
     logits = torch.cat([module.nem.masker(module.frozen(part)[1], part).squeeze(1).float() for part in parts])
@@ -181,13 +173,13 @@ def against(logits: np.ndarray, masks: np.ndarray, regions: np.ndarray) -> dict[
     } | {"region": float(regions.mean())}
 
 
-def tests(case: Case, module: MaskerTraining) -> tuple[np.ndarray, np.ndarray]:
+def tests(job: Job, module: MaskerTraining) -> tuple[np.ndarray, np.ndarray]:
     """uint8 (N, H, W, 3) and bool (N, H, W)."""
     seen_as = module.nem.encoder.input
-    files = find_images(Path(case.composites))
+    files = find_images(job.composites)
     files = files[:: max(1, len(files) // IMAGES)][:IMAGES]
     size = (seen_as.width, seen_as.height)
-    masks = [Image.open(Path(case.masks) / f"{file.stem}.png").convert("L") for file in files]
+    masks = [Image.open(job.masks / f"{file.stem}.png").convert("L") for file in files]
     regions = [np.asarray(mask.resize(size, Image.Resampling.NEAREST)) > 127 for mask in masks]
     return fitted(files, seen_as), np.stack(regions)
 
@@ -204,19 +196,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     p.add_argument("--masks", type=Path, required=True)
     p.add_argument("--jobs", type=int, default=1, help="processes (%(default)s)")
     o = p.parse_args(argv)
-    folders = {"data": str(o.photographs), "composites": str(o.composites), "masks": str(o.masks)}
-    cases = []
-    for name, _, rest in (given.partition("=") for given in o.real):
-        model, _, weights = rest.partition(":")
-        encoder = EncoderConfig(encoder=model, weights=weights, image_size=(SIZE, SIZE), resize="squash")
-        cases.append(Case(name=name, encoder=encoder, **folders))
-    jobs = [
-        Job(case=case, rule=rule, seed=seed, steps=steps)
-        for seed, steps in (map(int, given.split(":")) for given in o.runs)
-        for rule in o.rules
-        for case in cases
-    ]
-    report: dict[str, Any] = {"meta": meta(), "cases": [asdict(case) for case in cases], "rows": []}
+    folders = {"photographs": o.photographs, "composites": o.composites, "masks": o.masks}
+    jobs = []
+    for seed, steps in (map(int, given.split(":")) for given in o.runs):
+        for rule, (name, _, rest) in product(o.rules, (given.partition("=") for given in o.real)):
+            model, _, weights = rest.partition(":")
+            encoder = EncoderConfig(encoder=model, weights=weights, image_size=(SIZE, SIZE), resize="squash")
+            jobs.append(Job(name=name, encoder=encoder, **folders, rule=rule, seed=seed, steps=steps))
+    report: dict[str, Any] = {"meta": meta(), "rows": []}
     with ProcessPoolExecutor(o.jobs, mp_context=get_context("spawn")) as pool:
         for done in as_completed([pool.submit(run, job, o.work) for job in jobs]):
             report["rows"].append(done.result())
