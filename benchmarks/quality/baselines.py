@@ -128,7 +128,10 @@ def occlusion(encoder: FrozenEncoder, x: Tensor, *, seed: int) -> Tensor:
     """1 − cos(f(x), f(z)), z = x with a window filled; mean over the windows on a pixel, negative → 0."""
     from captum.attr import Occlusion
 
-    attribution = Occlusion(_cosine(encoder)).attribute(
+    def cosine(z: Tensor, reference: Tensor) -> Tensor:
+        return nn.functional.cosine_similarity(encoder.model(z)[0], reference, dim=1)
+
+    attribution = Occlusion(cosine).attribute(
         x,
         sliding_window_shapes=(3, *(scaled(WINDOW, side) for side in x.shape[2:])),
         strides=(3, *(scaled(STRIDE, side) for side in x.shape[2:])),
@@ -153,11 +156,6 @@ def centre(encoder: FrozenEncoder, x: Tensor, *, seed: int) -> Tensor:
 def _product(encoder: FrozenEncoder) -> Callable[[Tensor, Tensor], Tensor]:
     """g_x(z) = ⟨f(x), f(z)⟩ (Crabbé & van der Schaar 2022): z (N, 3, H, W), f(x) (N, D) → (N,), by row."""
     return lambda z, reference: (encoder.model(z)[0] * reference).sum(1)
-
-
-def _cosine(encoder: FrozenEncoder) -> Callable[[Tensor, Tensor], Tensor]:
-    """cos(f(x), f(z)): z (N, 3, H, W), f(x) (N, D) → (N,), by row."""
-    return lambda z, reference: nn.functional.cosine_similarity(encoder.model(z)[0], reference, dim=1)
 
 
 @torch.no_grad()

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.common.estimate import Seeds
+from benchmarks.common.estimate import Seeds, groups
 from benchmarks.common.markdown import Result, Row, command_of, load, records, write_page
 from benchmarks.quality.quality_tables import METHODS, columns, comparison, encoders_of, scored
 
@@ -45,15 +45,14 @@ def paired(rows: Sequence[Row]) -> list[dict[str, Any]]:
     the spread of our seeds, together.
     """
     found = []
-    for encoder in dict.fromkeys(row["encoder"] for row in rows):
-        here = [row for row in rows if row["encoder"] == encoder]
-        ours = [row for row in here if row["method"] == OURS]
-        for method in dict.fromkeys(row["method"] for row in here if row["method"] != OURS):
-            theirs = [row for row in here if row["method"] == method]
-            for key in PAIRED if ours else ():
-                difference = _difference(_values(ours, key), _values(theirs, key))
-                if difference:
-                    found.append({"encoder": encoder, "against": method, "metric": key, **difference})
+    for group in groups(rows, "encoder"):
+        methods = {of["method"]: of.rows for of in groups(group.rows, "method")}
+        ours = methods.pop(OURS, [])
+        for method, theirs in methods.items() if ours else ():
+            for key in PAIRED:
+                if difference := _difference(_values(ours, key), _values(theirs, key)):
+                    who = {"encoder": group["encoder"], "against": method, "metric": key}
+                    found.append({**who, **difference})
     return found
 
 

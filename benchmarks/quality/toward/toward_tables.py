@@ -169,10 +169,10 @@ def of_encoder(result: Result, name: str) -> list[str]:
         parts += [f"## Mixtures on {name}\n", mixtures(rows, rows_of("optimum"))]
     if rows := rows_of("baselines"):
         parts += [f"## Other explanations of pairs on {name}\n", EXPLAINED]
-        for task in dict.fromkeys(row["task"] for row in rows):
-            pairs = [one for one in rows_of("paired") if one["task"] == task]
-            here = [row for row in rows if row["task"] == task]
-            parts += [f"Toward {task} (± of the differences: two standard errors):\n", baselines(here, pairs)]
+        for of in groups(rows, "task"):
+            pairs = [one for one in rows_of("paired") if one["task"] == of["task"]]
+            title = f"Toward {of['task']} (± of the differences: two standard errors):\n"
+            parts += [title, baselines(of.rows, pairs)]
     if rows := rows_of("timing"):
         parts += [f"One after the other in one process, {rows[0]['threads']} thread:\n", timing(rows)]
     return parts
