@@ -128,10 +128,10 @@ def shipped() -> str:
     card, run = (json.loads((ROOT / f"demo/masker/{name}.json").read_text()) for name in ("card", "summary"))
     scores = card["composites"]
     cells = {f"mean mask {side} the object": f"{scores[side]:.3f}" for side in ("inside", "outside")}
-    if pairs := card.get("pairs"):
-        for how, words in (("by_itself", "each without a target"), ("toward", "toward each other")):
-            title = f"mean mask on what two images share / on the rest, {words} ({pairs['n']} pairs)"
-            cells[title] = f"{pairs[how]['shared']:.3f} / {pairs[how]['other']:.3f}"
+    pairs = card["pairs"]
+    for how, words in (("by_itself", "each without a target"), ("toward", "toward each other")):
+        title = f"mean mask on what two images share / on the rest, {words} ({pairs['n']} pairs)"
+        cells[title] = f"{pairs[how]['shared']:.3f} / {pairs[how]['other']:.3f}"
     return (
         f"{scores['n']} composites of five unseen photographs; trained in "
         f"{run['seconds'] / 60:.0f} minutes on {card['photographs']} photographs and "
@@ -144,8 +144,8 @@ def demo(result: Result) -> str:
     """The scores of the masker of the digits' demo."""
     rows = result["rows"]
     encoder = json.loads((ROOT / "demo/encoder.json").read_text())
-    over = f"mean ± standard deviation over {len(rows)} seeds" if len(rows) > 1 else "one seed"
     scores = Seeds(rows)
+    over = f"mean ± standard deviation over {len(rows)} seeds" if len(rows) > 1 else "one seed"
     return (
         f"{rows[0]['steps']} steps, {rows[0]['scenes']} test scenes, {over}.  Its encoder names "
         f"{encoder['test_accuracy']:.1%} of {encoder['test_scenes']} test scenes right "
