@@ -18,8 +18,9 @@ from runtime.atomic import atomic_file
 
 Row = Mapping[str, Any]
 Result = Mapping[str, Any]
-Columns = Mapping[str, str | Callable[[Row], str]]
-"""For each title a key of the record, or a function from the record to the cell."""
+Columns = Mapping[str, str | Callable[[Row], str]] | str
+"""For each title a key of the record, a template of the cell, or a function from the record to the cell; or
+all titles and templates in one text: `what: {variant} | median, ms: {median_ms:.1f}`."""
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "benchmarks/results"
@@ -36,16 +37,21 @@ def table(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 def records(rows: Iterable[Row], columns: Columns) -> str:
     """A table with a line for each record."""
-    makers = [(lambda row, key=c: str(row[key])) if isinstance(c, str) else c for c in columns.values()]
-    return table(list(columns), [[make(row) for make in makers] for row in rows])
+    if isinstance(columns, str):
+        columns = dict(column.split(": ", 1) for column in " ".join(columns.split()).split(" | "))
+    return table(list(columns), [[cell(row, column) for column in columns.values()] for row in rows])
 
 
-def interval(value: float | None, ends: Sequence[float] | None, form: str = "{:.3f}") -> str:
-    """`value (low to high)`; the value alone if it has no interval, `–` if there is no value."""
-    if value is None:
+def cell(row: Row, column: str | Callable[[Row], str]) -> str:
+    """A record's text in a column; `–` where a template's figure is None or missing."""
+    if callable(column):
+        return column(row)
+    if "{" not in column:
+        return str(row[column])
+    try:
+        return column.format_map(row)
+    except (KeyError, TypeError, AttributeError):
         return NONE
-    bounds = f" ({form.format(ends[0])} to {form.format(ends[1])})" if ends else ""
-    return form.format(value) + bounds
 
 
 def command_of(meta: Row) -> str:

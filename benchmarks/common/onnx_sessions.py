@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 from benchmarks.common.interleave import Call
 from export.graph import from_torch
 from export.graph.fuse import Fused
+from runtime.package.manifest import TOWARD
 from train.config import EncoderConfig
 from train.encoder.frozen import FrozenEncoder
 from train.encoder.zoo import load_encoder
@@ -41,22 +42,27 @@ def random_encoder(model: str, size: int) -> FrozenEncoder:
         return load_encoder(config)
 
 
+def untrained(encoder: FrozenEncoder, decoder: str) -> NEM:
+    """The encoder under an untrained decoder; the authors' has the image as a skip."""
+    torch.manual_seed(0)
+    return NEM.untrained(encoder, masker=decoder, image_skip=decoder == "unet")
+
+
 def fused(encoder: FrozenEncoder, decoder: str) -> Fused:
     """The encoder under an untrained decoder, float32."""
-    torch.manual_seed(0)
-    nem = NEM.untrained(
-        encoder, masker=decoder, image_skip=decoder == "unet"
-    )  # theirs has the image as a skip
-    return Fused(nem, precision="fp32")
+    return Fused(untrained(encoder, decoder), precision="fp32")
 
 
 def fused_graph(encoder: FrozenEncoder, decoder: str) -> onnx.ModelProto:
     """The graph that a package of it would hold."""
-    side = encoder.input
-    model, _ = from_torch.simplify(
-        from_torch.export_onnx(fused(encoder, decoder), height=side.height, width=side.width)
-    )
-    return model
+    return graph_of(untrained(encoder, decoder))
+
+
+def graph_of(nem: NEM, *, toward: bool = False) -> onnx.ModelProto:
+    """The graph that a package of it would hold, float32; with a second input, toward a target."""
+    side, fused = nem.encoder.input, Fused(nem, precision="fp32")
+    whole = from_torch.export_onnx(fused, height=side.height, width=side.width, toward=toward)
+    return from_torch.simplify(whole)[0]
 
 
 def encoder_graph(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -76,6 +82,7 @@ def session(model: onnx.ModelProto | Path, *, threads: int) -> Any:
     return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
 
 
-def run(session: Any, images: np.ndarray) -> Call:
-    """A call of it on uint8 (N, H, W, 3)."""
-    return lambda: session.run(None, {from_torch.INPUT: images})
+def run(session: Any, images: np.ndarray, targets: np.ndarray | None = None) -> Call:
+    """A call of it on uint8 (N, H, W, 3) and, if it takes them, float32 (N, D)."""
+    given = {from_torch.INPUT: images} | ({} if targets is None else {TOWARD: targets})
+    return lambda: session.run(None, given)

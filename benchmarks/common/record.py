@@ -19,7 +19,8 @@ from typing import Any, ParamSpec
 from export.int8.speed import processor
 from runtime.atomic import atomic_file
 from runtime.backends import cuda
-from runtime.errors import BackendUnavailable, NemuError
+from runtime.cli.console import exit_code
+from runtime.errors import BackendUnavailable
 
 P = ParamSpec("P")
 
@@ -32,15 +33,11 @@ PACKAGES = (
 
 
 def exits(main: Callable[P, int]) -> Callable[P, int]:
-    """Wrap a command's `main`: a NemuError is printed, and its exit code returned."""
+    """Wrap a command's `main`: an error that a user may meet is printed, and its exit code returned."""
 
     @functools.wraps(main)
     def wrapped(*args: P.args, **options: P.kwargs) -> int:
-        try:
-            return main(*args, **options)
-        except NemuError as error:
-            print(f"error: {error}", file=sys.stderr)
-            return error.exit_code
+        return exit_code(lambda: main(*args, **options), stopped="what was finished is kept")
 
     return wrapped
 
@@ -111,12 +108,21 @@ def kept(folder: Path, name: str, key: Any, compute: Callable[[], dict[str, Any]
     Args:
         key: everything that the row depends on; the digest is of it.
     """
-    digest = hashlib.sha256(json.dumps(key).encode()).hexdigest()[:8]
-    path = folder / f"{name}-{digest}.json"
-    if not path.exists():
-        write(path, {"key": key, "row": compute()})
-    row: dict[str, Any] = json.loads(path.read_text())["row"]
+    path = folder / f"{name}-{short_digest(key)}.json"
+    row: dict[str, Any] = remembered(path, lambda: {"key": key, "row": compute()})["row"]
     return row
+
+
+def remembered(path: Path, compute: Callable[[], Any]) -> Any:
+    """What a JSON file holds; if it is not there, it is computed and written."""
+    if not path.exists():
+        write(path, compute())
+    return json.loads(path.read_text())
+
+
+def short_digest(key: Any) -> str:
+    """8 hexadecimal digits of the key's JSON."""
+    return hashlib.sha256(json.dumps(key).encode()).hexdigest()[:8]
 
 
 def write_compact(path: Path, content: dict[str, Any]) -> None:

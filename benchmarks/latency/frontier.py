@@ -22,9 +22,9 @@ import numpy as np
 from benchmarks.common.interleave import FEWEST_PAIRS, interleave, latency_row
 from benchmarks.common.onnx_sessions import encoder_graph, fused_graph, random_encoder, run, session
 from benchmarks.common.record import command, exits, kept, meta, write
+from benchmarks.quality.__main__ import STEPS, WORK
 from benchmarks.quality.explainers import encoder_of, explainer, settings, slug, subject
 from benchmarks.quality.planted import encoders
-from benchmarks.quality.run import STEPS, WORK
 from benchmarks.quality.scoring import Row, maps_of, measured
 from benchmarks.quality.settings import DECODERS
 

@@ -12,10 +12,8 @@ from typing import Any
 
 ROOT = Path(__file__).parents[2]
 METRICS = {"relevance_rank": "relevance rank", "insertion_minus_deletion": "insertion − deletion"}
-FILL = {"standard": True, "small": False}
 MARKS = "ov^Ds*Pp"
 """A shape for each decoder, in the order of the result."""
-NAMES = {"unet": "unet, the authors'"}
 _LEAST = 1e-3  # overhead below it, noise, is drawn there: the axis is logarithmic
 
 
@@ -33,7 +31,7 @@ def draw(result: dict[str, Any], path: Path, *, model: str = "resnet50") -> None
         for found in result["comparisons"]:
             if (found["metric"], found["encoder"]) != (metric, result["comparisons"][0]["encoder"]):
                 continue
-            decoder, filled = found["decoder"], FILL[found["kind"]]
+            decoder, filled = found["decoder"], found["kind"] == "standard"
             colour = "tab:red" if decoder == "unet" else "tab:blue"
             panel.scatter(
                 100 * max(cost[decoder], _LEAST),
@@ -42,7 +40,7 @@ def draw(result: dict[str, Any], path: Path, *, model: str = "resnet50") -> None
                 marker=marks[decoder],
                 edgecolor=colour,
                 facecolor=colour if filled else "white",
-                label=NAMES.get(decoder, decoder) if filled else None,
+                label=decoder.replace("unet", "unet, the authors'") if filled else None,
             )
         panel.set(xscale="log", xlabel=f"added to {model}'s latency, %", ylabel=title)
         panel.margins(0.12, 0.18)

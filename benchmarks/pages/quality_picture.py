@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageDraw, ImageFont
 
+from benchmarks.quality.__main__ import STEPS
 from benchmarks.quality.explainers import FIRST_SCENE, encoder_of, explainer
 from benchmarks.quality.planted import encoders
 from benchmarks.quality.planted.world import Scene, scene
-from runtime.media.encode import save_png
-from runtime.media.overlay import grid, heat
+from runtime.media.overlay import heat
 
 COLUMNS = {
     "nemu": "nemu",
@@ -24,53 +23,51 @@ COLUMNS = {
     "saliency": "saliency",
     "lafam": "LaFAM",
 }
-MASKERS = ("nemu",)
-"""Its maps are masks, whose level means something: drawn on the fixed scale 0..1."""
 ENCODERS = ("digits", "red", "patch")
 SHOWN = range(FIRST_SCENE, FIRST_SCENE + 4)
 """Test scenes: the first that are measured, not the best."""
-SCALE, FONT, LABEL, TITLE = 2, 22, 160, 40
-"""Enlargement; pixels of the letters, of the labels' width and of the titles' height."""
 
 
-def draw(out: Path, names: Sequence[str], methods: Sequence[str], *, work: Path, steps: int) -> None:
+def draw(out: Path, names: Collection[str], methods: Collection[str], *, work: Path) -> None:
     """Write the picture of those of ENCODERS and COLUMNS that are named.
 
     Maskers (seed 0) that are not there are trained; a RELAX map takes 3001 passes.
     """
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
     shown = [method for method in COLUMNS if method in methods]
+    rows = sheet([name for name in ENCODERS if name in names], shown, work=work)
+    titles = ["scene", "truth", *(COLUMNS[method] for method in shown)]
+    size = (1.6 * len(titles), 1.6 * len(rows))
+    figure, panels = pyplot.subplots(
+        len(rows), len(titles), figsize=size, squeeze=False, layout="constrained"
+    )
+    for title, panel in zip(titles, panels[0], strict=True):
+        panel.set_title(title)
+    for (label, cells), line in zip(rows, panels, strict=True):
+        line[0].set_ylabel(label)
+        for cell, panel in zip(cells, line, strict=True):
+            panel.imshow(cell, interpolation="nearest")
+            panel.set(xticks=[], yticks=[])
+    figure.savefig(out, dpi=120)
+    pyplot.close(figure)
+
+
+def sheet(names: Sequence[str], methods: Sequence[str], *, work: Path) -> list[tuple[str, list[np.ndarray]]]:
+    """A line for each scene and encoder: its name; the scene, the truth and each method, uint8 (H, W, 3)."""
     scenes = [scene(i, split="test") for i in SHOWN]
-    maps = {name: _maps(name, shown, scenes, work=work, steps=steps) for name in ENCODERS if name in names}
+    maps = {name: _maps(name, methods, scenes, work=work) for name in names}
     rows = []
     for i, one in enumerate(scenes):
         for name, of in maps.items():
             region = np.any([one.regions[factor] for factor in encoders.ENCODERS[name].truth], axis=0)
-            cells = [heat(of[m][i] if m in MASKERS else unit_range(of[m][i])) for m in shown]
+            # the level of a mask means something: it is drawn on the fixed scale 0..1
+            cells = [heat(of[m][i] if m == "nemu" else unit_range(of[m][i])) for m in methods]
             rows.append((name, [one.image, heat(region.astype(float)), *cells]))
-    save_png(out, sheet(["scene", "truth", *(COLUMNS[m] for m in shown)], rows), force=True)
-
-
-def sheet(titles: Sequence[str], rows: Sequence[tuple[str, Sequence[np.ndarray]]]) -> np.ndarray:
-    """A titled table of pictures: rows of (label, uint8 (H, W, 3) each), enlarged; uint8 (H', W', 3)."""
-    enlarged = [
-        (label, [np.kron(c, np.ones((SCALE, SCALE, 1), np.uint8)) for c in cells]) for label, cells in rows
-    ]
-    height, width, _ = enlarged[0][1][0].shape
-    head = [
-        lettering(title, height=TITLE, width=w)
-        for title, w in zip(["", *titles], [LABEL, *[width] * len(titles)], strict=True)
-    ]
-    return grid(
-        [head, *([lettering(label, height=height, width=LABEL), *cells] for label, cells in enlarged)]
-    )
-
-
-def lettering(words: str, *, height: int, width: int) -> np.ndarray:
-    """Black on white, in the middle: uint8 (height, width, 3)."""
-    image = Image.new("RGB", (width, height), "white")
-    font = ImageFont.load_default(size=FONT)
-    ImageDraw.Draw(image).text((width / 2, height / 2), words, fill="black", font=font, anchor="mm")
-    return np.asarray(image)
+    return rows
 
 
 def unit_range(map: np.ndarray) -> np.ndarray:
@@ -79,14 +76,9 @@ def unit_range(map: np.ndarray) -> np.ndarray:
     return (map - low) / (high - low) if high > low else np.zeros_like(map)
 
 
-def _maps(
-    name: str, methods: Sequence[str], scenes: Sequence[Scene], *, work: Path, steps: int
-) -> dict[str, np.ndarray]:
+def _maps(name: str, methods: Sequence[str], scenes: Sequence[Scene], *, work: Path) -> dict[str, np.ndarray]:
     """(len(scenes), SIZE, SIZE) of each method."""
     encoder = encoder_of(name, work)
     x = encoder.normalize(torch.from_numpy(np.stack([s.image for s in scenes])))
-    maps = {}
-    for method in methods:
-        explain, _ = explainer(work, name, method, seed=0, steps=steps)
-        maps[method] = explain(encoder, x).numpy()
-    return maps
+    explainers = {method: explainer(work, name, method, seed=0, steps=STEPS)[0] for method in methods}
+    return {method: explain(encoder, x).numpy() for method, explain in explainers.items()}

@@ -42,7 +42,7 @@ RUNS_KEPT = 1024
 """RELAX runs that are remembered, one an image."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Baseline:
     """One method and what is recorded with its results."""
 
@@ -128,7 +128,10 @@ def occlusion(encoder: FrozenEncoder, x: Tensor, *, seed: int) -> Tensor:
     """1 − cos(f(x), f(z)), z = x with a window filled; mean over the windows on a pixel, negative → 0."""
     from captum.attr import Occlusion
 
-    attribution = Occlusion(_cosine(encoder)).attribute(
+    def cosine(z: Tensor, reference: Tensor) -> Tensor:
+        return nn.functional.cosine_similarity(encoder.model(z)[0], reference, dim=1)
+
+    attribution = Occlusion(cosine).attribute(
         x,
         sliding_window_shapes=(3, *(scaled(WINDOW, side) for side in x.shape[2:])),
         strides=(3, *(scaled(STRIDE, side) for side in x.shape[2:])),
@@ -153,11 +156,6 @@ def centre(encoder: FrozenEncoder, x: Tensor, *, seed: int) -> Tensor:
 def _product(encoder: FrozenEncoder) -> Callable[[Tensor, Tensor], Tensor]:
     """g_x(z) = ⟨f(x), f(z)⟩ (Crabbé & van der Schaar 2022): z (N, 3, H, W), f(x) (N, D) → (N,), by row."""
     return lambda z, reference: (encoder.model(z)[0] * reference).sum(1)
-
-
-def _cosine(encoder: FrozenEncoder) -> Callable[[Tensor, Tensor], Tensor]:
-    """cos(f(x), f(z)): z (N, 3, H, W), f(x) (N, D) → (N,), by row."""
-    return lambda z, reference: nn.functional.cosine_similarity(encoder.model(z)[0], reference, dim=1)
 
 
 @torch.no_grad()
@@ -255,40 +253,27 @@ _RELAX = {
     "fill": 0,
 }
 _LABEL_FREE = {"package": "captum", "target": "<f(x), f(z)>", "channels": "sum of |attribution|"}
+_OCCLUSION = {
+    "package": "captum",
+    "target": "cos(f(x), f(z))",
+    "baseline": 0,
+    "window": WINDOW / WINDOW_SIDE,
+    "stride": STRIDE / WINDOW_SIDE,
+    "unit": "side",
+}
+_IG = {**_LABEL_FREE, "baseline": 0, "steps": IG_STEPS, "method": "gausslegendre"}
+_SHAP = {**_LABEL_FREE, "baseline": 0, "samples": SHAP_SAMPLES, "stdevs": 0.0}
 
 BASELINES: dict[str, Baseline] = {
-    "relax": Baseline(explain=relax, settings=_RELAX, passes=lambda *_: RELAX_BATCHES * ROWS + 1),
+    "relax": Baseline(relax, _RELAX, lambda *_: RELAX_BATCHES * ROWS + 1),
     "u_relax": Baseline(
-        explain=u_relax,
-        settings={**_RELAX, "keep": "uncertainty <= median"},
-        passes=lambda *_: RELAX_BATCHES * ROWS + 1,
+        u_relax, {**_RELAX, "keep": "uncertainty <= median"}, lambda *_: RELAX_BATCHES * ROWS + 1
     ),
-    "integrated_gradients": Baseline(
-        explain=integrated_gradients,
-        settings={**_LABEL_FREE, "baseline": 0, "steps": IG_STEPS, "method": "gausslegendre"},
-        passes=lambda *_: IG_STEPS + 1,
-    ),
-    "gradient_shap": Baseline(
-        explain=gradient_shap,
-        settings={**_LABEL_FREE, "baseline": 0, "samples": SHAP_SAMPLES, "stdevs": 0.0},
-        passes=lambda *_: SHAP_SAMPLES + 1,
-    ),
-    "saliency": Baseline(explain=saliency, settings=_LABEL_FREE, passes=lambda *_: 2),
-    "lafam": Baseline(
-        explain=lafam, settings={"map": "last of the pyramid", "upsampling": "nearest"}, passes=lambda *_: 1
-    ),
-    "occlusion": Baseline(
-        explain=occlusion,
-        settings={
-            "package": "captum",
-            "target": "cos(f(x), f(z))",
-            "baseline": 0,
-            "window": WINDOW / WINDOW_SIDE,
-            "stride": STRIDE / WINDOW_SIDE,
-            "unit": "side",
-        },
-        passes=lambda height, width: _windows(height, width) + 2,
-    ),
-    "random": Baseline(explain=random, settings={}, passes=lambda *_: 0),
-    "centre": Baseline(explain=centre, settings={"sigma": 0.25, "unit": "side"}, passes=lambda *_: 0),
+    "integrated_gradients": Baseline(integrated_gradients, _IG, lambda *_: IG_STEPS + 1),
+    "gradient_shap": Baseline(gradient_shap, _SHAP, lambda *_: SHAP_SAMPLES + 1),
+    "saliency": Baseline(saliency, _LABEL_FREE, lambda *_: 2),
+    "lafam": Baseline(lafam, {"map": "last of the pyramid", "upsampling": "nearest"}, lambda *_: 1),
+    "occlusion": Baseline(occlusion, _OCCLUSION, lambda height, width: _windows(height, width) + 2),
+    "random": Baseline(random, {}, lambda *_: 0),
+    "centre": Baseline(centre, {"sigma": 0.25, "unit": "side"}, lambda *_: 0),
 }

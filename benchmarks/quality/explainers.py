@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from benchmarks.common.record import short_digest
 from benchmarks.quality import maskers
 from benchmarks.quality.baselines import BASELINES
 from benchmarks.quality.planted import encoders
@@ -68,8 +68,7 @@ def train_masker(work: Path, name: str, method: str, *, seed: int, steps: int, q
     data = training_scenes(work, quick=quick)
     arguments = _arguments(work, name, method, seed=seed, steps=steps, data=data)
     fingerprint = encoder_of(name, work).record.fingerprint
-    digest = hashlib.sha256(" ".join([fingerprint, *arguments]).encode()).hexdigest()[:8]
-    out = work / "runs" / slug(name, method, str(seed), digest)
+    out = work / "runs" / slug(name, method, str(seed), short_digest([fingerprint, *arguments]))
     maskers.train_masker([*arguments, "--out", str(out), "--quiet", "--resume", "auto"])
     return out
 

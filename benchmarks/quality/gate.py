@@ -72,12 +72,8 @@ def _row(
     return {
         "encoder": encoder,
         "what": what,
-        "embedding_error": parity.embedding_error,
-        "centred_cosine": parity.centred_cosine,
-        "neighbours": parity.neighbours,
         "widest_margin": float(((second - nearest) / median_distance(full))[changed].max(initial=0.0)),
-        "mask_iou": parity.mask_iou,
-        "n": parity.n,
+        **parity.to_json(),
     }
 
 

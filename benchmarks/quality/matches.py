@@ -38,7 +38,6 @@ def main() -> int:
         row |= {
             "masker": explainer.manifest.masker.architecture,
             "objective": explainer.manifest.masker.objective,
-            "kept_of_similarity_quartiles": [float(q) for q in np.percentile(share, (5, 25, 50, 75))],
             "pairs_at_least_0.9": float((share >= 0.9).mean()),
             "n": len(found),
         }

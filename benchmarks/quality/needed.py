@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import numpy as np
 import torch
 from torch import Tensor
 
 from benchmarks.quality.metrics.faithfulness import centred_cosine
+from benchmarks.quality.scoring import Subject
 from train.objective import Embed
 from train.occlusion import occlude
 
@@ -13,6 +17,21 @@ CELL, COARSE = 4, 16
 """Side of the squares that are removed, pixels; the second only to see that everything runs."""
 SHARE = 0.05
 """Share of the remaining squares that one round removes."""
+
+
+def shares(seen: Subject, images: int, *, cell: int = CELL) -> dict[str, Any]:
+    """Shares of the first images that are needed, of those that lie in the region, and of the region."""
+    left = [
+        needed(seen.embed, x, fill, centre=seen.centre, cell=cell).cpu().numpy()
+        for x, fill in zip(seen.x[:images], seen.fill("photograph", images), strict=True)
+    ]
+    pairs = list(zip(left, seen.regions[:images], strict=True))
+    inside = [(area & region).sum() / area.sum() for area, region in pairs if area.any() and region.any()]
+    return {
+        "needed_area": float(np.mean(left)),
+        "needed_inside_region": float(np.mean(inside)) if inside else None,
+        "region_area": float(seen.regions.mean()) or None,
+    }
 
 
 @torch.no_grad()

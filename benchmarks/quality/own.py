@@ -21,17 +21,25 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from benchmarks.common.markdown import table
-from benchmarks.common.record import command, meta, write
-from benchmarks.common.timing import TIMED_SEED, seconds_per_image
+from benchmarks.common.markdown import records
+from benchmarks.common.record import command, exits, meta, write
+from benchmarks.quality.__main__ import CHEAP, COUNTS, few
 from benchmarks.quality.baselines import BASELINES
 from benchmarks.quality.maskers import mask
 from benchmarks.quality.metrics.robustness import randomised_copies
-from benchmarks.quality.quality_tables import COMPLEXITY, FULL, MASKS, METHODS, Column, comparison, scored
-from benchmarks.quality.run import CHEAP, COUNTS, few
-from benchmarks.quality.scoring import CHUNK, ORDER_ONLY, Explain, Row, Subject, score
+from benchmarks.quality.quality_tables import METHODS, columns, comparison, scored
+from benchmarks.quality.scoring import (
+    CHUNK,
+    ORDER_ONLY,
+    TIMED_SEED,
+    Explain,
+    Row,
+    Subject,
+    score,
+    seconds_per_image,
+)
 from export.package.source import fitted
-from runtime.errors import InputError, NemuError
+from runtime.errors import InputError
 from runtime.media.sources import find_images
 from train.checkpoint import load_nem, read_config
 from train.encoder.frozen import FrozenEncoder
@@ -44,11 +52,12 @@ FEWEST = 8
 KIND = "pictures"
 TIMED = 20
 """Pictures that the time is taken on."""
-COLUMNS = (COMPLEXITY, *FULL[FULL.index(COMPLEXITY) + 1 :])
-LEVELS = (
-    *(column for column in MASKS if column.key.startswith("cosine_kept")),
-    Column(key="mask_area", title="area above 0.5"),
-)
+COLUMNS = columns("complexity", "sparseness", "insertion_minus_deletion", "sensitivity", "mprt_abs_rho", "ms")
+LEVELS = {
+    "masker": "method",
+    **columns("cosine_kept", "cosine_kept_mean_fill"),
+    "area above 0.5": "{mask_area:.3f}",
+}
 """Columns of masks only: the values of other maps just have an order."""
 
 
@@ -112,7 +121,7 @@ class Method:
     """One explainer of the table; a name may have several seeds."""
 
     name: str
-    seed: int
+    seed: int = 0
     explain: Explain
     timed: Explain
     """`explain` with another seed, so that no remembered run is timed."""
@@ -130,18 +139,13 @@ def methods_of(
     """
     encoder = load_nem(next(iter(runs.values()))[0], weights=weights).encoder
     methods = []
-    for name, maskers in runs.items():
-        for path in maskers:
-            config = read_config(path)
-            explain = partial(mask, load_nem(path, encoder=encoder).masker)
-            methods.append(
-                Method(
-                    name=name, seed=config.seed, explain=explain, timed=explain, objective=config.objective
-                )
-            )
+    for name, path in ((name, path) for name, maskers in runs.items() for path in maskers):
+        config, explain = read_config(path), partial(mask, load_nem(path, encoder=encoder).masker)
+        seed, objective = config.seed, config.objective
+        methods.append(Method(name=name, seed=seed, explain=explain, timed=explain, objective=objective))
     for name in baselines:
         explain, timed = (partial(BASELINES[name].explain, seed=seed) for seed in (0, TIMED_SEED))
-        methods.append(Method(name=name, seed=0, explain=explain, timed=timed))
+        methods.append(Method(name=name, explain=explain, timed=timed))
     return encoder, methods
 
 
@@ -174,18 +178,14 @@ def row_of(method: Method, subject: Subject, *, quick: bool) -> Row:
 def tables(result: Mapping[str, Any]) -> str:
     """All methods, then what the level of the masks is worth."""
     found = scored(result, result["rows"][0]["encoder"], KIND)
-    rows = {name: found[name] for name in dict.fromkeys(row["method"] for row in result["rows"])}
-    levels = [
-        [name, *(column.cell(seeds) for column in LEVELS)]
-        for name, seeds in rows.items()
-        if seeds[0]["mask_area"] is not None
-    ]
-    parts = [comparison(rows, COLUMNS)]
-    if levels:
-        parts.append(table(("masker", *(column.title for column in LEVELS)), levels))
+    methods = {name: found[name] for name in dict.fromkeys(row["method"] for row in result["rows"])}
+    parts = [comparison(methods, COLUMNS)]
+    if levels := [of for of in methods.values() if of["mask_area"]]:
+        parts.append(records(levels, LEVELS))
     return "\n".join(parts)
 
 
+@exits
 def main() -> int:
     """Returns 0, or 1 with a message."""
     p = command("own", __doc__)
@@ -196,17 +196,12 @@ def main() -> int:
     p.add_argument("--weights", help="where the encoder's weights are now")
     p.add_argument("--quick", action="store_true", help="a few pictures a method: does everything run?")
     o = p.parse_args()
-    try:
-        encoder, methods = methods_of(runs_of(o.runs), o.baselines, weights=o.weights)
-        seen = subject_of(encoder, o.images, most=o.most)
-        o.json.parent.mkdir(parents=True, exist_ok=True)
-        rows = [row_of(method, seen, quick=o.quick) for method in tqdm(methods, desc="own")]
-        result = {"meta": meta(), "encoder": dataclasses.asdict(encoder.record), "rows": rows}
-        print(tables(result))
-        write(o.json, result)
-    except (NemuError, OSError) as error:  # an OSError: a full disk, a folder that may not be written
-        print(f"error: {error}", file=sys.stderr)
-        return getattr(error, "exit_code", 1)
+    encoder, methods = methods_of(runs_of(o.runs), o.baselines, weights=o.weights)
+    seen = subject_of(encoder, o.images, most=o.most)
+    rows = [row_of(method, seen, quick=o.quick) for method in tqdm(methods, desc="own")]
+    result = {"meta": meta(), "encoder": dataclasses.asdict(encoder.record), "rows": rows}
+    print(tables(result))
+    write(o.json, result)
     return 0
 
 

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import math
 import shlex
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
-from benchmarks.common.markdown import NONE, Result, Row, records, table
-from benchmarks.quality.seeds import best_and_near, figure
+from benchmarks.common.estimate import Seeds, best_and_near, figure, groups
+from benchmarks.common.markdown import NONE, Result, Row, cell, records
 
 METHODS = {
     "nemu": "nemu (our objective)",
@@ -29,71 +27,66 @@ METHODS = {
     "optimised": "a mask optimised for each image (limit)",
 }
 """Titles of the methods, in the order of the tables."""
+KINDS = ("small", "unseen")
 CONTROLS = ("centre", "random", "nemu_order", "optimised")
 """They do not compete for the best of a column: they ignore the encoder, or repeat ours or its limit."""
+METRICS = {
+    "relevance_rank": "relevance rank ↑",
+    "rank_corrected": "corrected rank ↑",
+    "relevance_mass": "mass ↑",
+    "pointing_game": "pointing ↑",
+    "roc_auc": "AUC ↑",
+    "complexity": "complexity (entropy) ↓",
+    "sparseness": "sparseness ↑",
+    "insertion_minus_deletion": "insertion − deletion ↑",
+    "sensitivity": "sensitivity ↓",
+    "mprt_abs_rho": "MPRT abs ρ ↓ (floor)",
+    "ms": "ms per image ↓",
+}
+"""Titles of the figures of every method."""
+LEVELS = {
+    "mask_inside": "mask inside",
+    "mask_outside": "mask outside",
+    "area_ratio": "area / region's",
+    "cosine_kept": "cosine kept, photograph",
+    "cosine_kept_mean_fill": "cosine kept, mean colour",
+    "train_seconds": "training, s",
+}
+"""Titles of the figures of masks."""
+MPRT = "mprt_abs_rho"
+FORMS = {
+    "complexity": "{complexity:.2f}",
+    "mprt_abs_rho": "{mprt_abs_rho:.3f} ({mprt_floor.mean:.3f})",
+    "ms": "{ms:ms}",
+    "area_ratio": "{area_ratio:.2f}",
+    "train_seconds": "{train_seconds:.0f}",
+}
+"""Figures that are not shown as `mean ± noise` with three digits."""
+LOWER = ("complexity", "sensitivity", "ms", "mask_outside")
+"""Less is better."""
+EVIDENCE = """
+encoder: {encoder} | region: {region} | accuracy: {accuracy} |
+moves when the truth changes: {truth_changed:.2f} | when all else changes: {rest} |
+image needed: {needed_area:.1%} | of it in the region: {needed_inside_region:.1%} |
+region's area: {region_area:.1%}
+"""
 
 
-def milliseconds(value: float) -> str:
-    """Milliseconds with at least three digits."""
-    return f"{value:.2f}" if value < 10 else f"{value:.1f}" if value < 100 else f"{value:.0f}"
+def columns(*keys: str) -> dict[str, str]:
+    """Title → template of some figures."""
+    return {(METRICS | LEVELS)[key]: FORMS.get(key, f"{{{key}:.3f}}") for key in keys}
 
 
-@dataclass(frozen=True, kw_only=True)
-class Column:
-    """One metric of a table."""
-
-    key: str
-    title: str
-    form: Callable[[float], str] = "{:.3f}".format
-    lower: bool = False
-    """Less is better."""
-    beside: str | None = None
-    """Another key, shown in brackets."""
-    once: bool = False
-    """Measured once for all seeds: no ± to show."""
-
-    def cell(self, rows: Sequence[Row]) -> str:
-        """`mean ± noise` of one method's rows, `mean` where no noise is known, `–` without a figure."""
-        f = figure(rows, self.key)
-        if f is None:
-            return NONE
-        text = self.form(f.mean)
-        if f.shown is not None and not self.once:
-            text += f" ± {self.form(f.shown)}"
-        other = figure(rows, self.beside) if self.beside else None
-        return f"{text} ({self.form(other.mean)})" if other else text
-
-
-RANK = Column(key="relevance_rank", title="relevance rank ↑")
-CORRECTED = Column(key="rank_corrected", title="corrected rank ↑")
-MASS = Column(key="relevance_mass", title="mass ↑")
-COMPLEXITY = Column(key="complexity", title="complexity (entropy) ↓", form="{:.2f}".format, lower=True)
-FAITHFUL = Column(key="insertion_minus_deletion", title="insertion − deletion ↑")
-TIME = Column(key="ms", title="ms per image ↓", form=milliseconds, lower=True, once=True)
-FULL = (
-    RANK,
-    CORRECTED,
-    MASS,
-    Column(key="pointing_game", title="pointing ↑"),
-    Column(key="roc_auc", title="AUC ↑"),
-    COMPLEXITY,
-    Column(key="sparseness", title="sparseness ↑"),
-    FAITHFUL,
-    Column(key="sensitivity", title="sensitivity ↓", lower=True),
-    Column(key="mprt_abs_rho", title="MPRT abs ρ ↓ (floor)", lower=True, beside="mprt_floor"),
-    TIME,
+FULL = columns(*METRICS)
+SHORT = columns("relevance_rank", "relevance_mass", "complexity", "insertion_minus_deletion", "ms")
+WEIGHT = columns(
+    *("relevance_rank", "relevance_mass", "mask_inside", "mask_outside", "cosine_kept"),
+    "insertion_minus_deletion",
 )
-SHORT = (RANK, MASS, COMPLEXITY, FAITHFUL, TIME)
-MASKS = (
-    Column(key="mask_inside", title="mask inside"),
-    Column(key="mask_outside", title="mask outside", lower=True),
-    Column(key="area_ratio", title="area / region's", form="{:.2f}".format),
-    Column(key="cosine_kept", title="cosine kept, photograph"),
-    Column(key="cosine_kept_mean_fill", title="cosine kept, mean colour"),
+ABLATION = columns(
+    *("relevance_rank", "relevance_mass", "mask_inside", "mask_outside", "area_ratio", "cosine_kept"),
+    "insertion_minus_deletion",
 )
-TRAINING = Column(key="train_seconds", title="training, s", form="{:.0f}".format)
-ABLATION = (RANK, MASS, *MASKS[:4], FAITHFUL)
-WEIGHT = (RANK, MASS, *MASKS[:2], MASKS[3], FAITHFUL)
 
 
 def encoders_of(result: Result) -> list[str]:
@@ -101,79 +94,62 @@ def encoders_of(result: Result) -> list[str]:
     return list(dict.fromkeys(row["encoder"] for row in result["rows"]))
 
 
-def methods_of(result: Result) -> list[str]:
-    """Methods that have rows, in the order of the tables; others after them."""
-    return _ordered(dict.fromkeys(row["method"] for row in result["rows"]))
+def scored(result: Result, encoder: str, kind: str = "standard") -> dict[str, Seeds]:
+    """Figures of each method, in order, with `ms` and `area_ratio` added."""
+    return _methods(_derived(r) for r in result["rows"] if (r["encoder"], r["kind"]) == (encoder, kind))
 
 
-def scored(result: Result, encoder: str, kind: str = "standard") -> dict[str, list[Row]]:
-    """Rows of each method, in order, with `ms` and `area_ratio` added."""
-    found: dict[str, list[Row]] = {}
-    for row in result["rows"]:
-        if row["encoder"] == encoder and row["kind"] == kind:
-            found.setdefault(row["method"], []).append(_derived(row))
-    return {name: found[name] for name in _ordered(found)}
+def _methods(rows: Iterable[Row]) -> dict[str, Seeds]:
+    """Figures of each method, in order, and its title."""
+    found = {of["method"]: of for of in groups(rows, "method")}
+    return {name: Seeds(found[name].rows, method=METHODS.get(name, name)) for name in _ordered(found)}
 
 
 def evidence(result: Result) -> str:
     """What each encoder looks at, measured by changing one part of the scene."""
-    return records(
-        [{"encoder": name, **_evidence(facts)} for name, facts in result["encoders"].items()],
-        {
-            "encoder": "encoder",
-            "region": "region",
-            "accuracy": "accuracy",
-            "moves when the truth changes": "truth",
-            "when all else changes": "rest",
-            "image needed": "needed_area",
-            "of it in the region": "needed_inside_region",
-            "region's area": "region_area",
-        },
-    )
+    return records([_evidence(name, facts) for name, facts in result["encoders"].items()], EVIDENCE)
 
 
-def comparison(rows: Mapping[str, Sequence[Row]], columns: Sequence[Column], *, images: bool = True) -> str:
+def comparison(methods: Mapping[str, Seeds], columns: Mapping[str, str], *, images: bool = True) -> str:
     """Methods × metrics; the best bold, what is within noise of it marked.
 
     Args:
+        columns: title → template, of which the first field is what methods are compared by.
         images: also give numbers of seeds and of images.
     """
-    cells: dict[str, list[str]] = {name: [METHODS.get(name, name)] for name in rows}
-    for column in columns:
-        figures = {name: figure(seeds, column.key) for name, seeds in rows.items()}
-        ranked = {name: f for name, f in figures.items() if name not in CONTROLS}
-        best, near = best_and_near(ranked, lower=column.lower)
-        if column.beside:
-            best, near = _at_floor({name: seeds for name, seeds in rows.items() if name in ranked}, column)
-        for name, seeds in rows.items():
-            text = column.cell(seeds)
-            cells[name].append(f"**{text}**" if name in best else f"≈ {text}" if name in near else text)
-    titles = ["method", *(column.title for column in columns)]
+    lines = {name: {"method": of["method"]} for name, of in methods.items()}
+    ranked = {name: of for name, of in methods.items() if name not in CONTROLS}
+    for title, form in columns.items():
+        key = form[1 : form.index(":")]
+        figures = {name: of[key] for name, of in ranked.items()}
+        best, near = best_and_near(figures, lower=key in LOWER) if key != MPRT else _at_floor(ranked)
+        for name, of in methods.items():
+            text = cell(of, form)
+            lines[name][title] = f"**{text}**" if name in best else f"≈ {text}" if name in near else text
+    titles = ["method", *columns]
     if images:
         titles += ["seeds", "images"]
-        for name, seeds in rows.items():
-            cells[name] += [str(len(seeds)), _counts(seeds)]
-    return table(titles, cells.values())
+        for name, of in methods.items():
+            lines[name] |= {"seeds": of["seeds"], "images": _counts(of.rows)}
+    return records(lines.values(), {title: title for title in titles})
 
 
 def masks(result: Result) -> str:
     """What the level of the trained masks means, and what their training cost."""
-    titles = ("encoder", "masker", *(c.title for c in (*MASKS, TRAINING)), "break-even, images")
     lines = []
     for encoder in encoders_of(result):
-        rows = scored(result, encoder)
-        for name, seeds in rows.items():
-            if figure(seeds, TRAINING.key):
-                cells = [c.cell(seeds) for c in (*MASKS, TRAINING)]
-                lines.append(
-                    [encoder, METHODS.get(name, name), *cells, break_even(seeds, rows.get("relax", []))]
-                )
-    return table(titles, lines) if lines else ""
+        methods = scored(result, encoder)
+        for of in methods.values():
+            if of["train_seconds"]:
+                even = break_even(of, methods.get("relax", Seeds([])))
+                lines.append(Seeds(of.rows, encoder=encoder, masker=of["method"], even=even))
+    shown = {"encoder": "encoder", "masker": "masker", **columns(*LEVELS)}
+    return records(lines, {**shown, "break-even, images": "even"}) if lines else ""
 
 
-def break_even(masker: Sequence[Row], relax: Sequence[Row]) -> str:
+def break_even(masker: Seeds, relax: Seeds) -> str:
     """Number of images after which training has cost no more than RELAX would have."""
-    trained, own, other = figure(masker, TRAINING.key), figure(masker, "ms"), figure(relax, "ms")
+    trained, own, other = masker["train_seconds"], masker["ms"], relax["ms"]
     if not trained or not own or not other or own.mean >= other.mean:
         return NONE
     return str(math.ceil(1000 * trained.mean / (other.mean - own.mean)))
@@ -181,58 +157,46 @@ def break_even(masker: Sequence[Row], relax: Sequence[Row]) -> str:
 
 def kinds(result: Result, encoder: str) -> str:
     """Scenes with small digits, and with clutter that training never shows; empty if none was run."""
-    columns = [
-        Column(key=f"{kind} {c.key}", title=f"{kind}: {c.title}")
-        for kind in ("small", "unseen")
-        for c in (CORRECTED, MASS)
-    ]
-    merged: dict[str, list[Row]] = {}
-    for kind in ("small", "unseen"):
-        for name, seeds in scored(result, encoder, kind).items():
-            merged.setdefault(name, []).extend({f"{kind} {k}": v for k, v in row.items()} for row in seeds)
-    rows = {name: merged[name] for name in _ordered(merged)}
-    return comparison(rows, columns, images=False) if rows else ""
+    shown: dict[str, str] = {}
+    rows: list[Row] = []
+    for kind in KINDS:
+        for key in ("rank_corrected", "relevance_mass"):
+            shown[f"{kind}: {METRICS[key]}"] = f"{{{kind} {key}:.3f}}"
+        for row in (row for of in scored(result, encoder, kind).values() for row in of.rows):
+            rows.append({"method": row["method"], **{f"{kind} {k}": v for k, v in row.items()}})
+    return comparison(_methods(rows), shown, images=False) if rows else ""
 
 
 def region_areas(result: Result, encoder: str) -> str:
     """The region's share of a scene for each kind that was run; a flat map has this mass."""
     areas = {
-        kind: figure(
-            [row for seeds in scored(result, encoder, kind).values() for row in seeds], "region_area"
-        )
-        for kind in ("small", "unseen")
+        kind: figure([row for of in scored(result, encoder, kind).values() for row in of.rows], "region_area")
+        for kind in KINDS
     }
     return ", ".join(f"{f.mean:.1%} of a scene ({kind})" for kind, f in areas.items() if f)
 
 
-def ablation(result: Result, encoder: str) -> str:
-    """Trainings × metrics, mean ± standard deviation over seeds."""
-    rows, known = scored(result, encoder), result.get("settings", {})
-    names = [n for n in known if n in rows] + [n for n in rows if n not in known]
-    lines = []
-    for name in names:
-        options = known.get(name)
-        given = NONE if options is None else f"`{shlex.join(options)}`" if options else "(defaults)"
-        cells = [c.cell(rows[name]) for c in ABLATION]
-        lines.append([METHODS.get(name, name), given, *cells, str(len(rows[name]))])
-    return table(("setting", "options", *(c.title for c in ABLATION), "seeds"), lines)
+def ablation(result: Result) -> str:
+    """Trainings × metrics on encoder `digits`, mean ± standard deviation over seeds."""
+    methods, lines = scored(result, "digits"), []
+    for name, options in result["settings"].items():
+        if name in methods:
+            given = f"`{shlex.join(options)}`" if options else "(defaults)"
+            lines.append(Seeds(methods[name].rows, method=methods[name]["method"], options=given))
+    return records(lines, {"setting": "method", "options": "options", **ABLATION, "seeds": "seeds"})
 
 
 def compact(result: Result) -> str:
-    """The short table of one encoder, and where the rest is."""
-    names = encoders_of(result)
-    if not names:
-        return ""
-    encoder = "digits" if "digits" in names else names[0]
-    rows = scored(result, encoder)
-    others = [name for name in names if name != encoder]
-    beyond = f"Also for the encoders {', '.join(others)}, with" if others else "With"
+    """The short table of encoder `digits`, and where the rest is."""
+    methods = scored(result, "digits")
+    others = ", ".join(name for name in encoders_of(result) if name != "digits")
     return (
-        f"Encoder `{encoder}`, standard scenes.  {_scenes(rows)}.  ± is the standard deviation over seeds of "
+        f"Encoder `digits`, standard scenes.  {_scenes(methods)}.  ± is the standard deviation over seeds of "
         "training, or else the standard error over images; ≈ is within noise of the best.  Controls do not "
         "compete.\n\n"
-        f"{comparison(rows, SHORT, images=False)}\n"
-        f"{beyond} the other metrics and what they mean: [quality.md](quality.md).\n"
+        f"{comparison(methods, SHORT, images=False)}\n"
+        f"Also for the encoders {others}, with the other metrics and what they mean: "
+        "[quality.md](quality.md).\n"
     )
 
 
@@ -245,19 +209,15 @@ def _derived(row: Row) -> Row:
     }
 
 
-def _at_floor(rows: Mapping[str, Sequence[Row]], column: Column) -> tuple[set[str], set[str]]:
-    """Methods at or below their floor, which is the best possible value, and those within noise of it."""
-    best, near = set(), set()
-    for name, seeds in rows.items():
-        value, floor = figure(seeds, column.key), figure(seeds, column.beside or "")
-        if value and floor and value.mean <= floor.mean:
-            best.add(name)
-        elif value and floor and value.mean - 2 * value.noise <= floor.mean:
-            near.add(name)
-    return best, near
+def _at_floor(methods: Mapping[str, Seeds]) -> tuple[set[str], set[str]]:
+    """Methods at or below MPRT's floor, which is the best possible value, and those within noise of it."""
+    known = {name: (of[MPRT], of["mprt_floor"]) for name, of in methods.items() if of[MPRT]}
+    best = {name for name, (rho, floor) in known.items() if rho.mean <= floor.mean}
+    near = {name for name, (rho, floor) in known.items() if rho.mean - 2 * rho.noise <= floor.mean}
+    return best, near - best
 
 
-def _ordered(names: Mapping[str, Any]) -> list[str]:
+def _ordered(names: Collection[str]) -> list[str]:
     return [n for n in METHODS if n in names] + [n for n in names if n not in METHODS]
 
 
@@ -266,29 +226,25 @@ def _counts(seeds: Sequence[Row]) -> str:
     return " / ".join(str(max(row.get(key) or 0 for row in seeds) or NONE) for key in keys)
 
 
-def _scenes(rows: Mapping[str, Sequence[Row]]) -> str:
+def _scenes(methods: Mapping[str, Seeds]) -> str:
     """How many scenes, and which methods had fewer."""
-    counts = {name: seeds[0]["n_images"] for name, seeds in rows.items()}
+    counts = {of["method"]: of.rows[0]["n_images"] for of in methods.values()}
     most = max(counts.values(), default=0)
-    fewer = ", ".join(f"{METHODS.get(name, name)} {n}" for name, n in counts.items() if n < most)
-    hidden = max((seeds[0].get("n_faithfulness") or 0 for seeds in rows.values()), default=0)
+    fewer = ", ".join(f"{title} {n}" for title, n in counts.items() if n < most)
+    hidden = max((of.rows[0].get("n_faithfulness") or 0 for of in methods.values()), default=0)
     first = f"{most} test scenes" + (f" ({fewer}, for what they cost)" if fewer else "")
     return f"{first}; insertion − deletion on the first {min(most, hidden)} of them"
 
 
-def _evidence(facts: Row) -> dict[str, str]:
+def _evidence(encoder: str, facts: Row) -> Row:
     planted, moved = facts.get("truth") or [], (facts.get("evidence") or {}).get("standard", {})
     accuracy = (facts.get("test_accuracy") or {}).get("standard", {})
-    rest = {k: v for k, v in moved.items() if k not in (*planted, "truth_changed", "rest_changed")}
-    truth = moved.get("truth_changed")
-    one_by_one = ", ".join(f"{factor} {value:.2f}" for factor, value in rest.items())
+    rest = {k: f"{v:.2f}" for k, v in moved.items() if k not in (*planted, "truth_changed")}
     return {
+        **facts,
+        **moved,
+        "encoder": encoder,
         "region": " + ".join(planted) or "none planted",
         "accuracy": ", ".join(f"{factor} {share:.1%}" for factor, share in accuracy.items()) or NONE,
-        "truth": NONE if truth is None else f"{truth:.2f}",
-        "rest": f"{moved['rest_changed']:.2f}" if "rest_changed" in moved else one_by_one or NONE,
-        **{
-            key: NONE if (share := facts.get(key)) is None else f"{share:.1%}"
-            for key in ("needed_area", "needed_inside_region", "region_area")
-        },
+        "rest": rest.get("rest_changed") or ", ".join(f"{k} {v}" for k, v in rest.items()) or NONE,
     }

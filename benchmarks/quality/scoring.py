@@ -1,7 +1,8 @@
-"""All metrics of one explainer on one encoder: one flat row."""
+"""All metrics of one explainer on one encoder, one flat row; and how long an explanation takes."""
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -12,9 +13,10 @@ import torch
 from torch import Tensor
 
 from benchmarks.common.estimate import estimate
+from benchmarks.common.interleave import wall_clock
 from benchmarks.quality.metrics import localisation
-from benchmarks.quality.metrics.complexity import complexity, sparseness
 from benchmarks.quality.metrics.faithfulness import cosine_kept, held_out_fill, insertion_deletion
+from benchmarks.quality.metrics.maps import complexity, sparseness
 from benchmarks.quality.metrics.robustness import average_sensitivity, mprt, mprt_floor
 from train.encoder.frozen import FrozenEncoder
 from train.verdict import GREY
@@ -27,8 +29,8 @@ Values = Sequence[float] | np.ndarray
 
 ORDER_ONLY = ("relevance_mass", "complexity", "sparseness")
 """Null for a ranking: only the order of its map means something."""
-TOP_K = 1000 / 224**2
-"""Share of the pixels: Quantus' default of 1000 pixels at 224."""
+TIMED_SEED = 1000
+"""Baselines are timed with seeds of their own, so that no run of RELAX is remembered."""
 CHUNK = 20
 """Images that an explainer is given at once."""
 
@@ -89,7 +91,6 @@ def score(
         randomised: copies of the encoder with nothing learned left in them; the first ones are used.
         seed: of the metrics' own randomness.
     """
-
     maps = maps_of(explain, subject.encoder, subject.x[: counts.images])
     values = measured(subject, maps, is_mask=is_mask, faithfulness=counts.faithfulness, seed=seed)
     return {
@@ -140,20 +141,63 @@ def robustness(
 ) -> Row:
     """Change of an explainer's maps under small noise on the image, and on randomised encoders."""
     of = partial(maps_of, explain)
+    sensitivity = np.empty(0)
+    if counts.sensitivity:
+        sensitivity = average_sensitivity(
+            partial(of, subject.encoder),
+            subject.x[: counts.sensitivity],
+            generator=torch.Generator().manual_seed(seed),
+            draws=counts.draws,
+        )
+    n = counts.mprt
+    copies = randomised[: counts.copies] if n else []
+    rho = np.array([mprt(lambda _: maps[:n], partial(of, copy), subject.x[:n]) for copy in copies])
     return {
-        **_sensitivity(subject, of, counts=counts, seed=seed),
-        **_mprt(subject, of, maps, randomised=randomised[: counts.copies], n=counts.mprt),
+        **_figure("sensitivity", sensitivity),
+        "n_sensitivity": len(sensitivity),
+        "sensitivity_draws": counts.draws,
+        # over copies, if several, which differ more than images
+        **_figure("mprt_abs_rho", np.nanmean(rho, axis=1) if len(copies) > 1 else rho.flatten()),
+        "mprt_floor": number(mprt_floor(maps).upper) if n else None,
+        "n_mprt": n,
+        "mprt_copies": len(copies),
+    }
+
+
+def seconds_per_image(
+    explain: Callable[[Tensor], Tensor], x: Tensor, *, slow: bool, rounds: int = 5
+) -> dict[str, Any]:
+    """Median seconds an image, one image at a time and in one batch of all of x (N, 3, H, W).
+
+    Args:
+        slow: seconds an image: two images, one by one, without warm-up; the batch is left null.
+    """
+
+    def clock(part: Tensor) -> float:
+        return wall_clock(lambda: explain(part)) / 1e3
+
+    threads = {"threads": torch.get_num_threads()}
+    if slow:
+        singles = [clock(one) for one in x[-2:].split(1)]
+        return {"seconds_per_image": statistics.median(singles), "seconds_per_image_batched": None, **threads}
+    clock(x[:1])
+    singles = [clock(one) for _ in range(rounds) for one in x.split(1)]
+    clock(x)
+    batches = [clock(x) / len(x) for _ in range(rounds)]
+    return {
+        "seconds_per_image": statistics.median(singles),
+        "seconds_per_image_batched": statistics.median(batches),
+        "batch": len(x),
+        **threads,
     }
 
 
 def _localisation(maps: np.ndarray, regions: np.ndarray, *, is_mask: bool) -> dict[str, Values]:
-    top = max(1, round(TOP_K * maps[0].size))
     of = {
         "relevance_rank": localisation.relevance_rank,
         "rank_corrected": localisation.rank_corrected,
         "relevance_mass": localisation.relevance_mass,
         "pointing_game": localisation.pointing_game,
-        "top_k": lambda m, r: localisation.top_k(m, r, k=top),
         "roc_auc": localisation.roc_auc,
     }
     levels = {"mask_inside": localisation.mask_inside, "mask_outside": localisation.mask_outside}
@@ -216,32 +260,6 @@ def _cosine_kept(subject: Subject, masks: Tensor, fill: str) -> tuple[np.ndarray
     rows = [cosine_kept(subject.embed, *part, centre=subject.centre) for part in parts]
     cosines, areas = (torch.cat(column).cpu().numpy() for column in zip(*rows, strict=True))
     return cosines, areas
-
-
-def _sensitivity(subject: Subject, of: Explain, *, counts: Counts, seed: int) -> Row:
-    values = np.empty(0)
-    if counts.sensitivity:
-        values = average_sensitivity(
-            lambda x: of(subject.encoder, x),
-            subject.x[: counts.sensitivity],
-            generator=torch.Generator().manual_seed(seed),
-            draws=counts.draws,
-        )
-    return {**_figure("sensitivity", values), "n_sensitivity": len(values), "sensitivity_draws": counts.draws}
-
-
-def _mprt(subject: Subject, of: Explain, maps: Tensor, *, randomised: Sequence[FrozenEncoder], n: int) -> Row:
-    """Mean over images and copies; the error is over copies, if several, which differ more than images."""
-    copies = len(randomised) if n else 0
-    values = np.array(
-        [mprt(lambda _: maps[:n], partial(of, copy), subject.x[:n]) for copy in randomised[:copies]]
-    )
-    return {
-        **_figure("mprt_abs_rho", np.nanmean(values, axis=1) if copies > 1 else values.flatten()),
-        "mprt_floor": number(mprt_floor(maps).upper) if n else None,
-        "n_mprt": n,
-        "mprt_copies": copies,
-    }
 
 
 def _figure(name: str, values: Values) -> Row:

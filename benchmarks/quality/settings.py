@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 NEMU = "nemu"
 """The default of `python -m train`, but without targets."""
 TARGETS = "nemu, with targets"
@@ -63,6 +65,6 @@ REPEATED = {
 """Trainings that are repeated with every seed; the others are run with the first seed only."""
 
 
-def seeds_of(encoder: str, method: str, seeds: tuple[int, ...]) -> tuple[int, ...]:
+def seeds_of(encoder: str, method: str, seeds: Sequence[int]) -> Sequence[int]:
     """The seeds that a method is run with on an encoder."""
     return seeds if method in REPEATED.get(encoder, ()) else seeds[:1]

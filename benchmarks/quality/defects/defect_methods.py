@@ -4,9 +4,8 @@
         --peers peers.json --json benchmarks/results/defects.json
 
 `bank` is the product.  The others ask the global embedding: a picture's score is 1 − its cosine to the
-nearest normal picture, and its map is the mask (which does not know the bank: the control), where the mask
-is higher than the nearest picture's, or by how much the cosine is raised by hiding a place, or by putting the
-nearest picture's pixels there (both slow, so of a few pictures).
+nearest normal picture, and its map is the mask (which does not know the bank: the control), or by how much
+the cosine is raised by hiding a place (slow, so of a few pictures).
 The rows of `latency` were timed in one interleaved run.
 """
 
@@ -15,15 +14,17 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
+from benchmarks.common.estimate import groups
 from benchmarks.common.interleave import interleave, latency_row
-from benchmarks.common.markdown import table
+from benchmarks.common.markdown import records
 from benchmarks.common.record import command, device_name, exits, meta, write_compact
 from benchmarks.quality.defects.scores import GOOD, Pictures, products, row
 from runtime import Embedder, Explainer, fit_bank
@@ -34,7 +35,12 @@ from runtime.package.folder import Package
 PATCH, STEP = 32, 16
 """Pixels that are changed at once, and between two places."""
 FEW = 3
-"""Pictures of each kind that the slow methods see."""
+"""Pictures of each kind that the slow method sees."""
+MEANS = """
+encoder: {encoder} | method: {method} | n: {seeds} | image AUROC: {image_auroc.mean:.3f} |
+pixel AUROC: {pixel_auroc.mean:.3f} | PRO: {pro.mean:.3f}
+"""
+"""Means over products and seeds."""
 Found = tuple[np.ndarray, np.ndarray, dict[str, Any]]
 """Scores (N,), maps (N, H, W), and what else is to be told."""
 
@@ -53,28 +59,15 @@ def bank(package: Package, pictures: Pictures) -> Found:
 
 def mask(package: Package, pictures: Pictures) -> Found:
     """The picture's own mask: the control."""
-    scores, _, masks, _ = _explained(package, pictures)
-    return scores, masks, {}
-
-
-def mask_change(package: Package, pictures: Pictures) -> Found:
-    """Where the mask is higher than that of the nearest normal picture."""
-    scores, nearest, masks, normal = _explained(package, pictures)
-    return scores, np.maximum(masks - normal[nearest], 0), {}
+    with Explainer(package, backend="onnxruntime") as explainer:
+        normal, seen = explainer(pictures.bank), explainer(pictures.images)
+    cosines = _unit(np.stack([e.embedding for e in seen])) @ _unit(np.stack([e.embedding for e in normal])).T
+    return 1 - cosines.max(1), np.stack([e.mask for e in seen]), {}
 
 
 def hidden(package: Package, pictures: Pictures) -> Found:
     """By how much a place under the encoder's mean colour raises the cosine to the nearest normal picture."""
     colour = np.round(255 * np.array(package.manifest.input.mean)).astype(np.uint8)
-    return _raised(package, pictures, lambda normal: np.broadcast_to(colour, normal.shape))
-
-
-def mended(package: Package, pictures: Pictures) -> Found:
-    """By how much the nearest normal image's pixels in a place raise the cosine to that image."""
-    return _raised(package, pictures, lambda normal: normal)
-
-
-def _raised(package: Package, pictures: Pictures, fill: Callable[[np.ndarray], np.ndarray]) -> Found:
     height, width = pictures.images.shape[1:3]
     starts = [(y, x) for y in range(0, height - STEP, STEP) for x in range(0, width - STEP, STEP)]
     maps = np.zeros(pictures.images.shape[:3], np.float32)
@@ -82,10 +75,9 @@ def _raised(package: Package, pictures: Pictures, fill: Callable[[np.ndarray], n
         normal = _unit(embedder(pictures.bank))
         cosines = _unit(embedder(pictures.images)) @ normal.T
         for image, near, seen in zip(pictures.images, cosines, maps, strict=True):
-            instead = fill(pictures.bank[near.argmax()])
             changed = np.repeat(image[None], len(starts), axis=0)
             for one, (y, x) in zip(changed, starts, strict=True):
-                one[y : y + PATCH, x : x + PATCH] = instead[y : y + PATCH, x : x + PATCH]
+                one[y : y + PATCH, x : x + PATCH] = colour
             gains = _unit(embedder(changed)) @ normal[near.argmax()] - near.max()
             times = np.zeros_like(seen)
             for gain, (y, x) in zip(gains, starts, strict=True):
@@ -95,14 +87,7 @@ def _raised(package: Package, pictures: Pictures, fill: Callable[[np.ndarray], n
     return 1 - cosines.max(1), maps, {}
 
 
-METHODS: dict[str, Callable[[Package, Pictures], Found]] = {
-    "bank": bank,
-    "mask": mask,
-    "mask_change": mask_change,
-    "hidden": hidden,
-    "mended": mended,
-}
-SLOW = ("hidden", "mended")
+METHODS: dict[str, Callable[[Package, Pictures], Found]] = {"bank": bank, "mask": mask, "hidden": hidden}
 
 
 def latency(package: Package, pictures: Pictures, *, rounds: int) -> list[dict[str, Any]]:
@@ -137,27 +122,6 @@ def latency(package: Package, pictures: Pictures, *, rounds: int) -> list[dict[s
     ]
 
 
-def means(rows: Iterable[dict[str, Any]]) -> list[list[str]]:
-    """A line for each encoder and method: means over products and seeds."""
-    groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
-    for one in rows:
-        groups.setdefault((one["encoder"], one["method"]), []).append(one)
-    lines = []
-    for (encoder, method), of in sorted(groups.items()):
-        figures = [np.mean([one[key] for one in of]) for key in ("image_auroc", "pixel_auroc", "pro")]
-        lines.append([encoder, method, str(len(of)), *(f"{value:.3f}" for value in figures)])
-    return lines
-
-
-def _explained(package: Package, pictures: Pictures) -> tuple[np.ndarray, ...]:
-    """1 − cosine (N,), which normal picture is nearest (N,), masks (N, H, W), masks of the bank's."""
-    with Explainer(package, backend="onnxruntime") as explainer:
-        normal, seen = explainer(pictures.bank), explainer(pictures.images)
-    cosines = _unit(np.stack([e.embedding for e in seen])) @ _unit(np.stack([e.embedding for e in normal])).T
-    masks = (np.stack([e.mask for e in of]) for of in (seen, normal))
-    return 1 - cosines.max(1), cosines.argmax(1), *masks
-
-
 def _unit(vectors: np.ndarray) -> np.ndarray:
     return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
@@ -190,14 +154,14 @@ def _run(o: argparse.Namespace) -> int:
             few = pictures.few(FEW)
             for package in packages:
                 for name in o.methods:
-                    of = few if name in SLOW else pictures
+                    of = few if name == "hidden" else pictures
                     scores, maps, told = METHODS[name](package, of)
                     about = {"method": name, "encoder": _name(package), "data": folder.name}
                     rows.append({**about, **row(of, scores, maps), **told})
             write_compact(o.json, content)
     content["latency"] = [one for p in packages for one in latency(p, pictures, rounds=o.rounds)]
     write_compact(o.json, content)
-    print(table(["encoder", "method", "n", "image AUROC", "pixel AUROC", "PRO"], means(rows)))
+    print(records(groups(sorted(rows, key=itemgetter("encoder", "method")), "encoder", "method"), MEANS))
     return 0
 
 

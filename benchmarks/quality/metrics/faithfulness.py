@@ -60,15 +60,15 @@ def insertion_deletion(
 
 @torch.no_grad()
 def cosine_kept(
-    embed: Embed, x: Tensor, mask: Tensor, fill: Tensor, *, centre: Tensor, threshold: float = 0.5
+    embed: Embed, x: Tensor, mask: Tensor, fill: Tensor, *, centre: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """What the hard mask (mask > threshold) keeps of the embedding, and its area, per image: (N,), (N,).
+    """What the hard mask (mask > 0.5) keeps of the embedding, and its area, per image: (N,), (N,).
 
     Args:
         x, fill: (N, 3, H, W).
         mask: (N, H, W).
     """
-    hard = (mask > threshold).to(x)
+    hard = (mask > 0.5).to(x)
     return centred_cosine(embed(occlude(x, hard, fill)), embed(x), centre=centre), hard.mean((1, 2))
 
 

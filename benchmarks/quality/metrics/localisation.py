@@ -11,8 +11,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.quality.metrics.complexity import distribution
-from benchmarks.quality.metrics.maps import Map, Region, expected_hits, flat, midranks
+from benchmarks.quality.metrics.maps import Map, Region, distribution, expected_hits, flat, midranks
 from runtime.errors import InputError
 
 
@@ -41,19 +40,8 @@ def pointing_game(map: Map, region: Region) -> float:
     Quantus differs where the maximum is tied: it counts a hit if any maximal pixel lies in S, so that a
     saturated or constant map always hits.
     """
-    return top_k(map, region, k=1)
-
-
-def top_k(map: Map, region: Region, *, k: int) -> float:
-    """|top-k ∩ S| / k (Theiner et al. 2022, who take k = 1000 at 224 x 224, 2 % of the pixels).
-
-    Raises:
-        InputError: k is not 1 to n.
-    """
     a, s = _pair(map, region)
-    if not 1 <= k <= len(a):
-        raise InputError(f"k = {k}", expected=f"1 to {len(a)}, the map's pixels", cure="scale k to the map")
-    return expected_hits(a, s, k=k) / k if s.any() else np.nan
+    return expected_hits(a, s, k=1) if s.any() else np.nan
 
 
 def roc_auc(map: Map, region: Region) -> float:

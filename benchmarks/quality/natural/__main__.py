@@ -5,7 +5,7 @@
         --encoder-weights tf_efficientnet_lite0=lite0.safetensors mobilenetv2_100=mobilenetv2.safetensors
 
 Composites of objects and photographs that training never saw, with the object's pixels known.  Rows have
-the keys of `benchmarks.quality.run`, and `values`, image by image, so that methods are compared in pairs.
+the keys of `benchmarks.quality`, and `values`, image by image, so that methods are compared in pairs.
 Parts:
 
     train      the maskers, by `python -m train` with its defaults, once a seed
@@ -22,7 +22,6 @@ different machines if --work is copied: the JSON holds what there is, and withou
 
 from __future__ import annotations
 
-import argparse
 import functools
 import json
 import multiprocessing
@@ -52,8 +51,6 @@ from benchmarks.quality.natural.natural_tables import KIND, paired
 from benchmarks.quality.natural.subject import RANDOM, SIZE, Source, digest, encoder_of, randomise, weights_of
 from runtime.errors import InputError
 
-TRAINING = ("steps", "area-weight", "batch-size", "precision")
-"""Options that are passed on to `python -m train`."""
 NULLS = dict.fromkeys(
     (
         *("objective", "train_seconds", "sensitivity", "mprt_abs_rho", "mprt_floor"),
@@ -63,29 +60,26 @@ NULLS = dict.fromkeys(
 """Keys that are null in rows whose part was not run."""
 
 
-def run(options: Options, part: str) -> list[str]:
-    """Every result of a part; returns what could not be measured, and why."""
-    missing = []
+def run(options: Options, part: str) -> None:
+    """Compute every result of a part."""
     jobs = jobs_of(options, part)
     for kind in dict.fromkeys(job.kind for job in jobs):  # a training before what is scored of it
-        alike = [job for job in jobs if job.kind == kind]
-        for job, result in zip(alike, _results(options, alike, f"{part}: {kind}"), strict=True):
-            if result.keys() == {"missing"}:
-                missing.append(f"{job.encoder} {job.method} ({kind}): {result['missing']} is not installed")
-    return missing
+        _run(options, [job for job in jobs if job.kind == kind], f"{part}: {kind}")
 
 
-def _results(options: Options, jobs: list[Job], title: str) -> list[dict[str, Any]]:
-    """Results of all jobs, in order; several run at once if asked for, but a timed job runs on its own."""
+def _run(options: Options, jobs: list[Job], title: str) -> None:
+    """Compute jobs in order; several run at once if asked for, but a timed job runs on its own."""
+    compute, bar = functools.partial(result_of, options), functools.partial(tqdm, desc=title, total=len(jobs))
     if options.jobs == 1 or jobs[0].kind == "timing":
-        return [result_of(options, job) for job in tqdm(jobs, desc=title)]
+        list(bar(map(compute, jobs)))
+        return
     with ProcessPoolExecutor(
         options.jobs,
         mp_context=multiprocessing.get_context("spawn"),
         initializer=torch.set_num_threads,
         initargs=(max(1, (os.cpu_count() or 1) // options.jobs),),
     ) as pool:
-        return list(tqdm(pool.map(functools.partial(result_of, options), jobs), desc=title, total=len(jobs)))
+        list(bar(pool.map(compute, jobs)))
 
 
 def merged(options: Options) -> dict[str, Any]:
@@ -103,7 +97,7 @@ def merged(options: Options) -> dict[str, Any]:
                 who = {"encoder": name, "method": method, "seed": seed, "kind": KIND, "truth": "object"}
                 values = row.pop("values")
                 rows.append({**who, **NULLS, **row, **others[0], **others[1], "values": values})
-                given = settings(options.source, name, method, seed=seed, options=dict(options.training))
+                given = settings(options.source, name, method, seed=seed, options=options.training)
                 chosen[method] = {k: v for k, v in given.items() if k not in ("seed", "encoder")}
     return {
         "meta": {**meta(), "data": digest(options.source.data), "scored_on": device_name(options.source)},
@@ -120,8 +114,8 @@ def _there(options: Options, job: Job) -> dict[str, Any]:
     return json.loads(file.read_text()) if file.exists() else {}
 
 
-def parsed() -> argparse.Namespace:
-    """The command line."""
+def parsed() -> Options:
+    """The command line; `training` has the options that are passed on to `python -m train`."""
     p = command("natural", __doc__, json=False)
     p.add_argument("--data", type=Path, required=True, help="what python -m benchmarks.natural_data made")
     p.add_argument("--work", type=Path, required=True, help="maskers and finished results")
@@ -133,58 +127,46 @@ def parsed() -> argparse.Namespace:
     p.add_argument("--methods", nargs="+", default=list(OTHERS), choices=OTHERS, help="baselines to run")
     p.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], help="training seeds of the maskers")
     p.add_argument("--images", type=int, default=CHEAP.images, help="composites (%(default)s)")
-    p.add_argument("--relax-images", type=int, default=12, help="composites for RELAX (%(default)s)")
     p.add_argument("--size", type=int, default=SIZE, help="pixels (%(default)s)")
     p.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     p.add_argument("--jobs", type=int, default=1, help="results computed at once, each in a process")
-    t = p.add_argument_group("training (default: what python -m train does)")
-    for name in TRAINING:
-        t.add_argument(f"--{name}")
-    return p.parse_args()
+    p.epilog = "Other options, such as --steps, are those of python -m train."
+    options, training = p.parse_known_args()
+    options.training = training
+    return options
 
 
-def options_of(o: argparse.Namespace) -> Options:
+def add_source(o: Options) -> None:
     """Raises InputError: weights that are not NAME=FILE, or no such file; a GPU that is not there."""
     given = weights_of(o.encoder_weights)
     if o.device == "cuda" and not torch.cuda.is_available():
         raise InputError("--device cuda", expected="a GPU that PyTorch can use", cure="--device cpu")
     device = o.device if o.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
-    training = ((n, getattr(o, n.replace("-", "_"))) for n in TRAINING)
-    names, weights = tuple(name for name, _ in given), list(given)
+    o.encoders, weights = tuple(name for name, _ in given), list(given)
     source = Source(data=o.data, weights=given, device=device, size=o.size)
-    for name in names:
+    for name in o.encoders:
         file = o.work / "encoders" / f"{name}{RANDOM}.safetensors"
         if "controls" in o.parts and not file.exists():
             file.parent.mkdir(parents=True, exist_ok=True)
             randomise(source, name, file)
         if file.exists():
             weights.append((f"{name}{RANDOM}", file))
-    return Options(
-        source=replace(source, weights=tuple(weights)),
-        work=o.work,
-        encoders=names,
-        methods=tuple(o.methods),
-        seeds=tuple(o.seeds),
-        training=tuple((n, v) for n, v in training if v is not None),
-        images=o.images,
-        relax_images=min(o.images, o.relax_images),
-        jobs=o.jobs,
-    )
+    o.source = replace(source, weights=tuple(weights))
 
 
 @exits
 def main() -> int:
-    """Returns 0; 1 with a message, also where something could not be measured."""
-    o = parsed()
-    if o.device == "cpu":
+    """Returns 0, or 1 with a message."""
+    options = parsed()
+    if options.device == "cpu":
         os.environ["CUDA_VISIBLE_DEVICES"] = ""  # Lightning takes every GPU that it sees
-    options = options_of(o)
-    missing = [line for part in PARTS if part in o.parts for line in run(options, part)]
-    if o.json:
-        write_compact(o.json, {**merged(options), "missing": missing})
-    for line in missing:
-        print(f"not measured: {line}", file=sys.stderr)
-    return 1 if missing else 0
+    add_source(options)
+    for part in PARTS:
+        if part in options.parts:
+            run(options, part)
+    if options.json:
+        write_compact(options.json, merged(options))
+    return 0
 
 
 if __name__ == "__main__":

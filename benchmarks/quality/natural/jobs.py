@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+import argparse
 import functools
-import hashlib
 import itertools
-import json
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
@@ -15,13 +14,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.common.record import write
-from benchmarks.common.timing import TIMED_SEED, seconds_per_image
+from benchmarks.common.record import remembered, short_digest
 from benchmarks.quality.metrics.robustness import randomised_copies
 from benchmarks.quality.natural.methods import MASKS, NEMU, ORDER, OTHERS, OWN, explainer, settings, trained
 from benchmarks.quality.natural.subject import RANDOM, Source, digest, encoder_of, evidence, subject_of
 from benchmarks.quality.scoring import (
     ORDER_ONLY,
+    TIMED_SEED,
     Counts,
     Row,
     Subject,
@@ -30,6 +29,7 @@ from benchmarks.quality.scoring import (
     maps_of,
     measured,
     robustness,
+    seconds_per_image,
 )
 from train.machine import MOST_WORKERS
 
@@ -52,27 +52,16 @@ DIGITS = 5
 """Digits that the figures of single images are rounded to."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Options:
-    """What a run covers."""
+Options = argparse.Namespace
+"""The command line, with the `source`, the `encoders` in it, and the options of `training`."""
 
-    source: Source
-    work: Path
-    encoders: tuple[str, ...]
-    methods: tuple[str, ...]
-    """The baselines."""
-    seeds: tuple[int, ...]
-    training: tuple[tuple[str, str], ...]
-    """Options of `python -m train`, beside its defaults."""
-    images: int
-    relax_images: int
-    jobs: int
 
-    def counts(self, method: str) -> Counts:
-        most = self.relax_images if method in ("relax", "u_relax") else self.images
-        full = DEAR.get(method, CHEAP)
-        mprt = most if most >= FEWEST_MPRT else 0
-        return full.at_most(images=most, faithfulness=most, sensitivity=most, mprt=mprt)
+def counts_of(options: Options, method: str) -> Counts:
+    """How much a method is scored on."""
+    most: int = options.images
+    mprt = most if most >= FEWEST_MPRT else 0
+    full = DEAR.get(method, CHEAP)
+    return full.at_most(images=most, faithfulness=most, sensitivity=most, mprt=mprt)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,6 +73,11 @@ class Job:
     encoder: str
     method: str = NEMU
     seed: int = 0
+
+    def file(self, work: Path, key: Any) -> Path:
+        """Where its result is kept, which depends on all of the key."""
+        method = "-".join(self.method.replace("×", "x").replace(",", "").split())
+        return work / "parts" / f"{self.kind}-{self.encoder}-{method}-{self.seed}-{short_digest(key)}.json"
 
 
 def jobs_of(options: Options, part: str) -> list[Job]:
@@ -116,55 +110,44 @@ def jobs_of(options: Options, part: str) -> list[Job]:
 
 def kept(options: Options, job: Job) -> Path:
     """The file of a job; its name holds a digest of all that the result depends on."""
-    name, training = job.encoder, dict(options.training)
+    name = job.encoder
     key = {
         **asdict(job),
         "fingerprint": encoder_of(options.source, name).record.fingerprint,
-        "settings": settings(options.source, name, job.method, seed=job.seed, options=training),
-        "counts": asdict(options.counts(job.method)),
+        "settings": settings(options.source, name, job.method, seed=job.seed, options=options.training),
+        "counts": asdict(counts_of(options, job.method)),
         "data": digest(options.source.data),
         "timed_on": device_name(options.source) if job.kind == "timing" else None,
     }
-    short = hashlib.sha256(json.dumps(key).encode()).hexdigest()[:8]
-    return options.work / "parts" / f"{job.kind}-{name}-{job.method}-{job.seed}-{short}.json"
+    return job.file(options.work, key)
 
 
 def result_of(options: Options, job: Job) -> dict[str, Any]:
-    """Computed, or read if it was; `missing` and nothing else where a method's package is not installed."""
-    file = kept(options, job)
-    if file.exists():
-        return json.loads(file.read_text())
-    compute = {"row": _row, "robustness": _robustness, "timing": _timing}
-    try:
-        if job.kind == "train":
-            workers = min(MOST_WORKERS, max(1, (os.cpu_count() or 1) // options.jobs - 1))
-            training = dict(options.training)
-            run = trained(
-                options.source, options.work, job.encoder, seed=job.seed, options=training, workers=workers
-            )
-            content: dict[str, Any] = {"run": run.name}
-        elif job.kind == "evidence":
-            content = evidence(options.source, job.encoder, options.images)
-        else:
-            content = compute[job.kind](options, job)
-    except ModuleNotFoundError as error:
-        if job.kind == "train" or job.method in OWN:
-            raise
-        return {"missing": str(error.name).partition(".")[0]}
-    write(file, content)
-    return content
+    """Computed, or read if it was."""
+    return remembered(kept(options, job), lambda: COMPUTE[job.kind](options, job))
+
+
+def _train(options: Options, job: Job) -> Row:
+    workers = min(MOST_WORKERS, max(1, (os.cpu_count() or 1) // options.jobs - 1))
+    where = (options.source, options.work, job.encoder)
+    run = trained(*where, seed=job.seed, options=options.training, workers=workers)
+    return {"run": run.name}
+
+
+def _evidence(options: Options, job: Job) -> Row:
+    return evidence(options.source, job.encoder, options.images)
 
 
 def _explainer(options: Options, job: Job) -> tuple[Any, dict[str, Any]]:
     return explainer(
         options.source, options.work, job.encoder, job.method,
-        seed=job.seed, options=dict(options.training), images=options.images,
+        seed=job.seed, options=options.training, images=options.images,
     )  # fmt: skip
 
 
 def _row(options: Options, job: Job) -> Row:
     explain, facts = _explainer(options, job)
-    counts, seen = options.counts(job.method), subject_of(options.source, job.encoder, options.images)
+    counts, seen = counts_of(options, job.method), subject_of(options.source, job.encoder, options.images)
     maps = maps_of(explain, seen.encoder, seen.x[: counts.images])
     values = measured(
         seen, maps, is_mask=job.method in MASKS, faithfulness=counts.faithfulness, seed=job.seed
@@ -187,7 +170,7 @@ def rounded(values: Values) -> list[float | None]:
 
 def _robustness(options: Options, job: Job) -> Row:
     explain, _ = _explainer(options, job)
-    counts, seen = options.counts(job.method), subject_of(options.source, job.encoder, options.images)
+    counts, seen = counts_of(options, job.method), subject_of(options.source, job.encoder, options.images)
     x = seen.x[: counts.mprt]
     maps = maps_of(explain, seen.encoder, x) if len(x) else x[:, 0]
     copies = randomised_copies(seen.encoder)
@@ -207,3 +190,13 @@ def _timing(options: Options, job: Job) -> Row:
 def device_name(source: Source) -> str:
     """Name of the GPU, or the kind of device."""
     return torch.cuda.get_device_name() if source.device == "cuda" else source.device
+
+
+COMPUTE = {
+    "train": _train,
+    "row": _row,
+    "robustness": _robustness,
+    "evidence": _evidence,
+    "timing": _timing,
+}
+"""The function that computes each kind of result."""

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import functools
-import hashlib
-import json
-from collections.abc import Mapping
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from benchmarks.common.record import short_digest
 from benchmarks.quality import maskers
 from benchmarks.quality.baselines import BASELINES, GRADIENT_ROWS
 from benchmarks.quality.natural.subject import TRAIN, Source, digest, encoder_of, subject_of
@@ -34,8 +33,8 @@ EG_SAMPLES = 50
 OPTIMISED_STEPS, OPTIMISED_RATE, OPTIMISED_STRIDE = 300, 0.4, 2
 """Adam's; the stride is that of our decoder's finest level, so that no finer mask is possible for either."""
 
-Training = Mapping[str, str]
-"""Options of `python -m train` without the dashes."""
+Training = Sequence[str]
+"""Options of `python -m train`."""
 
 
 def settings(source: Source, name: str, method: str, *, seed: int, options: Training) -> dict[str, Any]:
@@ -95,8 +94,7 @@ def trained(source: Source, work: Path, name: str, *, seed: int, options: Traini
     arguments = _arguments(source, name, seed=seed, options=options)
     fingerprint = encoder_of(source, name).record.fingerprint
     key = [fingerprint, digest(source.data), settings(source, name, NEMU, seed=seed, options=options)]
-    short = hashlib.sha256(json.dumps(key).encode()).hexdigest()[:8]
-    out = work / "runs" / f"{name}-{seed}-{short}"
+    out = work / "runs" / f"{name}-{seed}-{short_digest(key)}"
     if (out / MASKER).exists() and (out / SUMMARY).exists():  # also where data lie elsewhere by now
         return out
     where = ["--data", str((source.data / TRAIN).resolve()), "--out", str(out)]
@@ -183,8 +181,16 @@ def _order(masker: nn.Module, encoder: FrozenEncoder, x: Tensor) -> Tensor:
 def _arguments(source: Source, name: str, *, seed: int, options: Training) -> list[str]:
     """Options of `python -m train`, without --data and --out."""
     config = source.config(name)
-    given = [part for option, value in options.items() for part in (f"--{option}", value)]
     return [
         *("--encoder", config.encoder, "--weights", str(config.weights)),
-        *("--image-size", str(source.size), "--resize", "squash", "--no-toward", "--seed", str(seed), *given),
+        *(
+            "--image-size",
+            str(source.size),
+            "--resize",
+            "squash",
+            "--no-toward",
+            "--seed",
+            str(seed),
+            *options,
+        ),
     ]

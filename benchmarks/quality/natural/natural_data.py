@@ -106,10 +106,18 @@ def sources(debs: Path) -> Sources:
         _photograph(path, package, licence(path, package=package, debs=debs)[0])
         for path, package in _photographs(debs)
     ]
-    grounds += [
-        _photograph(path, package, IN_PYTHON_PACKAGES[path.name]) for path, package in _python_photographs()
+    grounds += [_photograph(*of, IN_PYTHON_PACKAGES[of[0].name]) for of in _python_photographs()]
+    stamps = debs / "usr/share/tuxpaint/stamps"
+    cutouts = [
+        Picture(
+            path=stamps / name,
+            title=Path(name).stem,
+            split=split,
+            package=STAMPS,
+            licence=licence(stamps / name, package=STAMPS, debs=debs)[0],
+        )
+        for split, name in (line.split("\t") for line in CUTOUTS.read_text().splitlines())
     ]
-    cutouts = _cutouts(debs)
     if lost := [p.path for p in (*cutouts, *grounds) if not p.path.is_file()]:
         raise InputError(
             f"{len(lost)} images are not there, {lost[0]} the first",
@@ -130,10 +138,9 @@ def _photographs(debs: Path) -> list[tuple[Path, str]]:
         *((p, MATE) for p in sorted((share / "backgrounds/mate/nature").glob("*.jpg"))),
         *((share / "wallpapers" / n / "contents/images/2560x1600.jpg", PLASMA) for n in WALLPAPERS),
     ]
-    packages = {package for _, package in found}
-    if absent := [package for package in (LOMIRI, MATE) if package not in packages]:
+    if absent := {LOMIRI, MATE} - {package for _, package in found}:
         raise InputError(
-            f"no photographs of {', '.join(absent)} in {debs}",
+            f"no photographs of {', '.join(sorted(absent))} in {debs}",
             expected="the Debian packages of this script's first lines, unpacked into one folder",
             cure="dpkg -x PACKAGE.deb " + str(debs),
         )
@@ -149,26 +156,8 @@ def _python_photographs() -> list[tuple[Path, str]]:
         "scikit-image": Path(skimage.__file__).parent / "data",
         "scikit-learn": Path(sklearn.__file__).parent / "datasets/images",
     }
-    return [
-        (folders[package] / name, package)
-        for name in IN_PYTHON_PACKAGES
-        for package in folders
-        if (folders[package] / name).is_file()
-    ]
-
-
-def _cutouts(debs: Path) -> list[Picture]:
-    stamps = debs / "usr/share/tuxpaint/stamps"
-    return [
-        Picture(
-            path=stamps / name,
-            title=Path(name).stem,
-            split=split,
-            package=STAMPS,
-            licence=licence(stamps / name, package=STAMPS, debs=debs)[0],
-        )
-        for split, name in (line.split("\t") for line in CUTOUTS.read_text().splitlines())
-    ]
+    paths = [(folder / name, package) for name in IN_PYTHON_PACKAGES for package, folder in folders.items()]
+    return [(path, package) for path, package in paths if path.is_file()]
 
 
 def make_train(of: Sources, folder: Path) -> None:

@@ -12,44 +12,30 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.common.markdown import NONE, Result, Row, command_of, load, records, table, write_page
-from benchmarks.quality.quality_tables import (
-    FAITHFUL,
-    MASS,
-    METHODS,
-    RANK,
-    TIME,
-    Column,
-    comparison,
-    encoders_of,
-    scored,
-)
+from benchmarks.common.estimate import Seeds, groups
+from benchmarks.common.markdown import Result, Row, command_of, load, records, write_page
+from benchmarks.quality.quality_tables import METHODS, columns, comparison, encoders_of, scored
 
 PAGE = "natural.md"
 OURS = "nemu"
 KIND = "composites"
 PAIRED = ("relevance_rank", "relevance_mass", "pointing_game", "roc_auc", "insertion_minus_deletion")
-COLUMNS = (
-    RANK,
-    MASS,
-    Column(key="pointing_game", title="pointing ↑"),
-    Column(key="roc_auc", title="AUC ↑"),
-    FAITHFUL,
-    Column(key="mprt_abs_rho", title="MPRT abs ρ ↓ (floor)", lower=True, beside="mprt_floor"),
-    TIME,
+COLUMNS = columns(*PAIRED, "mprt_abs_rho", "ms")
+LEVELS = """
+encoder: {encoder} | mask: {method} | mask inside: {mask_inside:.3f} | mask outside: {mask_outside:.3f} |
+mass ↑: {relevance_mass:.3f} | relevance rank ↑: {relevance_rank:.3f} | area above ½: {mask_area:.3f} |
+object's area: {region_area.mean:.3f} | kept: {cosine_kept:.3f} | kept, mask moved: {cosine_kept_moved:.3f} |
+ratio: {kept_ratio:.2f} | insertion − deletion ↑: {insertion_minus_deletion:.3f} | seeds: {seeds}
+"""
+DIFFERENCES = " | ".join(
+    ("ours −: {method}", *(f"{key.replace('_', ' ')}: {{{key}}}" for key in PAIRED), "images: {images}")
 )
-LEVELS = (
-    Column(key="mask_inside", title="mask inside"),
-    Column(key="mask_outside", title="mask outside"),
-    MASS,
-    RANK,
-    Column(key="mask_area", title="area above ½"),
-    Column(key="region_area", title="object's area", once=True),
-    Column(key="cosine_kept", title="kept"),
-    Column(key="cosine_kept_moved", title="kept, mask moved"),
-    Column(key="kept_ratio", title="ratio", form="{:.2f}".format),
-    FAITHFUL,
-)
+EVIDENCE = """
+encoder: {encoder} | object swapped: {moves[object_swapped]:.2f} |
+photograph swapped: {moves[photograph_swapped]:.2f} | object removed: {moves[object_removed]:.2f} |
+image needed: {needed_area:.1%} | of it in the object: {needed_inside_region:.1%} |
+object's area: {region_area:.1%}
+"""
 
 
 def paired(rows: Sequence[Row]) -> list[dict[str, Any]]:
@@ -59,15 +45,14 @@ def paired(rows: Sequence[Row]) -> list[dict[str, Any]]:
     the spread of our seeds, together.
     """
     found = []
-    for encoder in dict.fromkeys(row["encoder"] for row in rows):
-        here = [row for row in rows if row["encoder"] == encoder]
-        ours = [row for row in here if row["method"] == OURS]
-        for method in dict.fromkeys(row["method"] for row in here if row["method"] != OURS):
-            theirs = [row for row in here if row["method"] == method]
-            for key in PAIRED if ours else ():
-                difference = _difference(_values(ours, key), _values(theirs, key))
-                if difference:
-                    found.append({"encoder": encoder, "against": method, "metric": key, **difference})
+    for group in groups(rows, "encoder"):
+        methods = {of["method"]: of.rows for of in groups(group.rows, "method")}
+        ours = methods.pop(OURS, [])
+        for method, theirs in methods.items() if ours else ():
+            for key in PAIRED:
+                if difference := _difference(_values(ours, key), _values(theirs, key)):
+                    who = {"encoder": group["encoder"], "against": method, "metric": key}
+                    found.append({**who, **difference})
     return found
 
 
@@ -96,45 +81,29 @@ def methods(result: Result, encoder: str) -> str:
 
 def differences(result: Result, encoder: str) -> str:
     """Ours − each other method, ± twice its standard error, paired by image."""
-    cells: dict[str, dict[str, str]] = {}
+    lines: dict[str, dict[str, str]] = {}
     for one in result["paired"]:
         if one["encoder"] == encoder:
+            known = {"method": METHODS.get(one["against"], one["against"]), "images": str(one["images"])}
             text = f"{one['difference']:+.3f} ± {2 * one['error']:.3f}"
-            cells.setdefault(one["against"], {"images": str(one["images"])})[one["metric"]] = text
-    columns = (*PAIRED, "images")
-    rows = [[METHODS.get(name, name), *(of.get(c, NONE) for c in columns)] for name, of in cells.items()]
-    return table(("ours −", *(c.replace("_", " ") for c in columns)), rows)
+            lines.setdefault(one["against"], known)[one["metric"]] = text
+    return records(lines.values(), DIFFERENCES)
 
 
 def masks(result: Result) -> str:
     """What the level of the masks means on every encoder, those with random weights included."""
     lines = []
     for encoder in encoders_of(result):
-        for name, rows in scored(result, encoder, KIND).items():
-            if rows[0]["mask_area"] is not None:
-                derived = [_with_ratio(row) for row in rows]
-                lines.append(
-                    [encoder, METHODS.get(name, name), *(c.cell(derived) for c in LEVELS), str(len(rows))]
-                )
-    return table(("encoder", "mask", *(c.title for c in LEVELS), "seeds"), lines)
+        for of in scored(result, encoder, KIND).values():
+            if of["mask_area"]:
+                lines.append(Seeds([_with_ratio(row) for row in of.rows], encoder=encoder, **of))
+    return records(lines, LEVELS)
 
 
 def evidence(result: Result) -> str:
     """How far a change moves the embedding, and how much of the image it needs."""
-    return records(
-        [{"encoder": name, **facts} for name, facts in result["encoders"].items() if "moves" in facts],
-        {
-            "encoder": "encoder",
-            "object swapped": lambda r: f"{r['moves']['object_swapped']:.2f}",
-            "photograph swapped": lambda r: f"{r['moves']['photograph_swapped']:.2f}",
-            "object removed": lambda r: f"{r['moves']['object_removed']:.2f}",
-            "image needed": lambda r: f"{r['needed_area']:.1%}",
-            "of it in the object": lambda r: (
-                NONE if r["needed_inside_region"] is None else f"{r['needed_inside_region']:.1%}"
-            ),
-            "object's area": lambda r: f"{r['region_area']:.1%}",
-        },
-    )
+    known = result["encoders"].items()
+    return records([{"encoder": name, **facts} for name, facts in known if "moves" in facts], EVIDENCE)
 
 
 def _with_ratio(row: Row) -> Row:
@@ -160,8 +129,6 @@ def parts(result: Result, longer: Result, defaults: Result) -> dict[str, str]:
                 "Ours − the other, paired by image, ± two standard errors:\n",
                 differences(result, name),
             ]
-    if result["missing"]:
-        sections.append("Not measured: " + "; ".join(result["missing"]) + ".\n")
     levels = {"masks": result, "masks_longer": longer, "masks_defaults": defaults}
     return {
         "evidence": "\n".join([evidence(result), *([f"{result['note']}\n"] if "note" in result else [])]),

@@ -14,8 +14,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from benchmarks.quality import needed
 from benchmarks.quality.metrics.robustness import randomised
-from benchmarks.quality.needed import needed
 from benchmarks.quality.scoring import CHUNK, Subject
 from export.package.source import fitted
 from runtime.atomic import atomic_file
@@ -125,11 +125,10 @@ def subject(encoder: FrozenEncoder, data: Path, images: int) -> Subject:
     )
 
 
-def evidence(source: Source, name: str, images: int, *, needed_images: int = NEEDED_IMAGES) -> dict[str, Any]:
+def evidence(source: Source, name: str, images: int) -> dict[str, Any]:
     """What moves the embedding, by intervention, and how much of a composite it needs.
 
-    Distances ‖z(changed) − z‖ are in units of the median distance between different composites;
-    `moves` are means, `moves_values` image by image.
+    `moves` are mean distances ‖z(changed) − z‖, in units of the median distance between different composites.
     """
     encoder, seen = encoder_of(source, name), subject_of(source, name, images)
     tests = find_images(source.data / TEST)[:images]
@@ -139,19 +138,11 @@ def evidence(source: Source, name: str, images: int, *, needed_images: int = NEE
     for change, ending in CHANGES.items():
         files = (source.data / SWAPS / f"{p.stem}__{ending}.png" for p in tests)
         moves[change] = (embeddings(encoder, fitted(files, encoder.input)) - z).norm(dim=1) / apart
-    n = min(needed_images, images)
-    left = [
-        needed(seen.embed, x, fill, centre=seen.centre, cell=NEEDED_CELL).cpu().numpy()
-        for x, fill in zip(seen.x[:n], seen.fill("photograph", n), strict=True)
-    ]
-    inside = [(a & r).sum() / a.sum() for a, r in zip(left, seen.regions, strict=False) if a.any()]
+    n = min(NEEDED_IMAGES, images)
     return {
         "moves": {change: float(of.mean()) for change, of in moves.items()},
-        "moves_values": {change: of.tolist() for change, of in moves.items()},
-        "region_area": float(seen.regions.mean()),
         "needed_images": n,
-        "needed_area": float(np.mean(left)),
-        "needed_inside_region": float(np.mean(inside)) if inside else None,
+        **needed.shares(seen, n, cell=NEEDED_CELL),
     }
 
 

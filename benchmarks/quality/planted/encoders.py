@@ -25,7 +25,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from benchmarks.common.record import command, exits, meta, write
-from benchmarks.quality.planted.planting import CLASSES, fit_names, fit_selfsup
+from benchmarks.quality.planted.planting import CLASSES, SEED, fit_names, fit_selfsup
 from benchmarks.quality.planted.world import FACTORS, KINDS, SIZE, scene
 from demo.train_encoder import ARCHITECTURE
 from runtime.atomic import atomic_file
@@ -45,7 +45,6 @@ QUICK = {"steps": 2, "train_scenes": 70, "test_scenes": 10, "evidence_scenes": 4
 class Planted:
     """One encoder and what its embedding is to depend on."""
 
-    name: str
     truth: tuple[str, ...]
     """The factors it names, each with a head of its own; none for an encoder without labels."""
     steps: int
@@ -54,14 +53,11 @@ class Planted:
 
 
 ENCODERS = {
-    planted.name: planted
-    for planted in (
-        Planted(name="digits", truth=("red", "blue"), steps=600),
-        Planted(name="red", truth=("red",), steps=500),
-        Planted(name="patch", truth=("patch",), steps=500),
-        Planted(name="selfsup", truth=(), steps=600),
-        Planted(name="convnext", truth=("patch",), steps=600, architecture="convnext_atto"),
-    )
+    "digits": Planted(truth=("red", "blue"), steps=600),
+    "red": Planted(truth=("red",), steps=500),
+    "patch": Planted(truth=("patch",), steps=500),
+    "selfsup": Planted(truth=(), steps=600),
+    "convnext": Planted(truth=("patch",), steps=600, architecture="convnext_atto"),
 }
 
 
@@ -70,7 +66,6 @@ def train_encoder(
     out: Path,
     *,
     steps: int | None = None,
-    seed: int = 0,
     train_scenes: int = 12000,
     test_scenes: int = TEST_SCENES,
     evidence_scenes: int = 200,
@@ -80,7 +75,7 @@ def train_encoder(
     steps = steps or planted.steps
     begun = time.perf_counter()
     fit = fit_names if planted.truth else fit_selfsup
-    model = fit(planted.truth, architecture=planted.architecture, steps=steps, seed=seed, scenes=train_scenes)
+    model = fit(planted.truth, architecture=planted.architecture, steps=steps, scenes=train_scenes)
     seconds = time.perf_counter() - begun
 
     weights = out / f"{name}.safetensors"
@@ -95,7 +90,7 @@ def train_encoder(
         "encoder": name,
         "truth": planted.truth,
         "steps": steps,
-        "seed": seed,
+        "seed": SEED,
         "train_scenes": train_scenes,
         "train_seconds": round(seconds, 1),
         "test_scenes": test_scenes,
@@ -192,17 +187,12 @@ def main() -> int:
     parser = command("encoders", __doc__, json=False)
     parser.add_argument("names", nargs="*", default=list(ENCODERS), metavar="NAME", help=", ".join(ENCODERS))
     parser.add_argument("--out", type=Path, default=OUT)
-    parser.add_argument("--steps", type=int, help="training steps (default: each encoder's own number)")
-    parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--quick", action="store_true", help="two steps, a few scenes: does everything run?")
     options = parser.parse_args()
-    if options.quick and options.steps:
-        parser.error("--quick has a number of steps of its own")
-    chosen = QUICK if options.quick else {"steps": options.steps}
     for name in options.names:
         _planted(name)
     for name in options.names:
-        train_encoder(name, options.out, seed=options.seed, **chosen)
+        train_encoder(name, options.out, **QUICK if options.quick else {})
     return 0
 
 

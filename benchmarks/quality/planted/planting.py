@@ -24,11 +24,12 @@ BATCH = 64
 TWINS = 1.0
 """Weight of the term that pulls twins together."""
 TEMPERATURE = 0.2
+SEED = 0
 TRAINING_PRECISION = "bf16-mixed" if torch.cpu._is_avx512_bf16_supported() else "32-true"
 """Precision of every training here: a CPU without bfloat16 instructions emulates them, ten times slower."""
 
 
-def fit_names(truth: Sequence[str], *, architecture: str, steps: int, seed: int, scenes: int) -> nn.Module:
+def fit_names(truth: Sequence[str], *, architecture: str, steps: int, scenes: int) -> nn.Module:
     """Train to name the factors of `truth`, and to embed a scene as its twin.
 
     The twin shares those factors and all places; everything else is changed.  The demo's architecture
@@ -36,7 +37,7 @@ def fit_names(truth: Sequence[str], *, architecture: str, steps: int, seed: int,
     up: first it sees only what it is to name, and in the first two thirds the view widens to the scene;
     twins count in proportion to the steps done.
     """
-    torch.manual_seed(seed)
+    torch.manual_seed(SEED)
     images, labels, boxes = rendered(scenes)
     twins, _, _ = rendered(scenes, changed=tuple(name for name in FACTORS if name not in truth))
     classes = sum(CLASSES[name] for name in truth)
@@ -47,7 +48,7 @@ def fit_names(truth: Sequence[str], *, architecture: str, steps: int, seed: int,
         start = {k: v.float() for k, v in load_file(WEIGHTS).items() if not k.startswith("fc.")}
         model.load_state_dict(start, strict=False)
     wanted = torch.from_numpy(np.stack([labels[name] for name in truth], axis=1))
-    draws = torch.Generator().manual_seed(seed)
+    draws = torch.Generator().manual_seed(SEED)
 
     def loss(progress: float) -> tuple[Tensor, dict[str, float]]:
         which = torch.randint(scenes, (BATCH // 2,), generator=draws)
@@ -69,14 +70,14 @@ def fit_names(truth: Sequence[str], *, architecture: str, steps: int, seed: int,
     return model
 
 
-def fit_selfsup(truth: Sequence[str], *, architecture: str, steps: int, seed: int, scenes: int) -> nn.Module:
+def fit_selfsup(truth: Sequence[str], *, architecture: str, steps: int, scenes: int) -> nn.Module:
     """SimCLR from scratch: two views of a scene are each other's only match among all views of a batch."""
-    torch.manual_seed(seed)
+    torch.manual_seed(SEED)
     images, _, _ = rendered(scenes)
     model: Any = timm.create_model(architecture, num_classes=0)
     width = model.num_features
     head = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, 128))
-    draws = torch.Generator().manual_seed(seed)
+    draws = torch.Generator().manual_seed(SEED)
     match = torch.arange(2 * BATCH).roll(BATCH)
 
     def loss(progress: float) -> tuple[Tensor, dict[str, float]]:
@@ -142,9 +143,13 @@ def close_up(pixels: Tensor, boxes: Tensor, *, widening: float) -> Tensor:
     box = torch.lerp(boxes, torch.tensor([-1.0, -1, 1, 1]), widening)
     centre, half = (box[:, 2:] + box[:, :2]) / 2, (box[:, 2:] - box[:, :2]) / 2
     affine = torch.cat([torch.diag_embed(half), centre[:, :, None]], dim=2)  # (N, 2, 3)
+    return sampled(pixels, affine).contiguous(memory_format=torch.channels_last)
+
+
+def sampled(pixels: Tensor, affine: Tensor) -> Tensor:
+    """(N, C, S, S) seen through windows (N, 2, 3); beyond the picture it is mirrored."""
     grid = F.affine_grid(affine, list(pixels.shape), align_corners=False)
-    seen = F.grid_sample(pixels, grid, padding_mode="reflection", align_corners=False)
-    return seen.contiguous(memory_format=torch.channels_last)
+    return F.grid_sample(pixels, grid, padding_mode="reflection", align_corners=False)
 
 
 def jitter(images: Tensor, *, strength: float = 0.15) -> Tensor:
@@ -167,9 +172,7 @@ def view(images: Tensor) -> Tensor:
     centre = (torch.rand(n, 2) * 2 - 1) * (1 - side)[:, None]  # in (-1, 1), where the picture is (-1, 1)
     zero = torch.zeros(n)
     affine = torch.stack([side * mirror, zero, centre[:, 0], zero, side, centre[:, 1]], dim=1)
-    pixels = jitter(images, strength=0.3)
-    grid = F.affine_grid(affine.view(n, 2, 3), [n, 3, SIZE, SIZE], align_corners=False)
-    cropped = F.grid_sample(pixels, grid, padding_mode="reflection", align_corners=False)
+    cropped = sampled(jitter(images, strength=0.3), affine.view(n, 2, 3))
     grey = cropped.mean(dim=1, keepdim=True)
     saturation = torch.empty(n, 1, 1, 1).uniform_(0.6, 1.4)
     tint = torch.empty(n, 3, 1, 1).uniform_(0.85, 1.15)

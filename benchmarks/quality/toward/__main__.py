@@ -23,11 +23,9 @@ Each result is a file under --work/parts and is not computed again; the JSON hol
 
 from __future__ import annotations
 
-import argparse
 import math
 import sys
 from collections.abc import Sequence
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +33,11 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from benchmarks.common.estimate import groups
 from benchmarks.common.record import command, exits, meta, write_compact
+from benchmarks.quality.natural.methods import OPTIMISED_STEPS
 from benchmarks.quality.natural.subject import SIZE, Source, digest, encoder_of, weights_of
+from benchmarks.quality.toward.cost import THREADS
 from benchmarks.quality.toward.jobs import (
     OURS,
     PARTS,
@@ -50,8 +51,8 @@ from benchmarks.quality.toward.jobs import (
     kept,
     result_of,
 )
-from benchmarks.quality.toward.measures import LOCALISED
 from benchmarks.quality.toward.methods import METHODS
+from benchmarks.quality.toward.subject import LOCALISED
 from runtime.errors import InputError
 from train.checkpoint import MaskerFile
 from train.run_folder import MASKER, run_of
@@ -67,7 +68,7 @@ def merged(options: Options) -> dict[str, Any]:
     return {
         "meta": {**meta(), "data": digest(options.source.data)},
         "encoders": {name: encoder_of(options.source, name).record.fingerprint for name in names},
-        "settings": {name: {"passes": m.passes, **m.settings} for name, m in METHODS.items()},
+        "settings": {name: method.settings for name, method in METHODS.items()},
         "maskers": [
             _masker(name, seed, run, kind)
             for kind, runs in ((TARGET, options.runs), (PLAIN, options.plain))
@@ -95,33 +96,26 @@ def self_paired(rows: Sequence[Row], encoder: str) -> list[Row]:
     """
     found = []
     for key in SELF:
-        with_, without = (
-            np.array(
-                [r["values"][key] for r in rows if r["encoder"] == encoder and r["masker"] == kind], float
-            )
+        kinds = [
+            [r["values"][key] for r in rows if (r["encoder"], r["masker"]) == (encoder, kind)]
             for kind in (TARGET, PLAIN)
-        )
-        if not len(with_) or not len(without):
-            continue
-        apart = with_.mean(0) - without.mean(0)
-        apart = apart[~np.isnan(apart)]
-        error = float(apart.std(ddof=1)) / math.sqrt(len(apart))
-        spreads = [
-            float(np.nanmean(of, axis=1).std(ddof=1)) / math.sqrt(len(of))
-            for of in (with_, without)
-            if len(of) > 1
         ]
-        mean = float(apart.mean())
+        if not all(kinds):
+            continue
+        of = _apart(*kinds)
+        spreads = [
+            np.nanmean(np.array(k, float), axis=1).std(ddof=1) / math.sqrt(len(k))
+            for k in kinds
+            if len(k) > 1
+        ]
         found.append(
             {
                 "metric": key,
-                "difference": mean,
-                "error": error,
-                "low": mean - 1.96 * error,
-                "high": mean + 1.96 * error,
-                "error_seeds": math.hypot(error, *spreads),
-                "images": len(apart),
-                "seeds": [len(with_), len(without)],
+                **of,
+                "low": of["difference"] - 1.96 * of["error"],
+                "high": of["difference"] + 1.96 * of["error"],
+                "error_seeds": math.hypot(of["error"], *spreads),
+                "seeds": [len(kind) for kind in kinds],
             }
         )
     return found
@@ -130,26 +124,26 @@ def self_paired(rows: Sequence[Row], encoder: str) -> list[Row]:
 def paired(rows: Sequence[Row]) -> list[Row]:
     """Ours, the mean over its seeds, less each other method, by image; `error` is the standard error."""
     found = []
-    for encoder, task in dict.fromkeys((r["encoder"], r["task"]) for r in rows):
-        here = [r for r in rows if (r["encoder"], r["task"]) == (encoder, task)]
-        for method in dict.fromkeys(r["method"] for r in here if r["method"] != OURS):
+    for group in groups(rows, "encoder", "task"):
+        who = {key: group[key] for key in ("encoder", "task")}
+        methods = {of["method"]: of.rows for of in groups(group.rows, "method")}
+        ours = methods.pop(OURS, [])
+        for method, other in methods.items() if ours else ():
             for key in LOCALISED:
-                ours, other = (
-                    [r["values"][key] for r in here if r["method"] == name] for name in (OURS, method)
-                )
-                if not ours:
-                    continue
-                n = min(map(len, (*ours, *other)))
-                means = [np.array([of[:n] for of in each], float).mean(0) for each in (ours, other)]
-                apart = means[0] - means[1]
-                apart = apart[~np.isnan(apart)]
-                if len(apart) > 1:
-                    error = float(apart.std(ddof=1)) / math.sqrt(len(apart))
-                    of = {"encoder": encoder, "task": task, "against": method, "metric": key}
-                    found.append(
-                        {**of, "difference": float(apart.mean()), "error": error, "images": len(apart)}
-                    )
+                of = _apart(*([row["values"][key] for row in each] for each in (ours, other)))
+                if of["images"] > 1:
+                    found.append({**who, "against": method, "metric": key, **of})
     return found
+
+
+def _apart(ours: Sequence[Sequence[float]], other: Sequence[Sequence[float]]) -> Row:
+    """Mean difference over the images that both have, each a mean over seeds, and its standard error."""
+    n = min(map(len, (*ours, *other)))
+    means = [np.array([of[:n] for of in each], float).mean(0) for each in (ours, other)]
+    apart = means[0] - means[1]
+    apart = apart[~np.isnan(apart)]
+    error = float(apart.std(ddof=1)) / math.sqrt(len(apart)) if len(apart) > 1 else math.nan
+    return {"difference": float(apart.mean()), "error": error, "images": len(apart)}
 
 
 def runs_of(given: Sequence[str], option: str) -> Runs:
@@ -172,25 +166,22 @@ def runs_of(given: Sequence[str], option: str) -> Runs:
     return tuple(found)
 
 
-def options_of(o: argparse.Namespace) -> Options:
+def add_source(o: Options) -> None:
     """Raises InputError: weights or runs that are not there, or a masker of an encoder without weights."""
     weights = weights_of(o.encoder_weights)
-    runs, plain = runs_of(o.masker, "--masker"), runs_of(o.plain, "--plain")
-    if odd := {name for name, _, _ in (*runs, *plain)} - {name for name, _ in weights}:
+    o.runs, o.plain = runs_of(o.masker, "--masker"), runs_of(o.plain, "--plain")
+    if odd := {name for name, _, _ in (*o.runs, *o.plain)} - {name for name, _ in weights}:
         raise InputError(
             f"maskers of {', '.join(sorted(odd))}",
             expected="only of encoders that --encoder-weights names",
             cure="name their weights",
         )
-    given: dict[str, Any] = {field.name: getattr(o, field.name, None) for field in fields(Options)}
-    few = ("faithful_images", "optimum_images", "cheap_images", "dear_images")
-    given |= {name: min(given[name], o.images) for name in few}
-    given |= {name: tuple(given[name]) for name in ("methods", "planted_seeds")}
-    source = Source(data=o.data, weights=weights, device="cpu", size=o.size)
-    return Options(**{**given, "source": source, "runs": runs, "plain": plain})
+    for few in ("faithful_images", "optimum_images", "dear_images"):
+        setattr(o, few, min(getattr(o, few), o.images))
+    o.source = Source(data=o.data, weights=weights, device="cpu", size=o.size)
 
 
-def parsed() -> argparse.Namespace:
+def parsed() -> Options:
     """The command line."""
     p = command("toward", __doc__, json=False)
     p.add_argument("--data", type=Path, required=True, help="what python -m benchmarks.natural_data made")
@@ -206,34 +197,26 @@ def parsed() -> argparse.Namespace:
     p.add_argument("--images", type=int, default=100, help="composites (%(default)s)")
     p.add_argument("--faithful-images", type=int, default=100, help="for insertion − deletion (%(default)s)")
     p.add_argument("--optimum-images", type=int, default=24)
-    p.add_argument("--optimum-steps", type=int, default=Options.optimum_steps)
-    p.add_argument("--cheap-images", type=int, default=24, help="images for the baselines (%(default)s)")
-    p.add_argument(
-        "--dear-images", type=int, default=12, help="images for baselines with many passes (%(default)s)"
-    )
+    p.add_argument("--optimum-steps", type=int, default=OPTIMISED_STEPS)
+    p.add_argument("--dear-images", type=int, default=12, help="for baselines with many passes (%(default)s)")
     p.add_argument("--size", type=int, default=SIZE, help="pixels (%(default)s)")
-    p.add_argument("--threads", type=int, default=1, help="(%(default)s)")
-    p.add_argument("--rounds", type=int, default=200, help="rounds of the cost (%(default)s)")
-    p.add_argument("--planted-seeds", type=int, nargs="+", default=[0, 1, 2])
     p.add_argument(
-        "--planted-steps", type=int, default=600, help="training steps of the planted maskers (%(default)s)"
+        "--planted-steps", type=int, default=600, help="of planted maskers' training (%(default)s)"
     )
-    p.add_argument("--planted-scenes", type=int, default=100, help="pairs for each digit (%(default)s)")
-    p.add_argument("--quick", action="store_true", help="planted: few training scenes; does everything run?")
     return p.parse_args()
 
 
 @exits
 def main() -> int:
     """Returns 0, or 1 with a message."""
-    o = parsed()
-    torch.set_num_threads(o.threads)
-    options = options_of(o)
-    for part in (part for part in PARTS if part in o.parts):
+    options = parsed()
+    torch.set_num_threads(THREADS)
+    add_source(options)
+    for part in (part for part in PARTS if part in options.parts):
         for job in tqdm(jobs_of(options, part), desc=part):
             result_of(options, job)
-    if o.json:
-        write_compact(o.json, merged(options))
+    if options.json:
+        write_compact(options.json, merged(options))
     return 0
 
 

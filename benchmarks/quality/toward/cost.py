@@ -8,35 +8,15 @@ import numpy as np
 import onnx
 import torch
 
-from benchmarks.common.interleave import Call, interleave, latency_row
-from benchmarks.common.onnx_sessions import encoder_graph, session
-from export.graph import from_torch
-from export.graph.fuse import Fused
-from runtime.package.manifest import TOWARD
+from benchmarks.common.interleave import interleave, latency_row
+from benchmarks.common.onnx_sessions import encoder_graph, graph_of, run, session
 from train.encoder.frozen import FrozenEncoder
 from train.nem import NEM
 
-Row = dict[str, Any]
-CONTROL, PLAIN, ONE, TWO = "control", "one input, no targets", "one input", "two inputs"
+THREADS, ROUNDS = 1, 200
 
 
-def graph_of(nem: NEM, *, toward: bool) -> onnx.ModelProto:
-    """As a package would hold it, float32."""
-    side = nem.encoder.input
-    fused = Fused(nem, precision="fp32")
-    return from_torch.simplify(
-        from_torch.export_onnx(fused, height=side.height, width=side.width, toward=toward)
-    )[0]
-
-
-def call(model: onnx.ModelProto, image: np.ndarray, target: np.ndarray | None, *, threads: int) -> Call:
-    """A session of it, on uint8 (N, H, W, 3) and, if it takes them, float32 (N, D)."""
-    given = {from_torch.INPUT: image} | ({} if target is None else {TOWARD: target})
-    made = session(model, threads=threads)
-    return lambda: made.run(None, given)
-
-
-def cost(encoder: FrozenEncoder, model: str, *, rounds: int, threads: int) -> list[Row]:
+def cost(encoder: FrozenEncoder, model: str) -> list[dict[str, Any]]:
     """Rows of one interleaved run; maskers are untrained, which takes as long.
 
     `control` is a second session of the encoder, `one input, no targets` that of a masker without them.
@@ -46,19 +26,19 @@ def cost(encoder: FrozenEncoder, model: str, *, rounds: int, threads: int) -> li
     side, rng = encoder.input, np.random.default_rng(0)
     image = rng.integers(0, 256, (1, side.height, side.width, 3), dtype=np.uint8)
     q = rng.standard_normal((1, encoder.record.dimension)).astype(np.float32)
-    whole = graph_of(plain, toward=False)
+    whole = graph_of(plain)
     alone = encoder_graph(whole)
     graphs: dict[str, tuple[onnx.ModelProto, np.ndarray | None]] = {
         "encoder": (alone, None),
-        CONTROL: (alone, None),
-        PLAIN: (whole, None),
-        ONE: (graph_of(targets, toward=False), None),
-        TWO: (graph_of(targets, toward=True), q),
+        "control": (alone, None),
+        "one input, no targets": (whole, None),
+        "one input": (graph_of(targets), None),
+        "two inputs": (graph_of(targets, toward=True), q),
     }
-    calls = {name: call(of, image, target, threads=threads) for name, (of, target) in graphs.items()}
-    times = interleave(calls, rounds=rounds)
+    calls = {name: run(session(of, threads=THREADS), image, target) for name, (of, target) in graphs.items()}
+    times = interleave(calls, rounds=ROUNDS)
     base = times["encoder"]
     return [
-        {"model": model, "variant": name, "threads": threads, **latency_row(column, base)}
+        {"model": model, "variant": name, "threads": THREADS, **latency_row(column, base)}
         for name, column in times.items()
     ]

@@ -2,29 +2,40 @@
 
 from __future__ import annotations
 
+import argparse
 import functools
-import hashlib
-import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from benchmarks.common.onnx_sessions import random_encoder
-from benchmarks.common.record import device_name, write
-from benchmarks.common.timing import seconds_per_image
+from benchmarks.common.onnx_sessions import graph_of, random_encoder, run, session
+from benchmarks.common.record import device_name, remembered
 from benchmarks.quality import maskers
 from benchmarks.quality.natural.jobs import Job, row_of
-from benchmarks.quality.natural.methods import NEMU, OPTIMISED_STEPS, optimised
-from benchmarks.quality.natural.subject import Source, digest, encoder_of
-from benchmarks.quality.scoring import maps_of, measured
-from benchmarks.quality.toward.cost import call, cost, graph_of
-from benchmarks.quality.toward.measures import first, levels, localised, price_toward, shares, tasks
+from benchmarks.quality.natural.methods import NEMU, optimised
+from benchmarks.quality.natural.subject import digest, encoder_of
+from benchmarks.quality.scoring import maps_of, measured, seconds_per_image
+from benchmarks.quality.toward.cost import THREADS, cost
 from benchmarks.quality.toward.methods import METHODS
 from benchmarks.quality.toward.planted import planted
-from benchmarks.quality.toward.subject import NULL, composites, logits, mixtures, priced, quick, seen_by
+from benchmarks.quality.toward.subject import (
+    NULL,
+    composites,
+    first,
+    levels,
+    localised,
+    logits,
+    mixtures,
+    price_toward,
+    priced,
+    quick,
+    seen_by,
+    shares,
+    tasks,
+)
 from runtime.package.folder import sha256_file
 from train.checkpoint import load_nem, read_config
 from train.nem import NEM
@@ -37,41 +48,17 @@ OURS, CONTROL = NEMU, "nemu, ignoring the target"
 RANDOM_WEIGHTS = "resnet50"
 """A model of which only the cost is measured."""
 SELF = ("relevance_rank", "insertion_minus_deletion", "relevance_mass")
-TIMED = 5
+TIMED, CHEAP_IMAGES = 5, 24
+"""Images that the time is taken on, and that the baselines with few passes are."""
+PLANTED_SEEDS = (0, 1, 2)
 
 Row = dict[str, Any]
 Runs = tuple[tuple[str, int, Path], ...]
 """Encoder, seed, the folder of a finished training."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Options:
-    """What a run covers."""
-
-    source: Source
-    work: Path
-    runs: Runs
-    """Maskers with targets."""
-    plain: Runs
-    """Maskers without."""
-    methods: tuple[str, ...]
-    images: int
-    faithful_images: int
-    """Number of images for insertion − deletion."""
-    optimum_images: int
-    optimum_steps: int = OPTIMISED_STEPS
-    cheap_images: int
-    dear_images: int
-    threads: int
-    rounds: int
-    planted_seeds: tuple[int, ...]
-    planted_steps: int
-    planted_scenes: int
-    quick: bool = False
-
-    def run(self, name: str, seed: int, kind: str = TARGET) -> Path:
-        """The folder of a masker."""
-        return {(n, s): f for n, s, f in (self.runs if kind == TARGET else self.plain)}[name, seed]
+Options = argparse.Namespace
+"""The command line, with the `source`; maskers with targets are `runs`, those without `plain`."""
 
 
 def jobs_of(options: Options, part: str) -> list[Job]:
@@ -94,7 +81,7 @@ def jobs_of(options: Options, part: str) -> list[Job]:
         case "cost":
             return [Job(kind=part, encoder=name) for name in (*names, RANDOM_WEIGHTS)]
         case "planted":
-            return [Job(kind=part, encoder="digits", seed=seed) for seed in options.planted_seeds]
+            return [Job(kind=part, encoder="digits", seed=seed) for seed in PLANTED_SEEDS]
         case _:
             return [Job(kind=part, encoder=name, seed=seeds[name]) for name in names if name in seeds]
 
@@ -103,14 +90,13 @@ def kept(options: Options, job: Job) -> Path:
     """The file of a job; its name holds a digest of all that the result depends on."""
     key: dict[str, Any] = asdict(job)
     if job.kind == "planted":
-        key |= {"steps": options.planted_steps, "scenes": options.planted_scenes}
+        key |= {"steps": options.planted_steps}
         key["encoders"] = [sha256_file(p) for p in sorted(options.work.glob("encoders/*.safetensors"))]
     elif job.encoder != RANDOM_WEIGHTS:
         key |= {"fingerprint": encoder_of(options.source, job.encoder).record.fingerprint}
         key |= {"data": digest(options.source.data), "images": options.images}
     if job.kind in ("cost", "timing"):
-        key |= {"device": device_name(), "threads": options.threads, "rounds": options.rounds}
-        key |= {"methods": options.methods if job.kind == "timing" else ()}
+        key |= {"device": device_name(), "methods": options.methods if job.kind == "timing" else ()}
     if job.kind == "baselines":
         of = METHODS[job.method].settings if job.method in METHODS else {}
         key |= {"pictures": _pictures(options, job.method), "settings": of}
@@ -119,33 +105,30 @@ def kept(options: Options, job: Job) -> Path:
     if job.kind == "optimum":
         key |= {"optimum": [options.optimum_images, options.optimum_steps]}
     if job.method in (OURS, TARGET, PLAIN) and job.kind not in ("cost", "planted"):
-        key["masker"] = sha256_file(options.run(job.encoder, job.seed, _which(job)) / MASKER)
-    short = hashlib.sha256(json.dumps(key).encode()).hexdigest()[:8]
-    method = "-".join(job.method.replace("×", "x").replace(",", "").split())
-    return options.work / "parts" / f"{job.kind}-{job.encoder}-{method}-{job.seed}-{short}.json"
+        key["masker"] = sha256_file(_masker(options, job))
+    return job.file(options.work, key)
 
 
 def result_of(options: Options, job: Job) -> list[Row]:
     """Rows of a job, which are read if they were computed before."""
-    file = kept(options, job)
-    if not file.exists():
-        write(file, {"rows": COMPUTE[job.kind](options, job)})
-    rows: list[Row] = json.loads(file.read_text())["rows"]
+    found = remembered(kept(options, job), lambda: {"rows": COMPUTE[job.kind](options, job)})
+    rows: list[Row] = found["rows"]
     return rows
 
 
 def _pictures(options: Options, method: str) -> int:
     dear = method in METHODS and METHODS[method].dear
-    return options.dear_images if dear else options.cheap_images
+    return options.dear_images if dear else min(CHEAP_IMAGES, options.images)
 
 
-def _which(job: Job) -> str:
-    return PLAIN if job.method == PLAIN else TARGET
+def _masker(options: Options, job: Job) -> Path:
+    runs = options.plain if job.method == PLAIN else options.runs
+    folders: dict[tuple[str, int], Path] = {(name, seed): folder for name, seed, folder in runs}
+    return folders[job.encoder, job.seed] / MASKER
 
 
 def _whole(options: Options, job: Job) -> NEM:
-    run = options.run(job.encoder, job.seed, _which(job))
-    return load_nem(run / MASKER, encoder=encoder_of(options.source, job.encoder))
+    return load_nem(_masker(options, job), encoder=encoder_of(options.source, job.encoder))
 
 
 def _nem(options: Options, job: Job) -> NEM:
@@ -168,7 +151,7 @@ def _mixtures(options: Options, job: Job) -> list[Row]:
 
 
 def _optimum(options: Options, job: Job) -> list[Row]:
-    nem, config = _nem(options, job), read_config(options.run(job.encoder, job.seed) / MASKER)
+    nem, config = _nem(options, job), read_config(_masker(options, job))
     asked = first(mixtures(options.source, job.encoder, options.images), options.optimum_images)
     price = price_toward(nem, config, priced(options.source, job.encoder), asked.centre)
     masks = {
@@ -233,9 +216,8 @@ def _timing(options: Options, job: Job) -> list[Row]:
     nem, q = _nem(options, job), asked.targets["same object"]
     side = nem.encoder.input
     uint8 = torch.zeros(1, side.height, side.width, 3, dtype=torch.uint8).numpy()
-    onnx = call(
-        graph_of(_whole(options, job), toward=True), uint8, q[:1].cpu().numpy(), threads=options.threads
-    )
+    graph = session(graph_of(_whole(options, job), toward=True), threads=THREADS)
+    onnx = run(graph, uint8, q[:1].cpu().numpy())
 
     def ours(x: torch.Tensor) -> torch.Tensor:
         with torch.inference_mode():
@@ -247,7 +229,7 @@ def _timing(options: Options, job: Job) -> list[Row]:
 
     def timed(name: str, explain: Callable[[torch.Tensor], Any], *, slow: bool) -> Row:
         seconds = seconds_per_image(explain, asked.x, slow=slow)["seconds_per_image"]
-        who = {"encoder": job.encoder, "method": name, "threads": options.threads}
+        who = {"encoder": job.encoder, "method": name, "threads": THREADS}
         return {**who, "seconds_per_image": seconds}
 
     rows = [
@@ -267,12 +249,11 @@ def _cost(options: Options, job: Job) -> list[Row]:
     random = job.encoder == RANDOM_WEIGHTS
     size = options.source.size
     encoder = random_encoder(job.encoder, size) if random else encoder_of(options.source, job.encoder)
-    return cost(encoder, job.encoder, rounds=options.rounds, threads=options.threads)
+    return cost(encoder, job.encoder)
 
 
 def _planted(options: Options, job: Job) -> list[Row]:
-    steps, scenes = options.planted_steps, options.planted_scenes
-    return planted(options.work, seed=job.seed, steps=steps, scenes=scenes, quick=options.quick)
+    return planted(options.work, seed=job.seed, steps=options.planted_steps)
 
 
 COMPUTE: dict[str, Callable[[Options, Job], list[Row]]] = {

@@ -33,8 +33,6 @@ class Method:
     """One method and what is recorded with its results."""
 
     explain: Explain
-    passes: str
-    """Passes through the encoder, in words."""
     dear: bool = False
     """Seconds an image."""
     settings: dict[str, Any] = field(default_factory=dict)
@@ -113,13 +111,7 @@ def second_order(
 
 @torch.no_grad()
 def nearest_masks(
-    encoder: FrozenEncoder,
-    x: Tensor,
-    targets: Tensor,
-    *,
-    centre: Tensor,
-    seed: int = 0,
-    masks: int = MASKS,
+    encoder: FrozenEncoder, x: Tensor, targets: Tensor, *, centre: Tensor, seed: int = 0
 ) -> Tensor:
     """Mean of the random masks that leave x nearest to the target, less the mean of the farthest.
 
@@ -127,40 +119,33 @@ def nearest_masks(
     """
     height, width = x.shape[1:]
     generator = torch.Generator().manual_seed(seed)
-    cells = (torch.rand(masks, 1, CELLS, CELLS, generator=generator) < KEEP).float()
+    cells = (torch.rand(MASKS, 1, CELLS, CELLS, generator=generator) < KEEP).float()
     cell = (-(-height // (CELLS - 1)), -(-width // (CELLS - 1)))
     whole = nn.functional.interpolate(
         cells, size=(CELLS * cell[0], CELLS * cell[1]), mode="bilinear", align_corners=False
     )
-    top, left = (torch.randint(side, (masks,), generator=generator).tolist() for side in cell)
+    top, left = (torch.randint(side, (MASKS,), generator=generator).tolist() for side in cell)
     kept = torch.stack(
         [one[:, t : t + height, s : s + width] for one, t, s in zip(whole, top, left, strict=True)]
     ).to(x)
-    order = _similarities(encoder, x, kept, targets, centre).argsort(dim=0, descending=True)  # (masks, K)
-    ends = max(1, round(ENDS * masks))
+    order = _similarities(encoder, x, kept, targets, centre).argsort(dim=0, descending=True)  # (MASKS, K)
+    ends = max(1, round(ENDS * MASKS))
     found = [kept[of[:ends], 0].mean(0) - kept[of[-ends:], 0].mean(0) for of in order.T]
     return torch.stack(found).cpu()
 
 
 METHODS: dict[str, Method] = {
-    "gradient": Method(explain=gradient, passes="1, forward and back"),
-    "gradient × input": Method(explain=gradient_input, passes="1, forward and back"),
-    "integrated gradients": Method(
-        explain=integrated_gradients,
-        passes=f"{IG_STEPS}, forward and back",
-        dear=True,
-        settings={"steps": IG_STEPS},
-    ),
-    "second order": Method(explain=second_order, passes="1"),
+    "gradient": Method(explain=gradient),
+    "gradient × input": Method(explain=gradient_input),
+    "integrated gradients": Method(explain=integrated_gradients, dear=True, settings={"steps": IG_STEPS}),
+    "second order": Method(explain=second_order),
     "occlusion": Method(
         explain=occlusion,
-        passes="about 530",
         dear=True,
         settings={"window": WINDOW / WINDOW_SIDE, "stride": STRIDE / WINDOW_SIDE, "unit": "side"},
     ),
     "nearest masks": Method(
         explain=nearest_masks,
-        passes=f"{MASKS}",
         dear=True,
         settings={"masks": MASKS, "cells": CELLS, "keep": KEEP, "ends": ENDS},
     ),

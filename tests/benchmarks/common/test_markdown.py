@@ -7,18 +7,11 @@ import json
 import pytest
 
 from benchmarks.common import markdown
-from benchmarks.common.markdown import command_of, fill, interval, load, made, records
+from benchmarks.common.markdown import cell, command_of, fill, load, made, records
 from benchmarks.pages import report, tables
+from benchmarks.pages.tables import interval
 from benchmarks.quality.natural import natural_tables
 from benchmarks.quality.toward import toward_tables
-
-
-def quality_parts():
-    return report.quality_parts(load("quality"), picture=True, ablation=True)
-
-
-def ablation_parts():
-    return report.ablation_parts(load("ablation"), load("quality_weight"))
 
 
 @pytest.mark.parametrize(
@@ -36,21 +29,33 @@ def test_command_writes_the_page_as_it_is(page, write, tmp_path, monkeypatch):
     assert (tmp_path / page).read_text() == before
 
 
-@pytest.mark.parametrize(("page", "parts"), [("quality.md", quality_parts), ("ablation.md", ablation_parts)])
-def test_report_pages_hold_the_recorded_results(page, parts):
-    text = (markdown.DOCS / page).read_text()
-    assert fill(text, parts()) == text
+def test_report_pages_hold_the_recorded_results():
+    pages = {
+        "quality.md": report.quality_parts(load("quality"), picture=True),
+        "ablation.md": report.ablation_parts(load("ablation"), load("quality_weight")),
+    }
+    for page, parts in pages.items():
+        text = (markdown.DOCS / page).read_text()
+        assert fill(text, parts) == text
 
 
-def test_records_take_keys_and_functions():
-    text = records([{"a": 1, "b": 2.5}], {"A": "a", "B": lambda r: f"{r['b']:.2f}"})
-    assert text == "| A | B |\n| --- | --- |\n| 1 | 2.50 |\n"
+@pytest.mark.parametrize(
+    "columns",
+    [{"A": "a", "B": lambda r: f"{r['b']:.2f}"}, {"A": "{a}", "B": "{b:.2f}"}, "A: {a} |\nB: {b:.2f}"],
+    ids=["keys and functions", "templates", "text"],
+)
+def test_records_take_every_kind_of_column(columns):
+    assert records([{"a": 1, "b": 2.5}], columns) == "| A | B |\n| --- | --- |\n| 1 | 2.50 |\n"
 
 
-def test_interval_without_ends_or_value():
-    assert interval(1.0, (0.5, 2.0), "{:.1f}") == "1.0 (0.5 to 2.0)"
-    assert interval(1.0, None) == "1.000"
-    assert interval(None, None) == "–"
+def test_unknown_figures_are_a_dash():
+    assert cell({"a": 1.0, "ci": None}, "{a:.2f} ({ci[0]:.2f} to {ci[1]:.2f})") == "–"
+    assert cell({}, "{a:.2f}") == "–"
+
+
+def test_interval_without_ends():
+    assert interval(1.0, (0.5, 2.0), ".1f") == "1.0 (0.5 to 2.0)"
+    assert interval(1.0, None, ".3f") == "1.000"
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import pytest
 
 from benchmarks.latency.frontier import compare, costs, trainings
 from benchmarks.pages.frontier_picture import draw
-from benchmarks.pages.latency_tables import frontier
+from benchmarks.pages.tables import frontier
 from train.config import MASKERS
 
 

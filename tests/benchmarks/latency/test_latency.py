@@ -12,7 +12,7 @@ import torch
 from benchmarks.common.onnx_sessions import encoder_graph, fused, fused_graph, random_encoder, run, session
 from benchmarks.latency.__main__ import main
 from benchmarks.latency.peers import AuthorsWay, openvino_call
-from benchmarks.pages.latency_tables import latency
+from benchmarks.pages.tables import latency
 
 
 @pytest.fixture(scope="module")

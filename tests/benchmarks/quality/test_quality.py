@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.common.timing import seconds_per_image
-from benchmarks.quality import explainers, scoring
-from benchmarks.quality import run as quality
+from benchmarks.quality import __main__ as quality
+from benchmarks.quality import explainers, maskers, scoring
 from benchmarks.quality.needed import CELL, needed
 from benchmarks.quality.planted import encoders
-from benchmarks.quality.scoring import Counts, Subject, score
+from benchmarks.quality.scoring import Counts, Subject, score, seconds_per_image
 from benchmarks.quality.settings import DECODERS, METHODS, SETTINGS, seeds_of
-from train.__main__ import config_of, parser
+from runtime.errors import InputError
+from train.__main__ import WORTHLESS, config_of, parser
 from train.config import EncoderConfig
 from train.encoder.zoo import load_encoder
 
@@ -165,3 +165,18 @@ def test_unknown_method_is_named(monkeypatch, tmp_path, capsys):
     with pytest.raises(SystemExit):
         quality.main()
     assert "no method gradcam" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("code", [0, WORTHLESS])
+def test_a_masker_that_is_there_is_a_result(monkeypatch, code):
+    given = []
+    monkeypatch.setattr(maskers, "train", lambda arguments: given.append(arguments) or code)
+    maskers.train_masker(("--seed", "1"))
+    assert given == [["--seed", "1"]]
+
+
+@pytest.mark.parametrize("code", [1, 2, 130])
+def test_failure_names_the_command_and_its_end(monkeypatch, code):
+    monkeypatch.setattr(maskers, "train", lambda _: code)
+    with pytest.raises(InputError, match=rf"python -m train --data 'my photos' ended with {code}"):
+        maskers.train_masker(["--data", "my photos"])

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import argparse
 import json
+import sys
 
 import numpy as np
 import pytest
-from PIL import Image
 
-from benchmarks.common.markdown import DOCS, fill
+from benchmarks.common.estimate import best_and_near, figure
 from benchmarks.pages import quality_picture, report
-from benchmarks.quality import quality_tables, seeds
+from benchmarks.quality import quality_tables
 from benchmarks.quality.planted.world import SIZE
 
 META = {
@@ -19,19 +18,6 @@ META = {
     "device": "a processor, 2 logical CPUs; no GPU: there is no driver",
     "commit": "abc",
     "command": "quality.py --json quality.json",
-}
-FACTS = {
-    "truth": ["red", "blue"],
-    "test_accuracy": {"standard": {"red": 0.998, "blue": 0.99}},
-    "evidence": {"standard": {"patch": 0.03, "red": 0.7, "truth_changed": 1.04, "rest_changed": 0.08}},
-    "needed_area": 0.052,
-    "needed_inside_region": 0.87,
-    "region_area": 0.088,
-}
-UNLABELLED = {
-    "truth": [],
-    "test_accuracy": {"standard": {}},
-    "evidence": {"standard": {"patch": 0.9, "red": 0.2, "blue": 0.1}},
 }
 
 
@@ -66,7 +52,7 @@ def result():
     trained = {"mask_inside": 0.9, "mask_area": 0.12, "train_seconds": 90.0, "seconds_per_image": 0.01}
     return {
         "meta": META,
-        "encoders": {"digits": FACTS, "selfsup": UNLABELLED},
+        "encoders": {"digits": {"truth": ["red", "blue"]}, "selfsup": {"truth": []}},
         "settings": {"nemu": [], "zero fill": ["--fill", "zero"], "random": {}},
         "rows": [
             row("random", 0.99),
@@ -85,13 +71,14 @@ def lines_of(text):
     return {line[0]: line[1:] for line in cells}
 
 
-def columns(*keys):
-    return [c for c in quality_tables.FULL if c.key in keys]
+def compared(result, *keys):
+    """Lines of the comparison of encoder `digits`."""
+    methods = quality_tables.scored(result, "digits")
+    return lines_of(quality_tables.comparison(methods, quality_tables.columns(*keys)))
 
 
 def test_best_is_bold_and_near_values_are_marked(result):
-    rows = quality_tables.scored(result, "digits")
-    lines = lines_of(quality_tables.comparison(rows, columns("relevance_rank", "complexity")))
+    lines = compared(result, "relevance_rank", "complexity")
     assert list(lines)[2:] == ["nemu (our objective)", "RELAX", "occlusion", "random (control)"]
     assert lines["nemu (our objective)"][:2] == ["**0.870 ± 0.010**", "**8.13 ± 0.01**"]
     assert lines["RELAX"][:2] == ["≈ 0.850 ± 0.010", "≈ 8.15 ± 0.01"]
@@ -101,51 +88,41 @@ def test_best_is_bold_and_near_values_are_marked(result):
 
 
 def test_what_was_not_run_stays_a_dash(result):
-    rows = quality_tables.scored(result, "digits")
-    lines = lines_of(quality_tables.comparison(rows, columns("roc_auc", "mprt_abs_rho", "ms")))
+    lines = compared(result, "roc_auc", "mprt_abs_rho", "ms")
     assert lines["RELAX"][:3] == ["–", "–", "10010"]
     assert lines["occlusion"][:3] == ["–", "0.200 (0.150)", "20.0"]
     assert lines["nemu (our objective)"][2] == "**10.0**", "timed once: no spread over seeds"
 
 
 def test_values_at_the_floor_are_best():
-    rows = {
-        "lafam": [row("lafam", 0.5, mprt_abs_rho=0.14, mprt_floor=0.15)],
-        "relax": [row("relax", 0.5, mprt_abs_rho=0.05, mprt_floor=0.06)],
-        "saliency": [row("saliency", 0.5, mprt_abs_rho=0.2, mprt_abs_rho_error=0.03, mprt_floor=0.15)],
-        "occlusion": [row("occlusion", 0.5, mprt_abs_rho=0.2, mprt_abs_rho_error=0.01, mprt_floor=0.15)],
-    }
-    lines = lines_of(quality_tables.comparison(rows, columns("mprt_abs_rho")))
-    marks = [lines[quality_tables.METHODS[name]][0][:2] for name in rows]
-    assert marks == ["**", "**", "≈ ", "0."]
+    rows = [
+        row("relax", 0.5, mprt_abs_rho=0.05, mprt_floor=0.06),
+        row("saliency", 0.5, mprt_abs_rho=0.2, mprt_abs_rho_error=0.03, mprt_floor=0.15),
+        row("lafam", 0.5, mprt_abs_rho=0.14, mprt_floor=0.15),
+        row("occlusion", 0.5, mprt_abs_rho=0.2, mprt_abs_rho_error=0.01, mprt_floor=0.15),
+    ]
+    lines = compared({"rows": rows}, "mprt_abs_rho")
+    assert [cells[0][:2] for cells in list(lines.values())[2:]] == ["**", "≈ ", "**", "0."]
 
 
 def test_seeds_are_aggregated():
-    f = seeds.figure(
-        [row("nemu", v, e) for v, e in ((0.8, 0.03), (0.9, 0.04), (1.0, None))], "relevance_rank"
-    )
-    assert (f.mean, f.spread, f.seeds) == (pytest.approx(0.9), pytest.approx(0.1), 3)
+    f = figure([row("nemu", v, e) for v, e in ((0.8, 0.03), (0.9, 0.04), (1.0, None))], "relevance_rank")
+    assert (f.mean, f.spread) == (pytest.approx(0.9), pytest.approx(0.1))
     assert f.error == pytest.approx(np.sqrt((0.03**2 + 0.04**2) / 2))
     assert f.noise == pytest.approx(np.hypot(f.error, f.spread))
-    assert f.shown == f.spread
-    one = seeds.figure([row("relax", 0.8, 0.03)], "relevance_rank")
-    assert (one.spread, one.shown) == (None, 0.03)
-    assert seeds.figure([row("relax", 0.8)], "mprt_abs_rho") is None
+    assert f"{f:.2f}" == "0.90 ± 0.10"
+    one = figure([row("relax", 0.8, 0.03)], "relevance_rank")
+    assert (one.spread, f"{one:.2f}") == (None, "0.80 ± 0.03")
+    assert figure([row("relax", 0.8)], "mprt_abs_rho") is None
 
 
 @pytest.mark.parametrize(("error", "near"), [(0.0355, {"b"}), (0.0353, set()), (None, set())])
 def test_noise_is_twice_the_error_of_the_difference(error, near):
-    figures = {
-        name: seeds.figure([row(name, v, error)], "relevance_rank") for name, v in (("a", 0.9), ("b", 0.8))
-    }
-    assert seeds.best_and_near({**figures, "c": None}, lower=False) == ({"a"}, near)
-    assert seeds.best_and_near(figures, lower=True)[0] == {"b"}
-    assert seeds.best_and_near({"c": None}, lower=True) == (set(), set())
-
-
-def test_equal_methods_are_both_best():
-    figures = {name: seeds.figure([row(name, 1.0, 0.0)], "relevance_rank") for name in "ab"}
-    assert seeds.best_and_near(figures, lower=False) == ({"a", "b"}, set())
+    figures = {name: figure([row(name, v, error)], "relevance_rank") for name, v in (("a", 0.9), ("b", 0.8))}
+    assert best_and_near({**figures, "c": None}, lower=False) == ({"a"}, near)
+    assert best_and_near(figures, lower=True)[0] == {"b"}
+    assert best_and_near({"c": None}, lower=True) == (set(), set())
+    assert best_and_near({"a": figures["a"], "b": figures["a"]}, lower=False) == ({"a", "b"}, set())
 
 
 def test_break_even_is_training_time_in_relax_images(result):
@@ -153,119 +130,53 @@ def test_break_even_is_training_time_in_relax_images(result):
     masker, inside, _, area, *_, training, even = lines["digits"]
     assert (masker, inside, area) == ("nemu (our objective)", "0.900 ± 0.000", "1.20 ± 0.00")
     assert (training, even) == ("90 ± 0", "9")
-    assert quality_tables.break_even(quality_tables.scored(result, "digits")["nemu"], []) == "–"
+    alone = {**result, "rows": [one for one in result["rows"] if one["method"] == "nemu"]}
+    assert lines_of(quality_tables.masks(alone))["digits"][-1] == "–"
 
 
-def test_evidence_with_and_without_a_planted_truth(result):
-    lines = lines_of(quality_tables.evidence(result))
-    assert lines["digits"] == [
-        *("red + blue", "red 99.8%, blue 99.0%", "1.04", "0.08", "5.2%", "87.0%", "8.8%"),
-    ]
-    assert lines["selfsup"] == ["none planted", "–", "–", "patch 0.90, red 0.20, blue 0.10", "–", "–", "–"]
+def test_encoder_without_evidence_has_dashes():
     bare = quality_tables.evidence({"encoders": {"red": {"truth": ["red"]}}})
     assert lines_of(bare)["red"] == ["red", *["–"] * 6]
 
 
-def test_other_kinds_of_scene_lie_side_by_side(result):
-    lines = lines_of(quality_tables.kinds(result, "digits"))
-    assert lines["nemu (our objective)"] == ["**0.400 ± 0.010**", "–", "**0.400 ± 0.010**", "–"]
-    assert "RELAX" not in lines
-    assert quality_tables.kinds(result, "selfsup") == ""
-
-
 def test_the_ablation_names_the_options_of_each_training(result):
     zero = [row("zero fill", 0.5 + i / 10, seed=i) for i in range(2)]
-    lines = lines_of(quality_tables.ablation({**result, "rows": [*zero, row("nemu", 0.8)]}, "digits"))
+    lines = lines_of(quality_tables.ablation({**result, "rows": [*zero, row("nemu", 0.8)]}))
     assert list(lines)[2:] == ["nemu (our objective)", "zero fill"]
     assert lines["zero fill"][:2] == ["`--fill zero`", "0.550 ± 0.071"]
     assert lines["nemu (our objective)"][0] == "(defaults)"
 
 
-def quality_page(result, **there):
-    return fill((DOCS / "quality.md").read_text(), report.quality_parts(result, **there))
-
-
-def test_pages_of_partial_runs(result):
-    page = quality_page(result, picture=True, ablation=True)
-    assert page == quality_page(json.loads(json.dumps(result)), picture=True, ablation=True)
-    assert "### Encoder `selfsup`" in page
+def test_pages_of_a_run_without_its_encoders(result, tmp_path, monkeypatch, capsys):
+    given = tmp_path / "quality.json"
+    given.write_text(json.dumps(result))
+    arguments = ["report", "--json", given, "--out", tmp_path / "docs", "--work", tmp_path]
+    monkeypatch.setattr(sys, "argv", list(map(str, arguments)))
+    assert report.main() == 0
+    assert "no picture" in capsys.readouterr().err
+    assert {path.name for path in (tmp_path / "docs").iterdir()} == {"quality.md", "ablation.md"}
+    page = (tmp_path / "docs/quality.md").read_text()
+    assert "### Encoder `selfsup`\n" in page
+    assert "selfsup`, small" not in page
     assert "### Encoder `patch`" not in page
     assert "python -m benchmarks.quality --json quality.json" in page
     assert "no GPU\n" in page
-    assert "](quality.png)" in page
-    assert "one choice at a time: [ablation.md](ablation.md)" in page
-    nothing = {"meta": {}, "encoders": {}, "settings": {}, "rows": []}
-    bare = quality_page(nothing, picture=False, ablation=False)
-    assert "](quality.png)" not in bare
-    assert "one choice at a time" not in bare
-    assert report.ablation_parts(nothing, None)["ablation"].startswith("| setting |")
-    assert quality_tables.compact(nothing) == ""
+    assert "](quality.png)" not in page
 
 
-def test_every_table_has_as_many_cells_as_titles(result):
-    blocks = quality_page(result, picture=False, ablation=False).split("\n\n")
-    found = [block for block in blocks if block.startswith("|")]
-    assert len(found) == 5
-    for block in found:
-        assert len({line.count(" | ") for line in block.splitlines()}) == 1, block
-
-
-def test_short_table_names_the_other_encoders(result):
-    text = quality_tables.compact(result)
-    assert "| nemu (our objective) | **0.870 ± 0.010** |" in text
-    assert "encoders selfsup, with" in text
-
-
-def test_what_is_not_there_is_left_out(result, tmp_path):
-    missing = tmp_path / "missing.json"
-    options = {
-        "no_picture": False,
-        "ablation": missing,
-        "weight": missing,
-        "out": tmp_path / "docs",
-        "work": tmp_path,
-        "steps": 1,
-    }
-    assert report.write_reports(argparse.Namespace(json=missing, **options)) == []
-    there = tmp_path / "quality.json"
-    there.write_text(json.dumps(result))
-    written = report.write_reports(argparse.Namespace(json=there, **options))
-    assert written == [tmp_path / "docs/quality.md"]
-    assert not (tmp_path / "docs/quality.png").exists(), "the encoders are not there"
-
-
-def test_picture_of_maps_has_the_right_size():
-    cells = [np.zeros((96, 96, 3), np.uint8)] * 3
-    drawn = quality_picture.sheet(
-        ["scene", "truth", "nemu (our objective)"], [("digits 0", cells), ("red 0", cells)]
-    )
-    gap, side = 4, 96 * quality_picture.SCALE
-    width = quality_picture.LABEL + 3 * side + 3 * gap
-    assert drawn.shape == (quality_picture.TITLE + 2 * side + 2 * gap, width, 3)
-    assert drawn.dtype == np.uint8
-    top = drawn[: quality_picture.TITLE]
-    assert (top < 128).any(axis=(0, 2)).sum() > 50, "titles are lettered"
-
-
-def test_the_same_scenes_are_drawn_for_each_encoder(tmp_path, monkeypatch):
+def test_scenes_are_drawn_for_each_encoder(tmp_path, monkeypatch):
     made_up = {method: np.full((4, SIZE, SIZE), 0.5) for method in quality_picture.COLUMNS}
     monkeypatch.setattr(quality_picture, "_maps", lambda *_, **__: made_up)
+    rows = quality_picture.sheet(["digits", "red"], ["nemu", "lafam"], work=tmp_path)
+    assert [label for label, _ in rows] == ["digits", "red"] * 4
+    (image, truth, mask, other), (again, only_red, *_) = (cells for _, cells in rows[:2])
+    assert np.array_equal(image, again), "the image stays"
+    assert not np.array_equal(truth, only_red), "the truth changes"
+    assert mask.max() > 100, "a mask is on the fixed scale"
+    assert other.max() < 10, "another method is stretched to its own range"
     out = tmp_path / "quality.png"
-    quality_picture.draw(
-        out, ["selfsup", "red", "digits"], ["lafam", "random", "nemu"], work=tmp_path, steps=1
-    )
-    drawn = np.asarray(Image.open(out))
-    cell = SIZE * quality_picture.SCALE + 4
-    assert drawn.shape == (quality_picture.TITLE + 8 * cell, quality_picture.LABEL + 4 * cell, 3)
-    first, second = (drawn[quality_picture.TITLE + 4 :][i * cell :][: cell - 4] for i in range(2))
-    cells = [
-        [row[:, quality_picture.LABEL + 4 :][:, j * cell :][:, : cell - 4] for j in range(4)]
-        for row in (first, second)
-    ]
-    assert np.array_equal(cells[0][0], cells[1][0]), "the image stays"
-    assert not np.array_equal(cells[0][1], cells[1][1]), "the truth changes"
-    assert cells[0][2].max() > 100, "a mask is on the fixed scale"
-    assert cells[0][3].max() < 10, "another method is stretched to its own range"
+    quality_picture.draw(out, {"selfsup", "red"}, {"lafam", "random"}, work=tmp_path)
+    assert out.stat().st_size > 10_000
 
 
 def test_stretching_leaves_a_constant_map_dark():

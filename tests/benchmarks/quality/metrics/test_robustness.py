@@ -38,38 +38,23 @@ def gradient_times_nothing(x):
     return torch.arange(H * W, dtype=torch.float32).view(1, H, W).expand(len(x), H, W)
 
 
-def test_an_explainer_that_never_moves():
-    found = average_sensitivity(gradient_times_nothing, X, generator=generator(), draws=3)
-    np.testing.assert_array_equal(found, np.zeros(N))
-
-
 def test_sensitivity_is_the_formula():
-    found = average_sensitivity(red, X, generator=generator(7), draws=2, radius=0.1)
+    """A scaled and moved map has the same one, a map that never moves has none."""
+    still = average_sensitivity(gradient_times_nothing, X, generator=generator(), draws=3)
+    np.testing.assert_array_equal(still, np.zeros(N))
+    found, scaled = (
+        average_sensitivity(explain, X, generator=generator(7), draws=2)
+        for explain in (red, lambda x: 5 * red(x) - 3)
+    )
+    np.testing.assert_allclose(scaled, found, rtol=1e-5)
     again = generator(7)
     expected = np.zeros(N)
     for _ in range(2):
-        u = 0.2 * torch.rand(X.shape, generator=again) - 0.1
+        u = 0.4 * torch.rand(X.shape, generator=again) - 0.2
         for i, (a, b) in enumerate(zip(red(X).numpy(), red(X + u).numpy(), strict=True)):
             a, b = ((v - v.min()) / (v.max() - v.min()) for v in (a, b))
             expected[i] += np.linalg.norm(a - b) / np.linalg.norm(a) / 2
     np.testing.assert_allclose(found, expected, rtol=1e-5)
-
-
-def test_the_noise_is_uniform_in_the_radius():
-    seen = []
-    average_sensitivity(lambda x: (seen.append(x), red(x))[1], X, generator=generator(), draws=20)
-    u = torch.stack(seen[1:]) - X
-    assert len(u) == 20
-    assert 0.195 < u.max() <= 0.2001
-    assert -0.2001 <= u.min() < -0.195
-    assert u.std().item() == pytest.approx(0.4 / 12**0.5, rel=0.02)
-
-
-def test_scale_and_offset_do_not_matter():
-    plain, scaled = (
-        average_sensitivity(f, X, generator=generator(), draws=2) for f in (red, lambda x: 5 * red(x) - 3)
-    )
-    np.testing.assert_allclose(scaled, plain, rtol=1e-5)
 
 
 def test_a_constant_map_has_no_sensitivity():

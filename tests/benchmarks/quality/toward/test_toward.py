@@ -15,10 +15,18 @@ from benchmarks.quality.natural.subject import Source
 from benchmarks.quality.toward import __main__ as toward
 from benchmarks.quality.toward import jobs as toward_jobs
 from benchmarks.quality.toward.jobs import PLAIN, TARGET
-from benchmarks.quality.toward.measures import levels, localised, shares
 from benchmarks.quality.toward.methods import METHODS, similarity
 from benchmarks.quality.toward.planted import digit_share, mass, pairs
-from benchmarks.quality.toward.subject import NULL, composites, logits, mixtures, unrelated
+from benchmarks.quality.toward.subject import (
+    NULL,
+    composites,
+    levels,
+    localised,
+    logits,
+    mixtures,
+    shares,
+    unrelated,
+)
 from benchmarks.quality.toward.toward_tables import parts as tables_of
 from runtime.errors import InputError
 from runtime.package.records import InputRecord
@@ -220,5 +228,3 @@ def test_planted_pairs_share_one_digit():
     )
     assert mass(both, first, "blue") == pytest.approx(mask.mean())
     assert np.isnan(digit_share(0 * mask, first, "blue"))
-    with pytest.raises(InputError, match="red or blue"):
-        pairs(1, "patch")
