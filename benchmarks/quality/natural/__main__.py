@@ -41,10 +41,10 @@ from benchmarks.quality.natural.jobs import (
     PARTS,
     Job,
     Options,
+    computed,
     device_name,
     jobs_of,
     kept,
-    result_of,
 )
 from benchmarks.quality.natural.methods import OTHERS, OWN, settings
 from benchmarks.quality.natural.natural_tables import KIND, paired
@@ -60,26 +60,33 @@ NULLS = dict.fromkeys(
 """Keys that are null in rows whose part was not run."""
 
 
-def run(options: Options, part: str) -> None:
-    """Compute every result of a part."""
-    jobs = jobs_of(options, part)
+def run(options: Options, part: str) -> list[str]:
+    """Compute every result of a part; returns what could not be measured, and why."""
+    missing, jobs = [], jobs_of(options, part)
     for kind in dict.fromkeys(job.kind for job in jobs):  # a training before what is scored of it
-        _run(options, [job for job in jobs if job.kind == kind], f"{part}: {kind}")
+        alike = [job for job in jobs if job.kind == kind]
+        for job, package in zip(alike, _run(options, alike, f"{part}: {kind}"), strict=True):
+            if package:
+                missing.append(f"{job.encoder} {job.method} ({kind}): {package} is not installed")
+    return missing
 
 
-def _run(options: Options, jobs: list[Job], title: str) -> None:
-    """Compute jobs in order; several run at once if asked for, but a timed job runs on its own."""
-    compute, bar = functools.partial(result_of, options), functools.partial(tqdm, desc=title, total=len(jobs))
+def _run(options: Options, jobs: list[Job], title: str) -> list[str]:
+    """Compute jobs in order; several run at once if asked for, but a timed job runs on its own.
+
+    Returns:
+        For each job the package that it lacks; empty if it was computed.
+    """
+    compute, bar = functools.partial(computed, options), functools.partial(tqdm, desc=title, total=len(jobs))
     if options.jobs == 1 or jobs[0].kind == "timing":
-        list(bar(map(compute, jobs)))
-        return
+        return list(bar(map(compute, jobs)))
     with ProcessPoolExecutor(
         options.jobs,
         mp_context=multiprocessing.get_context("spawn"),
         initializer=torch.set_num_threads,
         initargs=(max(1, (os.cpu_count() or 1) // options.jobs),),
     ) as pool:
-        list(bar(pool.map(compute, jobs)))
+        return list(bar(pool.map(compute, jobs)))
 
 
 def merged(options: Options) -> dict[str, Any]:
@@ -156,17 +163,17 @@ def add_source(o: Options) -> None:
 
 @exits
 def main() -> int:
-    """Returns 0, or 1 with a message."""
+    """Returns 0; 1 with a message, also where something could not be measured."""
     options = parsed()
     if options.device == "cpu":
         os.environ["CUDA_VISIBLE_DEVICES"] = ""  # Lightning takes every GPU that it sees
     add_source(options)
-    for part in PARTS:
-        if part in options.parts:
-            run(options, part)
+    missing = [line for part in PARTS if part in options.parts for line in run(options, part)]
     if options.json:
-        write_compact(options.json, merged(options))
-    return 0
+        write_compact(options.json, {**merged(options), "missing": missing})
+    for line in missing:
+        print(f"not measured: {line}", file=sys.stderr)
+    return 1 if missing else 0
 
 
 if __name__ == "__main__":

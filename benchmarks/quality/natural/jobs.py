@@ -122,9 +122,15 @@ def kept(options: Options, job: Job) -> Path:
     return job.file(options.work, key)
 
 
-def result_of(options: Options, job: Job) -> dict[str, Any]:
-    """Computed, or read if it was."""
-    return remembered(kept(options, job), lambda: COMPUTE[job.kind](options, job))
+def computed(options: Options, job: Job) -> str:
+    """Compute a result, unless it is there; returns the name of the package that its method lacks, or ''."""
+    try:
+        remembered(kept(options, job), lambda: COMPUTE[job.kind](options, job))
+    except ModuleNotFoundError as error:
+        if job.kind == "train" or job.method in OWN:
+            raise
+        return str(error.name).partition(".")[0]
+    return ""
 
 
 def _train(options: Options, job: Job) -> Row:

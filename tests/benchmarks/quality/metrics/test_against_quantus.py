@@ -18,6 +18,7 @@ from benchmarks.quality.metrics.localisation import (
     roc_auc,
 )
 from benchmarks.quality.metrics.maps import complexity, sparseness
+from benchmarks.quality.metrics.robustness import average_sensitivity
 
 N, H, W = 20, 12, 10
 
@@ -32,16 +33,18 @@ CASES = {
 }
 
 
-def ask(metric, maps, regions):
-    """Quantus' figures; it wants a classifier, images and labels, though none is used."""
+def ask(metric, maps, regions=None, images=None, **options):
+    """Quantus' figures; it wants a classifier and labels whether or not they are used."""
+    images = np.zeros((len(maps), 3, *maps.shape[1:]), np.float32) if images is None else images
     answer = metric(
         model=torch.nn.Flatten(),
-        x_batch=np.zeros((len(maps), 3, H, W), np.float32),
+        x_batch=images,
         y_batch=np.zeros(len(maps), int),
         a_batch=maps[:, None].astype(np.float64),  # a copy: Quantus works in place
-        s_batch=regions[:, None],
+        s_batch=None if regions is None else regions[:, None],
         channel_first=True,
         device="cpu",
+        **options,
     )
     return np.asarray(answer, dtype=np.float64)
 
@@ -66,3 +69,31 @@ def test_the_pointing_game_differs_on_tied_maxima():
     saturated[0, -1] = 0
     assert ask(CASES[pointing_game], saturated, region) == 1
     assert pointing_game(saturated[0], region[0]) == pytest.approx(1 / ((H - 1) * W))
+
+
+def squares(x):
+    """A toy explainer: squared colours, summed; (N, 3, H, W) → (N, H, W)."""
+    return x.square().sum(1)
+
+
+def test_average_sensitivity_with_the_same_noise():
+    x = torch.randn(4, 3, H, W, generator=torch.Generator().manual_seed(0))
+    noise = torch.Generator().manual_seed(1)
+
+    def perturb(arr, indices, lower_bound, **_):
+        u = 2 * torch.rand(x.shape, generator=noise) - 1
+        return arr + lower_bound * u.numpy().reshape(arr.shape)
+
+    def explain(model, inputs, targets, **_):
+        maps = squares(torch.as_tensor(inputs)).numpy()
+        low, high = maps.min((1, 2), keepdims=True), maps.max((1, 2), keepdims=True)
+        return ((maps - low) / (high - low))[:, None]
+
+    metric = quantus.AvgSensitivity(
+        nr_samples=5, lower_bound=0.2, perturb_func=perturb, normalise=False, disable_warnings=True
+    )
+    maps = explain(None, x, None)[:, 0]
+    theirs = ask(metric, maps, images=x.numpy(), explain_func=explain)
+    ours = average_sensitivity(squares, x, generator=torch.Generator().manual_seed(1), draws=5)
+    np.testing.assert_allclose(ours, theirs, rtol=1e-5)
+    assert theirs.min() > 0.01

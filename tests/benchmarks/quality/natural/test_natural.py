@@ -58,7 +58,9 @@ def data(tmp_path_factory) -> Path:
 def run(data, weights, tmp_path, monkeypatch):
     """`run("train", methods=…)` → what was written."""
 
-    def call(*parts: str, methods: tuple[str, ...] = ("lafam",), seeds: tuple[int, ...] = (0,)):
+    def call(
+        *parts: str, methods: tuple[str, ...] = ("lafam",), seeds: tuple[int, ...] = (0,), code: int = 0
+    ):
         out = tmp_path / "natural.json"
         command = [
             *("natural", "--data", data, "--work", tmp_path / "work", "--json", out, "--device", "cpu"),
@@ -66,10 +68,18 @@ def run(data, weights, tmp_path, monkeypatch):
             *("--steps", 2, "--batch-size", 4, "--parts", *parts, "--methods", *methods, "--seeds", *seeds),
         ]
         monkeypatch.setattr(sys, "argv", list(map(str, command)))
-        assert natural.main() == 0
+        assert natural.main() == code
         return json.loads(out.read_text())
 
     return call
+
+
+def test_a_package_that_is_not_there_is_named(run, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "captum.attr", None)
+    result = run("baselines", methods=("saliency", "lafam"), code=1)
+    assert [row["method"] for row in result["rows"]] == ["lafam"]
+    assert "test_resnet saliency (row): captum is not installed" in capsys.readouterr().err
+    assert result["missing"] == ["test_resnet saliency (row): captum is not installed"]
 
 
 def test_values_average_to_the_figures_and_are_reused(run, monkeypatch):
