@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import shutil
@@ -38,6 +39,38 @@ def without_area_weight(arguments):
 def run(arguments, out, *more):
     code = main([*arguments, "--out", str(out), *more])
     return 0 if code == WORTHLESS else code  # the runs here are too short for a mask worth anything
+
+
+def untrained(arguments, **settings):
+    """A configuration for the encoder and images of the arguments, and a NEM of it."""
+    options = parser().parse_args([*arguments, "--out", "x"])
+    encoder = EncoderConfig(encoder=options.encoder, weights=options.weights, image_size=(64, 64))
+    config = TrainConfig(encoder=encoder, data=options.data, **settings)
+    return config, NEM.of(config, load_encoder(encoder))
+
+
+def before_each_step(monkeypatch, look):
+    """Call `look(module)` before every training step."""
+    original = MaskerTraining.training_step
+
+    def step(self, batch, batch_idx):
+        look(self)
+        return original(self, batch, batch_idx)
+
+    monkeypatch.setattr(MaskerTraining, "training_step", step)
+
+
+def interrupted(arguments, out, monkeypatch, *, at):
+    """A run that dies at a step, with a checkpoint at every step before."""
+
+    def fail(module):
+        if module.global_step == at:
+            raise RuntimeError("power cut")
+
+    with monkeypatch.context() as patch:
+        before_each_step(patch, fail)
+        with pytest.raises(RuntimeError, match="power cut"):
+            run(arguments, out, "--checkpoint-every", "1")
 
 
 @pytest.fixture(scope="module")
@@ -100,26 +133,18 @@ def test_ctrl_c_keeps_the_checkpoint_and_names_resume(undisturbed, tmp_path):
 
 def test_metrics_are_written_as_soon_as_logged(train_arguments, tmp_path, monkeypatch):
     lines = []
-    original = MaskerTraining.training_step
-
-    def looking(self, batch, batch_idx):
-        file = tmp_path / "run/metrics/from-step-0/metrics.csv"
-        lines.append(len(file.read_text().splitlines()) if file.exists() else 0)
-        return original(self, batch, batch_idx)
-
-    monkeypatch.setattr(MaskerTraining, "training_step", looking)
+    file = tmp_path / "run/metrics/from-step-0/metrics.csv"
+    before_each_step(
+        monkeypatch, lambda _: lines.append(len(file.read_text().splitlines()) if file.exists() else 0)
+    )
     assert run(train_arguments, tmp_path / "run", "--steps", "21") == 0
     assert lines == [0] * 10 + [2] * 10 + [3]  # a header, and a line each ten steps
 
 
-def test_relative_paths_work_from_any_folder(
-    train_arguments, weights, photographs, tmp_path, monkeypatch, capsys
-):
-    arguments = [*train_arguments]
-    arguments[arguments.index("--weights") + 1] = "encoder.safetensors"
-    arguments[arguments.index("--data") + 1] = os.path.relpath(photographs, weights.parent)
+def test_relative_paths_work_from_any_folder(train_arguments, weights, photographs, tmp_path, monkeypatch):
+    relative = ("--weights", weights.name, "--data", os.path.relpath(photographs, weights.parent))
     monkeypatch.chdir(weights.parent)
-    assert run(arguments, tmp_path / "run", "--steps", "1") == 0
+    assert run(train_arguments, tmp_path / "run", "--steps", "1", *relative) == 0
     monkeypatch.chdir(tmp_path)
     config = read_config(tmp_path / "run/masker.safetensors")
     assert Path(config.data).samefile(photographs)
@@ -127,11 +152,9 @@ def test_relative_paths_work_from_any_folder(
 
 
 def test_weights_that_moved_are_asked_for(train_arguments, weights, tmp_path):
-    arguments = [*train_arguments]
     moved = tmp_path / "moved.safetensors"
     shutil.copy(weights, moved)
-    arguments[arguments.index("--weights") + 1] = str(moved)
-    assert run(arguments, tmp_path / "run", "--steps", "1") == 0
+    assert run(train_arguments, tmp_path / "run", "--steps", "1", "--weights", str(moved)) == 0
     moved.unlink()
     with pytest.raises(InputError, match="no file is there") as caught:
         load_nem(tmp_path / "run/masker.safetensors")
@@ -151,15 +174,13 @@ def test_a_masker_of_other_tensors_is_refused(masker, tmp_path):
 def test_a_resumed_run_does_only_the_remaining_steps(undisturbed, tmp_path, monkeypatch):
     arguments, _ = undisturbed
     seen = []
-    original = MaskerTraining.training_step
 
-    def recording(self, batch, batch_idx):
-        seen.append(self.global_step)
+    def recording(module):
+        seen.append(module.global_step)
         if len(seen) == 6:
             raise RuntimeError("power cut")
-        return original(self, batch, batch_idx)
 
-    monkeypatch.setattr(MaskerTraining, "training_step", recording)
+    before_each_step(monkeypatch, recording)
     with pytest.raises(RuntimeError, match="power cut"):
         run(arguments, tmp_path / "run", "--checkpoint-every", "4")
     assert run(arguments, tmp_path / "run", "--resume", "auto") == 0
@@ -181,15 +202,13 @@ def test_the_masker_learns_and_the_encoder_does_not(train_arguments, masker):
 
 def test_neither_weights_nor_statistics_of_the_encoder_move(train_arguments, tmp_path, monkeypatch):
     modules = []
-    original = MaskerTraining.training_step
 
-    def recording(self, batch, batch_idx):
-        modules.append(self)
-        assert not any(m.training for e in (self.nem.encoder, self.frozen) for m in e.modules())
-        assert self.nem.masker.training
-        return original(self, batch, batch_idx)
+    def recording(module):
+        modules.append(module)
+        assert not any(m.training for e in (module.nem.encoder, module.frozen) for m in e.modules())
+        assert module.nem.masker.training
 
-    monkeypatch.setattr(MaskerTraining, "training_step", recording)
+    before_each_step(monkeypatch, recording)
     assert run(train_arguments, tmp_path / "run", "--steps", "3") == 0
     module = modules[-1]
     weights = load_file(parser().parse_args([*train_arguments, "--out", "x"]).weights)
@@ -247,11 +266,8 @@ def test_every_objective_trains_in_every_precision(train_arguments, tmp_path, ob
 
 @pytest.mark.parametrize("masker", MASKERS)
 def test_a_masker_comes_back_from_its_file(train_arguments, tmp_path, masker):
-    options = parser().parse_args([*train_arguments, "--out", "x"])
-    encoder = EncoderConfig(encoder=options.encoder, weights=options.weights, image_size=(64, 64))
-    config = TrainConfig(encoder=encoder, data=options.data, masker=masker)
     torch.manual_seed(1)
-    nem = NEM.of(config, load_encoder(encoder))
+    config, nem = untrained(train_arguments, masker=masker)
     x = torch.randn(2, 3, 64, 64)
     nem.train()(x)  # so that the statistics are not those of a fresh masker
     save_masker(tmp_path / "masker.safetensors", nem, config)
@@ -268,13 +284,7 @@ def test_a_resumed_centred_run_equals_an_undisturbed_one(train_arguments, tmp_pa
     centre = torch.load(checkpoint, weights_only=True)["state_dict"]["centre"]
     assert centre.abs().max() > 0
     used = []
-    original = MaskerTraining.training_step
-
-    def recording(self, batch, batch_idx):
-        used.append(self.centre.clone())
-        return original(self, batch, batch_idx)
-
-    monkeypatch.setattr(MaskerTraining, "training_step", recording)
+    before_each_step(monkeypatch, lambda module: used.append(module.centre.clone()))
     assert run(arguments, tmp_path / "run", "--resume", "auto") == 0
     assert len(used) == 2
     assert all(torch.equal(c, centre) for c in used)
@@ -289,11 +299,9 @@ def test_a_resumed_centred_run_equals_an_undisturbed_one(train_arguments, tmp_pa
 
 @pytest.fixture
 def module(train_arguments):
-    options = parser().parse_args([*train_arguments, "--out", "x"])
-    encoder = EncoderConfig(encoder=options.encoder, weights=options.weights, image_size=(64, 64))
-    config = TrainConfig(encoder=encoder, data=options.data, area_weight=100.0, centred=True, steps=20)
     torch.manual_seed(0)
-    return MaskerTraining(NEM.of(config, load_encoder(encoder)), config, files="")
+    config, nem = untrained(train_arguments, area_weight=100.0, centred=True, steps=20)
+    return MaskerTraining(nem, config, files="")
 
 
 def test_the_centre_is_the_mean_embedding(module):
@@ -304,12 +312,10 @@ def test_the_centre_is_the_mean_embedding(module):
     assert "centre" in module.state_dict()
 
 
-def test_without_an_area_weight_it_is_measured(train_arguments, tmp_path):
+def test_without_an_area_weight_it_is_measured(train_arguments):
     """1.25 times 4·D(f(x), f(0)), by hand."""
-    options = parser().parse_args([*train_arguments, "--out", "x"])
-    encoder = EncoderConfig(encoder=options.encoder, weights=options.weights, image_size=(64, 64))
-    config = TrainConfig(encoder=encoder, data=options.data, fill="zero", centred=False, batch_size=3)
-    module = MaskerTraining(NEM.of(config, load_encoder(encoder)), config, files="")
+    config, nem = untrained(train_arguments, fill="zero", centred=False, batch_size=3)
+    module = MaskerTraining(nem, config, files="")
     images = torch.randint(256, (5, 64, 64, 3), dtype=torch.uint8)
     statistics = {k: v.clone() for k, v in module.nem.masker.state_dict().items()}
     module.price_area(images)
@@ -326,10 +332,8 @@ def test_a_weight_that_is_given_stays(module):
 
 
 def test_a_fill_that_hides_nothing_is_refused(train_arguments):
-    options = parser().parse_args([*train_arguments, "--out", "x"])
-    encoder = EncoderConfig(encoder=options.encoder, weights=options.weights, image_size=(64, 64))
-    config = TrainConfig(encoder=encoder, data=options.data, fill="blur")
-    module = MaskerTraining(NEM.of(config, load_encoder(encoder)), config, files="")
+    config, nem = untrained(train_arguments, fill="blur")
+    module = MaskerTraining(nem, config, files="")
     with pytest.raises(InputError, match="hidden behind --fill blur") as caught:
         module.price_area(torch.full((4, 64, 64, 3), 90, dtype=torch.uint8))  # blurred, it is what it was
     assert "another --fill" in caught.value.cure
@@ -363,13 +367,9 @@ def test_the_learning_rate_rises_once_and_vanishes(module):
 def test_it_learns(train_arguments, tmp_path, masker, rate):
     """On 12 images the objective must fall; a gradient that does not reach the masker leaves it flat."""
     arguments = [*train_arguments, "--masker", masker, "--learning-rate", rate]
-    losses = []
-    for steps in (1, 25):
-        run(arguments, tmp_path / str(steps), "--steps", str(steps))
-        losses.append(read_summary(tmp_path / str(steps)))
-    import csv
-
-    first = losses[0].loss
+    for steps in ("1", "25"):
+        run(arguments, tmp_path / steps, "--steps", steps)
+    first = read_summary(tmp_path / "1").loss
     rows = list(csv.DictReader((tmp_path / "25/metrics/from-step-0/metrics.csv").open()))
     assert float(rows[1]["loss"]) < 0.8 * first  # of step 19
 
@@ -393,14 +393,7 @@ def test_fresh_run_is_not_resumed_from_the_old(train_arguments, tmp_path, monkey
     out = tmp_path / "run"
     arguments = [*train_arguments, "--steps", "3"]
     assert run(arguments, out) == 0
-
-    def fail(*_, **__):
-        raise RuntimeError("power cut")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(MaskerTraining, "training_step", fail)
-        with pytest.raises(RuntimeError, match="power cut"):
-            run(arguments, out, "--force")
+    interrupted([*arguments, "--force"], out, monkeypatch, at=0)
     assert not (out / "masker.safetensors").exists()
     assert run(arguments, out, "--resume", "auto") == 0
     assert read_summary(out).resumed_at == 0
@@ -419,21 +412,6 @@ def test_a_folder_of_something_else_is_left_alone(train_arguments, tmp_path, for
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def interrupted(arguments, out, monkeypatch, *, at):
-    """A run that dies at a step, with a checkpoint at every step before."""
-    original = MaskerTraining.training_step
-
-    def fail(self, batch, batch_idx):
-        if self.global_step == at:
-            raise RuntimeError("power cut")
-        return original(self, batch, batch_idx)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(MaskerTraining, "training_step", fail)
-        with pytest.raises(RuntimeError, match="power cut"):
-            run(arguments, out, "--checkpoint-every", "1")
-
-
 def test_a_checkpoint_that_cannot_be_read_is_named(train_arguments, tmp_path, monkeypatch, capsys):
     out = tmp_path / "run"
     arguments = [*train_arguments, "--steps", "5"]
@@ -450,8 +428,7 @@ def test_a_run_is_not_resumed_on_other_images(train_arguments, photographs, tmp_
     folder = tmp_path / "data"
     shutil.copytree(photographs, folder)
     (folder / "text.jpg").write_text("no picture")
-    arguments = [*train_arguments, "--steps", "6"]
-    arguments[arguments.index("--data") + 1] = str(folder)
+    arguments = [*train_arguments, "--steps", "6", "--data", str(folder)]
     interrupted(arguments, tmp_path / "run", monkeypatch, at=5)
     shutil.copy(folder / "00.png", folder / "99.png")
     assert run(arguments, tmp_path / "run", "--resume", "auto") == 1
@@ -477,12 +454,9 @@ def test_a_masker_with_nan_is_not_written(train_arguments, tmp_path, monkeypatch
 
 def test_unreadable_files_are_listed(train_arguments, photographs, tmp_path, capsys):
     folder = tmp_path / "data"
-    folder.mkdir()
-    for file in photographs.glob("*.png"):
-        (folder / file.name).write_bytes(file.read_bytes())
+    shutil.copytree(photographs, folder)
     (folder / "text.jpg").write_text("this is no picture")
-    arguments = [*train_arguments]
-    arguments[arguments.index("--data") + 1] = str(folder)
+    arguments = [*train_arguments, "--data", str(folder)]
     arguments.remove("--quiet")
     assert run(arguments, tmp_path / "run", "--steps", "4") == 0
     assert "1 files could not be decoded" in capsys.readouterr().out
@@ -493,11 +467,9 @@ def test_an_unreadable_file_set_apart_is_skipped(train_arguments, photographs, t
     monkeypatch.setattr("train.data.FEWEST_APART", 1)
     folder = tmp_path / "data"
     shutil.copytree(photographs, folder)
-    arguments = [*train_arguments]
-    arguments[arguments.index("--data") + 1] = str(folder)
     (unseen,) = set_apart(find_images(folder))[1]
     unseen.write_text("this is no picture")
-    assert run(arguments, tmp_path / "run", "--steps", "4") == 0
+    assert run(train_arguments, tmp_path / "run", "--steps", "4", "--data", str(folder)) == 0
     assert (tmp_path / "run/skipped.txt").read_text() == f"{unseen}\n"
     assert (tmp_path / "run/apart.txt").read_text() == ""
     assert read_summary(tmp_path / "run").skipped == 1
