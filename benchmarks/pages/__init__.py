@@ -1,1 +1,1 @@
-"""Pages and pictures of docs/, made from the JSON under benchmarks/results/."""
+"""Pages and plots of docs/, made from the JSON under benchmarks/results/."""

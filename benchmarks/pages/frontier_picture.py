@@ -1,4 +1,4 @@
-"""The frontier as a picture: what each decoder adds to the encoder's latency, and how well it explains.
+"""The frontier as a plot: what each decoder adds to the encoder's latency, and how well it explains.
 
 python -m benchmarks.frontier_picture    benchmarks/results/frontier.json → docs/frontier.png
 """

@@ -29,7 +29,7 @@ SHOWN = range(FIRST_SCENE, FIRST_SCENE + 4)
 
 
 def draw(out: Path, names: Collection[str], methods: Collection[str], *, work: Path) -> None:
-    """Write the picture of those of ENCODERS and COLUMNS that are named.
+    """Write one figure with those of ENCODERS and COLUMNS that are named.
 
     Maskers (seed 0) that are not there are trained; a RELAX map takes 3001 passes.
     """

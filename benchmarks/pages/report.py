@@ -87,7 +87,7 @@ def main() -> int:
     p = argparse.ArgumentParser(prog="python -m benchmarks.report", description=__doc__.partition("\n")[0])
     p.add_argument("--json", type=Path, default=RESULTS / "quality.json")
     p.add_argument("--out", type=Path, default=DOCS, help="folder of the pages")
-    p.add_argument("--no-picture", action="store_true", help="keep the picture that is there, if any")
+    p.add_argument("--no-picture", action="store_true", help="keep the figure that is there, if any")
     p.add_argument("--work", type=Path, default=WORK, help="--work of benchmarks.quality (%(default)s)")
     o = p.parse_args()
     o.out.mkdir(parents=True, exist_ok=True)

@@ -1,9 +1,9 @@
-"""Why do two pictures match?  Pairs of demo scenes with one digit on two photographs, through `compare`.
+"""Why do two images match?  Pairs of demo scenes with one digit on two photographs, through `compare`.
 
     python -m benchmarks.matches demo/out/digits/digits.nemu --json benchmarks/results/matches.json
 
 Of each pair: the similarity, the same when only what the masks keep survives, and the masks on the digit and
-off it.  As a control, the same with the two masks exchanged: the other picture's mask keeps the wrong pixels.
+off it.  As a control, the same with the two masks exchanged: the other image's mask keeps the wrong pixels.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Your encoder, your pictures: trained maskers beside the baselines, by what needs no planted truth.
+"""Your encoder, your images: trained maskers beside the baselines, by what needs no planted truth.
 
     python -m benchmarks.own ours=runs/mine unet=runs/unet --images test/ --json own.json
 
-Runs of one name are seeds of one training: their spread is the table's ±.  The pictures should not be those
+Runs of one name are seeds of one training: their spread is the table's ±.  The images should not be those
 that the maskers were trained on.  Half of them only serve: as what hidden pixels show, and for the mean
 embedding that cosines are centred on.
 """
@@ -48,10 +48,10 @@ from train.run_folder import MASKER
 DEFAULT_BASELINES = ("gradient_shap", "saliency", "lafam", "centre", "random")
 """The cheap ones; one map of the others is tens to thousands of passes."""
 FEWEST = 8
-"""Pictures: four to explain, four that serve."""
+"""Images: four to explain, four that serve."""
 KIND = "pictures"
 TIMED = 20
-"""Pictures that the time is taken on."""
+"""Images that the time is taken on."""
 COLUMNS = columns("complexity", "sparseness", "insertion_minus_deletion", "sensitivity", "mprt_abs_rho", "ms")
 LEVELS = {
     "masker": "method",
@@ -90,16 +90,16 @@ def runs_of(given: Sequence[str]) -> dict[str, list[Path]]:
 
 
 def subject_of(encoder: FrozenEncoder, images: Path, *, most: int) -> Subject:
-    """Half of the pictures of a folder to explain, at most `most`; the others to fill and to centre.
+    """Half of the images of a folder to explain, at most `most`; the others to fill and to centre.
 
     Raises:
-        InputError: fewer than FEWEST pictures, or one that cannot be read.
+        InputError: fewer than FEWEST images, or one that cannot be read.
     """
     found = find_images(images)
     files = [found[i] for i in np.random.default_rng(0).permutation(len(found))[: 2 * most]]
     if len(files) < FEWEST:
         raise InputError(
-            f"{images} holds {len(files)} pictures",
+            f"{images} holds {len(files)} images",
             expected=f"at least {FEWEST}: half are explained, half fill what is hidden",
             cure="name a folder with more; a few hundred give figures that mean something",
         )
@@ -190,11 +190,11 @@ def main() -> int:
     """Returns 0, or 1 with a message."""
     p = command("own", __doc__)
     p.add_argument("runs", nargs="+", metavar="NAME=RUN", help="folders of python -m train; a name for each")
-    p.add_argument("--images", type=Path, required=True, help="folder of pictures that no masker has seen")
+    p.add_argument("--images", type=Path, required=True, help="folder of images that no masker has seen")
     p.add_argument("--baselines", nargs="*", default=list(DEFAULT_BASELINES), choices=list(BASELINES))
-    p.add_argument("--most", type=int, default=CHEAP.images, help="pictures to explain (%(default)s)")
+    p.add_argument("--most", type=int, default=CHEAP.images, help="images to explain (%(default)s)")
     p.add_argument("--weights", help="where the encoder's weights are now")
-    p.add_argument("--quick", action="store_true", help="a few pictures a method: does everything run?")
+    p.add_argument("--quick", action="store_true", help="a few images a method: does everything run?")
     o = p.parse_args()
     encoder, methods = methods_of(runs_of(o.runs), o.baselines, weights=o.weights)
     seen = subject_of(encoder, o.images, most=o.most)

@@ -1,16 +1,16 @@
-"""Planted defects: products with normal pictures for a bank, and test pictures whose defects are known.
+"""Planted defects: products with normal images for a bank, and test images whose defects are known.
 
     python -m benchmarks.defects debs --out DEFECTS --seed 0
 
-    DEFECTS/PRODUCT/bank/000.png …            normal pictures
+    DEFECTS/PRODUCT/bank/000.png …            normal images
     DEFECTS/PRODUCT/test/good/000.png …       more of them
     DEFECTS/PRODUCT/test/scratch/000.png …    a scratch; blob, missing and swapped beside it
     DEFECTS/PRODUCT/truth/scratch/000.png …   white where it is
 
 A product is one cut-out before one photograph, both of the test split of
 `benchmarks.quality.natural.natural_data`, whose first lines say where the sources are from.  Normal
-pictures differ by the object's place, size and rotation, by the crop of the photograph, brightness and
-noise.  The sources are partly under the GPL: the pictures are for measurements and are not part of this
+images differ by the object's place, size and rotation, by the crop of the photograph, brightness and
+noise.  The sources are partly under the GPL: the images are for measurements and are not part of this
 repository.
 """
 
@@ -31,7 +31,7 @@ from runtime.media.encode import save_png
 
 SIDE = 224
 BANK, GOOD, EACH = 40, 20, 10
-"""Pictures of a product: for the bank, normal ones for the test, and of each kind of defect."""
+"""Images of a product: for the bank, normal ones for the test, and of each kind of defect."""
 PRODUCTS = {
     "Lightbulb": "Wood",
     "drum_tomtom": "gravel",
@@ -46,7 +46,7 @@ PRODUCTS = {
 LEAST_PIXELS, LEAST_CHANGE = 24, 20.0
 """Fewest pixels of a defect, and least mean difference to the image without it (0 to 255)."""
 _SHARE = 0.7
-"""The object's longer side, as a share of the picture's."""
+"""The object's longer side, as a share of the image's."""
 
 Layer = np.ndarray
 """float32 (SIDE, SIDE, 4): the object where it stands, 0 to 255, and its opacity, 0 to 1."""
@@ -56,13 +56,13 @@ Change = Callable[[Layer, Layer, np.random.Generator], tuple[Layer, np.ndarray]]
 
 @dataclass(frozen=True, kw_only=True)
 class Product:
-    """What its pictures are made of."""
+    """What its images are made of."""
 
     name: str
     object: Image.Image
     """RGBA, cut to what is opaque."""
     ground: Image.Image
-    """A square larger than a picture by its margin."""
+    """A square larger than an image by its margin."""
 
     def normal(self, rng: np.random.Generator) -> tuple[np.ndarray, Layer]:
         """A photograph's crop, float32 (SIDE, SIDE, 3), and the object in a pose of its own."""
@@ -165,7 +165,7 @@ KINDS: dict[str, Change] = {"scratch": scratch, "blob": blob, "missing": missing
 def defective(
     product: Product, kind: str, other: Product, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """A picture uint8 (SIDE, SIDE, 3) with a defect that can be seen, and bool (SIDE, SIDE) where it is."""
+    """An image uint8 (SIDE, SIDE, 3) with a defect that can be seen, and bool (SIDE, SIDE) where it is."""
     while True:
         ground, layer = product.normal(rng)
         changed, where = KINDS[kind](layer, other._posed(rng), rng)
@@ -176,7 +176,7 @@ def defective(
 
 
 def make(product: Product, other: Product, folder: Path, *, seed: int) -> None:
-    """All pictures of one product."""
+    """All images of one product."""
     rng = np.random.default_rng([seed, *product.name.encode()])
     for name, count in (("bank", BANK), ("test/good", GOOD)):
         for i in range(count):

@@ -3,9 +3,9 @@
     python -m benchmarks.defect_methods DEFECTS … --packages lite0.nemu mobilenetv2.nemu \\
         --peers peers.json --json benchmarks/results/defects.json
 
-`bank` is the product.  The others ask the global embedding: a picture's score is 1 − its cosine to the
-nearest normal picture, and its map is the mask (which does not know the bank: the control), or by how much
-the cosine is raised by hiding a place (slow, so of a few pictures).
+`bank` is the product.  The others ask the global embedding: an image's score is 1 − its cosine to the
+nearest normal image, and its map is the mask (which does not know the bank: the control), or by how much
+the cosine is raised by hiding a place (slow, so of a few images).
 The rows of `latency` were timed in one interleaved run.
 """
 
@@ -26,7 +26,7 @@ from benchmarks.common.estimate import groups
 from benchmarks.common.interleave import interleave, latency_row
 from benchmarks.common.markdown import records
 from benchmarks.common.record import command, device_name, exits, meta, write_compact
-from benchmarks.quality.defects.scores import GOOD, Pictures, products, row
+from benchmarks.quality.defects.scores import GOOD, ProductImages, products, row
 from runtime import Embedder, Explainer, fit_bank
 from runtime.backends.onnxruntime import CellsBackend, OnnxRuntimeBackend
 from runtime.backends.threads import thread_count
@@ -35,7 +35,7 @@ from runtime.package.folder import Package
 PATCH, STEP = 32, 16
 """Pixels that are changed at once, and between two places."""
 FEW = 3
-"""Pictures of each kind that the slow method sees."""
+"""Images of each kind that the slow method sees."""
 MEANS = """
 encoder: {encoder} | method: {method} | n: {seeds} | image AUROC: {image_auroc.mean:.3f} |
 pixel AUROC: {pixel_auroc.mean:.3f} | PRO: {pro.mean:.3f}
@@ -45,36 +45,36 @@ Found = tuple[np.ndarray, np.ndarray, dict[str, Any]]
 """Scores (N,), maps (N, H, W), and what else is to be told."""
 
 
-def bank(package: Package, pictures: Pictures) -> Found:
+def bank(package: Package, product: ProductImages) -> Found:
     """`nemu bank` and `Explainer.against`, as they are."""
-    made, _ = fit_bank(package, [(str(i), image) for i, image in enumerate(pictures.bank)])
+    made, _ = fit_bank(package, [(str(i), image) for i, image in enumerate(product.bank)])
     with Explainer(package, backend="onnxruntime") as explainer:
         watch = explainer.against(made)
-    found = [watch(image) for image in pictures.images]
+    found = [watch(image) for image in product.images]
     alarms = np.array([one.is_anomalous for one in found])
-    wrong = pictures.kinds != GOOD
+    wrong = product.kinds != GOOD
     told = {"false_alarms": float(alarms[~wrong].mean()), "found": float(alarms[wrong].mean())}
     return np.array([one.score for one in found]), np.stack([one.map for one in found]), told
 
 
-def mask(package: Package, pictures: Pictures) -> Found:
-    """The picture's own mask: the control."""
+def mask(package: Package, product: ProductImages) -> Found:
+    """The image's own mask: the control."""
     with Explainer(package, backend="onnxruntime") as explainer:
-        normal, seen = explainer(pictures.bank), explainer(pictures.images)
+        normal, seen = explainer(product.bank), explainer(product.images)
     cosines = _unit(np.stack([e.embedding for e in seen])) @ _unit(np.stack([e.embedding for e in normal])).T
     return 1 - cosines.max(1), np.stack([e.mask for e in seen]), {}
 
 
-def hidden(package: Package, pictures: Pictures) -> Found:
-    """By how much a place under the encoder's mean colour raises the cosine to the nearest normal picture."""
+def hidden(package: Package, product: ProductImages) -> Found:
+    """By how much a place under the encoder's mean colour raises the cosine to the nearest normal image."""
     colour = np.round(255 * np.array(package.manifest.input.mean)).astype(np.uint8)
-    height, width = pictures.images.shape[1:3]
+    height, width = product.images.shape[1:3]
     starts = [(y, x) for y in range(0, height - STEP, STEP) for x in range(0, width - STEP, STEP)]
-    maps = np.zeros(pictures.images.shape[:3], np.float32)
+    maps = np.zeros(product.images.shape[:3], np.float32)
     with Embedder(package, backend="onnxruntime") as embedder:
-        normal = _unit(embedder(pictures.bank))
-        cosines = _unit(embedder(pictures.images)) @ normal.T
-        for image, near, seen in zip(pictures.images, cosines, maps, strict=True):
+        normal = _unit(embedder(product.bank))
+        cosines = _unit(embedder(product.images)) @ normal.T
+        for image, near, seen in zip(product.images, cosines, maps, strict=True):
             changed = np.repeat(image[None], len(starts), axis=0)
             for one, (y, x) in zip(changed, starts, strict=True):
                 one[y : y + PATCH, x : x + PATCH] = colour
@@ -87,16 +87,16 @@ def hidden(package: Package, pictures: Pictures) -> Found:
     return 1 - cosines.max(1), maps, {}
 
 
-METHODS: dict[str, Callable[[Package, Pictures], Found]] = {"bank": bank, "mask": mask, "hidden": hidden}
+METHODS: dict[str, Callable[[Package, ProductImages], Found]] = {"bank": bank, "mask": mask, "hidden": hidden}
 
 
-def latency(package: Package, pictures: Pictures, *, rounds: int) -> list[dict[str, Any]]:
+def latency(package: Package, product: ProductImages, *, rounds: int) -> list[dict[str, Any]]:
     """Encoder alone (and again, as a control), with local features, and with the bank's answer as well.
 
     On a machine that computes other things, medians tell of those; the tenth percentile (p10) does not.
     """
-    made, _ = fit_bank(package, [(str(i), image) for i, image in enumerate(pictures.bank)])
-    image = np.ascontiguousarray(pictures.images[0])
+    made, _ = fit_bank(package, [(str(i), image) for i, image in enumerate(product.bank)])
+    image = np.ascontiguousarray(product.images[0])
     alone, again = (OnnxRuntimeBackend(package, mask=False) for _ in "ab")
     whole, cells = OnnxRuntimeBackend(package), CellsBackend(package)
     calls = {
@@ -150,16 +150,16 @@ def _run(o: argparse.Namespace) -> int:
     rows = [one for peer in peers for one in peer["rows"]]
     content: dict[str, Any] = {"meta": meta(), "peers": [peer["meta"] for peer in peers], "rows": rows}
     for folder in o.defects:
-        for pictures in tqdm(list(products(folder)), desc=folder.name):
-            few = pictures.few(FEW)
+        for product in tqdm(list(products(folder)), desc=folder.name):
+            few = product.few(FEW)
             for package in packages:
                 for name in o.methods:
-                    of = few if name == "hidden" else pictures
+                    of = few if name == "hidden" else product
                     scores, maps, told = METHODS[name](package, of)
                     about = {"method": name, "encoder": _name(package), "data": folder.name}
                     rows.append({**about, **row(of, scores, maps), **told})
             write_compact(o.json, content)
-    content["latency"] = [one for p in packages for one in latency(p, pictures, rounds=o.rounds)]
+    content["latency"] = [one for p in packages for one in latency(p, product, rounds=o.rounds)]
     write_compact(o.json, content)
     print(records(groups(sorted(rows, key=itemgetter("encoder", "method")), "encoder", "method"), MEANS))
     return 0

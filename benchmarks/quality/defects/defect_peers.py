@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from benchmarks.common.record import command, meta, write_compact
-from benchmarks.quality.defects.scores import Pictures, products, row
+from benchmarks.quality.defects.scores import ProductImages, products, row
 
 STAGES = {4: "blocks.1", 8: "blocks.2", 16: "blocks.4"}
 """Layers of timm's EfficientNets and MobileNetV2, by stride."""
@@ -54,9 +54,9 @@ def padim(name: str, weights: Path) -> Any:
 
 
 def run(
-    model: Any, tests: Pictures, normalize: Callable[[np.ndarray], Tensor]
+    model: Any, tests: ProductImages, normalize: Callable[[np.ndarray], Tensor]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Fit on the bank; scores (N,) and maps (N, H, W) of the test pictures."""
+    """Fit on the bank; scores (N,) and maps (N, H, W) of the test images."""
     model.train()
     model.feature_extractor.eval()
     with torch.no_grad():

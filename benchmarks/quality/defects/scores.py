@@ -1,4 +1,4 @@
-"""How well scores and maps find planted defects: AUROC of pictures and of pixels, and PRO."""
+"""How well scores and maps find planted defects: AUROC of images and of pixels, and PRO."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ MOST_FALSE = 0.3
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pictures:
-    """The pictures of one product."""
+class ProductImages:
+    """The images of one product."""
 
     name: str
     bank: np.ndarray
@@ -35,7 +35,7 @@ class Pictures:
     """bool (N, H, W): the defects' pixels."""
 
     @classmethod
-    def load(cls, folder: Path) -> Pictures:
+    def load(cls, folder: Path) -> ProductImages:
         """What `python -m benchmarks.defects` wrote of one product; `images` in the order of their paths."""
         files = find_images(folder / "test")
         images = _stack(files)
@@ -52,25 +52,25 @@ class Pictures:
             regions=regions,
         )
 
-    def few(self, count: int) -> Pictures:
+    def few(self, count: int) -> ProductImages:
         """The first so many of each kind."""
         which = np.sort(np.concatenate([np.flatnonzero(self.kinds == k)[:count] for k in set(self.kinds)]))
         of = {name: getattr(self, name)[which] for name in ("images", "kinds", "regions")}
         return replace(self, **of)
 
 
-def products(folder: Path) -> Iterator[Pictures]:
+def products(folder: Path) -> Iterator[ProductImages]:
     """Every product of a folder of `python -m benchmarks.defects`, by name."""
     for inside in sorted(p for p in folder.iterdir() if p.is_dir()):
-        yield Pictures.load(inside)
+        yield ProductImages.load(inside)
 
 
-def row(tests: Pictures, scores: np.ndarray, maps: np.ndarray) -> dict[str, Any]:
+def row(tests: ProductImages, scores: np.ndarray, maps: np.ndarray) -> dict[str, Any]:
     """The figures of one method on one product.
 
     Args:
         scores: (N,), higher is stranger.
-        maps: float (N, H, W), on one scale for all pictures.
+        maps: float (N, H, W), on one scale for all images.
     """
     wrong = tests.kinds != GOOD
     by_kind = {

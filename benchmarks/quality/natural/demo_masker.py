@@ -6,11 +6,11 @@
     python -m benchmarks.demo_masker debs --work WORK
 
 It takes the photographs of these Debian packages whose licence is CC0, CC-BY, CC-BY-SA or public domain, and
-no other.  Training pictures are random crops of them, half of them with one of GCompris's drawings (CC-BY-SA)
+no other.  Training images are random crops of them, half of them with one of GCompris's drawings (CC-BY-SA)
 pasted in.  No photograph of scikit-image or scikit-learn is used: the demo shows those.
 
 Writes `demo/masker/`: the run's masker, configuration and summary, `card.json` (command, versions, what the
-masks are worth) and `sources.tsv` (every picture that was used, with its licence and author).
+masks are worth) and `sources.tsv` (every image that was used, with its licence and author).
 """
 
 from __future__ import annotations
@@ -61,14 +61,14 @@ FOLDERS = ("categorization/resource/images", "explore_world_animals/resource/ani
 DRAWINGS = "lang/resource/words_sample"
 PICTURES, PASTED = 2400, 1200
 SIDE = 256
-"""Pixels, of a training picture."""
+"""Pixels, of a training image."""
 SHORTEST, LONGEST = 128, 1600
 """Pixels: smaller photographs are left out, larger ones made smaller first."""
 
 
 @dataclass(frozen=True, order=True)
 class Source:
-    """A picture that training uses."""
+    """An image that training uses."""
 
     package: str
     file: str
@@ -77,7 +77,7 @@ class Source:
 
 
 def sources(debs: Path) -> Iterator[tuple[Source, Image.Image]]:
-    """Every permitted picture of the unpacked packages: drawings have transparency, photographs none.
+    """Every permitted image of the unpacked packages: drawings have transparency, photographs none.
 
     Raises:
         InputError: a package is not there.
@@ -101,7 +101,7 @@ def sources(debs: Path) -> Iterator[tuple[Source, Image.Image]]:
 def qt_resources(data: bytes) -> Iterator[tuple[str, bytes]]:
     """Path and content of every file in a Qt resource archive (.rcc, as Qt's `rcc --binary` writes it).
 
-    Files that are compressed with zstd are left out: pictures are stored as they are.
+    Files that are compressed with zstd are left out: images are stored as they are.
     """
     _, version, tree, start, names = struct.unpack_from(">4s4I", data)
     node = 14 if version < 2 else 22  # bytes; later versions add a time
@@ -126,7 +126,7 @@ def qt_resources(data: bytes) -> Iterator[tuple[str, bytes]]:
 
 
 def write_pictures(debs: Path, folder: Path) -> list[Source]:
-    """The training pictures; returns what they are made of."""
+    """The training images; returns what they are made of."""
     used: list[Source] = []
     photographs: list[Image.Image] = []
     drawings: list[Image.Image] = []
@@ -144,7 +144,7 @@ def write_pictures(debs: Path, folder: Path) -> list[Source]:
         )
     rng = np.random.default_rng(0)
     with atomic_folder(folder, force=True) as out:
-        for i in tqdm(range(PICTURES), desc="training pictures"):
+        for i in tqdm(range(PICTURES), desc="training images"):
             picture = square(photographs[rng.integers(len(photographs))], rng, side=SIDE)
             if i < PASTED:
                 picture, _ = paste(picture, drawings[rng.integers(len(drawings))], rng)
@@ -157,7 +157,7 @@ def main() -> int:
     """Returns 0, or 1 with a message."""
     p = command("demo_masker", __doc__, json=False)
     p.add_argument("debs", type=Path, help="folder into which the Debian packages are unpacked")
-    p.add_argument("--work", type=Path, required=True, help="training pictures, encoder and run")
+    p.add_argument("--work", type=Path, required=True, help="training images, encoder and run")
     p.add_argument("--steps", type=int, default=600, help="training steps (%(default)s)")
     p.add_argument("--batch-size", type=int, default=16)
     o = p.parse_args()
@@ -212,7 +212,7 @@ def ship(run: Path, used: list[Source], options: list[str]) -> None:
 
 @torch.inference_mode()
 def _pairs(nem: NEM) -> dict[str, Any]:
-    """Masks of pictures that share one of two things: by themselves, and toward each other."""
+    """Masks of images that share one of two things: by themselves, and toward each other."""
     shared = pairs()
     images = np.stack([view.image for pair in shared for view in pair.views])
     x = nem.encoder.normalize(torch.from_numpy(images))

@@ -50,7 +50,7 @@ def licence(path: Path, *, package: str, debs: Path) -> tuple[str, str]:
 def _covers(patterns: list[str], path: Path) -> bool:
     """By the end of the path, or the name: patterns are of the source package, whose folders may differ.
 
-    Whether a picture is .jpg, .png or .webp does not count: packaging converts them.
+    Whether an image is .jpg, .png or .webp does not count: packaging converts them.
     """
     end, name = (_PICTURE.sub("", text) for text in (f"/{path.as_posix()}", path.name))
     for pattern in (_PICTURE.sub("", pattern) for pattern in patterns):

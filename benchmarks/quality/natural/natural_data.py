@@ -10,7 +10,7 @@
     test_masks/   their objects
     test_swaps/   three changes of each: NAME__bg (the same object in the same place, another photograph),
                   NAME__obj (the same photograph, another object), NAME__none (the bare photograph)
-    licences.tsv  every picture that was used: split, package, licence, file
+    licences.tsv  every image that was used: split, package, licence, file
 
 Part of the sources is under the GPL.  The data are for measurements and are not part of this repository,
 and neither is a masker that was trained on them.

@@ -48,7 +48,7 @@ class Source:
     size: int = SIZE
 
     def config(self, name: str) -> EncoderConfig:
-        """The whole picture is seen: composites are square."""
+        """The whole image is seen: composites are square."""
         return EncoderConfig(
             encoder=f"timm/{name.removesuffix(RANDOM)}",
             weights=str(dict(self.weights)[name].resolve()),
@@ -82,7 +82,7 @@ def encoder_of(source: Source, name: str) -> FrozenEncoder:
 
 @functools.cache
 def digest(data: Path) -> str:
-    """sha256 over names and sizes of all pictures: which data a result is of."""
+    """sha256 over names and sizes of all images: which data a result is of."""
     files = sorted(p for folder in (TRAIN, TEST, MASKS, SWAPS) for p in (data / folder).iterdir())
     lines = (f"{p.relative_to(data).as_posix()} {p.stat().st_size}\n" for p in files)
     return hashlib.sha256("".join(lines).encode()).hexdigest()

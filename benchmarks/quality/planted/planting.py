@@ -139,7 +139,7 @@ def rendered(
 
 
 def close_up(pixels: Tensor, boxes: Tensor, *, widening: float) -> Tensor:
-    """(N, 3, S, S) seen through windows between the boxes (N, 4) at 0 and the whole picture at 1."""
+    """(N, 3, S, S) seen through windows between the boxes (N, 4) at 0 and the whole image at 1."""
     box = torch.lerp(boxes, torch.tensor([-1.0, -1, 1, 1]), widening)
     centre, half = (box[:, 2:] + box[:, :2]) / 2, (box[:, 2:] - box[:, :2]) / 2
     affine = torch.cat([torch.diag_embed(half), centre[:, :, None]], dim=2)  # (N, 2, 3)
@@ -147,7 +147,7 @@ def close_up(pixels: Tensor, boxes: Tensor, *, widening: float) -> Tensor:
 
 
 def sampled(pixels: Tensor, affine: Tensor) -> Tensor:
-    """(N, C, S, S) seen through windows (N, 2, 3); beyond the picture it is mirrored."""
+    """(N, C, S, S) seen through windows (N, 2, 3); beyond the image it is mirrored."""
     grid = F.affine_grid(affine, list(pixels.shape), align_corners=False)
     return F.grid_sample(pixels, grid, padding_mode="reflection", align_corners=False)
 
@@ -169,7 +169,7 @@ def view(images: Tensor) -> Tensor:
     n = len(images)
     side = torch.empty(n).uniform_(0.5, 1).sqrt()
     mirror = torch.where(torch.rand(n) < 0.5, -1.0, 1.0)
-    centre = (torch.rand(n, 2) * 2 - 1) * (1 - side)[:, None]  # in (-1, 1), where the picture is (-1, 1)
+    centre = (torch.rand(n, 2) * 2 - 1) * (1 - side)[:, None]  # in (-1, 1), where the image is (-1, 1)
     zero = torch.zeros(n)
     affine = torch.stack([side * mirror, zero, centre[:, 0], zero, side, centre[:, 1]], dim=1)
     cropped = sampled(jitter(images, strength=0.3), affine.view(n, 2, 3))

@@ -25,7 +25,7 @@ SIZE = demo.SIZE
 """Height and width of a scene, pixels."""
 FACTORS = ("photograph", "patch", "shapes", "red", "blue")
 KINDS = ("standard", "small", "unseen")
-"""Large digits; digits of at most 2 % of the picture; clutter of shapes that training never shows."""
+"""Large digits; digits of at most 2 % of the image; clutter of shapes that training never shows."""
 SPLITS = ("train", "test")
 
 SMALL, LARGE = (18, 23), (30, 48)
@@ -45,7 +45,7 @@ Box = tuple[int, int, int, int]
 
 @dataclass(frozen=True)
 class Scene:
-    """One picture and its truth."""
+    """One image and its truth."""
 
     image: np.ndarray
     """uint8 (SIZE, SIZE, 3), RGB."""
@@ -121,7 +121,7 @@ def _draw(n: int, streams: list[np.random.Generator]) -> tuple[int, np.random.Ge
 
 
 def _places(rng: np.random.Generator, *, small: bool) -> Places:
-    """A patch of 27 to 33 % of the picture, two to four shapes, and two disjoint square boxes."""
+    """A patch of 27 to 33 % of the image, two to four shapes, and two disjoint square boxes."""
     area, aspect = rng.uniform(0.275, 0.326) * SIZE**2, np.exp(rng.uniform(-0.26, 0.26))
     height = round(np.sqrt(area * aspect))
     sides = rng.integers(6, 15, rng.integers(2, 5))

@@ -85,12 +85,12 @@ def occlusion(encoder: FrozenEncoder, x: Tensor, targets: Tensor, *, centre: Ten
 def second_order(
     encoder: FrozenEncoder, x: Tensor, targets: Tensor, *, centre: Tensor, seed: int = 0
 ) -> Tensor:
-    """Inner products of the cells of both pictures' last maps, summed over the cells of the other picture.
+    """Inner products of the cells of both images' last maps, summed over the cells of the other image.
 
     Where the embedding is the mean of the last map's cells, f(x) = mean_i g_i, the similarity is the sum of
     A_ij = ⟨g_i(x) − μ, g_j(other) − μ⟩ over pairs of cells (the idea of BiLRP and exCLIP, at the pooled
     layer), and Σ_j A_ij is proportional to ⟨g_i(x) − μ, q − μ⟩, which needs the embedding of the other
-    picture alone.  Bilinear upsampling.
+    image alone.  Bilinear upsampling.
 
     Raises:
         InputError: the embedding is not a mean.

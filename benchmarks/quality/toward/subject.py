@@ -32,7 +32,7 @@ from train.objective import TARGET_PRICE
 NULL = "null"
 """Zeros, the image itself: also the mask that ignores a target, the control beside every row."""
 PRICED = 64
-"""Training pictures that the price of a pixel toward a target is measured on, as training does."""
+"""Training images that the price of a pixel toward a target is measured on, as training does."""
 
 
 AROUND = "v"
@@ -48,7 +48,7 @@ class Asked:
     x: Tensor
     """Normalised (N, 3, H, W)."""
     regions: np.ndarray
-    """bool (N, H, W): the object; of a mixture, where the picture inside is."""
+    """bool (N, H, W): the object; of a mixture, where the image inside is."""
     targets: Mapping[str, Tensor]
     """What is asked for → (N, D)."""
     centre: Tensor
@@ -151,7 +151,7 @@ def logits(nem: NEM, asked: Asked) -> dict[str, Tensor]:
 
 
 def priced(source: Source, name: str) -> np.ndarray:
-    """uint8 (N, H, W, 3): training pictures, from all over."""
+    """uint8 (N, H, W, 3): training images, from all over."""
     files = find_images(Path(source.data / TRAIN))
     return fitted(files[:: max(1, len(files) // PRICED)][:PRICED], encoder_of(source, name).input)
 

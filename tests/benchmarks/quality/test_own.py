@@ -1,4 +1,4 @@
-"""Maskers and baselines on a user's own pictures: what is paired with what, and what is refused."""
+"""Maskers and baselines on a user's own images: what is paired with what, and what is refused."""
 
 from __future__ import annotations
 
@@ -90,5 +90,5 @@ def test_too_few_images_are_refused(masker, photographs, tmp_path, monkeypatch, 
         shutil.copy(photographs / "00.png", few / f"{i}.png")
     arguments = [f"ours={masker.parent}", "--images", few, "--json", tmp_path / "own.json"]
     assert run(monkeypatch, *arguments) == 1
-    assert "holds 7 pictures" in capsys.readouterr().err
+    assert "holds 7 images" in capsys.readouterr().err
     assert not (tmp_path / "own.json").exists()

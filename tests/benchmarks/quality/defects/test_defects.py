@@ -11,7 +11,7 @@ from scipy import ndimage
 
 from benchmarks.quality.defects.__main__ import KINDS, LEAST_CHANGE, SIDE, Product, composed, defective, make
 from benchmarks.quality.defects.defect_methods import METHODS, latency, main
-from benchmarks.quality.defects.scores import GOOD, MOST_FALSE, Pictures, pro, row
+from benchmarks.quality.defects.scores import GOOD, MOST_FALSE, ProductImages, pro, row
 from runtime.media.encode import save_png
 from runtime.package.folder import Package
 
@@ -41,7 +41,7 @@ def test_a_defect_changes_its_pixels_and_no_others(two, kind):
     assert (layer[..., 3][where] > 0.5).all()
 
 
-def test_the_same_seed_makes_the_same_picture(two):
+def test_the_same_seed_makes_the_same_image(two):
     (one, where), (again, there) = (
         defective(two[0], "missing", two[1], np.random.default_rng(7)) for _ in "ab"
     )
@@ -55,7 +55,7 @@ def test_what_is_written_is_read_back(two, tmp_path, monkeypatch):
     for name, count in (("BANK", 3), ("GOOD", 2), ("EACH", 1)):
         monkeypatch.setattr(f"benchmarks.quality.defects.__main__.{name}", count)
     make(two[0], two[1], tmp_path / "disc", seed=0)
-    tests = Pictures.load(tmp_path / "disc")
+    tests = ProductImages.load(tmp_path / "disc")
     assert (len(tests.bank), len(tests.images)) == (3, 6)
     assert set(tests.kinds) == {GOOD, *KINDS}
     assert (tests.regions.any((1, 2)) == (tests.kinds != GOOD)).all()
@@ -95,40 +95,40 @@ def test_pro_is_the_mean_overlap_over_thresholds():
 
 
 @pytest.fixture(scope="module")
-def pictures() -> Pictures:
-    """Grey noise; of four test pictures two have a red square."""
+def product() -> ProductImages:
+    """Grey noise; of four test images two have a red square."""
     rng = np.random.default_rng(0)
     images = rng.integers(100, 130, (12, 64, 64, 3), dtype=np.uint8)
     regions = np.zeros((4, 64, 64), bool)
     regions[2:, 8:32, 8:32] = True
     images[8:][regions] = (250, 0, 0)
     kinds = np.array([GOOD, GOOD, "blob", "blob"])
-    return Pictures(name="toy", bank=images[:8], images=images[8:], kinds=kinds, regions=regions)
+    return ProductImages(name="toy", bank=images[:8], images=images[8:], kinds=kinds, regions=regions)
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_a_method_scores_every_picture_and_pixel(package, pictures, name):
-    scores, maps, told = METHODS[name](Package.open(package), pictures)
+def test_a_method_scores_every_image_and_pixel(package, product, name):
+    scores, maps, told = METHODS[name](Package.open(package), product)
     assert (scores.shape, maps.shape) == ((4,), (4, 64, 64))
     assert np.isfinite(maps).all()
     if name == "bank":
         assert scores[2:].min() > scores[:2].max()
         assert set(told) == {"false_alarms", "found"}
-    if name == "hidden":  # grey there makes it more like the grey normal picture
+    if name == "hidden":  # grey there makes it more like the grey normal image
         assert maps[2:, 8:32, 8:32].mean() > maps[2:, 40:, 40:].mean()
 
 
-def test_few_rounds_have_latency_but_no_ratio(package, pictures):
-    rows = latency(Package.open(package), pictures, rounds=5)
+def test_few_rounds_have_latency_but_no_ratio(package, product):
+    rows = latency(Package.open(package), product, rounds=5)
     assert [row["variant"] for row in rows][:2] == ["encoder", "control"]
     assert all(row["ratio_to_encoder"] is None for row in rows)  # of five rounds there is none
 
 
-def test_command_takes_over_rows_and_names_missing_ones(package, pictures, tmp_path, capsys):
-    for i, (image, kind) in enumerate(zip(pictures.images, pictures.kinds, strict=True)):
+def test_command_takes_over_rows_and_names_missing_ones(package, product, tmp_path, capsys):
+    for i, (image, kind) in enumerate(zip(product.images, product.kinds, strict=True)):
         save_png(tmp_path / f"data/toy/test/{kind}/{i}.png", image)
-        save_png(tmp_path / f"data/toy/truth/{kind}/{i}.png", pictures.regions[i].astype(np.uint8) * 255)
-    for i, image in enumerate(pictures.bank):
+        save_png(tmp_path / f"data/toy/truth/{kind}/{i}.png", product.regions[i].astype(np.uint8) * 255)
+    for i, image in enumerate(product.bank):
         save_png(tmp_path / f"data/toy/bank/{i}.png", image)
     peers, out = tmp_path / "peers.json", tmp_path / "out.json"
     row = {"encoder": "e", "method": "peer", "image_auroc": 1, "pixel_auroc": 0.5}
