@@ -35,9 +35,10 @@ def test_signature_of_explainer_and_names_of_explanation():
     assert {"mask", "valid", "overlay", "save"} <= set(dir(Explanation))
 
 
-def test_every_error_is_exported():
+def test_every_error_is_exported_and_documented():
     found = re.findall(r"^class (\w+)", inspect.getsource(errors), re.MULTILINE)
     assert set(found) <= set(runtime.__all__)
+    assert [name for name in found if name not in (errors.__doc__ or "")] == []
 
 
 def test_error_text_has_came_expected_cure():

@@ -184,8 +184,9 @@ def write_parquet(folder: Path) -> Path:
     Raises:
         BackendUnavailable: pyarrow is not installed.
     """
-    pyarrow = library("pyarrow", "pyarrow, which writes Parquet", "pip install pyarrow")
-    parquet = importlib.import_module("pyarrow.parquet")
+    parquet = library("pyarrow.parquet", "pyarrow, which writes Parquet", "pip install pyarrow")
+    import pyarrow
+
     with (folder / LINES).open(encoding="utf-8") as file:
         names = [json.loads(line)["name"] for line in file]
     embeddings = np.load(folder / ROWS)

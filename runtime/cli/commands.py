@@ -131,7 +131,8 @@ def report(arguments: argparse.Namespace) -> int:
     """
     refuse_existing(arguments.out, force=arguments.force)
     made = _report_of_images(arguments) if arguments.sources else _report_of_folder(arguments)
-    console.print_skipped(made.skipped)
+    for one in made.failed_pairs:
+        print(f"not compared: {one['a']} beside {one['b']}: {one['error']}", file=sys.stderr)
     if made.unpaired:
         print(f"pairs: {made.unpaired}", file=sys.stderr)
     lines = [f"flagged {name}" for name in made.flagged]
@@ -156,8 +157,7 @@ def _report_of_images(arguments: argparse.Namespace) -> Report:
         outcome = explain_images(
             explainer, images, Path(folder), form, package=package, fidelity=True, quiet=arguments.quiet
         )
-        if not outcome.written:
-            console.print_skipped(outcome.skipped, len(images))
+        console.print_skipped(outcome.skipped, len(images))
         return write_report(
             Path(folder), arguments.out, explainer, unread=outcome.skipped, **_page(arguments)
         )

@@ -172,7 +172,10 @@ def _weights(package: Package) -> int:
 def nvidia_driver() -> str | None:
     """GPU name, driver version and compute capability; or the driver's version; None without a driver."""
     query = ("--query-gpu=name,driver_version,compute_cap", "--format=csv,noheader")
-    cards = jetson.printed_by("nvidia-smi", *query).splitlines()
+    try:
+        cards = jetson.printed_by("nvidia-smi", *query).splitlines()
+    except TimeoutError as error:
+        return str(error)
     loaded = jetson.system_text(Path("/proc/driver/nvidia/version")) or ""
     return "; ".join(cards) or loaded.partition("\n")[0] or None
 

@@ -100,7 +100,6 @@ def read(root: Path = Path("/")) -> Jetson | None:
     meminfo = re.findall(r"(\w+): +(\d+) kB", system_text(root / "proc/meminfo") or "")
     memory = {name: 1024 * int(kilobytes) for name, kilobytes in meminfo}
     modes = re.findall(r"POWER_MODEL ID=(\d+) NAME=(\S+)", system_text(root / "etc/nvpmodel.conf") or "")
-    mode = re.search(r"NV Power Mode: *(\S+)", printed_by("nvpmodel", "-q", check=False))
     return Jetson(
         model=system_text(root / "proc/device-tree/model"),
         l4t=l4t,
@@ -108,7 +107,7 @@ def read(root: Path = Path("/")) -> Jetson | None:
         carried=CARRIED[jetpack[:3]] if jetpack else None,
         memory_total=memory.get("MemTotal"),
         memory_free=memory.get("MemAvailable"),
-        power_mode=mode[1] if mode else None,
+        power_mode=_power_mode(),
         power_modes={int(number): name for number, name in modes},
         clocks=_clocks(root / "sys"),
     )
@@ -156,12 +155,26 @@ def _clocks(sys_folder: Path) -> dict[str, bool]:
     return held
 
 
+def _power_mode() -> str | None:
+    """The mode that `nvpmodel -q` prints, which changes nothing."""
+    with contextlib.suppress(TimeoutError):
+        if mode := re.search(r"NV Power Mode: *(\S+)", printed_by("nvpmodel", "-q", check=False)):
+            return mode[1]
+    return None
+
+
 def printed_by(tool: str, *arguments: str, check: bool = True) -> str:
-    """What a tool prints; empty if it is not installed, does not answer or, with `check`, fails."""
+    """What a tool prints; empty if it is not installed or, with `check`, fails.
+
+    Raises:
+        TimeoutError: it does not answer.
+    """
     try:
         done = subprocess.run([tool, *arguments], capture_output=True, text=True, timeout=20, check=check)
-    except (OSError, subprocess.SubprocessError):
+    except (FileNotFoundError, subprocess.CalledProcessError):
         return ""
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise TimeoutError(f"{tool} does not answer ({error})") from error
     return done.stdout.strip()
 
 

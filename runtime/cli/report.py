@@ -43,9 +43,11 @@ class Report(NamedTuple):
     flagged: list[str]
     """Names of the images whose mask shows nothing or keeps too little."""
     skipped: list[dict[str, str]]
-    """Images that could not be read, or not be compared: `image` and `error`."""
+    """Images that could not be read: `image` and `error`."""
     pairs: int
     """Number of pairs that were compared."""
+    failed_pairs: list[dict[str, str]]
+    """Pairs that could not be compared: `a`, `b` and `error`."""
     unpaired: str
     """Why no pair was compared although there are some; else empty."""
 
@@ -89,14 +91,14 @@ def write_report(
         for card, (neighbour, similarity) in zip(cards, nearest, strict=True):
             card |= {"neighbour": neighbour, "nearest": similarity}
         similar = _pairs(nearest)
-        compared, unpaired = _compare(explainer, record, files, similar[:pairs], lost, quiet=quiet)
-        facts = _facts(record, cards, lost, low_fidelity)
+        compared, failed, unpaired = _compare(explainer, record, files, similar[:pairs], quiet=quiet)
+        facts = _facts(record, cards, lost, failed, low_fidelity)
         facts["pairs"] = unpaired or _how_to_read(len(compared), len(similar), explainer)
         if (folder / TARGET).is_file():
             facts["masks"] = "toward a target: each overlay shows what is like it"
         page.write_text(_fill(record, facts, cards, compared, unit))
     flagged = [card["name"] for card in cards if card["flags"]]
-    return Report(path, len(cards), flagged, lost, len(compared), unpaired)
+    return Report(path, len(cards), flagged, lost, len(compared), failed, unpaired)
 
 
 def _explained(folder: Path) -> tuple[list[dict[str, Any]], np.ndarray]:
@@ -159,25 +161,24 @@ def _compare(
     record: RunRecord,
     images: list[Path],
     pairs: list[tuple[int, int]],
-    lost: list[dict[str, str]],
     *,
     quiet: bool,
-) -> tuple[list[dict[str, Any]], str]:
-    """Compare pairs of images; also returns why none can be compared.  Adds images to `lost`."""
+) -> tuple[list[dict[str, Any]], list[dict[str, str]], str]:
+    """Compare pairs of images: those compared, those that failed, and why none can be compared."""
+    compared, failed = list[dict[str, Any]](), list[dict[str, str]]()
     if explainer is None:
         gone = f"none are compared: {record.package} does not exist; give its path with --package"
-        return [], gone if pairs else ""
-    compared = []
+        return [], [], gone if pairs else ""
     with progress(len(pairs), unit="pair", quiet=quiet) as bar:
         for a, b in pairs:
             try:
                 compared.append(_pair(a, b, explainer.compare(images[a], images[b]), record))
             except InputError as error:  # a file that was removed in the meantime
-                lost.append(skipped(images[a], error))
+                failed.append({"a": str(images[a]), "b": str(images[b]), "error": error.came})
             except EngineMismatch as error:
-                return [], f"none are compared: {error.came}; {error.cure}"
+                return [], [], f"none are compared: {error.came}; {error.cure}"
             bar.update()
-    return compared, ""
+    return compared, failed, ""
 
 
 def _pair(a: int, b: int, comparison: Comparison, record: RunRecord) -> dict[str, Any]:
@@ -215,6 +216,7 @@ def _facts(
     record: RunRecord,
     cards: list[dict[str, Any]],
     lost: list[dict[str, str]],
+    failed: list[dict[str, str]],
     low_fidelity: float,
 ) -> dict[str, str]:
     """What the head of the page says, by its label."""
@@ -229,6 +231,8 @@ def _facts(
     }
     if lost:
         facts["skipped"] = "; ".join(one["error"] for one in lost)
+    if failed:
+        facts["pairs that failed"] = "; ".join("{a} beside {b}: {error}".format(**one) for one in failed)
     return facts
 
 

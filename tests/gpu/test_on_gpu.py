@@ -178,9 +178,38 @@ def test_torch_tensors_are_read_without_a_copy(on_gpu: Package, explainer: Expla
     gc.collect()
     explainer.run_device(tensor).synchronize()  # would take their memory, were it free
     same((embedding.cpu().numpy(), mask.cpu().numpy()), expected)
+    before = 0
+    for i in range(200):
+        if i == 100:
+            before = device()
+        torch.from_dlpack(explainer.run_device(tensor).embedding).sum()
+    assert device() - before < MEGABYTE, "memory is used again"
     for wrong in (tensor.float(), tensor[:, :, ::2], tensor[:, :-1], tensor.cpu()):
         with pytest.raises(InputError):
             explainer.run_device(wrong)
+
+
+def test_torch_stream_order_is_kept(on_gpu: Package, explainer: Explainer) -> None:
+    torch = pytest.importorskip("torch")
+    if not torch.cuda.is_available():
+        pytest.skip("this torch has no CUDA")
+    images = pictures(on_gpu, 1)
+    expected = explainer.backend.run(images)
+    ready = torch.from_numpy(images).cuda()
+    busy = torch.randn(2048, 2048, device="cuda")
+    torch.cuda.synchronize()
+    stream = torch.cuda.Stream()
+    for i in range(10):
+        with torch.cuda.stream(stream):
+            tensor = torch.zeros_like(ready)
+            for _ in range(20):  # keeps the stream busy before it writes the images
+                busy @ busy
+            tensor.copy_(ready)
+            explanation = explainer.run_device(tensor, stream=stream if i % 2 else None)
+            embedding = torch.from_dlpack(explanation.embedding).cpu().numpy()
+        np.testing.assert_allclose(
+            embedding, expected[0], rtol=0, atol=5e-3 * float(np.abs(expected[0]).max())
+        )
 
 
 def test_frames_after_warm_up_take_no_memory(on_gpu: Package, explainer: Explainer) -> None:

@@ -49,6 +49,7 @@ class FakeDriver:
     def __init__(self, gpu: Gpu, **attributes: int) -> None:
         self._gpu = gpu
         self._templates: dict[int, bool] = {}  # whether it was instantiated
+        self._mapped: set[int] = set()
         ours = {"COMPUTE_CAPABILITY_MAJOR": 8, "COMPUTE_CAPABILITY_MINOR": 9, "CAN_MAP_HOST_MEMORY": 1}
         self._attributes = {**ours, **attributes}
 
@@ -83,11 +84,14 @@ def device_attribute(driver, attrib, dev):
 
 def host_alloc(driver, bytesize, Flags):
     assert Flags in (0, driver.CU_MEMHOSTALLOC_DEVICEMAP)
-    return driver._gpu.allocate(bytesize, "host")
+    p = driver._gpu.allocate(bytesize, "host")
+    (driver._mapped.add if Flags else driver._mapped.discard)(p)
+    return p
 
 
 def mapped_pointer(driver, p, Flags):
     assert driver._gpu.find(p).kind == "host"
+    assert (p in driver._mapped, Flags) == (True, 0)
     return p
 
 
@@ -131,6 +135,15 @@ def exchange_mode(driver, mode):
     return modes[driver._gpu.exchange_mode(modes(mode).name)]
 
 
+def initialise(driver, Flags):
+    assert Flags == 0
+
+
+def wait(driver, hStream, hEvent, Flags):
+    assert Flags == 0
+    driver._gpu.wait(hStream, hEvent)
+
+
 def begin_capture(driver, hStream, mode):
     name = ENUMS["CUstreamCaptureMode"](mode).name
     driver._gpu.rule("thread local", "THREAD_LOCAL" in name)
@@ -143,7 +156,7 @@ def end_capture(driver, hStream):
 
 
 def instantiate(driver, hGraph, flags):
-    assert driver._templates[hGraph] is False
+    assert (driver._templates[hGraph], flags) == (False, 0)
     driver._templates[hGraph] = True
     return hGraph
 
@@ -154,7 +167,7 @@ def destroy_template(driver, hGraph):
 
 
 CALLS: dict[str, tuple[str, Callable]] = {
-    "cuInit": ("u", lambda d, Flags: None),
+    "cuInit": ("u", initialise),
     "cuDriverGetVersion": ("*i", lambda d: 13020),
     "cuGetErrorName": ("i *s", lambda d, error: f"CUDA_ERROR_{int(error)}".encode()),
     "cuGetErrorString": ("i *s", lambda d, error: b"as the test wanted"),
@@ -186,7 +199,7 @@ CALLS: dict[str, tuple[str, Callable]] = {
     "cuEventRecord": ("l l", lambda d, hEvent, hStream: d._gpu.mark(hEvent, hStream)),
     "cuEventQuery": ("l", lambda d, hEvent: (0 if d._gpu.mark_done(hEvent) else d.CUresult(600),)),
     "cuEventSynchronize": ("l", lambda d, hEvent: d._gpu.mark_wait(hEvent)),
-    "cuStreamWaitEvent": ("l l u", lambda d, hStream, hEvent, Flags: d._gpu.wait(hStream, hEvent)),
+    "cuStreamWaitEvent": ("l l u", wait),
     "cuEventDestroy": ("l", lambda d, hEvent: d._gpu.marks.pop(hEvent)),
     "cuStreamIsCapturing": ("l *i", lambda d, hStream: d.CUstreamCaptureStatus(d._gpu.is_recording(hStream))),
     "cuThreadExchangeStreamCaptureMode": ("&i", exchange_mode),

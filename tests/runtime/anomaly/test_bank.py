@@ -119,3 +119,20 @@ def test_wrong_cells_counts_and_shares_are_refused():
     for share in (-0.1, 1.0):
         with pytest.raises(InputError, match="false_alarms"):
             bank.threshold(share)
+
+
+def test_an_array_is_refused_in_python_3_10(tmp_path, monkeypatch):
+    """There, `with` over what has no __enter__ is an AttributeError, not a TypeError."""
+    path = made()[0].save(tmp_path / "line.bank")
+
+    class OfPython310:
+        @property
+        def __enter__(self):
+            raise AttributeError("__enter__")
+
+        def __exit__(self, *_):
+            pass
+
+    monkeypatch.setattr(np, "load", lambda *_, **__: OfPython310())
+    with pytest.raises(SchemaError, match="is no bank"):
+        Bank.load(path)

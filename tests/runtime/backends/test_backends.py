@@ -169,3 +169,13 @@ def test_a_missing_precision_is_refused_with_a_cure(tiny):
         choice.choose(tiny, "onnxruntime", precision="int8")
     with pytest.raises(InputError, match="precision 'fp16' with onnxruntime"):
         choice.choose(tiny, "onnxruntime", precision="fp16")
+
+
+def test_the_fake_backend_checks_its_inputs():
+    fake = FakeBackend(lambda images: (images.mean((1, 2)), images.mean(3)), max_batch=2)
+    assert fake.run(RANDOM[:2])[0].shape == (2, 3)
+    with pytest.raises(InputError, match="N from 1 to 2"):
+        fake.run(RANDOM)
+    fake.close()
+    with pytest.raises(BackendError, match="closed"):
+        fake.run(RANDOM[:2])

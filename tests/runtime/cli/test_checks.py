@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 
@@ -73,3 +74,9 @@ def test_doctor_imports_no_optional_library():
 def test_doctor_reads_the_driver_from_nvidia_smi(install):
     install("nvidia-smi", "NVIDIA L4, 570.1, 8.9", "--query-gpu=name,driver_version,compute_cap")
     assert doctor.nvidia_driver() == "NVIDIA L4, 570.1, 8.9"
+
+
+def test_doctor_says_that_nvidia_smi_hangs(monkeypatch):
+    hangs = Mock(side_effect=subprocess.TimeoutExpired("nvidia-smi", 20))
+    monkeypatch.setattr(subprocess, "run", hangs)
+    assert "nvidia-smi does not answer" in doctor.nvidia_driver()

@@ -165,9 +165,12 @@ def test_removed_file_fails_only_its_pair(package_path, coloured, tmp_path, monk
     out = tmp_path / "gone.html"
     assert run("report", package_path, coloured, "--out", out, "--json") == 0
     answer = json.loads(capsys.readouterr().out)
-    assert (answer["written"], answer["pairs"]) == (4, 1)
-    assert [Path(one["image"]).name for one in answer["skipped"]] == ["red.png"]
-    assert "red.png does not exist" in data(out)["facts"]["skipped"]
+    assert (answer["written"], answer["pairs"], answer["skipped"]) == (4, 1, [])
+    (failed,) = answer["failed_pairs"]
+    assert (Path(failed["a"]).name, Path(failed["b"]).name) == ("red.png", "rose.png")
+    facts = data(out)["facts"]
+    assert "red.png beside" in facts["pairs that failed"]
+    assert "skipped" not in facts
 
 
 def test_pairs_0_or_one_image_compares_none(package_path, coloured, tmp_path, monkeypatch):

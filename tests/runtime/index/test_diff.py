@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import shutil
 
 import numpy as np
@@ -12,7 +13,7 @@ import pytest
 from runtime import Explainer
 from runtime.backends.fake import FakeBackend
 from runtime.errors import InputError
-from runtime.index.diff import compare_packages, recall_at
+from runtime.index.diff import LEAST_COSINE, LEAST_RECALL, compare_packages, recall_at
 from runtime.media.encode import save_png
 from tests.runtime.run import run
 
@@ -88,3 +89,10 @@ def test_diff_exits_3_if_the_rule_fails(package_path, images, rewrite, capsys, m
     said = capsys.readouterr().out
     assert "recall@7 is 1.000 < 1.01" in said
     assert said.splitlines()[-1].startswith("next: index the images again")
+
+
+@pytest.mark.parametrize("command", ["diff", "canary"])
+def test_help_names_the_limits(command, capsys):
+    with pytest.raises(SystemExit):
+        run(command, "--help")
+    assert {str(LEAST_COSINE), str(LEAST_RECALL)} <= set(re.findall(r"0\.\d+", capsys.readouterr().out))
