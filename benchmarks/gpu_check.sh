@@ -3,13 +3,12 @@
 #
 #   benchmarks/gpu_check.sh [--dry] OUTDIR [WHEELDIR]
 #
-# OUTDIR gets summary.md, the page to read, and up to six files of JSON: environment (and how the steps ended),
-# torch (latency), parity and engines (TensorRT), training, tests (pytest -m gpu: our CUDA code over a stand-in
-# engine, without TensorRT, and engines).  The steps that say most come first.  Figures are written as they are
-# measured: a step that crashes or is stopped keeps what it has written.  It also runs without a GPU; the
-# summary then says what was skipped and why.  Clocks, settings and energy are read and never changed.  It
-# takes at most 9 minutes, not counting the building of engines.  If it is stopped,
-# python -m benchmarks.gpu.summary OUTDIR prints the summary of what was measured.
+# OUTDIR gets summary.md, the page to read, and seven JSON files: environment, cuda (our CUDA code over a
+# stand-in engine, without TensorRT), torch (latency), parity and engines (TensorRT), training, tests
+# (pytest -m gpu).  The steps that say most come first.  Figures are written as they are measured: a step that
+# crashes or is stopped keeps what it has written.  It also runs without a GPU; the files then say what was
+# skipped and why.  Clocks, settings and energy are read and never changed.  It takes at most 9 minutes, not
+# counting the building of engines.
 #
 # --dry: the smallest encoder, once, within 90 seconds on two cores: does everything start?
 #

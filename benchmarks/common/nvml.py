@@ -103,3 +103,12 @@ def joules_per_call(call: Call, *, calls: int, device: int = 0, finish: Call | N
         return (meter.joules() - before) / calls
     except NoNvml:
         return None
+
+
+def no_energy(device: int = 0) -> str:
+    """Why `joules_per_call` gives None here; empty if it does not."""
+    try:
+        Nvml(device).joules()
+    except NoNvml as error:
+        return str(error)
+    return ""

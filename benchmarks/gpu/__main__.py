@@ -1,17 +1,18 @@
 """python -m benchmarks.gpu OUTDIR: measure and check this machine's GPU; see gpu_check.sh.
 
-Every step runs in a process of its own, with a limit on its time, and writes its file as it goes.  One that
-crashes, hangs or is stopped leaves what it has written, and the next one runs.  The summary is written again
-after every step.
+The steps that say most come first.  Every step runs in a process of its own, with a limit on its time, and
+writes its JSON as it goes.  One that crashes, hangs or is stopped leaves what it has written, and the next
+one runs.  The summary is written again every few seconds.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import platform
-import shutil
 import signal
+import subprocess
 import sys
 import tempfile
 import time
@@ -19,24 +20,21 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from benchmarks.common.record import exits, meta, write
-from benchmarks.gpu.steps import Step, run, steps
-from benchmarks.gpu.summary import FILES, read, summary
+from benchmarks.common.record import meta, write
+from benchmarks.gpu.package import build_command, find_package
+from benchmarks.gpu.steps import FILES, Plan, Step, run, steps
+from benchmarks.gpu.summary import summary
 from runtime.backends import cuda, ep_rtx
 from runtime.backends.tensorrt.library import FLAVOURS, library
-from runtime.cli.bench import conditions
-from runtime.cli.doctor import nvidia_driver
 from runtime.errors import BackendUnavailable
-from runtime.package.folder import Package
 
 LEAST = 15
 """No step is begun with fewer seconds left."""
 DRY = {"model": "test_resnet", "image_size": 96, "batch": [2], "seconds": 0.1, "train_batch": 2}
 """Options of a dry run."""
-DEMO = Path("demo/out/demo.nemu")
+QUERY = "name,driver_version,compute_cap,memory.total,clocks.sm,clocks.mem,power.limit,persistence_mode"
 
 
-@exits
 def main(argv: list[str] | None = None) -> int:
     """Run every step; returns 0, 1 if one crashed or a test failed, 3 if parity failed."""
     p = argparse.ArgumentParser(prog="python -m benchmarks.gpu", description=__doc__)
@@ -54,95 +52,112 @@ def main(argv: list[str] | None = None) -> int:
     options.seconds *= min(1, options.minutes / 9)  # scaled like the limits of the steps
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("terminated"))  # so that the running step ends too
     options.out.mkdir(parents=True, exist_ok=True)
-    for name in (*FILES, "summary.md"):
+    for name in (*(f"{file}.json" for file in FILES), "summary.md"):
         (options.out / name).unlink(missing_ok=True)
     rest = [word for word in (sys.argv[1:] if argv is None else argv) if word != str(options.out)]
     os.environ["COMMAND"] = " ".join(["benchmarks/gpu_check.sh OUTDIR", *rest])
-    os.environ["NEMU_GPU_REPORT"] = str((options.out / "tests.jsonl").absolute())
-    if options.dry:
-        os.environ["NEMU_GPU_FEW"] = "1"
+    check = Check(options.out, until=float(os.environ.get("STARTED") or time.time()) + 60 * options.minutes)
     with tempfile.TemporaryDirectory(prefix="nemu-gpu-check-") as folder:
-        given = Path(os.environ.get("PACKAGE") or DEMO)
-        package, said = None, f"{given} does not exist: make demo writes it, and PACKAGE names another"
-        if given.is_dir():  # a copy, so that engines can be added
-            Package.open(given)
-            package, said = shutil.copytree(given, Path(folder) / given.name), str(given)
-            os.environ["NEMU_GPU_PACKAGE"] = str(package)
-        found = {"meta": meta(), "dry": options.dry, "package": said, **environment()}
-        check = Check(options, found)
-        capability = found["devices"][0]["compute_capability"] if found["devices"] else ""
-        for step in steps(options, package, gpu=found["gpu"], capability=capability):
-            check.step(step)
+        package, how = find_package(Path(folder))
+        found = environment()
+        check.note("environment", {"meta": meta(), "dry": options.dry, "package": how, **found})
+        plan = Plan(options=options, package=package, gpu=bool(found["devices"]) or found["nvidia_smi_works"])
+        for step in steps(plan):
+            check.step(step, plan)
     print((options.out / "summary.md").read_text())
     return check.status()
 
 
 class Check:
-    """Runs steps, and writes `environment.json`, with how each step ended, and the summary.
+    """The files in `out`, and the running of the steps that write them.
 
     Args:
-        options: of the command.
-        found: what is known of the machine.
+        until: time, as `time.time` has it, after which nothing is begun.
     """
 
-    def __init__(self, options: argparse.Namespace, found: dict[str, Any]) -> None:
-        self.out: Path = options.out
-        self.minutes: float = options.minutes
-        self.until = float(os.environ.get("STARTED") or time.time()) + 60 * options.minutes
-        self.found = {**found, "seconds": {}, "skipped": [], "crashed": {}}
-        self.save()
+    def __init__(self, out: Path, *, until: float) -> None:
+        self._out, self._until = out, until
 
-    def save(self) -> None:
-        """Write both files."""
-        write(self.out / "environment.json", self.found)
-        (self.out / "summary.md").write_text("\n".join(summary(read(self.out))) + "\n")
+    def note(self, file: str, content: dict[str, Any]) -> None:
+        """Write a file, and the summary of all files."""
+        write(self._out / f"{file}.json", content)
+        self.summarise()
 
-    def step(self, step: Step) -> None:
-        """Run a step in a process of its own and note how it ended."""
-        left, started = self.until - time.time(), time.time()
-        why = step.missing(gpu=self.found["gpu"])
-        if not why and left < LEAST:
-            why = f"{max(left, 0):.0f} s of the whole time were left, {LEAST} are needed"
-        if why:
-            self.found["skipped"].append({"what": step.name, "why": why})
-            self.save()
+    def summarise(self) -> None:
+        """Write the summary of the files that are there by now."""
+        (self._out / "summary.md").write_text("\n".join(summary(self._results())) + "\n")
+
+    def step(self, step: Step, plan: Plan) -> None:
+        """Run a step in a process of its own and note in its file how it ended."""
+        if why := step.missing(plan):
+            self._skip(step, why)
             return
-        limit = None if step.seconds is None else min(step.seconds * self.minutes / 9, left)
-        until = () if limit is None or step.share is None else ("--until", str(started + step.share * limit))
-        status, printed = run(*step.command, *until, limit=limit)
-        sys.stderr.write(printed)
-        taken = self.found["seconds"][step.name] = time.time() - started
-        if limit is None:
-            self.until += taken
-        if status:
-            self.found["crashed"][step.name] = {"returncode": status, "printed": printed[-4000:]}
-        self.save()
+        for engine in step.builds:
+            if self._until - time.time() > LEAST:
+                self._build(": build ".join(engine), build_command(plan.package, *engine))
+        left = self._until - time.time()
+        if left < LEAST:
+            self._skip(step, f"{max(left, 0):.0f} s of the whole time were left, {LEAST} are needed")
+            return
+        limit = min(step.seconds * plan.options.minutes / 9, left)
+        self._run(step.name, step.file, step.arguments(self._out / f"{step.file}.json", limit), limit)
 
     def status(self) -> int:
         """The exit status, see `main`."""
-        if self.found["crashed"]:
+        results = self._results()
+        if any("crashed" in result for result in results.values()):
             return 1
-        engines = read(self.out).get("parity", {}).get("engines", [])
+        engines = results.get("parity", {}).get("engines", [])
         return 3 if any(engine.get("failures") for engine in engines) else 0
+
+    def _build(self, name: str, command: list[str]) -> None:
+        """Build an engine without a limit; the time for it does not count."""
+        if command:
+            started = time.time()
+            self._run(name, "parity", command, None)
+            self._until += time.time() - started
+
+    def _run(self, name: str, file: str, command: list[str], limit: float | None) -> None:
+        started = time.monotonic()
+        status, stderr = run(*command, limit=limit, tick=self.summarise)
+        sys.stderr.write(stderr)
+        content = self._read(file)
+        content.setdefault("seconds", {})[name] = time.monotonic() - started
+        if status:
+            content.setdefault("crashed", {})[name] = {"returncode": status, "stderr": stderr[-4000:]}
+        self.note(file, content)
+
+    def _skip(self, step: Step, why: str) -> None:
+        content = self._read(step.file)
+        content.setdefault("skipped", []).append({"what": step.name, "why": why})
+        self.note(step.file, content)
+
+    def _read(self, file: str) -> dict[str, Any]:
+        return self._results().get(file) or {"meta": meta()}
+
+    def _results(self) -> dict[str, Any]:
+        """The content of the files that are there; each is complete, because it is written atomically."""
+        paths = [self._out / f"{file}.json" for file in FILES]
+        return {path.stem: json.loads(path.read_text()) for path in paths if path.is_file()}
 
 
 def environment() -> dict[str, Any]:
-    """Driver, GPUs, clocks and TensorRT flavours of this machine, or why they are missing."""
-    nvidia = nvidia_driver()
+    """Driver, GPUs and TensorRT flavours of this machine, or why they are missing.  Nothing is changed."""
+    smi = _nvidia_smi()
     found: dict[str, Any] = {
         "platform": platform.platform(),
         "wheels": os.environ.get("WHEELS", ""),
-        "nvidia": nvidia,
-        "clocks": conditions().clocks,
-        "tensorrt": {name: _version(name) for name in (*FLAVOURS, ep_rtx.RtxProviderBackend.name)},
+        "nvidia_smi": smi,
+        "nvidia_smi_works": isinstance(smi, list),
     }
     try:
         driver = cuda.driver()
         found["driver"] = asdict(driver)
         found["devices"] = [asdict(cuda.device(index)) for index in range(driver.devices)]
     except BackendUnavailable as error:
-        found["driver"], found["devices"] = error.came, []
-    return {**found, "gpu": bool(found["devices"] or nvidia)}
+        found["driver"], found["devices"] = str(error), []
+    found["tensorrt"] = {name: _version(name) for name in (*FLAVOURS, ep_rtx.RtxProviderBackend.name)}
+    return found
 
 
 def _version(flavour: str) -> str:
@@ -151,7 +166,21 @@ def _version(flavour: str) -> str:
             return str(library(flavour).__version__)
         return f"{ep_rtx.provider().__version__}, {len(ep_rtx.devices())} card(s)"
     except BackendUnavailable as error:
-        return error.came
+        return str(error)
+
+
+def _nvidia_smi() -> list[dict[str, str]] | str:
+    """The answer of nvidia-smi, one record for each GPU, or why there is none."""
+    try:
+        done = subprocess.run(
+            ["nvidia-smi", f"--query-gpu={QUERY}", "--format=csv,noheader"], capture_output=True, text=True
+        )
+    except FileNotFoundError:
+        return "nvidia-smi is not installed"
+    if done.returncode:
+        return f"nvidia-smi failed: {(done.stdout + done.stderr).strip()}"
+    values = (line.split(", ") for line in done.stdout.strip().splitlines())
+    return [dict(zip(QUERY.split(","), value, strict=False)) for value in values]
 
 
 if __name__ == "__main__":

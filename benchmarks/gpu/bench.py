@@ -1,11 +1,11 @@
-"""Tools for the checks of our CUDA code: backends over a stand-in engine, images on the GPU, memory used."""
+"""Tools for the checks of `gpu.cuda`: backends over the stand-in engine, images on the GPU, memory in use."""
 
 from __future__ import annotations
 
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.common.nvml import NoNvml, Nvml
-from benchmarks.gpu.kernels import Kernels, driver_call, expected
+from benchmarks.gpu.kernels import Kernels, expected
 from benchmarks.gpu.stand_in import VERSION, stand_in
 from runtime.backends import cuda
 from runtime.backends.cuda.memory import DeviceBuffer, PinnedArray, Stream
@@ -25,6 +25,14 @@ from runtime.package.records import InputRecord, ParityRecord
 
 Outputs = Sequence[np.ndarray]
 """embedding, mask."""
+
+
+class Wrong(AssertionError):
+    """A check found an error."""
+
+
+class NotHere(Exception):
+    """A check cannot be made on this machine; the message says why."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,14 +87,17 @@ class Bench:
         )  # fmt: skip
         flavour = "rtx" if rtx else "tensorrt"
         engine = Engine(Path("stand-in.engine"), _record(self.gpu, most, flavour=flavour))
-        with closing(TensorRTBackend(engine, plan=b"", input=record, gpu=self.gpu)) as backend:
+        backend = TensorRTBackend(engine, plan=b"", input=record, gpu=self.gpu)
+        try:
             yield backend
+        finally:
+            backend.close()
 
     def run_exactly(self, backend: TensorRTBackend, n: int, seed: int) -> None:
         """Make one run over poisoned outputs.
 
         Raises:
-            AssertionError: the outputs differ from numpy's.
+            Wrong: the outputs differ from numpy's.
         """
         images, outputs = self.images(n, seed)
         backend.poison()
@@ -105,17 +116,15 @@ class Bench:
             self.cuda.synchronize(stream)
             return host.array.copy()
 
-
-def used(index: int = 0) -> dict[str, int]:
-    """Bytes that this process uses on the host and on a GPU; without NVML, that all processes use there."""
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    host = {"host": pages * os.sysconf("SC_PAGE_SIZE")}
-    try:
-        return {**host, "device, this process": Nvml(index).process_bytes()}
-    except NoNvml:  # a Jetson has none
-        with cuda.implementation().current(index):
-            free, total = driver_call("cuMemGetInfo")
-        return {**host, "device, all processes": int(total) - int(free)}
+    def used(self) -> dict[str, int]:
+        """Bytes that this process uses on the host and on the device; without NVML, that all use there."""
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+        host = {"host": pages * os.sysconf("SC_PAGE_SIZE")}
+        try:
+            return {**host, "device, this process": Nvml(self.gpu.index).process_bytes()}
+        except NoNvml:
+            with self.current():
+                return {**host, "device, all processes": self.kernels.memory()}
 
 
 class DeviceImages:
@@ -161,11 +170,11 @@ class DeviceImages:
 
 
 def same(outputs: Outputs, right: Outputs, what: str) -> None:
-    """Raises AssertionError unless both are equal to the last bit."""
+    """Raise `Wrong` unless both are equal to the last bit."""
     for name, one, other in zip(("embedding", "mask"), outputs, right, strict=True):
         if not np.array_equal(one, other):
             worst = float(np.abs(one - other).max()) if one.shape == other.shape else "another shape"
-            raise AssertionError(f"{what}: {name} is off by {worst}, {np.isnan(one).mean():.0%} of it NaN")
+            raise Wrong(f"{what}: {name} is off by {worst}, {np.isnan(one).mean():.0%} of it NaN")
 
 
 def _record(gpu: cuda.DeviceInfo, most: int, *, flavour: str = "tensorrt") -> EngineRecord:

@@ -1,4 +1,4 @@
-"""The checks of our CUDA code with images on the GPU: order of streams, lifetime of outputs, torch, CuPy."""
+"""The checks of `gpu.cuda` for images on the GPU: order of streams, lifetime of outputs, torch, CuPy."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
-from unittest import SkipTest, mock
+from unittest import mock
 
 import numpy as np
 
-from benchmarks.gpu.bench import Bench, same
+from benchmarks.gpu.bench import Bench, NotHere, Wrong, same
 from runtime.backends.cuda.memory import Stream
 from runtime.device_explanation import DeviceExplanation
 from runtime.errors import BackendError
@@ -84,12 +84,15 @@ def memory_of_outputs_is_used_again(bench: Bench) -> dict[str, Any]:
         with _calls(*libraries) as made:
             del outputs
             gc.collect()
-        assert not made, f"dropping the outputs called {made}"
+        if made:
+            raise Wrong(f"dropping the outputs called {made}")
         with _calls(*libraries) as made:
             outputs = backend.run_device(array)
         outputs[0].path.synchronize()
-        assert not _WAITS & set(made), f"a run after the warm-up called {sorted(_WAITS & set(made))}"
-        assert {output.pointer for output in outputs} == places, "the freed memory was not used again"
+        if waits := _WAITS & set(made):
+            raise Wrong(f"a run after the warm-up called {sorted(waits)}")
+        if {output.pointer for output in outputs} != places:
+            raise Wrong("the freed memory was not used again")
         same([bench.download(output, stream.handle) for output in outputs], right, "memory used again")
         del outputs
     return {"detail": "a run calls " + " ".join(name for name in made if name[2].isupper())}
@@ -112,7 +115,7 @@ def what_is_not_finite_is_refused(bench: Bench) -> dict[str, Any]:
             return {"detail": error.came}
         finally:
             del embedding, mask, explanation
-    raise AssertionError("a mask of NaN was accepted")
+    raise Wrong("a mask of NaN was accepted")
 
 
 def an_event_is_done_when_its_work_is(bench: Bench) -> dict[str, Any]:
@@ -129,7 +132,8 @@ def an_event_is_done_when_its_work_is(bench: Bench) -> dict[str, Any]:
             said.append(cuda.event_done(event))
         finally:
             cuda.event_destroy(event)
-    assert said == [True, False, True], f"before the record, behind a slow kernel, after a wait: {said}"
+    if said != [True, False, True]:
+        raise Wrong(f"before the record, behind a slow kernel, after a wait: {said}")
     return {}
 
 
@@ -137,7 +141,7 @@ def torch_tensors_and_streams(bench: Bench) -> dict[str, Any]:
     """Tensors go in and out by DLPack: written late on one stream, read on another during the run."""
     torch = _module("torch")
     if not torch.cuda.is_available():
-        raise SkipTest("this torch sees no GPU")
+        raise NotHere("this torch sees no GPU")
     images, right = bench.images(1, 5)
     ready = torch.from_numpy(images).cuda()
     torch.cuda.synchronize()
@@ -200,4 +204,4 @@ def _module(name: str) -> Any:
     try:
         return importlib.import_module(name)
     except ImportError as error:
-        raise SkipTest(f"{name} is not here: {error}") from error
+        raise NotHere(f"{name} is not here: {error}") from error

@@ -20,15 +20,15 @@ import numpy as np
 from benchmarks.common.interleave import Call, Clock, wall_clock
 from benchmarks.gpu.bench import DeviceImages
 from benchmarks.gpu.kernels import driver_call
+from benchmarks.gpu.package import form_of
 from benchmarks.gpu.report import Report, device_clock, parser
-from benchmarks.gpu.steps import form_of
 from runtime.backends import cuda
 from runtime.backends.cuda.memory import Stream
 from runtime.backends.tensorrt.cuda_graph import GraphLane
 from runtime.backends.tensorrt.engine import INPUT, LoadedEngine, RtxCache, Shapes
 from runtime.backends.tensorrt.library import library
-from runtime.backends.tensorrt.selection import misfit, open_engine
-from runtime.errors import NemuError
+from runtime.backends.tensorrt.selection import misfit, open_engine, refused
+from runtime.errors import BackendUnavailable, EngineMismatch, NemuError
 from runtime.explainer import Explainer
 from runtime.package.folder import Engine, Package
 from runtime.package.manifest import TOWARD
@@ -37,26 +37,47 @@ from runtime.package.manifest import TOWARD
 def main(argv: list[str] | None = None) -> int:
     """Time the engines; the report is written after every measurement."""
     p = parser(__doc__)
-    p.add_argument("--package", type=Path, required=True)
+    p.add_argument("--package", type=Path)
     p.add_argument("--flavour", default="rtx", help="only engines of this flavour of TensorRT (%(default)s)")
     options = p.parse_args(argv)
-    report = Report(options.path, until=options.until, seconds=options.seconds, gpu=True)
+    report = Report(options.path, budget=options.budget, seconds=options.seconds, gpu=True)
     what = f"engines of flavour {options.flavour}"
+    if options.package is None:
+        report.skip(what, "there is no package")
+        return 0
     package = Package.open(options.package)
-    engines: dict[str, Engine] = {}
     try:
         gpu = cuda.device(0)
-        for engine in package.engines():
-            if engine.record.flavour == options.flavour and not misfit(engine.record, gpu.compute_capability):
-                engines.setdefault(form_of(engine.record), engine)
-        for absent in {"encoder", "fused"} - set(engines):
-            report.skip(f"{what}: {absent}", "the package holds none that fits")
-        with cuda.implementation().current(gpu.index):
-            rows(report, package, engines)
-            overhead(report, package, engines)
-    except NemuError as error:
-        report.skip(what, f"{type(error).__name__}: {error}"[-1000:])
+        engines = fitting(package, options.flavour, gpu)
+    except (BackendUnavailable, EngineMismatch) as error:
+        report.skip(what, error.came)
+        return 0
+    for absent in {"encoder", "fused"} - set(engines):
+        report.skip(f"{what}: {absent}", "the package holds none that fits")
+    with cuda.implementation().current(gpu.index):
+        for measure in (rows, overhead):
+            try:
+                measure(report, package, engines)
+            except NemuError as error:
+                report.skip(f"{what}: {measure.__name__}", f"{type(error).__name__}: {error}"[-1000:])
     return 0
+
+
+def fitting(package: Package, flavour: str, gpu: cuda.DeviceInfo) -> dict[str, Engine]:
+    """The engines of a flavour that fit this GPU, by form (`gpu.package.FORMS`).
+
+    Raises:
+        BackendUnavailable: the flavour's library is not installed.
+        EngineMismatch: TensorRT-RTX says that a fitting engine does not run here.
+    """
+    found: dict[str, Engine] = {}
+    for engine in package.engines():
+        record = engine.record
+        if record.flavour == flavour and not misfit(record, gpu.compute_capability):
+            if flavour == "rtx" and (why := refused(engine.read(), gpu)):
+                raise EngineMismatch(why, expected="a GPU that it supports", cure="use engines of tensorrt")
+            found.setdefault(form_of(record), engine)
+    return found
 
 
 def rows(report: Report, package: Package, engines: dict[str, Engine]) -> None:

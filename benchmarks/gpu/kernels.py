@@ -10,8 +10,11 @@ float32 in any order of summation, so numpy and the GPU agree to the last bit.
 from __future__ import annotations
 
 import ctypes
-import functools
 import importlib
+import subprocess
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,7 +22,6 @@ import numpy as np
 from runtime.errors import BackendError, BackendUnavailable
 
 DIMENSION = 8
-_DRIVER = "cuda.bindings.driver"
 SOURCE = r"""
 extern "C" __global__ void infer(const unsigned char* image, float* embedding, float* mask,
                                  int pixels, long long spin) {
@@ -61,17 +63,19 @@ def expected(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 class Kernels:
     """The kernels, compiled for one GPU.
 
-    Streams and pointers are the driver's own, as ints; the device is current in every call.
+    Streams and pointers are the driver's own, as ints; the device is current in every call.  `how` says how
+    the kernels were compiled.
 
     Args:
         capability: compute capability, e.g. `9.0`.
 
     Raises:
-        BackendUnavailable: they cannot be compiled here.
+        BackendUnavailable: no compiler works here; the message of each is given.
     """
 
     def __init__(self, capability: str) -> None:
-        self._module = driver_call("cuModuleLoadData", compiled(capability))
+        code, self.how = compiled(capability)
+        self._module = driver_call("cuModuleLoadData", code)
         self._infer, self._wait = (
             driver_call("cuModuleGetFunction", self._module, name) for name in (b"infer", b"wait")
         )
@@ -96,7 +100,12 @@ class Kernels:
 
     def forbidden(self, stream: int) -> None:
         """Wait for the stream, which is an error during a capture and invalidates it."""
-        importlib.import_module(_DRIVER).cuStreamSynchronize(stream)
+        _driver().cuStreamSynchronize(stream)
+
+    def memory(self) -> int:
+        """Bytes in use on the device, by all processes."""
+        free, total = device_memory()
+        return total - free
 
     def _launch(
         self, function: Any, grid: tuple[int, int], threads: int, stream: int, arguments: Any
@@ -104,13 +113,13 @@ class Kernels:
         driver_call("cuLaunchKernel", function, *grid, 1, threads, 1, 1, 0, stream, arguments, 0)
 
 
-def driver_call(name: str, *arguments: Any, module: str = _DRIVER) -> Any:
+def driver_call(name: str, *arguments: Any) -> Any:
     """Call a function of the CUDA driver; its result, a tuple if there are several, None if there is none.
 
     Raises:
         BackendError: it fails.
     """
-    error, *results = getattr(importlib.import_module(module), name)(*arguments)
+    error, *results = getattr(_driver(), name)(*arguments)
     if int(error):
         raise BackendError(
             f"{name} failed: {getattr(error, 'name', error)}",
@@ -120,23 +129,73 @@ def driver_call(name: str, *arguments: Any, module: str = _DRIVER) -> Any:
     return tuple(results) if len(results) > 1 else next(iter(results), None)
 
 
-def compiled(capability: str) -> bytes:
-    """A cubin of SOURCE.
+def device_memory() -> tuple[int, int]:
+    """Free bytes and all bytes of the current device."""
+    free, total = driver_call("cuMemGetInfo")
+    return int(free), int(total)
+
+
+def _driver() -> Any:
+    return importlib.import_module("cuda.bindings.driver")
+
+
+def compiled(capability: str) -> tuple[bytes, str]:
+    """A cubin of SOURCE by the first compiler that works here, and a sentence that names it.
 
     Raises:
-        BackendUnavailable: NVRTC is not here, or cannot compile for this GPU.
+        BackendUnavailable: there is none, or none can compile for this GPU.
     """
-    call = functools.partial(driver_call, module="cuda.bindings.nvrtc")
-    options = [f"--gpu-architecture=sm_{capability.replace('.', '')}".encode()]
-    try:
-        program = call("nvrtcCreateProgram", SOURCE.encode(), b"check.cu", 0, [], [])
-        call("nvrtcCompileProgram", program, len(options), options)
-        code = b" " * call("nvrtcGetCUBINSize", program)
-        call("nvrtcGetCUBIN", program, code)
-    except (ImportError, RuntimeError, BackendError) as error:
-        raise BackendUnavailable(
-            f"CUDA kernels cannot be compiled: {error}",
-            expected="NVRTC for this GPU (of a CUDA toolkit, or the one that comes with torch)",
-            cure='pip install "nvidia-cuda-nvrtc", or install the CUDA toolkit',
-        ) from error
+    arch = "sm_" + capability.replace(".", "")
+    failed: list[str] = []
+    for way in COMPILERS:
+        try:
+            code = way(arch)
+        except (ImportError, OSError, RuntimeError, subprocess.SubprocessError) as error:
+            failed.append(f"{way.__name__}: {type(error).__name__}: {str(error)[-300:]}")
+        else:
+            return code, "; ".join([*failed, f"{way.__name__} compiled for {arch}"])
+    raise BackendUnavailable(
+        "no compiler for CUDA kernels: " + "; ".join(failed),
+        expected="NVRTC (of a CUDA toolkit, or the one that comes with torch) or nvcc",
+        cure='pip install "nvidia-cuda-nvrtc", or install the CUDA toolkit',
+    )
+
+
+def nvrtc(arch: str) -> bytes:
+    """Compile with NVRTC, called through cuda-bindings."""
+    library = importlib.import_module("cuda.bindings.nvrtc")
+
+    def call(name: str, *arguments: Any) -> Any:
+        error, *results = getattr(library, name)(*arguments)
+        if int(error):
+            raise RuntimeError(f"{name}: {error}{log()}")
+        return results[0] if results else None
+
+    def log() -> str:
+        if program is None:
+            return ""
+        text = b" " * library.nvrtcGetProgramLogSize(program)[1]
+        library.nvrtcGetProgramLog(program, text)
+        return text.decode(errors="replace")
+
+    program = None
+    program = call("nvrtcCreateProgram", SOURCE.encode(), b"check.cu", 0, [], [])
+    call("nvrtcCompileProgram", program, 1, [f"--gpu-architecture={arch}".encode()])
+    code = b" " * call("nvrtcGetCUBINSize", program)
+    call("nvrtcGetCUBIN", program, code)
     return code
+
+
+def nvcc(arch: str) -> bytes:
+    """Compile with the CUDA toolkit's compiler."""
+    with tempfile.TemporaryDirectory() as folder:
+        source, cubin = Path(folder) / "check.cu", Path(folder) / "check.cubin"
+        source.write_text(SOURCE)
+        command = ["nvcc", "-cubin", f"-arch={arch}", "-o", str(cubin), str(source)]
+        done = subprocess.run(command, capture_output=True, text=True)
+        if done.returncode:
+            raise RuntimeError(done.stderr)
+        return cubin.read_bytes()
+
+
+COMPILERS: tuple[Callable[[str], bytes], ...] = (nvrtc, nvcc)

@@ -36,7 +36,7 @@ def main(argv: list[str] | None = None) -> int:
     p.add_argument("--ways", nargs="+", choices=WAYS, default=WAYS, help="ways to run, timed in this order")
     options = p.parse_args(argv)
     gpu = torch.cuda.is_available()
-    report = Report(options.path, until=options.until, seconds=options.seconds, gpu=gpu)
+    report = Report(options.path, budget=options.budget, seconds=options.seconds, gpu=gpu)
     modules = variants(options.model, options.image_size, gpu=gpu)
     for way in options.ways:
         if not gpu and way != "eager":

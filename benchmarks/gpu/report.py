@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 
 from benchmarks.common.interleave import FEWEST_PAIRS, Call, Clock, interleave, ratio
-from benchmarks.common.nvml import joules_per_call
+from benchmarks.common.nvml import joules_per_call, no_energy
 from benchmarks.common.record import device_name, meta, write
+from benchmarks.gpu.steps import STARTED
 
 QUEUED, REPLAYS = 5, 10
 """Calls that keep the device busy while the timed ones are enqueued, and the number of timed ones."""
@@ -26,9 +27,7 @@ def parser(description: str | None) -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(description=description)
     p.add_argument("path", type=Path, help="JSON file to write, or to add to")
     p.add_argument("--seconds", type=float, default=5, help="per measurement (%(default)s)")
-    p.add_argument(
-        "--until", type=float, default=math.inf, help="begin nothing after these seconds since 1970"
-    )
+    p.add_argument("--budget", type=float, default=240, help="seconds for the whole step (%(default)s)")
     return p
 
 
@@ -36,14 +35,15 @@ class Report:
     """Rows and skipped measurements, written to `path` as they come and added to what is there already.
 
     Args:
-        until: time, as `time.time` has it, after which nothing is begun.
+        budget: seconds for the whole step, from the start of this process by `gpu.steps.run`, or from now.
         seconds: for one measurement.
         gpu: the calls run on a GPU; then more calls are made.
     """
 
-    def __init__(self, path: Path, *, seconds: float, gpu: bool, until: float = math.inf) -> None:
-        self._path, self._seconds, self._until = path, seconds, until
-        self._last, self._longest = time.time(), 0.0
+    def __init__(self, path: Path, *, budget: float, seconds: float, gpu: bool) -> None:
+        self._path, self._seconds = path, seconds
+        self._last, spent = time.monotonic(), time.time() - float(os.environ.get(STARTED, time.time()))
+        self._until, self._longest = self._last + budget - spent, 0.0
         self._most, self._warm_up = (1000, 20) if gpu else (20, 1)
         self._device = device_name()
         self.content: dict[str, Any] = {"meta": meta(), "rows": [], "skipped": []}
@@ -66,7 +66,7 @@ class Report:
         Args:
             seconds: that it takes; None: as long as the longest measurement so far.
         """
-        now = time.time()
+        now = time.monotonic()
         self._longest, self._last = max(self._longest, now - self._last), now
         if now + (self._longest if seconds is None else seconds) < self._until:
             return True
@@ -88,7 +88,7 @@ class Report:
             finish: waits for the work that a call enqueued.  Then `wall_…` is the time from idle to idle by
                 the host's clock, one call after the other.  Without it a call ends when its work does, and
                 `wall_…` comes from the same samples as `median_ms`.
-            energy: measure the energy too, where the GPU has a meter.
+            energy: measure the energy too; where the GPU has no meter, that is noted as skipped.
         """
         times = interleave(
             variants, rounds=self._most, seconds=self._seconds, warm_up=self._warm_up, clock=clock
@@ -111,6 +111,9 @@ class Report:
         )["call"]
 
     def _energy(self, variants: dict[str, Call], finish: Call, batch: int) -> None:
+        if why := no_energy():
+            self.skip("energy per frame", why)
+            return
         rows = self.content["rows"][-len(variants) :]
         for row, call in zip(rows, variants.values(), strict=True):
             what = f"energy per frame of {row['backend']}, {row['variant']}, batch {batch}"

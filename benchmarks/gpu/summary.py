@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 from typing import Any
 
 from benchmarks.common.markdown import Columns, records, table
 
-FILES = ("environment.json", "torch.json", "parity.json", "engines.json", "training.json", "tests.jsonl")
 Results = dict[str, dict[str, Any]]
-"""File, without its suffix → its JSON; of `tests.jsonl` the lines are `rows`."""
+"""File → its JSON."""
 Row = dict[str, Any]
 Goal = tuple[str, str, str]
 """Quantity, goal, measured value."""
@@ -20,23 +16,16 @@ NOT_MEASURED = "not measured"
 _ENGINE, _TORCH = "an engine", "PyTorch's CUDA graph, no engine"
 
 
-def read(out: Path) -> Results:
-    """The files of a run that are there; each is complete, because it is written atomically or by lines."""
-    found = {path.stem: path.read_text() for path in map(out.joinpath, FILES) if path.is_file()}
-    if "tests" in found:
-        found["tests"] = f'{{"rows": [{",".join(found["tests"].splitlines())}]}}'
-    return {name: json.loads(text) for name, text in found.items()}
-
-
 def summary(results: Results) -> list[str]:
     """Lines of Markdown."""
     parts = {
-        "Parity with the package's reference": _parity(results.get("parity", {})),
+        "Our CUDA code": _checks(results.get("cuda", {})),
+        "Parity with fp32 on the CPU": _parity(results.get("parity", {})),
         "Latency": _latency([*_rows(results, "engines"), *_rows(results, "torch")]),
         "Training": _training(_rows(results, "training")),
-        "Our CUDA code, and tests on the GPU": _tests(_rows(results, "tests")),
+        "Tests on the GPU": _tests(results.get("tests", {})),
         "What did not run": _not_run(results),
-        "Seconds": _seconds(results.get("environment", {})),
+        "Seconds": _seconds(results),
     }
     lines = [*_environment(results.get("environment", {})), ""]
     lines += table(("goal", "wanted", "measured"), goals(results)).splitlines()
@@ -108,10 +97,10 @@ def _added(results: Results) -> str | None:
     if rows:
         added = 1e3 * (rows["explainer.run_device"]["wall_median_ms"] - rows["bare"]["wall_median_ms"])
         return f"{added:.1f} µs (run_device, {_ENGINE})"
-    for row in _rows(results, "tests"):
-        if "run_device_adds_us" in row:
+    for check in results.get("cuda", {}).get("checks", []):
+        if "run_device_adds_us" in check:
             return (
-                f"run {row['run_adds_us']:.1f} µs, run_device {row['run_device_adds_us']:.1f} µs "
+                f"run {check['run_adds_us']:.1f} µs, run_device {check['run_device_adds_us']:.1f} µs "
                 "(a stand-in engine of our own kernel)"
             )
     return None
@@ -127,7 +116,7 @@ def _trained(results: Results) -> str | None:
 
 def _rtx(results: Results) -> str | None:
     parity = results.get("parity", {})
-    said = [_verdict(e) for e in parity.get("engines", []) if e["flavour"] == "rtx"]
+    said = [_verdict(e) for e in parity.get("engines", []) if e["record"]["flavour"] == "rtx"]
     said += [e["why"] for e in parity.get("skipped", []) if e["what"] == "parity of rtx engines"]
     return "; ".join(dict.fromkeys(said)) or None
 
@@ -136,18 +125,15 @@ def _verdict(engine: Row) -> str:
     """The result of one engine: TensorRT-RTX's verdict on the plan, then how far the engine came."""
     valid = engine.get("validity")
     words = [] if valid is None else [" ".join([valid["answer"], *valid["reasons"]])]
-    stage = engine.get("stage", "start")
-    if "error" in engine:
-        words.append(f"{stage}: {engine['error'].splitlines()[0]}")
-    elif stage != "done":
-        words.append(f"ended during {stage}")
-    else:
-        if "degraded" in engine:
-            words.append(
-                f"no graph: {engine['degraded']}" if engine["degraded"] else "runs with a CUDA graph"
-            )
+    if engine.get("refused"):
+        words.append("refused by the runtime: " + engine["refused"].splitlines()[-1].strip())
+    if engine.get("stage") == "done":
+        words.append(f"no graph: {engine['degraded']}" if engine["degraded"] else "runs with a CUDA graph")
         words.append(f"beyond the gate: {engine['failures']}" if engine["failures"] else "within the gate")
-        words.append(f"opened in {' then '.join(f'{s:.1f}' for s in engine['opened_seconds'])} s")
+    elif "error" in engine:
+        words.append(f"{engine.get('stage', 'before opening')}: {engine['error'].splitlines()[0]}")
+    else:
+        words.append(f"ended during {engine.get('stage', 'validation')}")
     return ", ".join(words).replace("|", "/").replace("\n", " ")
 
 
@@ -169,18 +155,38 @@ def _environment(found: Row) -> Iterator[str]:
         yield f"- package: {found['package']}"
 
 
+def _checks(cuda: Row) -> Iterator[str]:
+    words = {True: "passed", False: "**FAILED**", None: "not made"}
+    for check in cuda.get("checks", []):
+        detail = check["detail"].splitlines()[0] if check["detail"] else ""
+        yield f"- {words[check['passed']]}: {check['check']}" + (f" ({detail})" if detail else "")
+    if "running" in cuda:
+        yield f"- **did not end**: {cuda['running']}"
+    yield from _soak(cuda)
+
+
+def _soak(result: Row) -> Iterator[str]:
+    if "soak" in result:
+        yield "- soak: " + ", ".join(f"{name} {value}" for name, value in result["soak"].items())
+
+
 def _parity(parity: Row) -> Iterator[str]:
     for engine in parity.get("engines", []):
         yield f"- {engine['engine']}: {_verdict(engine)}"
+    for one in parity.get("provider", []):
+        if "parity" not in one:
+            said = one.get("error", "ended while it was opened").splitlines()[0]
+            yield f"- ep-rtx, {one['precision']}: {said}"
+        else:
+            opened = " then ".join(f"{one[f'{which}_opening_seconds']:.1f}" for which in ("first", "second"))
+            error = one["parity"]["embedding_error"]
+            yield f"- ep-rtx, {one['precision']}: error {error:.1e}; opened in {opened} s; {one['why']}"
 
 
-def _tests(rows: list[Row]) -> Iterator[str]:
-    for row in rows:
-        errors = [line[1:] for line in row["message"].splitlines() if line.startswith("E ")]
-        said = " ".join(" ".join([row.get("detail", ""), *(errors or [row["message"]])]).split())
-        outcome = "**FAILED**" if row["outcome"] == "failed" else row["outcome"]
-        test = row["test"].rpartition("::")[2]
-        yield f"- {outcome}: {test} ({row['seconds']:.1f} s) {said[:300]}".rstrip()
+def _tests(tests: Row) -> Iterator[str]:
+    for test in tests.get("tests", []):
+        yield f"- {test['outcome']}: {test['test']} ({test['seconds']:.1f} s)"
+    yield from _soak(tests)
 
 
 def _latency(rows: list[Row]) -> Iterator[str]:
@@ -210,15 +216,12 @@ def _training(rows: list[Row]) -> Iterator[str]:
 def _not_run(results: Results) -> Iterator[str]:
     for result in results.values():
         yield from (f"- {entry['what']}: {entry['why']}" for entry in result.get("skipped", []))
-    for step, crashed in results.get("environment", {}).get("crashed", {}).items():
-        last = (crashed["printed"].strip().splitlines() or [""])[-1]
-        yield f"- **{step}: ended with status {crashed['returncode']}**: {last}"
+        for step, crashed in result.get("crashed", {}).items():
+            last = (crashed["stderr"].strip().splitlines() or [""])[-1]
+            yield f"- **{step}: ended with status {crashed['returncode']}**: {last}"
 
 
-def _seconds(environment: Row) -> Iterator[str]:
-    if took := environment.get("seconds"):
+def _seconds(results: Results) -> Iterator[str]:
+    took = {name: s for result in results.values() for name, s in result.get("seconds", {}).items()}
+    if took:
         yield ", ".join(f"{name} {seconds:.0f}" for name, seconds in took.items())
-
-
-if __name__ == "__main__":  # python -m benchmarks.gpu.summary OUTDIR: of a check that was stopped
-    print("\n".join(summary(read(Path(sys.argv[1])))))

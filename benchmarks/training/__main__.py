@@ -1,4 +1,4 @@
-"""Training throughput: images per second of our loop and of the authors'.
+"""Training throughput: images per second of our loop and of the authors', and where the time goes.
 
     python -m benchmarks.training --json benchmarks/results/training.json
 
@@ -11,30 +11,31 @@ are random, which takes as long.  On a GPU the clock waits for it.
 
 from __future__ import annotations
 
-import argparse
 import copy
 import math
 import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from lightning.pytorch.callbacks import Callback
 from PIL import Image
 
-from benchmarks.common.onnx_sessions import random_encoder
+from benchmarks.common.onnx_sessions import random_weights
 from benchmarks.common.record import command, lines, meta, write
 from benchmarks.training.authors_loop import AuthorsLoop
+from benchmarks.training.stopwatch import Stopwatch, StopwatchCallback
 from demo.world import scene
 from runtime.media.geometry import Geometry
 from runtime.media.sources import find_images
 from train.config import EncoderConfig, TrainConfig
 from train.data import Photographs, Steps, collate, load
 from train.encoder.frozen import FrozenEncoder
+from train.encoder.zoo import load_encoder
 from train.fit import loading_workers
 from train.lightning_module import MaskerTraining
 from train.loop import hush, make_trainer
@@ -54,35 +55,19 @@ WARM_UP = 1
 PHOTOGRAPHS, PIXELS = 128, (500, 375)
 """How many images are read, and their width and height."""
 
-
-class Stopwatch(Callback):
-    """Measures `steps` steps after the warm-up; in between, a GPU is left to run ahead."""
-
-    def __init__(self, steps: int) -> None:
-        self._counted = WARM_UP, WARM_UP + steps
-        self._ended = 0
-        self._times: list[float] = []
-
-    def end_step(self) -> None:
-        """A step has ended."""
-        self._ended += 1
-        if self._ended in self._counted:
-            if torch.cuda.is_available():
-                torch.cuda.synchronize()
-            self._times.append(time.perf_counter())
-
-    def on_train_batch_end(self, *_: Any, **__: Any) -> None:
-        self.end_step()
-
-    @property
-    def seconds_per_step(self) -> float:
-        """Mean seconds of a step, loading included."""
-        first, last = self._times
-        return (last - first) / (self._counted[1] - self._counted[0])
-
-
 Turn = Callable[[Stopwatch], None]
 """Train for some steps under a stopwatch."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Workload:
+    """What every variant does."""
+
+    model: str
+    image_size: int
+    batch_size: int
+    steps: int
+    """Counted steps of a turn."""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -97,26 +82,39 @@ def main(argv: list[str] | None = None) -> int:
     )
     p.add_argument("--rounds", type=int, default=5)
     p.add_argument(
-        "--until",
+        "--budget",
         type=float,
         default=math.inf,
-        help="seconds since 1970 after which nothing is begun but the first turns of the first two variants",
+        help="seconds after which nothing is begun but the first two variants",
     )
-    work = p.parse_args(argv)
-    report: dict[str, Any] = {"meta": meta(), "rows": []}
-    write(work.json, report)
+    options = p.parse_args(argv)
+    work = Workload(
+        model=options.model,
+        image_size=options.image_size,
+        batch_size=options.batch_size,
+        steps=options.steps,
+    )
+    until = time.monotonic() + options.budget
+    report: dict[str, Any] = {"meta": meta(), "rows": [], "profile": []}
+    write(options.json, report)
     with tempfile.TemporaryDirectory() as folder, hush():
-        for speeds in measure(make_turns(work, Path(folder)), work):
+        turns = make_turns(work, Path(folder))
+        for speeds in measure(turns, work, rounds=options.rounds, until=until):
             report["rows"] = [row(name, speeds, work) for name, own in speeds.items() if own]
-            write(work.json, report)
-    print(lines(report["rows"]))
+            write(options.json, report)
+        for name, turn in turns.items():
+            if time.monotonic() > until:
+                break
+            report["profile"].append({"variant": name, **shares(turn, work)})
+            write(options.json, report)
+    print(lines(report["rows"]), lines(report["profile"]), sep="\n\n")
     return 0
 
 
-def make_turns(work: argparse.Namespace, folder: Path) -> dict[str, Turn]:
+def make_turns(work: Workload, folder: Path) -> dict[str, Turn]:
     """A turn of every variant, each with an encoder of its own; the authors' is the first."""
     write_photographs(folder / "photographs")
-    encoder = random_encoder(work.model, work.image_size)
+    encoder_config, encoder = make_encoder(work, folder / "random.safetensors")
     images = Photographs(
         find_images(folder / "photographs"),
         geometry=Geometry.from_record(encoder.input),
@@ -126,7 +124,7 @@ def make_turns(work: argparse.Namespace, folder: Path) -> dict[str, Turn]:
     turns = {AUTHORS: authors_turn(work, encoder, images)}
     for name, settings in VARIANTS.items():
         config = TrainConfig(
-            encoder=EncoderConfig(encoder=f"timm/{work.model}", image_size=(work.image_size,) * 2),
+            encoder=encoder_config,
             data=str(folder / "photographs"),
             steps=WARM_UP + work.steps,
             batch_size=work.batch_size,
@@ -136,14 +134,14 @@ def make_turns(work: argparse.Namespace, folder: Path) -> dict[str, Turn]:
     return turns
 
 
-def authors_turn(work: argparse.Namespace, encoder: FrozenEncoder, images: Photographs) -> Turn:
+def authors_turn(work: Workload, encoder: FrozenEncoder, images: Photographs) -> Turn:
     """Some steps of the authors' loop, on the GPU if there is one."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     loop = AuthorsLoop(copy.deepcopy(encoder), device=device)
 
     def turn(stopwatch: Stopwatch) -> None:
-        for _ in loop.run(images, steps=WARM_UP + work.steps, batch_size=work.batch_size):
-            stopwatch.end_step()
+        stopwatch.watch(loop.encoder, loop.masker)
+        loop.run(images, steps=WARM_UP + work.steps, batch_size=work.batch_size, stopwatch=stopwatch)
 
     return turn
 
@@ -157,8 +155,9 @@ def our_turn(config: TrainConfig, encoder: FrozenEncoder, images: Photographs, o
         module.set_centre(collate([images[p] for p in range(2)])[0])  # any: it takes no time of a step
 
     def turn(stopwatch: Stopwatch) -> None:
+        stopwatch.watch(module.frozen, nem.masker)
         trainer = make_trainer(config, out, start=0, checkpoint_every=config.steps + 1, progress=False)
-        trainer.callbacks.append(stopwatch)  # type: ignore[attr-defined]
+        trainer.callbacks.append(StopwatchCallback(stopwatch))  # type: ignore[attr-defined]
         batches = Steps(0, config.steps, config.batch_size)
         workers = loading_workers(config.batch_size, images.geometry)
         trainer.fit(module, load(images, batches, workers=workers))
@@ -166,21 +165,34 @@ def our_turn(config: TrainConfig, encoder: FrozenEncoder, images: Photographs, o
     return turn
 
 
-def measure(turns: dict[str, Turn], work: argparse.Namespace) -> Iterator[dict[str, list[float]]]:
-    """Images per second of every variant, one figure a round; given after every turn."""
+def measure(
+    turns: dict[str, Turn], work: Workload, *, rounds: int, until: float = math.inf
+) -> Iterator[dict[str, list[float]]]:
+    """Images per second of every variant, one figure a round; given after every turn.
+
+    Args:
+        until: of `time.monotonic`; after it no turn is begun but the first of the first two variants.
+    """
     speeds: dict[str, list[float]] = {name: [] for name in turns}
-    for number in range(work.rounds):
+    for number in range(rounds):
         for position, (name, turn) in enumerate(turns.items()):
-            if (number or position > 1) and time.time() > work.until:
+            if (number or position > 1) and time.monotonic() > until:
                 return
-            stopwatch = Stopwatch(work.steps)
+            stopwatch = Stopwatch(stages=False, warm_up=WARM_UP, steps=work.steps)
             turn(stopwatch)
             speeds[name].append(work.batch_size / stopwatch.seconds_per_step)
-            print(f"round {number + 1} of {work.rounds}: {name} {speeds[name][-1]:.2f} images/s", flush=True)
+            print(f"round {number + 1} of {rounds}: {name} {speeds[name][-1]:.2f} images/s", flush=True)
             yield speeds
 
 
-def row(name: str, speeds: dict[str, list[float]], work: argparse.Namespace) -> dict[str, Any]:
+def shares(turn: Turn, work: Workload) -> dict[str, float]:
+    """Share of a step's time that each stage takes; the last turn, because its hooks stay."""
+    stopwatch = Stopwatch(stages=True, warm_up=WARM_UP, steps=work.steps)
+    turn(stopwatch)
+    return stopwatch.shares
+
+
+def row(name: str, speeds: dict[str, list[float]], work: Workload) -> dict[str, Any]:
     """What is reported of a variant."""
     own = speeds[name]
     ratio, interval = ratio_and_interval(own, speeds[AUTHORS][: len(own)])
@@ -216,6 +228,14 @@ def _student(freedom: int) -> float:
     density = np.cos(theta) ** (freedom - 1)
     below = np.concatenate([[0], np.cumsum(density[1:] + density[:-1])])
     return math.sqrt(freedom) * math.tan(float(np.interp(0.95, below / below[-1], theta)))
+
+
+def make_encoder(work: Workload, weights: Path) -> tuple[EncoderConfig, FrozenEncoder]:
+    """A timm encoder with random weights; nothing is fetched."""
+    random_weights(f"timm/{work.model}", weights)
+    size = (work.image_size, work.image_size)
+    config = EncoderConfig(encoder=f"timm/{work.model}", weights=str(weights), image_size=size)
+    return config, load_encoder(config)
 
 
 def write_photographs(folder: Path) -> None:

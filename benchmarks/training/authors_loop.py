@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
+from benchmarks.training.stopwatch import Stopwatch
 from train.data import Photographs, Steps
 from train.encoder.frozen import FrozenEncoder
 from train.masker import UNetMasker
@@ -40,15 +41,19 @@ class AuthorsLoop:
         self.device = device
         self.optimizer = torch.optim.AdamW(self.masker.parameters(), lr=learning_rate, weight_decay=0.01)
 
-    def run(self, images: Photographs, *, steps: int, batch_size: int) -> Iterator[None]:
-        """Train, a step for each item; images are read when they are asked for."""
-        batches = Steps(0, steps, batch_size)
-        for x in DataLoader(_Normalised(images, self.encoder), batch_sampler=batches):
-            loss = self.loss(x.to(self.device))
+    def run(self, images: Photographs, *, steps: int, batch_size: int, stopwatch: Stopwatch) -> None:
+        """Train; the stopwatch is told of every stage and of the end of every step."""
+        stopwatch.start()
+        for x in loader(images, self.encoder, steps=steps, batch_size=batch_size):
+            batch = x.to(self.device)
+            stopwatch.mark("loading")
+            loss = self.loss(batch)
             self.optimizer.zero_grad()
+            stopwatch.mark("mask, fill and loss")
             loss.backward()
+            stopwatch.mark("backward: masker")
             self.optimizer.step()
-            yield
+            stopwatch.end_step()
 
     def loss(self, x: Tensor) -> Tensor:
         """L = ½·M̄ + 4·D⁺ − D⁻·(D⁺ + ε) + ε of normalised images (N, 3, H, W)."""
@@ -66,9 +71,13 @@ def _distance(u: Tensor, v: Tensor) -> Tensor:
     return (1 - nn.functional.cosine_similarity(u, v, dim=1).mean()) / 2
 
 
-class _Normalised(Dataset[Tensor]):
-    """Normalised images, float32 (3, H, W)."""
+def loader(images: Photographs, encoder: FrozenEncoder, *, steps: int, batch_size: int) -> Iterator[Tensor]:
+    """Normalised float32 batches (N, 3, H, W), read when they are asked for."""
+    batches = Steps(0, steps, batch_size)
+    return iter(DataLoader(_Normalised(images, encoder), batch_sampler=batches))
 
+
+class _Normalised(Dataset[Tensor]):
     def __init__(self, images: Photographs, encoder: FrozenEncoder) -> None:
         self.images = images
         self.mean, self.std = (

@@ -3,16 +3,18 @@
 python -m pytest -m gpu
 NEMU_GPU_PACKAGE=x.nemu     a package with an engine for this machine; else a tiny one is made, and built
 NEMU_SOAK_SECONDS=20        how long the soak takes
+NEMU_SOAK_JSON=soak.json    where its figures go; none of them is asserted but the growth of memory
 """
 
 from __future__ import annotations
 
 import gc
+import json
 import os
 import shutil
+import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 from typing import Any, cast
@@ -20,13 +22,13 @@ from typing import Any, cast
 import numpy as np
 import pytest
 
-from benchmarks.gpu.bench import used as memory
-from benchmarks.gpu.steps import builds, run
+from benchmarks.common.nvml import NoNvml, Nvml
+from benchmarks.gpu.kernels import device_memory
 from runtime import Explainer, Package
 from runtime.backends import cuda
 from runtime.backends.choice import toward_backend
 from runtime.backends.tensorrt import selection
-from runtime.backends.tensorrt.library import FLAVOURS
+from runtime.backends.tensorrt.library import FLAVOURS, library
 from runtime.errors import BackendUnavailable, EngineMismatch, InputError
 from runtime.verify import verify, verify_toward
 from tests.toward_graph import add_targets
@@ -47,15 +49,26 @@ def on_gpu(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     else:
         made = request.getfixturevalue("package")
         package = add_targets(Path(shutil.copytree(made, tmp_path_factory.mktemp("gpu") / "tiny.nemu")))
-        for flavour in FLAVOURS:
-            for step in builds(package.path, flavour, gpu.compute_capability):
-                status, printed = run(*step.command, limit=None)
-                assert status == 0, printed
+        build(package)
     try:
         selection.open_backend(package).close()
     except (BackendUnavailable, EngineMismatch) as error:
         pytest.skip(f"no engine runs on {gpu.name} ({gpu.compute_capability}): {error.came}")
     return package
+
+
+def build(package: Package) -> None:
+    """An engine of every flavour whose library is here, and one for targets."""
+    from export.build_engine import main
+
+    for flavour in FLAVOURS:
+        try:
+            library(flavour)
+        except BackendUnavailable:
+            continue
+        arguments = ["--package", str(package.path), "--target", flavour, "--quiet"]
+        for form in ([], ["--toward"]):
+            assert main([*arguments, "--batch", "1:1:8", *form]) == 0
 
 
 @pytest.fixture
@@ -126,12 +139,15 @@ def test_graph_replay_agrees_with_plain_runs(
                 same(explainer.backend.run(images), plain.backend.run(images))
 
 
+def test_different_images_give_different_outputs(on_gpu: Package, explainer: Explainer) -> None:
+    """The control: replays that ignore their input would pass for equal."""
+    one, other = (explainer.backend.run(pictures(on_gpu, 1, seed))[0] for seed in (1, 2))
+    assert np.abs(one - other).max() > 1e-2 * np.abs(one).max()
+
+
 def test_every_batch_size(on_gpu: Package, explainer: Explainer) -> None:
     images = pictures(on_gpu, explainer.backend.max_batch)
     alone = [explainer.backend.run(image[None]) for image in images]
-    other, _ = explainer.backend.run(pictures(on_gpu, 1, seed=2))
-    one = alone[0][0]
-    assert np.abs(one - other).max() > 1e-2 * np.abs(one).max(), "replays that ignore their input"
     for n in range(1, len(images) + 1):
         embedding, mask = explainer.backend.run(images[:n])
         for i in range(n):  # other kernels than for one image may be chosen for more
@@ -143,14 +159,23 @@ def test_every_batch_size(on_gpu: Package, explainer: Explainer) -> None:
 def test_threads_with_shared_and_own_explainers(on_gpu: Package, explainer: Explainer) -> None:
     images = pictures(on_gpu, 8)
     expected = [both(explainer(image)) for image in images]
+    wrong: list[BaseException] = []
 
     def work(mine: Explainer) -> None:
-        for _ in range(25):
-            for image, outputs in zip(images, expected, strict=True):
-                same(both(mine(image)), outputs)
+        try:
+            for _ in range(25):
+                for image, outputs in zip(images, expected, strict=True):
+                    same(both(mine(image)), outputs)
+        except BaseException as error:  # noqa: BLE001
+            wrong.append(error)
 
-    with Explainer(on_gpu, backend="tensorrt") as own, ThreadPoolExecutor(3) as pool:
-        list(pool.map(work, (explainer, explainer, own)))  # raises what a thread raised
+    with Explainer(on_gpu, backend="tensorrt") as own:
+        threads = [threading.Thread(target=work, args=(each,)) for each in (explainer, explainer, own)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert wrong == []
 
 
 def test_streaming_agrees_with_single_calls(on_gpu: Package, explainer: Explainer) -> None:
@@ -181,9 +206,9 @@ def test_torch_tensors_are_read_without_a_copy(on_gpu: Package, explainer: Expla
     before = 0
     for i in range(200):
         if i == 100:
-            before = device()
+            before = used()["device"]
         torch.from_dlpack(explainer.run_device(tensor).embedding).sum()
-    assert device() - before < MEGABYTE, "memory is used again"
+    assert used()["device"] - before < MEGABYTE, "memory is used again"
     for wrong in (tensor.float(), tensor[:, :, ::2], tensor[:, :-1], tensor.cpu()):
         with pytest.raises(InputError):
             explainer.run_device(wrong)
@@ -215,11 +240,11 @@ def test_torch_stream_order_is_kept(on_gpu: Package, explainer: Explainer) -> No
 def test_frames_after_warm_up_take_no_memory(on_gpu: Package, explainer: Explainer) -> None:
     explainer.warm_up()
     most = explainer.backend.max_batch
-    before = device()
+    before = used()["device"]
     for n in (1, max(1, most - 1), most):
         explainer.backend.run(pictures(on_gpu, n))
     assert len(list(explainer.stream(pictures(on_gpu, 4)))) == 4
-    assert device() - before < MEGABYTE
+    assert used()["device"] - before < MEGABYTE
 
 
 def test_memory_does_not_grow(
@@ -240,15 +265,19 @@ def test_memory_does_not_grow(
     frames(3)
     times.clear()
     gc.collect()
-    before = memory()
+    before = used()
     frames(float(os.environ.get("NEMU_SOAK_SECONDS", "20")))
     gc.collect()
-    after = memory()
+    after = used()
     growth = {name: after[name] - before[name] for name in before}
     p50, p99 = (float(np.percentile(times, q)) for q in (50, 99))
-    record_property(
-        "detail", f"{len(times)} runs, p50 {p50:.3f} ms, p99 {p99:.3f} ms, growth in bytes {growth}"
-    )
+    facts: dict[str, Any] = {"backend": explainer.backend.name, "degraded": explainer.backend.degraded}
+    facts |= {"runs": len(times), "p50_ms": p50, "p99_ms": p99}
+    facts |= {f"{name}_growth_bytes": nbytes for name, nbytes in growth.items()}
+    for name, value in facts.items():
+        record_property(name, value)
+    if path := os.environ.get("NEMU_SOAK_JSON"):
+        Path(path).write_text(json.dumps(facts, indent=2) + "\n")
     assert max(growth.values()) < 16 * MEGABYTE, growth
 
 
@@ -260,15 +289,22 @@ def test_memory_comes_back(on_gpu: Package) -> None:
     for _ in range(2):
         once()
     gc.collect()
-    before = memory()
+    before = used()
     for _ in range(5):
         once()
     gc.collect()
-    after = memory()
+    after = used()
     # TensorRT-RTX keeps up to 20 MB after its contexts are gone; it does so once.
     assert all(after[name] - before[name] < 48 * MEGABYTE for name in before), (before, after)
 
 
-def device() -> int:
-    """Bytes that this process holds on the device if NVML says; else those of all there."""
-    return next(nbytes for name, nbytes in memory().items() if name != "host")
+def used() -> dict[str, int]:
+    """Bytes that this process holds on the host, and on the device if NVML says; else those of all there."""
+    try:
+        device = Nvml().process_bytes()
+    except NoNvml:  # a Jetson has none
+        with cuda.implementation().current(0):
+            free, total = device_memory()
+        device = total - free
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return {"device": device, "host": pages * os.sysconf("SC_PAGE_SIZE")}

@@ -1,12 +1,14 @@
-"""The fake GPU of `tests/runtime`, with kernels computed by numpy, for the checks of our CUDA code."""
+"""The fake GPU of `tests/runtime`, with kernels computed by numpy, for the checks of gpu_cuda."""
 
 from __future__ import annotations
 
 import ctypes
 import gc
+import importlib
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,9 +18,8 @@ from benchmarks.gpu.bench import Bench, Effort
 from benchmarks.gpu.kernels import expected
 from runtime.backends import cuda
 from runtime.package.records import InputRecord
-from tests.runtime.fake_cuda import FakeDriver
-from tests.runtime.fake_gpu import Gpu
 
+RUNTIME = Path(__file__).parents[2] / "runtime"
 INPUT = InputRecord(
     name="image", height=8, width=8, mean=(0, 0, 0), std=(1, 1, 1), resize="squash", crop_pct=1,
     interpolation="bilinear",
@@ -28,6 +29,8 @@ FEW = Effort(side=8, opens=3, calls=20, device_calls=5, timed=20, threads=2, rep
 
 class PretendedKernels:
     """The kernels, computed by numpy when the fake stream is waited for."""
+
+    how = "pretended"
 
     def __init__(self, gpu: Any) -> None:
         self.gpu = gpu
@@ -47,6 +50,9 @@ class PretendedKernels:
 
     def forbidden(self, stream): ...
 
+    def memory(self):
+        return sum(block.nbytes for block in self.gpu.blocks.values())
+
 
 def view(pointer: int, shape: tuple[int, ...]) -> np.ndarray:
     memory = (ctypes.c_uint8 * int(np.prod(shape))).from_address(pointer)
@@ -56,11 +62,13 @@ def view(pointer: int, shape: tuple[int, ...]) -> np.ndarray:
 @contextmanager
 def pretended_bench(monkeypatch: pytest.MonkeyPatch, **attributes: int) -> Iterator[Bench]:
     """A bench on a fake GPU; at the end, no rule of CUDA was broken and nothing is left open."""
-    gpu = Gpu()
-    driver = FakeDriver(gpu, **attributes)
-    driver.cuMemGetInfo = lambda: (0, -sum(block.nbytes for block in gpu.blocks.values()), 0)
+    fake_cuda, fake_gpu = (
+        importlib.import_module("tests.runtime.fake_cuda"),
+        importlib.import_module("tests.runtime.fake_gpu"),
+    )
+    gpu = fake_gpu.Gpu()
     monkeypatch.delenv(cuda.VARIABLE, raising=False)
-    monkeypatch.setitem(sys.modules, "cuda.bindings.driver", driver)
+    monkeypatch.setitem(sys.modules, "cuda.bindings.driver", fake_cuda.FakeDriver(gpu, **attributes))
     for name in ("tensorrt", "tensorrt_rtx", "torch"):  # torch needs the real driver
         monkeypatch.setitem(sys.modules, name, None)
     cuda._implementation.cache_clear()

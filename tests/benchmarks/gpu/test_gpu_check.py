@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import dataclasses
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -19,12 +19,11 @@ from typing import Any
 import pytest
 
 from benchmarks.gpu import __main__ as gpu_check
-from benchmarks.gpu import steps as gpu_steps
-from benchmarks.gpu.steps import Step
-from benchmarks.gpu.summary import read
+from benchmarks.gpu.steps import FILES, Plan, Step, steps
 
 ROOT = Path(__file__).parents[3]
 SCRIPT = ROOT / "benchmarks/gpu_check.sh"
+ABSENT = "onnxsim onnxscript captum relax_xai skimage sklearn quantus matplotlib openvino scipy"
 
 
 def wheel_in_parts(folder: Path) -> None:
@@ -61,17 +60,24 @@ def checked(package: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str
     )
     seconds = time.monotonic() - started
     assert done.returncode == 0, done.stdout + done.stderr
-    found = {path.stem: json.loads(path.read_text()) for path in (folder / "out").glob("*.json")}
-    return {"seconds": seconds, "json": found, "summary": (folder / "out/summary.md").read_text()}
+    files = list((folder / "out").iterdir())
+    found = {path.stem: json.loads(path.read_text()) for path in files if path.suffix == ".json"}
+    return {
+        "files": len(files), "seconds": seconds, "json": found,
+        "summary": (folder / "out/summary.md").read_text(),
+    }  # fmt: skip
 
 
 def test_dry_run_is_short_and_records_its_origin(checked: dict[str, Any]) -> None:
     assert checked["seconds"] < 90
-    assert checked["json"].keys() >= {"environment", "torch", "parity", "training"}
+    assert checked["files"] <= 8
+    assert set(checked["json"]) == {
+        *("environment", "cuda", "torch", "parity", "engines", "training", "tests")
+    }
     for content in checked["json"].values():
         assert set(content["meta"]) == {"versions", "device", "commit", "command"}
         assert content["meta"]["command"] == "benchmarks/gpu_check.sh OUTDIR --dry"
-    assert checked["json"]["environment"]["crashed"] == {}
+        assert "crashed" not in content
     assert "nemu_test_wheel-1.0" in checked["json"]["environment"]["wheels"]
     assert "**A dry run" in checked["summary"]
 
@@ -101,16 +107,16 @@ def test_skipped_steps_are_listed_with_their_reason(checked: dict[str, Any]) -> 
     lines = checked["summary"].splitlines()
     assert lines[0] == "# No GPU was used"
     assert sum(line.endswith("| not measured |") for line in lines) >= 5
-    for what in ("cuda", "rtx: engines", "torch, batches", "tests"):
+    for what in ("cuda", "soak", "rtx: engines", "torch, batches", "tests"):
         assert f"- {what}: there is no GPU" in lines
 
 
 @pytest.mark.skipif(not find_spec("tensorrt_rtx"), reason="tensorrt_rtx is not installed")
 def test_engines_are_built_judged_and_tried(checked: dict[str, Any], package: Path) -> None:
-    engine = checked["json"]["parity"]["engines"][0]
+    (engine,) = checked["json"]["parity"]["engines"]
     assert engine["validity"]["answer"] in ("VALID", "SUBOPTIMAL", "INVALID")
     assert ("error" in engine) or engine["stage"] == "done"
-    assert checked["json"]["environment"]["seconds"]["rtx: build fused"] > 0
+    assert checked["json"]["parity"]["seconds"]["rtx: build fused"] > 0
     assert f"| {engine['validity']['answer']}" in checked["summary"]
     assert not list(package.glob("engines/*")), "the package itself was changed"
 
@@ -121,7 +127,7 @@ def test_measurements_survive_a_kill(package: Path, tmp_path: Path) -> None:
         command, env=environment(package), stdout=subprocess.DEVNULL, start_new_session=True
     ) as running:
         until = time.monotonic() + 60
-        while not (torch := read(tmp_path).get("torch", {})).get("rows"):
+        while "rows" not in (torch := read(tmp_path / "torch.json")) or not torch["rows"]:
             assert running.poll() is None
             assert time.monotonic() < until
             time.sleep(0.1)
@@ -129,9 +135,13 @@ def test_measurements_survive_a_kill(package: Path, tmp_path: Path) -> None:
     summary = (tmp_path / "summary.md").read_text()
     assert "| goal | wanted | measured |" in summary
     assert "- cuda: " in summary or "## Our CUDA code" in summary
-    assert read(tmp_path)["torch"]["rows"] == torch["rows"]
+    assert read(tmp_path / "torch.json")["rows"] == torch["rows"]
     for path in tmp_path.glob("*.json"):
         assert json.loads(path.read_text())["meta"]
+
+
+def read(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text()) if path.is_file() else {}
 
 
 def end_session(leader: int) -> None:
@@ -142,66 +152,58 @@ def end_session(leader: int) -> None:
                 os.kill(int(folder.name), signal.SIGKILL)
 
 
-@pytest.fixture
-def check(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> gpu_check.Check:
+def test_failing_hanging_and_late_steps_are_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("STARTED", raising=False)
-    return gpu_check.Check(argparse.Namespace(out=tmp_path, minutes=9), {"gpu": False, "tensorrt": {}})
+    plan = Plan(options=argparse.Namespace(minutes=9), package=None, gpu=False)
 
+    def step(code: str, *, left: float = 600, seconds: float = 600, **changes: Any) -> dict[str, Any]:
+        Path("a_step.py").write_text(code)
+        Path("torch.json").unlink(missing_ok=True)
+        one = Step(name="one", file="torch", seconds=seconds, command=("a_step",), budget=None, gpu=False)
+        check = gpu_check.Check(tmp_path, until=time.time() + left)
+        check.step(dataclasses.replace(one, **changes), plan)
+        assert (check.status() == 1) is ("crashed" in read(Path("torch.json")))
+        return read(Path("torch.json"))
 
-@pytest.mark.parametrize(
-    ("code", "changes", "how"),
-    [
-        ("raise SystemExit('why')", {}, "**one: ended with status 1**: why"),
-        ("import subprocess\nsubprocess.run(['sleep', '600'])", {"seconds": 1}, "stopped after 1 s"),
-        ("", {"gpu": True}, "one: there is no GPU"),
-        ("", {"needs": ("json", "no_such_module")}, "one: no_such_module: not installed"),
-    ],
-)
-def test_failing_hanging_and_skipped_steps_are_reported(check, code, changes, how) -> None:
-    Path("a_step.py").write_text(code)
-    check.step(Step("one", 600, ("a_step",), share=None, gpu=False)._replace(**changes))
-    assert check.status() == (1 if code else 0)
-    assert how in Path("summary.md").read_text()
-
-
-def test_a_late_step_is_not_begun(check) -> None:
-    check.until = time.time() + 3
-    check.step(Step("one", 600, ("no_such_step",), gpu=False))
-    (late,) = check.found["skipped"]
+    failed = step("open('torch.json', 'w').write('{\"rows\": []}')\nraise SystemExit('why')")
+    assert failed["rows"] == []
+    assert failed["crashed"]["one"] == {"returncode": 1, "stderr": "why\n"}
+    assert "- **one: ended with status 1**: why" in Path("summary.md").read_text()
+    hung = step("import subprocess\nsubprocess.run(['sleep', '600'])", seconds=1)
+    assert "stopped after 1 s" in hung["crashed"]["one"]["stderr"]
+    (late,) = step("", left=3)["skipped"]
     assert "were left" in late["why"]
+    assert step("", gpu=True)["skipped"] == [{"what": "one", "why": "there is no GPU"}]
+    (lacking,) = step("", needs=("json", "no_such_module"))["skipped"]
+    assert lacking["why"] == "no_such_module: not installed"
 
 
-def test_building_an_engine_does_not_count(check) -> None:
+def test_building_an_engine_does_not_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
     Path("slow.py").write_text("import time\ntime.sleep(1)")
-    until = check.until
-    check.step(Step("rtx: build fused", None, ("slow",), gpu=False))
-    assert check.until == pytest.approx(until + 1, abs=0.9)
-    assert check.found["seconds"]["rtx: build fused"] >= 1
+    check = gpu_check.Check(tmp_path, until=1000.0)
+    check._build("rtx: build fused", ["slow"])
+    assert check._until == pytest.approx(1001, abs=0.9)
+    assert read(tmp_path / "parity.json")["seconds"]["rtx: build fused"] >= 1
 
 
-def test_the_important_steps_come_first(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gpu_steps, "builds", lambda *_: iter(()))
+def test_the_important_steps_come_first() -> None:
     model = {"model": "m", "image_size": 224, "train_batch": None}
-    options = argparse.Namespace(out="out", batch=[8], seconds=5, dry=False, **model)
-    found = list(gpu_steps.steps(options, Path("x.nemu"), gpu=True))
+    options = argparse.Namespace(batch=[8], seconds=5, dry=False, **model)
+    plan = Plan(options=options, package=None, gpu=True)
+    found = list(steps(plan))
+    names = [step.name for step in found]
     first = ["cuda", "torch, one image", "rtx: parity", "rtx: engines", "training"]
-    assert [step.name for step in found[:5]] == first
+    assert names[:5] == first
     assert sum(step.seconds for step in found[:5]) <= 6 * 60
+    assert {step.file for step in found} | {"environment"} == set(FILES)
+    assert len(FILES) + 1 <= 8  # and the summary
 
 
-@pytest.mark.parametrize(
-    ("absent", "pattern"),
-    [
-        ("onnxsim onnxscript captum relax_xai skimage sklearn quantus matplotlib openvino scipy", "*"),
-        ("torch onnx timm lightning", "[!l]*"),  # all but latency.py run on a Jetson
-    ],
-    ids=["no dependencies of benchmarks", "no torch"],
-)
-def test_steps_import_without(absent: str, pattern: str) -> None:
-    """With what is left of numpy, torch, timm, lightning, safetensors, onnx, onnxruntime, cuda-bindings."""
-    code = f"""import importlib, importlib.metadata as metadata, sys
-absent = set({absent!r}.split())
+def test_steps_need_no_benchmark_dependencies() -> None:
+    """With numpy, torch, timm, lightning, safetensors, onnx, onnxruntime and cuda-bindings alone."""
+    code = f"""import importlib.metadata as metadata, importlib.util, pkgutil, sys
+absent = set({ABSENT!r}.split())
 class Without:
     def __init__(self, finder):
         self.finder = finder
@@ -216,27 +218,36 @@ def from_name(name):
         raise metadata.PackageNotFoundError(name)
     return find(name)
 metadata.Distribution.from_name = from_name
-for name in sys.argv[1:]: importlib.import_module(name)"""
-    names = [f"benchmarks.gpu.{path.stem}" for path in (ROOT / "benchmarks/gpu").glob(f"{pattern}.py")]
-    assert len(names) > 8
-    if pattern == "*":
-        names.append("benchmarks.training.__main__")
-    done = subprocess.run([sys.executable, "-c", code, *names], cwd=ROOT, capture_output=True, text=True)
+import benchmarks.gpu
+steps = ["gpu." + m.name for m in pkgutil.iter_modules(benchmarks.gpu.__path__) if m.name != "__main__"]
+assert len(steps) > 10 and importlib.util.find_spec("scipy") is None, steps
+for name in [*steps, "training.__main__"]: importlib.import_module("benchmarks." + name)"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 
 
-def test_outcomes_of_gpu_tests_are_written(tmp_path: Path) -> None:
-    shutil.copy(ROOT / "tests/gpu/conftest.py", tmp_path)
+def test_steps_for_a_jetson_do_not_import_torch() -> None:
+    names = ("__main__", "cuda", "engine", "parity", "report", "tests")
+    code = "import importlib, sys\nsys.modules['torch'] = sys.modules['onnx'] = None\n" + "".join(
+        f"importlib.import_module('benchmarks.gpu.{name}')\n" for name in names
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_gpu_tests_are_reported_with_their_soak(tmp_path: Path) -> None:
     (tmp_path / "test_it.py").write_text(
-        "import pytest\n"
-        "def test_a(record_property):\n    record_property('frames', 7)\n"
+        "import os, pytest\npytestmark = pytest.mark.gpu\n"
+        "def test_a():\n    open(os.environ['NEMU_SOAK_JSON'], 'w').write('{\"frames\": 7}')\n"
         "def test_b():\n    pytest.skip('no device')\n"
         "def test_c():\n    assert 1 == 2\n"
     )
-    environment = {**os.environ, "NEMU_GPU_REPORT": str(tmp_path / "tests.jsonl")}
-    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", str(tmp_path)]
-    assert subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True).returncode == 1
-    first, second, third = read(tmp_path)["tests"]["rows"]
-    assert (first["outcome"], first["frames"]) == ("passed", 7)
-    assert (second["outcome"], second["message"]) == ("skipped", "Skipped: no device")
-    assert (third["outcome"], "assert 1 == 2" in third["message"]) == ("failed", True)
+    out = tmp_path / "tests.json"
+    command = [sys.executable, "-m", "benchmarks.gpu.tests", str(out), "--tests", str(tmp_path)]
+    assert subprocess.run(command, cwd=ROOT, capture_output=True).returncode == 1
+    result = json.loads(out.read_text())
+    assert [test["outcome"] for test in result["tests"]] == ["passed", "skipped", "failed"]
+    assert result["soak"] == {"frames": 7}
+    (skipped,) = result["skipped"]
+    assert skipped["what"].endswith("test_it.py::test_b")
+    assert skipped["why"] == "no device"

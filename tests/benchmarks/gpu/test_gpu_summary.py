@@ -13,12 +13,12 @@ TORCH = [
     {**GRAPH, "backend": "torch eager", "variant": "authors_way", "median_ms": 3.0},
 ]
 CHECK = {
-    "test": "x::the_check",
-    "outcome": "failed",
-    "seconds": 1.0,
-    "message": "    check()\nE   over\nE   the limit",
+    "check": "what the runtime adds",
+    "passed": True,
+    "detail": "",
+    "run_adds_us": 9,
+    "run_device_adds_us": 60,
 }
-CHECK |= {"run_adds_us": 9, "run_device_adds_us": 60}
 
 
 def measured(results: dict[str, Any]) -> list[str]:
@@ -31,7 +31,7 @@ def test_goals_use_the_engines_if_they_ran() -> None:
         {**GRAPH, "backend": "overhead, x", "variant": "bare"},
         {**GRAPH, "backend": "overhead, x", "variant": "explainer.run_device", "wall_median_ms": 0.425},
     ]
-    results = {"engines": {"rows": engines}, "torch": {"rows": TORCH}, "tests": {"rows": [CHECK]}}
+    results = {"engines": {"rows": engines}, "torch": {"rows": TORCH}, "cuda": {"checks": [CHECK]}}
     assert measured(results)[:4] == [
         "1.040 [1.030, 1.050] (an engine)",
         "1.100 (an engine)",
@@ -43,7 +43,7 @@ def test_goals_use_the_engines_if_they_ran() -> None:
 
 
 def test_figures_without_an_engine_say_so() -> None:
-    found = measured({"torch": {"rows": TORCH}, "tests": {"rows": [CHECK]}})
+    found = measured({"torch": {"rows": TORCH}, "cuda": {"checks": [CHECK]}})
     assert found[0] == "1.500 [1.030, 1.050] (PyTorch's CUDA graph, no engine)"
     assert found[1] == "1.100 (PyTorch's CUDA graph, no engine)"
     assert found[2] == "run 9.0 µs, run_device 60.0 µs (a stand-in engine of our own kernel)"
@@ -52,16 +52,16 @@ def test_figures_without_an_engine_say_so() -> None:
 
 
 def test_a_dry_run_measures_no_goal() -> None:
-    dry = {"environment": {"dry": True}, "torch": {"rows": TORCH}, "tests": {"rows": [CHECK]}}
+    dry = {"environment": {"dry": True}, "torch": {"rows": TORCH}, "cuda": {"checks": [CHECK]}}
     assert measured(dry) == ["not measured"] * 6
 
 
 def test_tensorrt_rtx_has_its_own_goal() -> None:
-    engine = {"engine": "e", "flavour": "rtx", "validity": {"answer": "VALID", "reasons": []}}
-    done = {**engine, "stage": "done", "degraded": "", "failures": [], "opened_seconds": [1]}
+    engine = {"engine": "e", "record": {"flavour": "rtx"}, "validity": {"answer": "VALID", "reasons": []}}
+    done = {**engine, "stage": "done", "degraded": "", "failures": []}
     refused = {**engine, "validity": {"answer": "INVALID", "reasons": ["UNSUPPORTED_CC"]}, "stage": "opening"}
     for engines, words in (
-        ([done], "VALID, runs with a CUDA graph, within the gate, opened in 1.0 s"),
+        ([done], "VALID, runs with a CUDA graph, within the gate"),
         ([refused], "INVALID UNSUPPORTED_CC, ended during opening"),
         ([{**refused, "error": "it broke"}], "INVALID UNSUPPORTED_CC, opening: it broke"),
     ):
@@ -71,16 +71,13 @@ def test_tensorrt_rtx_has_its_own_goal() -> None:
 def test_incomplete_files_are_summarised() -> None:
     """Every file is incomplete while its step runs."""
     halves: dict[str, Any] = {
-        "environment": {
-            "devices": [],
-            "tensorrt": {},
-            "crashed": {"torch, one image": {"returncode": -9, "printed": ""}},
-        },
-        "tests": {"rows": [CHECK]},
-        "parity": {"engines": [{"engine": "e", "flavour": "rtx"}]},
-        "torch": {"rows": []},
+        "environment": {"devices": [], "tensorrt": {}},
+        "cuda": {"meta": {}, "running": "calls leak nothing", "checks": [{**CHECK, "passed": False}]},
+        "parity": {"engines": [{"engine": "e", "record": {"flavour": "rtx"}}]},
+        "torch": {"rows": [], "crashed": {"torch, one image": {"returncode": -9, "stderr": ""}}},
     }
     lines = summary(halves)
-    assert "- **FAILED**: the_check (1.0 s) over the limit" in lines
-    assert "- e: ended during start" in lines
+    assert "- **FAILED**: what the runtime adds" in lines
+    assert "- **did not end**: calls leak nothing" in lines
+    assert "- e: ended during validation" in lines
     assert "- **torch, one image: ended with status -9**: " in lines

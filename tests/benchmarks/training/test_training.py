@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
 
@@ -10,6 +9,7 @@ import pytest
 import torch
 
 from benchmarks.training import __main__ as training
+from benchmarks.training import stopwatch
 from benchmarks.training.authors_loop import AuthorsLoop
 from train.config import EncoderConfig
 from train.encoder.zoo import load_encoder
@@ -51,12 +51,16 @@ def test_a_ratio_and_its_interval():
 
 
 def test_the_stopwatch_counts_after_the_warm_up(monkeypatch):
-    now = iter((7.0, 14.0))
-    monkeypatch.setattr(training.time, "perf_counter", lambda: next(now))
-    watch = training.Stopwatch(2)
+    now = iter(float(t) for t in (0, 5, 7, 7, 8, 10, 10, 13, 14))
+    monkeypatch.setattr(stopwatch, "_now", lambda: next(now))
+    watch = stopwatch.Stopwatch(stages=True, warm_up=1, steps=2)
+    watch.start()
     for _ in range(3):
+        watch.mark("loading")
         watch.end_step()
+    assert watch.seconds == {"loading": 1 + 0, "optimiser and loop": 2 + 3}
     assert watch.seconds_per_step == (14 - 7) / 2
+    assert watch.shares == {"loading": 1 / 6, "optimiser and loop": 5 / 6}
 
 
 def test_run_reports_each_variant_and_its_time(tmp_path, capsys):
@@ -65,29 +69,45 @@ def test_run_reports_each_variant_and_its_time(tmp_path, capsys):
     report = json.loads((tmp_path / "t.json").read_text())
     names = [training.AUTHORS, *training.VARIANTS]
     assert [row["variant"] for row in report["rows"]] == names
+    assert [row["variant"] for row in report["profile"]] == names
     assert report["rows"][0]["ratio_to_authors_loop"] == 1
-    for row in report["rows"]:
+    for row, profile in zip(report["rows"], report["profile"], strict=True):
         assert 0 < row["least"] <= row["images_per_second"] <= row["most"]
+        shares = {k: v for k, v in profile.items() if k != "variant"}
+        assert sum(shares.values()) == pytest.approx(1)
+        assert shares.keys() == {
+            "loading", "forward: clean image", "forward: masker", "forward: masked images",
+            "mask, fill and loss", "backward: encoder", "backward: masker", "optimiser and loop",
+        }  # fmt: skip
+        assert shares["forward: clean image"] > 0
     assert "our_loop" in capsys.readouterr().out
 
 
-def turn(watch):
-    """Two steps that take no time."""
-    for _ in range(2):
-        watch.end_step()
-
-
 def test_a_run_that_is_cut_leaves_its_turns(tmp_path, monkeypatch):
-    left = [turn] * 3
-    turns = dict.fromkeys([training.AUTHORS, "our_loop"], lambda watch: left.pop()(watch))
-    monkeypatch.setattr(training, "make_turns", lambda *_: turns)
-    with pytest.raises(IndexError):
+    def turn(watch):
+        if len(done) == 3:
+            raise KeyboardInterrupt
+        done.append(watch)
+        watch.start()
+        for _ in range(2):
+            watch.end_step()
+
+    done = []
+    monkeypatch.setattr(training, "make_turns", lambda *_: {training.AUTHORS: turn, "our_loop": turn})
+    with pytest.raises(KeyboardInterrupt):
         training.main(["--json", str(tmp_path / "t.json"), "--steps", "1", "--rounds", "9"])
     rows = json.loads((tmp_path / "t.json").read_text())["rows"]
     assert [(row["variant"], row["rounds"]) for row in rows] == [(training.AUTHORS, 2), ("our_loop", 1)]
 
 
 def test_first_two_variants_always_have_a_turn():
-    work = argparse.Namespace(batch_size=1, steps=1, rounds=5, until=0)
-    *_, speeds = training.measure(dict.fromkeys([training.AUTHORS, "our_loop", "another"], turn), work)
+    work = training.Workload(model="none", image_size=1, batch_size=1, steps=1)
+
+    def turn(watch):
+        watch.start()
+        for _ in range(2):
+            watch.end_step()
+
+    turns = dict.fromkeys([training.AUTHORS, "our_loop", "another"], turn)
+    *_, speeds = training.measure(turns, work, rounds=5, until=0)
     assert [len(own) for own in speeds.values()] == [1, 1, 0]

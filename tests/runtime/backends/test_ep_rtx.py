@@ -183,11 +183,11 @@ def test_auto_chooses_the_card_or_says_why_not(tiny, card, monkeypatch):
 def test_gpu_check_opens_it_twice_and_measures_it(tiny, card, tmp_path):
     package, out = add_targets(tiny.path), tmp_path / "parity.json"
     assert gpu_parity.main([str(out), "--package", str(package.path), "--flavour", "ep-rtx"]) == 0
-    (found,) = json.loads(out.read_text())["engines"]
-    assert found["engine"] == "ep-rtx, fp32"
-    first, second = found["opened_seconds"]
-    assert first > 0 < second
+    (found,) = json.loads(out.read_text())["provider"]
+    assert found["precision"] == "fp32"
+    assert found["first_opening_seconds"] > 0 < found["second_opening_seconds"]
     assert found["parity"]["embedding_error"] < 1e-4 > found["parity_toward"]["embedding_error"]
+    assert {row["batch"] for row in found["rows"]} >= {1, 8}
 
 
 @no_driver
@@ -195,7 +195,7 @@ def test_gpu_check_says_why_it_cannot_be_opened(tiny, afresh, tmp_path):
     out = tmp_path / "parity.json"
     assert gpu_parity.main([str(out), "--package", str(tiny.path), "--flavour", "ep-rtx"]) == 0
     (skipped,) = json.loads(out.read_text())["skipped"]
-    assert skipped["what"] == "running ep-rtx, fp32"
+    assert skipped["what"] == "ep-rtx"
     assert "driver" in skipped["why"] or MODULE in skipped["why"]
 
 
