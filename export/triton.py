@@ -33,9 +33,13 @@ def write_repository(package: Package, models: Path, *, backend: str, force: boo
             TensorRT, which only a server with that exact TensorRT loads.
 
     Raises:
-        InputError: `tensorrt`, and no plan of classic TensorRT.
+        InputError: another backend; `tensorrt`, and no plan of classic TensorRT.
         OutputExists: the model is there and `force` is not given.
     """
+    if backend not in BACKENDS:
+        raise InputError(
+            f"backend {backend!r}", expected=" or ".join(BACKENDS), cure=f"backend={BACKENDS[0]!r}"
+        )
     plans = _plans(package) if backend == "tensorrt" else []
     target = models / package.path.stem
     with atomic_folder(target, force=force) as folder:

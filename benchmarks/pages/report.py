@@ -13,10 +13,11 @@ import sys
 from pathlib import Path
 
 from benchmarks.common.markdown import DOCS, RESULTS, Result, Row, command_of, device_of, load, write_page
+from benchmarks.common.record import exits
 from benchmarks.pages.quality_picture import SHOWN, draw
 from benchmarks.quality import quality_tables as tables
 from benchmarks.quality.__main__ import WORK
-from runtime.errors import NemuError
+from runtime.errors import InputError, NemuError
 
 PICTURE = "quality.png"
 CAPTION = f"""\
@@ -82,14 +83,17 @@ def provenance(meta: Row) -> str:
     )
 
 
+@exits
 def main() -> int:
-    """Returns 0."""
+    """Returns 0, or 1 with a message."""
     p = argparse.ArgumentParser(prog="python -m benchmarks.report", description=__doc__.partition("\n")[0])
     p.add_argument("--json", type=Path, default=RESULTS / "quality.json")
     p.add_argument("--out", type=Path, default=DOCS, help="folder of the pages")
     p.add_argument("--no-picture", action="store_true", help="keep the figure that is there, if any")
     p.add_argument("--work", type=Path, default=WORK, help="--work of benchmarks.quality (%(default)s)")
     o = p.parse_args()
+    if not o.json.is_file():
+        raise InputError(f"{o.json} does not exist", expected="a result", cure="python -m benchmarks.quality")
     o.out.mkdir(parents=True, exist_ok=True)
     result = json.loads(o.json.read_text())
     if not o.no_picture:

@@ -193,8 +193,9 @@ def runtime_cost(result: Result) -> str:
     """What the Explainer adds to its backend, the rate of a stream, and the time of a cold start."""
     rows = {row["variant"]: row for row in result["rows"]}
     stream, cold = rows["stream"], rows["cold start"]
+    calls = [{**rows[name], "image": title} for name, title in IMAGES.items() if name in rows]
     return (
-        records([{**rows[name], "image": title} for name, title in IMAGES.items()], RUNTIME_COST)
+        records(calls, RUNTIME_COST)
         + f"\nA stream whose masks are read: {stream['stream_to_backend']:.2f} of the bare backend's rate.  "
         f"Cold start ({cold['n']} fresh interpreters): import {cold['import_s']:.2f} s, "
         f"ready {cold['ready_s']:.2f} s (worst {cold['ready_s_worst']:.2f} s); "

@@ -29,7 +29,7 @@ def shares(seen: Subject, images: int, *, cell: int = CELL) -> dict[str, Any]:
     inside = [(area & region).sum() / area.sum() for area, region in pairs if area.any() and region.any()]
     return {
         "needed_area": float(np.mean(left)),
-        "needed_inside_region": float(np.mean(inside)) if inside else None,
+        "needed_inside_region": float(np.mean(inside)) if len(inside) == len(left) else None,
         "region_area": float(seen.regions.mean()) or None,
     }
 

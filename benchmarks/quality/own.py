@@ -198,6 +198,7 @@ def main() -> int:
     o = p.parse_args()
     encoder, methods = methods_of(runs_of(o.runs), o.baselines, weights=o.weights)
     seen = subject_of(encoder, o.images, most=o.most)
+    o.json.parent.mkdir(parents=True, exist_ok=True)
     rows = [row_of(method, seen, quick=o.quick) for method in tqdm(methods, desc="own")]
     result = {"meta": meta(), "encoder": dataclasses.asdict(encoder.record), "rows": rows}
     print(tables(result))

@@ -266,7 +266,10 @@ def test_options_that_do_not_go_together(arguments, message, capsys):
         (["--package", "nowhere.nemu", "--target", "rtx"], "holds no manifest.json"),
         (["--package", "nowhere.nemu", "--target", "rtx-sm90"], "--target tensorrt"),
         (["--package", "nowhere.nemu", "--target", "jetpack5"], "upgrade to JetPack 6.1"),
-        (["--masker", "m", "--out", "x", "--batch", "8:1:1"], "MIN <= OPT <= MAX"),
+        *(
+            (["--masker", "m", "--out", "x", "--batch", batch], "MIN <= OPT <= MAX")
+            for batch in ("8:1:1", "0:1:2", "2:1:4", "1:4:2")
+        ),
         (["--masker", "m", "--out", "x", "--batch", "many"], "MIN:OPT:MAX"),
         (["--masker", "missing too", "--out", "x", "--target", "tensorrt"], "tensorrt"),
     ],

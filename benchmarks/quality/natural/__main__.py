@@ -51,6 +51,8 @@ from benchmarks.quality.natural.natural_tables import KIND, paired
 from benchmarks.quality.natural.subject import RANDOM, SIZE, Source, digest, encoder_of, randomise, weights_of
 from runtime.errors import InputError
 
+TRAINING = ("steps", "area-weight", "batch-size", "precision")
+"""Options that are passed on to `python -m train`."""
 NULLS = dict.fromkeys(
     (
         *("objective", "train_seconds", "sensitivity", "mprt_abs_rho", "mprt_floor"),
@@ -137,9 +139,12 @@ def parsed() -> Options:
     p.add_argument("--size", type=int, default=SIZE, help="pixels (%(default)s)")
     p.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     p.add_argument("--jobs", type=int, default=1, help="results computed at once, each in a process")
-    p.epilog = "Other options, such as --steps, are those of python -m train."
-    options, training = p.parse_known_args()
-    options.training = training
+    training = p.add_argument_group("training (default: what python -m train does)")
+    for name in TRAINING:
+        training.add_argument(f"--{name}")
+    options = p.parse_args()
+    given = {name: getattr(options, name.replace("-", "_")) for name in TRAINING}
+    options.training = [word for name, value in given.items() if value for word in (f"--{name}", value)]
     return options
 
 

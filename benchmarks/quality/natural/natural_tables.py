@@ -129,6 +129,8 @@ def parts(result: Result, longer: Result, defaults: Result) -> dict[str, str]:
                 "Ours − the other, paired by image, ± two standard errors:\n",
                 differences(result, name),
             ]
+    if result["missing"]:
+        sections.append("Not measured: " + "; ".join(result["missing"]) + ".\n")
     levels = {"masks": result, "masks_longer": longer, "masks_defaults": defaults}
     return {
         "evidence": "\n".join([evidence(result), *([f"{result['note']}\n"] if "note" in result else [])]),

@@ -20,6 +20,7 @@ from PIL import Image
 
 from benchmarks.quality.planted.patterns import SHAPES, TEXTURES, shape, texture
 from demo import world as demo
+from runtime.errors import InputError
 
 SIZE = demo.SIZE
 """Height and width of a scene, pixels."""
@@ -74,6 +75,7 @@ def scene(index: int, *, split: str, kind: str = "standard", changed: Collection
         kind: one of KINDS; only test scenes are `unseen`.
         changed: the factors whose content is drawn anew, in the same place, with another label.
     """
+    _check(split, kind, changed)
     key = (0, SPLITS.index(split), KINDS.index(kind), index)
     small = kind == "small" or (split == "train" and index % 4 == 3)
     places = _places(np.random.default_rng([*key, 0]), small=small)
@@ -111,6 +113,20 @@ def photograph(index: int, *, split: str) -> np.ndarray:
     rng = np.random.default_rng([0, SPLITS.index(split), index])
     photographs = _photographs(split)
     return demo.crop(photographs[rng.integers(len(photographs))], rng)
+
+
+def _check(split: str, kind: str, changed: Collection[str]) -> None:
+    for what, values, allowed in (
+        ("split", [split], SPLITS),
+        ("kind", [kind], KINDS[:2] if split == "train" else KINDS),
+        ("changed", changed, FACTORS),
+    ):
+        if unknown := set(values) - set(allowed):
+            raise InputError(
+                f"{what} {', '.join(sorted(unknown))} of a {split} scene",
+                expected=", ".join(allowed),
+                cure=f"{what}={allowed[0]!r}" if what != "changed" else f"changed=({FACTORS[0]!r},)",
+            )
 
 
 def _draw(n: int, streams: list[np.random.Generator]) -> tuple[int, np.random.Generator]:

@@ -14,6 +14,7 @@ from benchmarks.quality.planted.encoders import embed
 from benchmarks.quality.planted.world import Scene, scene
 from benchmarks.quality.settings import TARGETS
 from benchmarks.quality.toward.subject import NULL, Asked, logits, row
+from runtime.errors import InputError
 from train.checkpoint import load_nem
 from train.run_folder import MASKER
 
@@ -26,7 +27,12 @@ def pairs(n: int, shared: str) -> list[tuple[Scene, Scene]]:
     """Test scenes with the same digit of one colour, by its label, and another of the other colour.
 
     Writers, places, photographs, patches and shapes differ.
+
+    Raises:
+        InputError: not a digit.
     """
+    if shared not in DIGITS:
+        raise InputError(f"shared {shared}", expected="red or blue", cure="shared='red'")
     (other,) = set(DIGITS) - {shared}
     found, after = [], FIRST_SCENE + n
     for i in range(n):

@@ -157,7 +157,7 @@ OTHERS = {
 
 
 def of_encoder(result: Result, name: str) -> list[str]:
-    """The sections of one encoder; a part that was not run is left out."""
+    """The sections of one encoder; a part that was not run is named."""
 
     def rows_of(part: str) -> Rows:
         return [row for row in result[part] if row["encoder"] == name]
@@ -184,6 +184,9 @@ def parts(result: Result) -> dict[str, str]:
     for key, (title, make) in OTHERS.items():
         if result[key]:
             sections += [f"## {title}\n", make(result[key])]
+    missing = [part for part in ("targets", "mixtures", "baselines", "cost", "planted") if not result[part]]
+    if missing:
+        sections.append(f"Not measured: {', '.join(missing)}.\n")
     maskers = records(result["maskers"], MASKERS)
     return {"maskers": f"{made(result['meta'])}\n{maskers}", "results": "\n".join(sections)}
 

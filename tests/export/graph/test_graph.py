@@ -107,14 +107,14 @@ def test_normalisation_is_inside(tmp_path):
     np.testing.assert_allclose(got[0], expected[0].numpy(), rtol=1e-4, atol=1e-5)
 
 
-def small(node, *, opset=from_torch.OPSETS["fp32"], outputs=("embedding", "mask")):
-    """A graph with the right boundary around a node that makes `x` from `image`."""
+def small(nodes, *, opset=from_torch.OPSETS["fp32"], outputs=("embedding", "mask")):
+    """A graph with the right boundary around the given nodes, which make `x` from `image`."""
     value = helper.make_tensor_value_info
     ends = [
         helper.make_node("Cast", ["x"], [name], to=TensorProto.FLOAT, name=f"to_{name}") for name in outputs
     ]
     body = helper.make_graph(
-        [node, *ends],
+        [*nodes, *ends],
         "small",
         [value("image", TensorProto.UINT8, ["N", 4, 4, 3])],
         [value(name, TensorProto.FLOAT, None) for name in outputs],
@@ -122,19 +122,56 @@ def small(node, *, opset=from_torch.OPSETS["fp32"], outputs=("embedding", "mask"
     return helper.make_model(body, opset_imports=[helper.make_opsetid("", opset)], ir_version=10)
 
 
+CAST = helper.make_node("Cast", ["image"], ["f"], to=TensorProto.FLOAT, name="cast")
+
+
 @pytest.mark.parametrize(
-    ("node", "options", "fault"),
+    ("nodes", "options", "fault"),
     [
-        (helper.make_node("Loop", ["", "", "image"], ["x"], name="again"), {}, "Loop again"),
-        (helper.make_node("Identity", ["image"], ["x"]), {"opset": 20}, "opset 20"),
-        (helper.make_node("Identity", ["image"], ["x"]), {"outputs": ("mask", "embedding")}, "outputs"),
+        (
+            [helper.make_node("Transpose", ["image"], ["x"], perm=[0, 3, 1, 2], name="early")],
+            {},
+            "cast first: Transpose early",
+        ),
+        (
+            [CAST, helper.make_node("Resize", ["f", "", "s"], ["x"], antialias=1, name="soft")],
+            {},
+            "antialiased Resize: Resize soft",
+        ),
+        (
+            [
+                CAST,
+                helper.make_node("ReduceMean", ["f"], ["m"], name="mean"),
+                helper.make_node("Sub", ["f", "m"], ["d"], name="deviation"),
+                helper.make_node("Pow", ["d", "two"], ["p"], name="square"),
+                helper.make_node("ReduceMean", ["p"], ["x"], name="variance"),
+            ],
+            {},
+            "LayerNorm in pieces: ReduceMean variance",
+        ),
+        ([helper.make_node("Loop", ["", "", "image"], ["x"], name="again")], {}, "Loop again"),
+        ([helper.make_node("Identity", ["image"], ["x"])], {"opset": 20}, "opset 20"),
+        ([helper.make_node("Identity", ["image"], ["x"])], {"outputs": ("mask", "embedding")}, "outputs"),
     ],
 )
-def test_lint_names_what_would_not_run(node, options, fault):
+def test_lint_names_what_would_not_run(nodes, options, fault):
     """`test_rules.py` has the other faults of a graph."""
     with pytest.raises(ExportError) as caught:
-        from_torch.lint(small(node, **options))
+        from_torch.lint(small(nodes, **options))
     assert fault in str(caught.value)
+
+
+def test_lint_leaves_an_rms_norm_alone():
+    square = helper.make_node("Pow", ["f", "two"], ["p"])
+    assert (
+        list(from_torch._faults(small([CAST, square, helper.make_node("ReduceMean", ["p"], ["x"])]), 18))
+        == []
+    )
+
+
+def test_lint_accepts_the_contract():
+    model = small([CAST, helper.make_node("Transpose", ["f"], ["x"], perm=[0, 3, 1, 2])])
+    assert list(from_torch._faults(model, 18)) == []
 
 
 def test_simplifier_that_changes_outputs_is_rejected(tmp_path, monkeypatch):

@@ -84,7 +84,7 @@ def test_file_with_wrong_outputs_is_not_written(package, tmp_path, monkeypatch):
 
 
 def test_another_graph_is_refused():
-    model = small(onnx.helper.make_node("Identity", ["image"], ["x"]))
+    model = small([onnx.helper.make_node("Identity", ["image"], ["x"])])
     with pytest.raises(ExportError, match="does not begin"):
         float_nchw(model)
     assert [o.name for o in drop_mask(model).graph.output] == ["embedding"]

@@ -13,6 +13,7 @@ import pytest
 
 from export.build_engine import main
 from export.package.card import model_card
+from runtime.media.encode import save_png
 from runtime.package.folder import Package
 from runtime.package.records import LevelCheck, LevelRecord, Spread, TargetMeasures, TargetRecord
 
@@ -169,8 +170,7 @@ def test_unreadable_summary_stops_the_build(masker, tmp_path, capsys):
 @pytest.mark.parametrize("option", ["--evaluate", "--calibration", "--reference"])
 def test_too_few_images_are_refused_first(masker, tmp_path, capsys, option):
     shutil.copy(masker, tmp_path / "masker.safetensors")
-    (tmp_path / "held").mkdir()
-    (tmp_path / "held/text.png").write_text("no picture")
+    save_png(tmp_path / "held/one.png", np.zeros((8, 8, 3), np.uint8))
     arguments = ["--masker", str(tmp_path / "masker.safetensors"), "--out", str(tmp_path / "x.nemu")]
     assert main([*arguments, option, str(tmp_path / "held")]) == 1
     printed = capsys.readouterr().err

@@ -184,3 +184,17 @@ def test_a_texture_has_two_colours_in_fair_shares(family):
     assert 0 <= field.min() < 0.1
     assert 0.9 < field.max() <= 1
     assert 0.2 < field.mean() < 0.8
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"split": "validation"},
+        {"split": "test", "kind": "tiny"},
+        {"split": "train", "kind": "unseen"},
+        {"split": "test", "changed": ("green",)},
+    ],
+)
+def test_unknown_arguments_are_refused(wrong):
+    with pytest.raises(InputError, match="expected"):
+        scene(0, **wrong)
