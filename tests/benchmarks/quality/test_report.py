@@ -182,3 +182,10 @@ def test_scenes_are_drawn_for_each_encoder(tmp_path, monkeypatch):
 def test_stretching_leaves_a_constant_map_dark():
     assert not quality_picture.unit_range(np.full((2, 2), 3.0)).any()
     assert quality_picture.unit_range(np.array([[-1.0, 3.0]])).tolist() == [[0, 1]]
+
+
+def test_pages_of_a_run_without_rows():
+    nothing = {"meta": {}, "encoders": {}, "settings": {}, "rows": []}
+    bare = report.quality_parts(nothing, picture=False)
+    assert bare["picture"] == bare["methods"] == bare["kinds"] == ""
+    assert report.ablation_parts(nothing, nothing)["ablation"].startswith("| setting |")
