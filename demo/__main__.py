@@ -29,14 +29,12 @@ from demo.photographs import (
     photographs,
     shared_and_other,
 )
-from export.build_engine import main as build
+from nemu import main as nemu
 from runtime import Explainer
-from runtime.__main__ import main as run
 from runtime.atomic import atomic_file, atomic_folder
 from runtime.errors import NemuError
 from runtime.media.encode import save_png
 from runtime.media.overlay import grid, overlay
-from train.__main__ import main as train
 
 OUT = Path(os.path.relpath(Path(__file__).parent / "out"))
 PACKAGE, WEIGHTS = OUT / "demo.nemu", OUT / "lite0.safetensors"
@@ -53,7 +51,6 @@ BUILD = [
     *("--masker", os.path.relpath(MASKER), "--weights", str(WEIGHTS), "--evaluate", str(OUT / "judged")),
     *("--precision", "fp16", "--target", "rtx", "--out", str(PACKAGE)),
 ]
-COMMANDS = {"train": train, "export.build_engine": build, "runtime": run}
 
 
 def main() -> int:
@@ -75,9 +72,9 @@ def main() -> int:
                 save_png(folder / f"{view.name}.png", view.image)
     explain = ["explain", str(PACKAGE), str(OUT / "photographs"), "--out", str(OUT / "explained"), "--force"]
     code = run_all(
-        ("export.build_engine", [*BUILD, "--force"]),
-        ("runtime", ["verify", str(PACKAGE)]),
-        ("runtime", explain),
+        ["build", *BUILD, "--force"],
+        ["verify", str(PACKAGE)],
+        explain,
     )
     if code:
         return code
@@ -91,11 +88,11 @@ def main() -> int:
     return 0
 
 
-def run_all(*commands: tuple[str, list[str]]) -> int:
+def run_all(*commands: list[str]) -> int:
     """Run commands in this process, each printed as a user would type it; returns the first non-zero code."""
-    for module, arguments in commands:
-        print(f"\n$ python -m {module} {shlex.join(arguments)}", flush=True)
-        if code := COMMANDS[module](arguments):
+    for arguments in commands:
+        print(f"\n$ nemu {shlex.join(arguments)}", flush=True)
+        if code := nemu(arguments):
             return code
     return 0
 

@@ -51,10 +51,10 @@ def main() -> int:
     scenes = write_scenes()
     shown = str(OUT / "scenes/shown")
     code = run_all(
-        ("train", [*TRAIN, "--steps", str(options.steps), "--force"]),
-        ("export.build_engine", [*BUILD, "--force"]),
-        ("runtime", ["verify", str(PACKAGE)]),
-        ("runtime", ["explain", str(PACKAGE), shown, "--out", str(OUT / "explained"), "--force"]),
+        ["train", *TRAIN, "--steps", str(options.steps), "--force"],
+        ["build", *BUILD, "--force"],
+        ["verify", str(PACKAGE)],
+        ["explain", str(PACKAGE), shown, "--out", str(OUT / "explained"), "--force"],
     )
     if code:
         return code
