@@ -66,7 +66,7 @@ def embedding_only_backend(package: Package, beside: Backend, device: int = 0) -
     from runtime.backends import cuda
     from runtime.backends.tensorrt import selection
 
-    device = int(getattr(beside, "device", device))
+    device = _device_of(beside, device)
     capability = cuda.device(device).compute_capability
     try:
         engine = selection.select(package, capability, beside.precision, mask=False)
@@ -127,8 +127,13 @@ def toward_backend(package: Package, beside: Backend, device: int = 0) -> Target
             cure="open the package with backend='auto'",
         )
     return selection.open_backend(
-        package, device=int(getattr(beside, "device", device)), precision=beside.precision, toward=True
+        package, device=_device_of(beside, device), precision=beside.precision, toward=True
     )
+
+
+def _device_of(beside: Backend, device: int) -> int:
+    """Number of the GPU that a backend runs on; `device` if it has no such attribute."""
+    return int(getattr(beside, "device", device))
 
 
 def _choose(
@@ -147,7 +152,7 @@ def _choose(
     if backend == "ep-rtx":
         return ep_rtx.RtxProviderBackend(package, precision=precision, mask=mask, device=device)
     why = "the package holds no engine"
-    if backend == "tensorrt" or package.engines():
+    if backend == "tensorrt" or package.engines():  # else nothing of TensorRT is imported
         from runtime.backends.tensorrt.selection import open_backend
 
         if backend == "tensorrt":

@@ -32,6 +32,7 @@ class FakeBackend:
         self.function = function
         self.max_batch = max_batch
         self.batches: list[int] = []
+        """The number of images of each run."""
         self.closed = False
 
     def run(self, images: np.ndarray) -> Outputs:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -137,16 +138,9 @@ class OnnxRuntimeBackend:
         feed = {self._input.name: images}
         if toward is not None:
             feed[TOWARD] = check_targets(toward, n=len(images), dimension=self._dimension)
-        try:
-            # `run` allocates the outputs.  To bind new ones for each run is slower (332 against 282
-            # microseconds for a tiny graph), and the next run would overwrite outputs that are bound once.
-            return tuple(self._session.run(self.outputs, feed))
-        except Exception as error:  # its exceptions share no base but this
-            raise BackendError(
-                f"onnxruntime failed on images {images.shape}: {first_line(error)}",
-                expected=f"the outputs {', '.join(self.outputs)}",
-                cure="free memory if it says so; otherwise: nemu verify PACKAGE",
-            ) from error
+        # `run` allocates the outputs.  To bind new ones for each run is slower (332 against 282
+        # microseconds for a tiny graph), and the next run would overwrite outputs that are bound once.
+        return run_session(self._session, self.outputs, feed)
 
 
 class CellsBackend:
@@ -178,15 +172,21 @@ class CellsBackend:
             BackendError: the run failed.
         """
         batch = check_images(image[None], height=self._input.height, width=self._input.width, max_batch=1)
-        try:
-            embedding, cells = self._session.run([OUTPUTS[0], CELLS], {self._input.name: batch})
-        except Exception as error:  # its exceptions share no base but this
-            raise BackendError(
-                f"onnxruntime failed on {CELLS_MODEL}: {error}",
-                expected=f"the outputs {OUTPUTS[0]} and {CELLS}",
-                cure="free memory if it says so; otherwise: nemu verify PACKAGE",
-            ) from error
+        embedding, cells = run_session(self._session, (OUTPUTS[0], CELLS), {self._input.name: batch})
         return embedding[0], cells[0]
+
+
+def run_session(session: Any, outputs: Sequence[str], feed: Mapping[str, np.ndarray]) -> tuple[Any, ...]:
+    """The outputs of a session, in this order; raises `BackendError` if the run failed."""
+    try:
+        return tuple(session.run(outputs, feed))
+    except Exception as error:  # its exceptions share no base but this
+        shapes = ", ".join(f"{name} {array.shape}" for name, array in feed.items())
+        raise BackendError(
+            f"onnxruntime failed on {shapes}: {first_line(error)}",
+            expected=f"the outputs {', '.join(outputs)}",
+            cure="free memory if it says so; otherwise: nemu verify PACKAGE",
+        ) from error
 
 
 def session_options(*, threads: int | None = None) -> Any:
