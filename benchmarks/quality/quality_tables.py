@@ -187,7 +187,7 @@ def ablation(result: Result) -> str:
 
 
 def compact(result: Result) -> str:
-    """The short table of encoder `digits`, and where the rest is."""
+    """A short table for encoder `digits`, and a link to the page with the others."""
     methods = scored(result, "digits")
     others = ", ".join(name for name in encoders_of(result) if name != "digits")
     return (

@@ -149,7 +149,7 @@ def _unsigned_int8(graph: Graph, target: Target, node: NodeProto) -> bool:
 
 
 def _mixed_types(graph: Graph, target: Target, node: NodeProto) -> bool:
-    """Whether it is arithmetic on tensors of two floating types."""
+    """Whether a node computes with tensors of two floating types."""
     return node.op_type in _ELEMENTWISE and len(set(graph.inputs(node)) & set(_FLOATS)) > 1
 
 
@@ -164,7 +164,11 @@ def _unknown(graph: Graph, target: Target, node: NodeProto) -> bool:
 
 
 def _bf16_missing(*, everywhere: bool) -> Find:
-    """The first node with bfloat16, if all of the target's GPUs (or some, but not all) lack it."""
+    """A finder of the first node that uses bfloat16, for targets whose GPUs lack it.
+
+    Args:
+        everywhere: True: all of the target's GPUs lack it; False: some, but not all.
+    """
 
     def find(graph: Graph, target: Target) -> list[NodeProto]:
         lacking = [not can(gpu, "bf16") for gpu in target.gpus]

@@ -70,7 +70,7 @@ class Built:
 
     @property
     def failure(self) -> NemuError | None:
-        """What to raise if nothing was built of all that was asked for; None if something was."""
+        """The error to raise if no requested engine was built; None if one was."""
         if self.engines or not self.failures:
             return None
         if len(self.failures) == 1:
